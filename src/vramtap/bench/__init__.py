@@ -1,0 +1,1 @@
+"""Measurements that rerun the figures the README shows."""

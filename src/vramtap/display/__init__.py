@@ -1,0 +1,1 @@
+"""From written pages to changed pixels."""

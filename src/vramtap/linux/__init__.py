@@ -1,0 +1,1 @@
+"""One module per kernel interface: calls and ABI structs, no policy."""

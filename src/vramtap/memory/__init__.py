@@ -1,0 +1,1 @@
+"""Extents, and the address spaces they lie in."""

@@ -1,0 +1,157 @@
+"""Page runs: the one form in which trackers speak, and bitmaps to and from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAGE_SIZE: Final = 4096
+"""Bytes a page; the granule of x86-64's smallest mapping and of every log used here."""
+
+
+class PageRuns:
+    """Sorted, disjoint, non-adjacent, half-open `[first, last)` page ranges relative to an extent.
+
+    Immutable. Two sets of the same pages always compare equal, since touching runs are merged.
+
+    Args:
+        runs: Pairs `(first, last)` in any order, overlapping or not; empty pairs are dropped.
+
+    Raises:
+        ValueError: a pair is reversed or negative.
+    """
+
+    __slots__ = ("_runs",)
+
+    def __init__(self, runs: Iterable[tuple[int, int]] | NDArray[np.int64] = ()) -> None:
+        array = runs if isinstance(runs, np.ndarray) else np.array(list(runs), dtype=np.int64)
+        array = array.reshape(-1, 2).astype(np.int64, copy=True)
+        if array.size and (array.min() < 0 or (array[:, 0] > array[:, 1]).any()):
+            raise ValueError(f"page runs must be 0 <= first <= last, got {array.tolist()[:4]}")
+        self._runs = _canonical(array)
+        self._runs.flags.writeable = False
+
+    @classmethod
+    def full(cls, pages: int) -> PageRuns:
+        """All of an extent of `pages` pages."""
+        return cls([(0, pages)])
+
+    @classmethod
+    def from_pages(cls, indices: Iterable[int] | NDArray[np.int64]) -> PageRuns:
+        """The set of these single page indices, in any order, repeats allowed."""
+        array = np.unique(np.fromiter(indices, dtype=np.int64))
+        return cls(np.stack([array, array + 1], axis=1))
+
+    @classmethod
+    def from_mask(cls, mask: NDArray[np.bool_]) -> PageRuns:
+        """The pages where `mask` (shape `(pages,)`) is true."""
+        edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
+        return cls(edges.astype(np.int64).reshape(-1, 2))
+
+    @classmethod
+    def from_bitmap(cls, bitmap: bytes | bytearray | memoryview, pages: int) -> PageRuns:
+        """From a dirty bitmap, lowest bit of the first byte first, as KVM and Xen on x86 fill it.
+
+        Raises:
+            ValueError: the bitmap holds fewer than `pages` bits.
+        """
+        bits = np.unpackbits(np.frombuffer(bitmap, dtype=np.uint8), bitorder="little")
+        if len(bits) < pages:
+            raise ValueError(f"bitmap of {len(bits)} bits cannot describe {pages} pages")
+        return cls.from_mask(bits[:pages].astype(np.bool_))
+
+    def to_mask(self, pages: int) -> NDArray[np.bool_]:
+        """A boolean per page, shape `(pages,)`; pages past the end are left out."""
+        steps = np.zeros(pages + 1, dtype=np.int8)
+        clipped = np.minimum(self._runs, pages)
+        np.add.at(steps, clipped[:, 0], 1)
+        np.add.at(steps, clipped[:, 1], -1)
+        return np.cumsum(steps[:pages]).astype(np.bool_)
+
+    def to_bitmap(self, pages: int) -> bytes:
+        """A dirty bitmap of at least `pages` bits, padded with zeros to whole bytes."""
+        return np.packbits(self.to_mask(pages), bitorder="little").tobytes()
+
+    @property
+    def count(self) -> int:
+        """How many pages are in the set."""
+        return int((self._runs[:, 1] - self._runs[:, 0]).sum())
+
+    @property
+    def array(self) -> NDArray[np.int64]:
+        """The runs, shape `(n, 2)`, read-only."""
+        return self._runs
+
+    def union(self, other: PageRuns) -> PageRuns:
+        """Pages in either set."""
+        if not other:
+            return self
+        if not self:
+            return other
+        return PageRuns(np.concatenate([self._runs, other._runs]))
+
+    def intersection(self, other: PageRuns) -> PageRuns:
+        """Pages in both sets."""
+        end = max(self._end, other._end)
+        return PageRuns.from_mask(self.to_mask(end) & other.to_mask(end))
+
+    def difference(self, other: PageRuns) -> PageRuns:
+        """Pages in this set and not in the other."""
+        end = max(self._end, other._end)
+        return PageRuns.from_mask(self.to_mask(end) & ~other.to_mask(end))
+
+    def clip(self, first: int, last: int) -> PageRuns:
+        """Pages of `[first, last)` only, numbered as before."""
+        runs = np.clip(self._runs, first, last)
+        return PageRuns(runs[runs[:, 0] < runs[:, 1]])
+
+    def shift(self, pages: int) -> PageRuns:
+        """The same set with every index moved by `pages`."""
+        return PageRuns(self._runs + pages)
+
+    @property
+    def _end(self) -> int:
+        return int(self._runs[-1, 1]) if len(self._runs) else 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((int(first), int(last)) for first, last in self._runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __bool__(self) -> bool:
+        return len(self._runs) > 0
+
+    def __contains__(self, page: object) -> bool:
+        if not isinstance(page, (int, np.integer)):
+            return False
+        at = int(np.searchsorted(self._runs[:, 0], page, side="right")) - 1
+        return at >= 0 and bool(page < self._runs[at, 1])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PageRuns) and np.array_equal(self._runs, other._runs)
+
+    def __hash__(self) -> int:
+        return hash(self._runs.tobytes())
+
+    def __repr__(self) -> str:
+        return f"PageRuns({[(first, last) for first, last in self]})"
+
+
+def _canonical(runs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sort, drop empty, merge what overlaps or touches."""
+    runs = runs[runs[:, 0] < runs[:, 1]]
+    if len(runs) < 2:
+        return runs
+    runs = runs[np.argsort(runs[:, 0], kind="stable")]
+    ends = np.maximum.accumulate(runs[:, 1])
+    starts_new = np.concatenate([[True], runs[1:, 0] > ends[:-1]])
+    ends_here = np.concatenate([starts_new[1:], [True]])
+    return np.stack([runs[starts_new, 0], ends[ends_here]], axis=1)
+
+
+NO_PAGES: Final = PageRuns()
+"""The empty set."""

@@ -1,0 +1,1 @@
+"""RFB encodings, a registry by number."""

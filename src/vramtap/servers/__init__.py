@@ -1,0 +1,1 @@
+"""What faces the network: VNC over TCP, and the web page."""

@@ -1,0 +1,1 @@
+"""Ways of finding out which pages were written."""

@@ -1,0 +1,83 @@
+"""Tracker: the contract every way of finding written pages fulfils."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, Protocol
+
+from vramtap.memory.extent import Extent
+from vramtap.pages import PageRuns
+
+
+class Reason(StrEnum):
+    """Why a tracker cannot vouch for its log."""
+
+    FIRST = "first"
+    """These pages have not been asked about before."""
+    REMAPPED = "remapped"
+    """The memory behind the extent was replaced, moved or lost its registration."""
+    OVERFLOW = "overflow"
+    """The log filled up and could not be continued."""
+    UNMAPPED = "unmapped"
+    """Part of the extent has no memory behind it now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """The answer of a tracker that cannot vouch for its log: look at all pages asked about.
+
+    Args:
+        reason: Why.
+        detail: What was seen, for a log line.
+    """
+
+    reason: Reason
+    detail: str = ""
+
+
+class Tracker(Protocol):
+    """Says which pages of an extent were written since it was last asked.
+
+    1. A write is never missed: whatever was written before `collect` returned and has not been
+       reported is in this answer or in the next one.
+    2. It may report too much; `precision` says whether it does.
+    3. It clears first, and the caller reads pixels after. It is armed before the first full read.
+    4. However the process leaves, the target is left as it was found.
+    """
+
+    name: str
+    """What `--tracker` calls it."""
+    precision: Literal["exact", "superset"]
+    """Whether only written pages are reported, or pages near them too."""
+
+    def arm(self, extent: Extent) -> None:
+        """Start watching.
+
+        Raises:
+            VramtapError: the extent cannot be watched this way.
+        """
+        ...
+
+    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+        """Read and clear what was written since the last collect.
+
+        Args:
+            window: Half-open page range to ask about; all pages by default. What was written
+                outside is kept for a later call.
+
+        Returns:
+            Page runs relative to the extent and inside the window, or `Everything` of the window.
+
+        Raises:
+            TargetGone: whose memory it is has ended.
+        """
+        ...
+
+    def restore(self, runs: PageRuns) -> None:
+        """Report these pages again: whoever collected them could not use them."""
+        ...
+
+    def disarm(self) -> None:
+        """Stop watching and leave the target as it was found; harmless when not armed."""
+        ...
