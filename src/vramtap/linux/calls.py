@@ -1,0 +1,69 @@
+"""System calls that libc does not wrap, and the one place where errno becomes our errors."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from typing import Final, NoReturn
+
+from vramtap.errors import KernelError, TargetGone, Unsupported, VramtapError
+
+LIBC: Final = ctypes.CDLL(None, use_errno=True)
+LIBC.syscall.restype = ctypes.c_long
+
+REMEDY_PTRACE: Final = "needs ptrace rights over the target: run as its user or with CAP_SYS_PTRACE; see vramtap doctor"
+
+_REMEDIES: Final = {
+    errno.EPERM: REMEDY_PTRACE,
+    errno.EACCES: REMEDY_PTRACE,
+    errno.EBUSY: "another userfaultfd holds this range: another tap, or a snapshot or postcopy of the guest",
+    errno.ENOSYS: "this kernel does not have it; see vramtap doctor",
+    errno.ENOTTY: "this kernel does not have it; see vramtap doctor",
+}
+
+
+def raise_errno(operation: str, obj: str, number: int) -> NoReturn:
+    """Turn an errno into the error of ours that says what it means.
+
+    Args:
+        operation: The call, as its manual page names it.
+        obj: What it was called on.
+        number: The errno.
+
+    Raises:
+        TargetGone: ESRCH: the process ended.
+        Unsupported: ENOSYS, ENOTTY: the kernel does not know the call.
+        KernelError: anything else, with a remedy where there is a usual one.
+    """
+    raise error_for(operation, obj, number)
+
+
+def error_for(operation: str, obj: str, number: int) -> VramtapError:
+    """The error that `raise_errno` raises."""
+    if number == errno.ESRCH:
+        return TargetGone(operation, obj, "the process has ended")
+    kind = Unsupported if number in (errno.ENOSYS, errno.ENOTTY) else KernelError
+    return kind(operation, obj, number, _REMEDIES.get(number, os.strerror(number)))
+
+
+def syscall(name: str, obj: str, number: int, *args: int) -> int:
+    """Make a raw system call.
+
+    Args:
+        name: What messages call it.
+        obj: What it acts on, for messages.
+        number: Its number on x86-64 (kernel: arch/x86/entry/syscalls/syscall_64.tbl).
+        args: Its arguments, each an integer or an address.
+
+    Returns:
+        The result, never negative.
+
+    Raises:
+        KernelError: the kernel refused; see `raise_errno`.
+    """
+    ctypes.set_errno(0)
+    result = int(LIBC.syscall(ctypes.c_long(number), *(ctypes.c_ulong(a & (1 << 64) - 1) for a in args)))
+    if result < 0:
+        raise_errno(name, obj, ctypes.get_errno())
+    return result

@@ -1,0 +1,125 @@
+"""PAGEMAP_SCAN: which pages of a process were written, read and re-protected by one ioctl."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vramtap.errors import NotFound, Refused
+from vramtap.linux import abi
+from vramtap.linux.calls import REMEDY_PTRACE, error_for
+from vramtap.pages import PAGE_SIZE
+
+MAX_VECTOR: Final = 1 << 16
+"""Regions asked for at once: 1.5 MiB, enough for every second page of 512 MiB; past it we continue."""
+
+
+class Pagemap:
+    """The pagemap of a process, open for scanning.
+
+    Kernel: PAGEMAP_SCAN, since 6.7 (Documentation/admin-guide/mm/pagemap.rst, fs/proc/task_mmu.c);
+        opening another process's pagemap needs ptrace read rights.
+    Cost: 2,025 pages idle 5-9 us, all written 40-70 us; from another process with pages written and
+        protected again 150-300 us (remote TLB flush).
+
+    The descriptor holds the address space, not the pid: after the process has ended or called exec it
+    answers ESRCH, never somebody else's pages.
+
+    Args:
+        pid: Whose; None for this process.
+
+    Raises:
+        NotFound: no such process.
+        Refused: no permission.
+    """
+
+    def __init__(self, pid: int | None = None) -> None:
+        path = f"/proc/{'self' if pid is None else pid}/pagemap"
+        self.owner = "this process" if pid is None else f"pid {pid}"
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise NotFound("open", path, "no such process", "see vramtap ls") from error
+        except PermissionError as error:
+            raise Refused("open", path, "permission denied", REMEDY_PTRACE) from error
+        self._arg = abi.PmScanArg(size=ctypes.sizeof(abi.PmScanArg))
+        self._vector = np.empty((0, 3), dtype=np.uint64)
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._fd
+
+    def written(self, start: int, end: int, *, protect: bool) -> NDArray[np.int64] | None:
+        """The written pages of `[start, end)`.
+
+        Only PAGE_IS_WRITTEN is asked for and returned, nothing inverted: that takes the kernel's short
+        path. CHECK_WPASYNC makes it refuse, instead of answering from a mapping that has lost its
+        registration (where every page counts as written, or none does).
+
+        Args:
+            start: First address, a page boundary.
+            end: Address past the last, a page boundary.
+            protect: Write-protect again what is returned, in the same step. The kernel then tells KVM to
+                unmap the whole of `[start, end)`, even if nothing was written: never poll with it.
+
+        Returns:
+            Byte addresses, shape `(n, 2)`, sorted half-open; or None if some mapping in the range is not
+            registered for asynchronous write protection.
+
+        Raises:
+            TargetGone: the process ended.
+            KernelError: the kernel refused.
+        """
+        pages = (end - start) // PAGE_SIZE
+        needed = min(pages // 2 + 1, MAX_VECTOR)
+        if len(self._vector) < needed:
+            self._vector = np.empty((needed, 3), dtype=np.uint64)
+        arg = self._arg
+        arg.flags = abi.PM_SCAN_CHECK_WPASYNC | (abi.PM_SCAN_WP_MATCHING if protect else 0)
+        arg.vec, arg.vec_len = self._vector.ctypes.data, len(self._vector)
+        arg.category_mask = arg.return_mask = abi.PAGE_IS_WRITTEN
+        arg.end = end
+        parts: list[NDArray[np.int64]] = []
+        while start < end:
+            arg.start = start
+            try:
+                count = fcntl.ioctl(self._fd, abi.PAGEMAP_SCAN, arg, True)
+            except PermissionError:
+                return None
+            except OSError as error:
+                raise error_for("PAGEMAP_SCAN", f"{self.owner} {start:#x}-{end:#x}", error.errno or 0) from error
+            if count:
+                parts.append(self._vector[:count, :2].astype(np.int64))
+            if count < len(self._vector):
+                break
+            # The vector filled up: the kernel says how far it walked, and the rest is still unread.
+            if arg.walk_end <= start:
+                raise error_for("PAGEMAP_SCAN", f"{self.owner} {start:#x}-{end:#x} made no progress", 75)
+            start = arg.walk_end
+        if not parts:
+            return _NONE
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def close(self) -> None:
+        """Give the descriptor back; harmless twice."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+_NONE: Final = np.empty((0, 2), dtype=np.int64)
+_NONE.flags.writeable = False

@@ -1,0 +1,113 @@
+"""userfaultfd: write protection of a range of some process's memory, resolved by the kernel."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+from types import TracebackType
+from typing import Final, Self
+
+from vramtap.linux import abi
+from vramtap.linux.calls import error_for, syscall
+
+OPEN_FLAGS: Final = os.O_CLOEXEC | os.O_NONBLOCK | abi.UFFD_USER_MODE_ONLY
+"""How the log's descriptor is opened.
+
+User-mode-only needs no privilege; asynchronous write protection is resolved inside the kernel for its own
+writes too, so the flag loses nothing. Synchronous protection must never be combined with it: the kernel's own
+writes (a read(2) into the buffer) would then fail in the target.
+"""
+
+LOG_FEATURES: Final = (
+    abi.UFFD_FEATURE_WP_ASYNC | abi.UFFD_FEATURE_WP_UNPOPULATED | abi.UFFD_FEATURE_WP_HUGETLBFS_SHMEM
+)
+
+
+class Userfaultfd:
+    """One userfaultfd, acting on the memory of the process it was opened in.
+
+    Kernel: userfaultfd(2), ioctl_userfaultfd(2); WP_ASYNC since 6.7, CONFIG_USERFAULTFD and
+        CONFIG_PTE_MARKER_UFFD_WP. Opened with UFFD_USER_MODE_ONLY: no privilege.
+    Cost: register and protect of 2,025 pages 230 us; a first write to a protected page 0.75 us in the writer.
+
+    Closing the last reference unregisters every range and lifts every protection, also when the process
+    holding it is killed: that is what leaves the target as it was found.
+
+    Args:
+        fd: An open userfaultfd; owned from here on.
+        owner: What messages call its process.
+    """
+
+    def __init__(self, fd: int, owner: str) -> None:
+        self._fd = fd
+        self.owner = owner
+
+    @classmethod
+    def of_self(cls) -> Self:
+        """Open one for this process.
+
+        Raises:
+            Unsupported: the kernel has no userfaultfd.
+        """
+        return cls(syscall("userfaultfd", "self", abi.SYS_USERFAULTFD, OPEN_FLAGS), "this process")
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._fd
+
+    def api(self, features: int) -> None:
+        """Agree on features; once, before anything else.
+
+        Raises:
+            KernelError: EINVAL: the kernel lacks one of the features.
+        """
+        self._ioctl("UFFDIO_API", abi.UFFDIO_API, abi.UffdioApi(api=abi.UFFD_API, features=features), "")
+
+    def register(self, start: int, end: int) -> None:
+        """Make the mappings of `[start, end)` write-protectable.
+
+        Raises:
+            KernelError: EBUSY: another userfaultfd has them; EINVAL: not mapped, or a kind of memory
+                that cannot be protected.
+        """
+        argument = abi.UffdioRegister(
+            range=abi.UffdioRange(start=start, len=end - start), mode=abi.UFFDIO_REGISTER_MODE_WP
+        )
+        self._ioctl("UFFDIO_REGISTER", abi.UFFDIO_REGISTER, argument, f" {start:#x}-{end:#x}")
+
+    def unregister(self, start: int, end: int) -> None:
+        """Lift protection and registration of `[start, end)`."""
+        argument = abi.UffdioRange(start=start, len=end - start)
+        self._ioctl("UFFDIO_UNREGISTER", abi.UFFDIO_UNREGISTER, argument, f" {start:#x}-{end:#x}")
+
+    def protect(self, start: int, end: int) -> None:
+        """Write-protect every page of `[start, end)`, present or not.
+
+        Raises:
+            KernelError: ENOENT: some of it is not registered.
+        """
+        argument = abi.UffdioWriteprotect(
+            range=abi.UffdioRange(start=start, len=end - start), mode=abi.UFFDIO_WRITEPROTECT_MODE_WP
+        )
+        self._ioctl("UFFDIO_WRITEPROTECT", abi.UFFDIO_WRITEPROTECT, argument, f" {start:#x}-{end:#x}")
+
+    def _ioctl(self, name: str, request: int, argument: ctypes.Structure, what: str) -> None:
+        try:
+            fcntl.ioctl(self._fd, request, argument, True)
+        except OSError as error:
+            raise error_for(name, f"{self.owner}{what}", error.errno or 0) from error
+
+    def close(self) -> None:
+        """Unregister everything by giving the descriptor back; harmless twice."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

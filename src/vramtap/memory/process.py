@@ -1,0 +1,47 @@
+"""Another process's memory as an address space."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vramtap.errors import TargetGone
+from vramtap.linux.pidfd import PidFd
+from vramtap.linux.vm_rw import read_many
+from vramtap.pages import PAGE_SIZE, PageRuns
+
+
+class ProcessSpace:
+    """Memory of another process, read with process_vm_readv.
+
+    Args:
+        pid: Whose.
+
+    Raises:
+        TargetGone: no such process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.name = f"pid {pid}"
+        self.pid: int | None = pid
+        self.bytes_read = 0
+        self.pidfd = PidFd(pid)
+
+    def read_runs(self, address: int, runs: PageRuns, into: NDArray[np.uint8], base_page: int) -> None:
+        """Copy whole pages; see `AddressSpace.read_runs`.
+
+        The call goes by number, and a number may be given to a new process: that ours still runs after
+        the copy proves that the bytes are its own.
+        """
+        spans = runs.array
+        lengths = ((spans[:, 1] - spans[:, 0]) * PAGE_SIZE).astype(np.uint64)
+        remote = (spans[:, 0] * PAGE_SIZE + address).astype(np.uint64)
+        local = ((spans[:, 0] - base_page) * PAGE_SIZE + into.ctypes.data).astype(np.uint64)
+        read_many(self.pidfd.pid, remote, lengths, local)
+        if not self.pidfd.alive:
+            raise TargetGone("read", self.name, "the process has ended")
+        self.bytes_read += int(lengths.sum())
+
+    def close(self) -> None:
+        """Let go of the process."""
+        self.pidfd.close()
