@@ -12,7 +12,9 @@ from vramtap.errors import KernelError, TargetGone, Unsupported, VramtapError
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
 LIBC.syscall.restype = ctypes.c_long
 
-REMEDY_PTRACE: Final = "needs ptrace rights over the target: run as its user or with CAP_SYS_PTRACE; see vramtap doctor"
+REMEDY_PTRACE: Final = (
+    "needs ptrace rights: run as the target's user or with CAP_SYS_PTRACE; see vramtap doctor"
+)
 
 _REMEDIES: Final = {
     errno.EPERM: REMEDY_PTRACE,

@@ -93,7 +93,8 @@ class Pagemap:
             except PermissionError:
                 return None
             except OSError as error:
-                raise error_for("PAGEMAP_SCAN", f"{self.owner} {start:#x}-{end:#x}", error.errno or 0) from error
+                what = f"{self.owner} {start:#x}-{end:#x}"
+                raise error_for("PAGEMAP_SCAN", what, error.errno or 0) from error
             if count:
                 parts.append(self._vector[:count, :2].astype(np.int64))
             if count < len(self._vector):

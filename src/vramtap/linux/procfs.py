@@ -63,9 +63,8 @@ def read_maps(pid: int) -> list[Mapping]:
         fields = line.split(maxsplit=5)
         start, _, end = fields[0].partition("-")
         path = fields[5] if len(fields) > 5 else ""
-        found.append(
-            Mapping(int(start, 16), int(end, 16), fields[1], int(fields[2], 16), fields[3], int(fields[4]), path)
-        )
+        span = int(start, 16), int(end, 16)
+        found.append(Mapping(*span, fields[1], int(fields[2], 16), fields[3], int(fields[4]), path))
     return found
 
 

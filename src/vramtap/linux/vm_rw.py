@@ -17,7 +17,10 @@ MAX_CALL_BYTES: Final = 1 << 30
 
 _readv: Final = LIBC.process_vm_readv
 _readv.restype = ctypes.c_ssize_t
-_readv.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
+_readv.argtypes = (
+    *(ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong),
+    *(ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong),
+)
 
 
 def read_many(

@@ -1,0 +1,79 @@
+"""Tracker `compare`: every page is compared with a copy from last round, as device models did in 2007.
+
+It needs nothing from the kernel but reading, so it is what every other tracker falls back to; and it is the
+baseline they are measured against.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import numpy as np
+
+from vramtap.errors import VramtapError
+from vramtap.memory.extent import Extent
+from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
+from vramtap.trackers.contract import Everything, Reason
+
+CHUNK_PAGES: Final = 64
+"""Pages read at once: 256 KiB, so that the fresh bytes are still in the second-level cache when compared."""
+
+
+class CompareTracker:
+    """Compares the extent with a copy of it, word by word.
+
+    A write of the value that was there already is not seen, and need not be: nothing changed. The page
+    is still read by the consumer after this tracker read it, and may have changed again by then; the copy
+    here holds the older bytes, so the next collect reports it once more.
+    """
+
+    name: Final = "compare"
+    precision: Final[Literal["exact", "superset"]] = "exact"
+
+    def __init__(self) -> None:
+        self._extent: Extent | None = None
+        self._copy = np.empty(0, dtype=np.uint8)
+        self._fresh = np.empty(CHUNK_PAGES * PAGE_SIZE, dtype=np.uint8)
+        self._unknown = NO_PAGES
+        self._restored = NO_PAGES
+
+    def arm(self, extent: Extent) -> None:
+        """Take note of the extent; nothing is touched in the target."""
+        self._extent = extent
+        self._copy = np.zeros(extent.size_bytes, dtype=np.uint8)
+        self._unknown = PageRuns.full(extent.pages)
+        self._restored = NO_PAGES
+
+    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+        """Read the window and compare it; see `Tracker.collect`."""
+        extent = self._extent
+        if extent is None:
+            raise VramtapError("collect", "compare", "not armed", "call arm() first")
+        first, last = window or (0, extent.pages)
+        new = bool(self._unknown.clip(first, last))
+        dirty = np.zeros(last - first, dtype=np.bool_)
+        for at in range(first, last, CHUNK_PAGES):
+            end = min(at + CHUNK_PAGES, last)
+            fresh = self._fresh[: (end - at) * PAGE_SIZE]
+            extent.read(PageRuns([(at, end)]), fresh, at)
+            known = self._copy[at * PAGE_SIZE : end * PAGE_SIZE]
+            if not np.array_equal(fresh.view(np.uint64), known.view(np.uint64)):
+                pages = (end - at, PAGE_SIZE // 8)
+                differs = fresh.view(np.uint64).reshape(pages) != known.view(np.uint64).reshape(pages)
+                dirty[at - first : end - first] = differs.any(axis=1)
+                known[:] = fresh
+        restored = self._restored.clip(first, last)
+        self._restored = self._restored.difference(restored)
+        if new:
+            self._unknown = self._unknown.difference(PageRuns([(first, last)]))
+            return Everything(Reason.FIRST)
+        return PageRuns.from_mask(dirty).shift(first).union(restored)
+
+    def restore(self, runs: PageRuns) -> None:
+        """Report these pages again."""
+        self._restored = self._restored.union(runs)
+
+    def disarm(self) -> None:
+        """Forget the copy."""
+        self._extent = None
+        self._copy = np.empty(0, dtype=np.uint8)

@@ -1,0 +1,189 @@
+"""Tracker `log`: the kernel write-protects the pages, marks what is written, and one call fetches the marks.
+
+The two-phase scan, and the order of everything here:
+
+Facts. A write to a protected page faults; the kernel marks the page written, makes it writable and lets
+the writer go on (about 0.75 us, once a page and round). PAGEMAP_SCAN reads the marks, and with WP_MATCHING
+protects what it returns in the same step, under the page-table lock, so that no write falls between. With
+WP_MATCHING the kernel also tells the MMU notifiers about the whole range asked for, written or not, and KVM
+then drops its mappings of those guest pages: every poll would cost a guest that draws nothing. A scan that only
+reads tells nobody. A mapping that has lost its registration (unmapped and mapped anew, moved) makes
+CHECK_WPASYNC fail with EPERM; a hole is skipped without a word, and so is the memory that was moved out of it.
+
+Consequences. Polling must only read; protecting again must be asked for only where something was hit; and
+an empty answer proves nothing unless the whole range is known to be mapped.
+
+Decision. Phase one reads. If it finds nothing, the mapping is asked about (one microsecond), and only then
+the answer is empty. Otherwise phase two scans and protects around the hits, and what phase two returned,
+not phase one, is the answer: pages outside keep their marks for the next round. The caller reads pixels
+after, so a write between phase two and the read is marked again: reported twice, never lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vramtap.errors import KernelError, VramtapError
+from vramtap.linux.inject import fetch_userfaultfd
+from vramtap.linux.pagemap import Pagemap
+from vramtap.linux.procfs import MapsQuery
+from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
+from vramtap.memory.extent import Extent
+from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
+from vramtap.trackers.contract import Everything, Reason
+
+MAX_PROTECT_CALLS: Final = 16
+"""Calls of phase two a collect makes at most; hits are bridged over their smallest gaps to get there.
+
+Each call costs a remote TLB flush (about 150 us measured from outside) whatever its size, so few wide calls are
+cheaper for us, while every page bridged may cost a KVM guest a fault (about 1 us): at 16 calls both stay near
+2 ms for the worst scatter.
+"""
+MAX_GAP_PAGES: Final = 64
+"""A gap up to this many pages is always bridged: cheaper in refaults (64 x 1 us) than one more call (150 us)."""
+
+
+class LogTracker:
+    """Follows writes with userfaultfd's asynchronous write protection and PAGEMAP_SCAN.
+
+    Needs Linux 6.7 and, for another process, ptrace rights at `arm` only. Does not see DMA by devices
+    assigned to the guest, nor writes that another process makes through its own mapping of shared memory.
+    A protected huge page is reported whole at its first write, hence `superset`.
+
+    Args:
+        allow_filtered: Inject into a target that has a seccomp filter; see `linux.inject`.
+    """
+
+    name: Final = "log"
+    precision: Final[Literal["exact", "superset"]] = "superset"
+
+    def __init__(self, *, allow_filtered: bool = False) -> None:
+        self._allow_filtered = allow_filtered
+        self._extent: Extent | None = None
+        self._close: list[Callable[[], None]] = []
+        self._unknown = NO_PAGES
+        self._restored = NO_PAGES
+        self.stopped_us = 0.0
+        """How long a thread of the target stood still while the log was attached, in microseconds."""
+
+    def arm(self, extent: Extent) -> None:
+        """Protect the extent.
+
+        Raises:
+            Refused: no ptrace rights, or no process is known whose writes could be logged.
+            KernelError: the kernel lacks the interface, or the memory is of a kind it cannot protect.
+        """
+        self.disarm()
+        pid, own = extent.space.pid, False
+        if pid is None:
+            raise VramtapError(
+                "log",
+                str(extent),
+                "no process is known whose writes could be logged",
+                "use --tracker compare",
+            )
+        own = extent.space.name == "this process"
+        if own:
+            self._uffd = Userfaultfd.of_self()
+        else:
+            fetched = fetch_userfaultfd(pid, allow_filtered=self._allow_filtered)
+            self._uffd, self.stopped_us = Userfaultfd(fetched.fd, f"pid {pid}"), fetched.stopped_us
+        self._close.append(self._uffd.close)
+        try:
+            self._pagemap = Pagemap(None if own else pid)
+            self._close.append(self._pagemap.close)
+            self._maps = MapsQuery(pid)
+            self._close.append(self._maps.close)
+            self._uffd.api(LOG_FEATURES)
+            self._uffd.register(extent.address, extent.end)
+            self._uffd.protect(extent.address, extent.end)
+        except BaseException:
+            self.disarm()
+            raise
+        self._extent = extent
+        self._unknown, self._restored = PageRuns.full(extent.pages), NO_PAGES
+
+    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+        """Read the log of the window and clear it; see `Tracker.collect`."""
+        extent = self._extent
+        if extent is None:
+            raise VramtapError("collect", "log", "not armed", "call arm() first")
+        first, last = window or (0, extent.pages)
+        start, end = extent.address + first * PAGE_SIZE, extent.address + last * PAGE_SIZE
+        hits = self._pagemap.written(start, end, protect=False)
+        if hits is not None and not len(hits) and not self._maps.mapped(start, end):
+            return self._lost(extent, Everything(Reason.UNMAPPED, f"{extent} has a hole"))
+        if hits is None:
+            return self._renew(extent, first, last)
+        found = NO_PAGES
+        if len(hits):
+            parts = []
+            for lower, upper in bridge(hits):
+                part = self._pagemap.written(lower, upper, protect=True)
+                if part is None:
+                    return self._renew(extent, first, last)
+                parts.append(part)
+            found = PageRuns((np.concatenate(parts) - extent.address) // PAGE_SIZE)
+        if self._unknown and self._unknown.clip(first, last):
+            self._unknown = self._unknown.difference(PageRuns([(first, last)]))
+            self._take_restored(first, last)
+            return Everything(Reason.FIRST)
+        return found.union(self._take_restored(first, last))
+
+    def _take_restored(self, first: int, last: int) -> PageRuns:
+        if not self._restored:
+            return NO_PAGES
+        taken = self._restored.clip(first, last)
+        self._restored = self._restored.difference(taken)
+        return taken
+
+    def _lost(self, extent: Extent, answer: Everything) -> Everything:
+        """Nothing is vouched for any more, inside the window or outside."""
+        self._unknown = PageRuns.full(extent.pages)
+        return answer
+
+    def _renew(self, extent: Extent, first: int, last: int) -> Everything:
+        """Register and protect what lies at the extent's addresses now."""
+        self._lost(extent, Everything(Reason.REMAPPED))
+        try:
+            self._uffd.unregister(extent.address, extent.end)
+            self._uffd.register(extent.address, extent.end)
+            self._uffd.protect(extent.address, extent.end)
+        except KernelError as error:
+            return Everything(Reason.UNMAPPED, str(error))
+        self._unknown = self._unknown.difference(PageRuns([(first, last)]))
+        return Everything(Reason.REMAPPED, f"{extent} was mapped anew; protected again")
+
+    def restore(self, runs: PageRuns) -> None:
+        """Report these pages again."""
+        self._restored = self._restored.union(runs)
+
+    def disarm(self) -> None:
+        """Close the userfaultfd: the kernel lifts all protection and forgets the registration."""
+        self._extent = None
+        while self._close:
+            self._close.pop()()
+
+
+def bridge(hits: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Few ranges that cover all hits.
+
+    Args:
+        hits: Byte ranges, shape `(n, 2)`, sorted, disjoint, half-open; at least one.
+
+    Returns:
+        At most `MAX_PROTECT_CALLS` ranges in order: gaps of up to `MAX_GAP_PAGES` are bridged, and then
+        the smallest that are left until there are few enough.
+    """
+    gaps = hits[1:, 0] - hits[:-1, 1]
+    split = np.flatnonzero(gaps > MAX_GAP_PAGES * PAGE_SIZE)
+    if len(split) >= MAX_PROTECT_CALLS:
+        widest = np.argsort(gaps[split], kind="stable")[-(MAX_PROTECT_CALLS - 1) :]
+        split = np.sort(split[widest])
+    starts = hits[np.concatenate([[0], split + 1]), 0]
+    ends = hits[np.concatenate([split, [len(hits) - 1]]), 1]
+    return [(int(lower), int(upper)) for lower, upper in zip(starts, ends, strict=True)]
