@@ -12,6 +12,7 @@ import numpy as np
 
 from vramtap.errors import VramtapError
 from vramtap.memory.extent import Extent
+from vramtap.memory.own import extent_of
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.trackers.contract import Everything, Reason
 
@@ -20,11 +21,12 @@ CHUNK_PAGES: Final = 64
 
 
 class CompareTracker:
-    """Compares the extent with a copy of it, word by word.
+    """Compares the extent with a copy of it, word by word, and hands out the copy.
 
-    A write of the value that was there already is not seen, and need not be: nothing changed. The page
-    is still read by the consumer after this tracker read it, and may have changed again by then; the copy
-    here holds the older bytes, so the next collect reports it once more.
+    The consumer must read what was compared, not the target once more. With two reads, a page that shows
+    X when it is compared, Y when the consumer reads it, and X again by the next round compares equal for
+    ever while the consumer keeps Y: a blinking caret does just that. So the fresh bytes go into the copy,
+    `source` is the copy, and every round is compared with exactly what the consumer has seen.
     """
 
     name: Final = "compare"
@@ -39,10 +41,20 @@ class CompareTracker:
 
     def arm(self, extent: Extent) -> None:
         """Take note of the extent; nothing is touched in the target."""
+        room = np.zeros(extent.size_bytes + PAGE_SIZE, dtype=np.uint8)
+        skip = -room.ctypes.data % PAGE_SIZE
+        self._copy = room[skip : skip + extent.size_bytes]
+        self._source, _ = extent_of(self._copy)
         self._extent = extent
-        self._copy = np.zeros(extent.size_bytes, dtype=np.uint8)
         self._unknown = PageRuns.full(extent.pages)
         self._restored = NO_PAGES
+
+    @property
+    def source(self) -> Extent:
+        """Our copy, as of the last collect."""
+        if self._extent is None:
+            raise VramtapError("source", "compare", "not armed", "call arm() first")
+        return self._source
 
     def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
         """Read the window and compare it; see `Tracker.collect`."""
@@ -55,11 +67,15 @@ class CompareTracker:
         for at in range(first, last, CHUNK_PAGES):
             end = min(at + CHUNK_PAGES, last)
             fresh = self._fresh[: (end - at) * PAGE_SIZE]
-            extent.read(PageRuns([(at, end)]), fresh, at)
+            try:
+                extent.read(PageRuns([(at, end)]), fresh, at)
+            except VramtapError:
+                self.restore(PageRuns.from_mask(dirty).shift(first))
+                raise
             known = self._copy[at * PAGE_SIZE : end * PAGE_SIZE]
             if not np.array_equal(fresh.view(np.uint64), known.view(np.uint64)):
-                pages = (end - at, PAGE_SIZE // 8)
-                differs = fresh.view(np.uint64).reshape(pages) != known.view(np.uint64).reshape(pages)
+                shape = (end - at, PAGE_SIZE // 8)
+                differs = fresh.view(np.uint64).reshape(shape) != known.view(np.uint64).reshape(shape)
                 dirty[at - first : end - first] = differs.any(axis=1)
                 known[:] = fresh
         restored = self._restored.clip(first, last)

@@ -42,14 +42,29 @@ class Tracker(Protocol):
     1. A write is never missed: whatever was written before `collect` returned and has not been
        reported is in this answer or in the next one.
     2. It may report too much; `precision` says whether it does.
-    3. It clears first, and the caller reads pixels after. It is armed before the first full read.
+    3. It clears first, and the caller reads pixels after, from `source`. It is armed before the first
+       full read.
     4. However the process leaves, the target is left as it was found.
     """
 
-    name: str
-    """What `--tracker` calls it."""
-    precision: Literal["exact", "superset"]
-    """Whether only written pages are reported, or pages near them too."""
+    @property
+    def name(self) -> str:
+        """What `--tracker` calls it."""
+        ...
+
+    @property
+    def precision(self) -> Literal["exact", "superset"]:
+        """Whether only pages written are reported, or pages near them too."""
+        ...
+
+    @property
+    def source(self) -> Extent:
+        """Where the consumer reads what was collected: the armed extent, or a copy of the same shape.
+
+        Raises:
+            VramtapError: not armed.
+        """
+        ...
 
     def arm(self, extent: Extent) -> None:
         """Start watching.

@@ -2,25 +2,26 @@
 
 The two-phase scan, and the order of everything here:
 
-Facts. A write to a protected page faults; the kernel marks the page written, makes it writable and lets
-the writer go on (about 0.75 us, once a page and round). PAGEMAP_SCAN reads the marks, and with WP_MATCHING
-protects what it returns in the same step, under the page-table lock, so that no write falls between. With
-WP_MATCHING the kernel also tells the MMU notifiers about the whole range asked for, written or not, and KVM
-then drops its mappings of those guest pages: every poll would cost a guest that draws nothing. A scan that only
-reads tells nobody. A mapping that has lost its registration (unmapped and mapped anew, moved) makes
-CHECK_WPASYNC fail with EPERM; a hole is skipped without a word, and so is the memory that was moved out of it.
+Facts. A write to a protected page faults; the kernel marks the page written, makes it writable and lets the
+writer go on (about 0.75 us, once a page and round). PAGEMAP_SCAN reads the marks, and with WP_MATCHING protects
+what it returns in the same step, under the page-table lock, so that no write falls between. With WP_MATCHING
+the kernel also tells the MMU notifiers about the whole range asked for, written or not, and KVM then drops its
+mappings of those guest pages: every poll would cost a guest that draws nothing. A scan that only reads tells
+nobody. A mapping that has lost its registration (unmapped and mapped anew) makes CHECK_WPASYNC fail with EPERM;
+a hole is skipped without a word, and so is memory that was moved out of the range and is written elsewhere.
 
-Consequences. Polling must only read; protecting again must be asked for only where something was hit; and
-an empty answer proves nothing unless the whole range is known to be mapped.
+Consequences. Polling must only read; protecting again must be asked for only where something was hit; and no
+answer proves anything unless the whole range is known to be mapped.
 
-Decision. Phase one reads. If it finds nothing, the mapping is asked about (one microsecond), and only then
-the answer is empty. Otherwise phase two scans and protects around the hits, and what phase two returned,
-not phase one, is the answer: pages outside keep their marks for the next round. The caller reads pixels
-after, so a write between phase two and the read is marked again: reported twice, never lost.
+Decision. Phase one reads. Then the mapping is asked about (one microsecond). If phase one hit something, phase
+two scans and protects around the hits, and what phase two returned, not phase one, is the answer: pages
+outside keep their marks for the next round. The caller reads pixels after, so a write between phase two and
+the read is marked again: reported twice, never lost.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -39,12 +40,12 @@ from vramtap.trackers.contract import Everything, Reason
 MAX_PROTECT_CALLS: Final = 16
 """Calls of phase two a collect makes at most; hits are bridged over their smallest gaps to get there.
 
-Each call costs a remote TLB flush (about 150 us measured from outside) whatever its size, so few wide calls are
-cheaper for us, while every page bridged may cost a KVM guest a fault (about 1 us): at 16 calls both stay near
-2 ms for the worst scatter.
+Each call costs a remote TLB flush (about 150 us measured from outside) whatever its size, so few wide calls
+are cheaper for us, while every page bridged may cost a KVM guest a fault (about 1 us): at 16 calls both stay
+near 2 ms for the worst scatter.
 """
 MAX_GAP_PAGES: Final = 64
-"""A gap up to this many pages is always bridged: cheaper in refaults (64 x 1 us) than one more call (150 us)."""
+"""A gap up to this many pages is always bridged: refaults (64 x 1 us) cost less than one more call (150 us)."""
 
 
 class LogTracker:
@@ -78,7 +79,7 @@ class LogTracker:
             KernelError: the kernel lacks the interface, or the memory is of a kind it cannot protect.
         """
         self.disarm()
-        pid, own = extent.space.pid, False
+        pid = extent.space.pid
         if pid is None:
             raise VramtapError(
                 "log",
@@ -86,7 +87,7 @@ class LogTracker:
                 "no process is known whose writes could be logged",
                 "use --tracker compare",
             )
-        own = extent.space.name == "this process"
+        own = pid == os.getpid()
         if own:
             self._uffd = Userfaultfd.of_self()
         else:
@@ -107,18 +108,23 @@ class LogTracker:
         self._extent = extent
         self._unknown, self._restored = PageRuns.full(extent.pages), NO_PAGES
 
+    @property
+    def source(self) -> Extent:
+        """The armed extent itself."""
+        if self._extent is None:
+            raise VramtapError("source", "log", "not armed", "call arm() first")
+        return self._extent
+
     def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
         """Read the log of the window and clear it; see `Tracker.collect`."""
-        extent = self._extent
-        if extent is None:
-            raise VramtapError("collect", "log", "not armed", "call arm() first")
+        extent = self.source
         first, last = window or (0, extent.pages)
         start, end = extent.address + first * PAGE_SIZE, extent.address + last * PAGE_SIZE
         hits = self._pagemap.written(start, end, protect=False)
-        if hits is not None and not len(hits) and not self._maps.mapped(start, end):
-            return self._lost(extent, Everything(Reason.UNMAPPED, f"{extent} has a hole"))
         if hits is None:
             return self._renew(extent, first, last)
+        if not self._maps.mapped(start, end):
+            return self._lost(extent, Everything(Reason.UNMAPPED, f"{extent} has a hole"))
         found = NO_PAGES
         if len(hits):
             parts = []
