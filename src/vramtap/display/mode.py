@@ -71,11 +71,17 @@ class Mode:
             raise ModeError("mode", str(self), "C8 and only C8 takes a palette")
         if self.palette is not None and len(self.palette) != 256:
             raise ModeError("mode", str(self), f"palette of {len(self.palette)} entries, not 256")
+        if self.palette is not None and not all(0 <= color <= 0xFFFFFF for color in self.palette):
+            raise ModeError("mode", str(self), "a palette entry is no 24-bit colour")
 
     @property
     def end_bytes(self) -> int:
         """First byte of the extent past the last pixel."""
-        return self.offset_bytes + (self.height - 1) * self.stride_bytes + self.width * self.format.bytes_per_pixel
+        return (
+            self.offset_bytes
+            + (self.height - 1) * self.stride_bytes
+            + self.width * self.format.bytes_per_pixel
+        )
 
     @property
     def window(self) -> tuple[int, int]:

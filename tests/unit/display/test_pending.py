@@ -1,0 +1,267 @@
+"""Pending against a viewer that is an array: whatever happens, it ends with exactly the screen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from numpy.typing import NDArray
+
+from vramtap.display.damage import Damage, Move
+from vramtap.display.pending import MAX_RECTS, Pending, Update
+from vramtap.display.region import TILE, Rect, Region
+
+SIDES = st.integers(1, 90)
+RECTS = st.builds(Rect, st.integers(-10, 95), st.integers(-10, 95), st.integers(1, 100), st.integers(1, 100))
+WHOLE = Rect(0, 0, 1 << 16, 1 << 16)
+
+
+class Viewer:
+    """What a client does with updates."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.pixels: NDArray[np.uint32] = np.full((height, width), 0xDEAD, dtype=np.uint32)
+
+    def apply(self, update: Update, screen: NDArray[np.uint32]) -> None:
+        for move in update.moves:
+            self.pixels[move.destination.slices] = self.pixels[move.source.slices].copy()
+        for rect in update.rects:
+            self.pixels[rect.slices] = screen[rect.slices]
+
+
+class Slow(RuleBasedStateMachine):
+    """A screen that is drawn on, scrolled and resized, and a viewer that asks when it likes."""
+
+    @initialize(width=SIDES, height=SIDES)
+    def start(self, width: int, height: int) -> None:
+        self.color = 0
+        self.screen = np.zeros((height, width), dtype=np.uint32)
+        self.pending = Pending(width, height)
+        self.viewer = Viewer(width, height)
+
+    @property
+    def whole(self) -> Rect:
+        return Rect(0, 0, self.screen.shape[1], self.screen.shape[0])
+
+    def damage(self, *rects: Rect, moves: tuple[Move, ...] = ()) -> Damage:
+        return Damage(self.whole.width, self.whole.height, rects, moves)
+
+    def paint(self, rect: Rect) -> None:
+        height, width = self.screen[rect.slices].shape
+        self.color += 1
+        # Every pixel ever drawn has a value of its own: nothing is right by accident.
+        self.screen[rect.slices] = (
+            np.arange(width * height, dtype=np.uint32).reshape(height, width) + self.color * 10_000
+        )
+
+    @rule(rect=RECTS)
+    def draw(self, rect: Rect) -> None:
+        inside = rect.intersect(self.whole)
+        if inside is not None:
+            self.paint(inside)
+            self.pending.add(self.damage(inside))
+
+    @rule(x=st.integers(0, 90), y=st.integers(0, 90), source=RECTS, blot=RECTS)
+    def move(self, source: Rect, x: int, y: int, blot: Rect) -> None:
+        inside = source.intersect(self.whole)
+        fits = inside and Rect(x, y, inside.width, inside.height).intersect(self.whole)
+        if not inside or not fits:
+            return
+        move = Move(Rect(inside.x, inside.y, fits.width, fits.height), x, y)
+        self.screen[fits.slices] = self.screen[move.source.slices].copy()
+        drawn = blot.intersect(self.whole)
+        if drawn is None or drawn.intersect(fits) is not None:
+            self.pending.add(self.damage(fits, moves=(move,)))
+        else:
+            self.paint(drawn)
+            self.pending.add(self.damage(drawn, fits, moves=(move,)))
+
+    @rule(lines=st.integers(1, 40), left=st.integers(0, 40), right=st.integers(41, 90))
+    def scroll(self, lines: int, left: int, right: int) -> None:
+        part = Rect(left, 0, right - left, 1 << 16).intersect(self.whole)
+        if part is None or lines >= part.height:
+            return
+        moved = Rect(part.x, 0, part.width, part.height - lines)
+        source = moved.shift(0, lines)
+        self.screen[moved.slices] = self.screen[source.slices].copy()
+        self.paint(Rect(part.x, moved.bottom, part.width, lines))
+        self.pending.add(self.damage(part, moves=(Move(source, moved.x, moved.y),)))
+
+    @rule(at=st.lists(st.tuples(RECTS, st.integers(0, 90), st.integers(0, 90)), min_size=2, max_size=4))
+    def several_moves(self, at: list[tuple[Rect, int, int]]) -> None:
+        """Moves of one damage all read the old screen; where destinations overlap it is no valid damage."""
+        old = self.screen.copy()
+        moves: list[Move] = []
+        for source, x, y in at:
+            inside = source.intersect(self.whole)
+            fits = inside and Rect(x, y, inside.width, inside.height).intersect(self.whole)
+            if inside and fits and all(fits.intersect(move.destination) is None for move in moves):
+                moves.append(Move(Rect(inside.x, inside.y, fits.width, fits.height), x, y))
+        for move in moves:
+            self.screen[move.destination.slices] = old[move.source.slices]
+        self.pending.add(self.damage(*(move.destination for move in moves), moves=tuple(moves)))
+
+    @rule(area=RECTS, moves=st.booleans())
+    def take(self, area: Rect, moves: bool) -> None:
+        touched = self.pending.touches(area)
+        update = self.pending.take(area, moves)
+        assert touched == bool(update.moves or update.rects)
+        assert moves or not update.moves
+        inside = area.intersect(self.whole)
+        rounded = Region(self.whole.width, self.whole.height).round_out(area)
+        count = np.zeros(self.screen.shape, dtype=np.int64)
+        for rect in update.rects:
+            assert rounded is not None
+            assert rounded.contains(rect)
+            count[rect.slices] += 1
+        assert count.max() <= 1
+        self.viewer.apply(update, self.screen)
+        if inside is not None:
+            assert np.array_equal(self.viewer.pixels[inside.slices], self.screen[inside.slices])
+        assert not self.pending.touches(area)
+
+    @rule(moves=st.booleans())
+    def take_all(self, moves: bool) -> None:
+        self.viewer.apply(self.pending.take(WHOLE, moves), self.screen)
+        assert np.array_equal(self.viewer.pixels, self.screen)
+        assert not self.pending
+
+    @rule(area=RECTS)
+    def lose(self, area: Rect) -> None:
+        inside = area.intersect(self.whole)
+        if inside is not None:
+            self.viewer.pixels[inside.slices] = 0xBAD
+        self.pending.want(area)
+
+    @rule(width=SIDES, height=SIDES)
+    def resize(self, width: int, height: int) -> None:
+        self.screen = np.zeros((height, width), dtype=np.uint32)
+        self.paint(self.whole)
+        self.pending.add(Damage(width, height, (self.whole,), resized=True))
+        assert self.pending.resized
+        assert (self.pending.width, self.pending.height) == (width, height)
+        self.viewer = Viewer(width, height)
+        self.pending.accept_size()
+        assert not self.pending.resized
+
+    @precondition(lambda self: not self.pending)
+    @rule()
+    def nothing_pending_is_the_screen(self) -> None:
+        assert np.array_equal(self.viewer.pixels, self.screen)
+
+    @invariant()
+    def what_is_not_pending_is_right(self) -> None:
+        """By tile: where `touches` says no, the viewer has the screen."""
+        if not hasattr(self, "pending"):
+            return
+        for y in range(0, self.whole.height, TILE):
+            for x in range(0, self.whole.width, TILE):
+                tile = Rect(x, y, TILE, TILE)
+                if not self.pending.touches(tile):
+                    assert np.array_equal(self.viewer.pixels[tile.slices], self.screen[tile.slices])
+
+    def teardown(self) -> None:
+        if hasattr(self, "pending"):
+            self.take_all(moves=True)
+
+
+TestSlow = Slow.TestCase
+TestSlow.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+
+
+def caught_up(width: int, height: int) -> Pending:
+    pending = Pending(width, height)
+    pending.forget()
+    return pending
+
+
+def scrolled(lines: int, width: int = 1024, height: int = 768) -> Damage:
+    move = Move(Rect(0, lines, width, height - lines), 0, 0)
+    return Damage(width, height, (Rect(0, 0, width, height),), (move,))
+
+
+def test_a_new_viewer_lacks_the_whole_screen() -> None:
+    pending = Pending(100, 50)
+    assert pending
+    assert pending.take(WHOLE, moves=True) == Update((), (Rect(0, 0, 100, 50),))
+    assert not pending
+
+
+def test_a_scroll_is_a_move_and_the_line_that_came_in() -> None:
+    pending = caught_up(1024, 768)
+    pending.add(scrolled(16))
+    assert pending.take(WHOLE, moves=True) == Update(scrolled(16).moves, (Rect(0, 752, 1024, 16),))
+
+
+def test_a_viewer_that_cannot_copy_gets_pixels() -> None:
+    pending = caught_up(1024, 768)
+    pending.add(scrolled(16))
+    assert pending.take(WHOLE, moves=False) == Update((), (Rect(0, 0, 1024, 768),))
+
+
+def test_scrolls_that_were_not_fetched_join_to_one() -> None:
+    pending = caught_up(1024, 768)
+    for _ in range(5):
+        pending.add(scrolled(16))
+    update = pending.take(WHOLE, moves=True)
+    assert update.moves == (Move(Rect(0, 80, 1024, 688), 0, 0),)
+    assert update.rects == (Rect(0, 688, 1024, 80),)
+
+
+def test_scrolling_there_and_back_leaves_what_was_lost() -> None:
+    pending = caught_up(1024, 768)
+    pending.add(scrolled(16))
+    back = Move(Rect(0, 0, 1024, 752), 0, 16)
+    pending.add(Damage(1024, 768, (Rect(0, 0, 1024, 768),), (back,)))
+    assert pending.take(WHOLE, moves=True) == Update((), (Rect(0, 0, 1024, 16),))
+
+
+def test_what_was_pending_where_a_move_reads_is_pending_where_it_writes() -> None:
+    pending = caught_up(1024, 768)
+    pending.add(Damage(1024, 768, (Rect(64, 96, 8, 16),)))
+    pending.add(scrolled(16))
+    update = pending.take(WHOLE, moves=True)
+    assert update.moves == scrolled(16).moves
+    assert update.rects == (Rect(64, 80, 16, 16), Rect(0, 752, 1024, 16))
+
+
+def test_a_move_that_reads_mostly_pending_pixels_is_plain_damage() -> None:
+    pending = Pending(1024, 768)
+    pending.add(scrolled(16))
+    assert pending.take(WHOLE, moves=True) == Update((), (Rect(0, 0, 1024, 768),))
+
+
+def test_a_request_for_less_than_a_move_writes_gets_pixels_and_the_rest_stays() -> None:
+    pending = caught_up(1024, 768)
+    pending.add(scrolled(16))
+    assert pending.take(Rect(0, 0, 512, 768), moves=True) == Update((), (Rect(0, 0, 512, 768),))
+    assert pending.take(WHOLE, moves=True) == Update((), (Rect(512, 0, 512, 768),))
+
+
+def test_rects_of_an_update_are_bounded() -> None:
+    pending = caught_up(2048, 2048)
+    for x, y in np.random.default_rng(1).integers(0, 2048, (2000, 2)).tolist():
+        pending.add(Damage(2048, 2048, (Rect(x, y, 1, 1),)))
+    assert 1 < len(pending.take(WHOLE, moves=True).rects) <= MAX_RECTS
+
+
+def test_an_area_off_the_screen_holds_nothing() -> None:
+    pending = Pending(10, 10)
+    assert pending.take(Rect(10, 0, 5, 5), moves=True) == Update((), ())
+    assert not pending.touches(Rect(10, 0, 5, 5))
+    assert pending
+
+
+def test_damage_of_another_size_must_say_so() -> None:
+    with pytest.raises(ValueError, match="11x10 screen added to pending of 10x10"):
+        Pending(10, 10).add(Damage(11, 10, (Rect(0, 0, 1, 1),)))
+
+
+@given(st.integers(1, 100), st.integers(1, 100), RECTS)
+def test_asking_again_for_an_odd_area_gives_nothing_new(width: int, height: int, area: Rect) -> None:
+    pending = Pending(width, height)
+    pending.take(area, moves=True)
+    assert not pending.touches(area)
+    assert pending.take(area, moves=True) == Update((), ())
