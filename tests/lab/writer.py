@@ -1,0 +1,132 @@
+"""A process that storms memory with writes from several threads (`writer.c`)."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lab.cache import compiled
+from lab.errors import LabError
+from lab.supervise import spawn, stop
+
+_SOURCE: Final = Path(__file__).resolve().parent / "writer.c"
+
+
+class Writer:
+    """The writer's process, alive inside the `with` block; its memory is mapped when the block is entered.
+
+    Args:
+        size_bytes: Of the memory; rounded down to pages.
+        threads: How many write at once.
+        writes: How many writes one `run` makes, all threads together.
+        seed: The same seed makes each thread write the same places and values.
+        pause_every: After how many writes each thread pauses for 50 microseconds; 0: never.
+        path: A file to map shared (`/proc/PID/fd/N` for a memfd); anonymous memory without it.
+        pass_fds: Descriptors it inherits under the same numbers.
+    """
+
+    def __init__(
+        self,
+        size_bytes: int,
+        *,
+        threads: int = 2,
+        writes: int = 100_000,
+        seed: int = 1,
+        pause_every: int = 0,
+        path: Path | str | None = None,
+        pass_fds: tuple[int, ...] = (),
+    ) -> None:
+        self.size_bytes = size_bytes & ~4095
+        self._argv = [str(number) for number in (size_bytes, threads, writes, seed, pause_every)]
+        if path is not None:
+            self._argv.append(str(path))
+        self._pass_fds = pass_fds
+        self._process: subprocess.Popen[bytes]
+        self.address = 0
+        """Where its memory begins in its address space."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        """Start it.
+
+        Raises:
+            LabError: it could not map the memory.
+        """
+        self._process = spawn(
+            [compiled(_SOURCE), *self._argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=self._pass_fds,
+        )
+        try:
+            self.address = int(self._answer("READY"), 16)
+        except BaseException:
+            stop(self._process)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Kill it."""
+        stop(self._process)
+
+    def run(self) -> int:
+        """Make all writes and return when the last is done.
+
+        Returns:
+            How many it made.
+        """
+        self.begin()
+        return self.finish()
+
+    def begin(self) -> None:
+        """Begin making all writes; `finish` waits for the last."""
+        self._say("run")
+
+    def finish(self) -> int:
+        """Wait until what `begin` began is done.
+
+        Returns:
+            How many writes it made.
+        """
+        return int(self._answer("DONE"))
+
+    def run_forever(self) -> None:
+        """Write until killed; takes no further command."""
+        self._say("forever")
+        self._answer("RUNNING")
+
+    def memory(self) -> NDArray[np.uint8]:
+        """What its memory holds, in its own words: the ground truth.
+
+        Returns:
+            Shape `(size_bytes,)`.
+        """
+        with tempfile.TemporaryDirectory(prefix="vramtap-writer-") as directory:
+            path = Path(directory) / "memory"
+            self._say(f"dump {path}")
+            self._answer("DUMPED")
+            return np.fromfile(path, np.uint8)
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+
+    def _answer(self, word: str) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().decode().strip()
+        if line.split(" ")[0] != word:
+            raise LabError(f"writer: {line!r} instead of {word}")
+        return line[len(word) :].strip()
