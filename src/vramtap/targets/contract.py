@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -70,6 +71,10 @@ class Target(Protocol):
     """The memory its scanout lies in."""
     input: Input | None
     """Its keyboard and pointer, if it takes any."""
+    tolerates_injection: bool
+    """Whether its own seccomp filter, if it has one, is known to allow the injected call."""
+    on_activity: Callable[[], None]
+    """Set by the tap; the target calls it when something happened that no page write shows (a reset)."""
 
     async def __aenter__(self) -> Self:
         """Attach.

@@ -30,6 +30,7 @@ class CompareTracker:
     """
 
     name: Final = "compare"
+    reads_memory: Final = True
     precision: Final[Literal["exact", "superset"]] = "exact"
 
     def __init__(self) -> None:

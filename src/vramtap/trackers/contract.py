@@ -58,6 +58,11 @@ class Tracker(Protocol):
         ...
 
     @property
+    def reads_memory(self) -> bool:
+        """Whether collecting copies the memory asked about, so that asking about less costs less."""
+        ...
+
+    @property
     def source(self) -> Extent:
         """Where the consumer reads what was collected: the armed extent, or a copy of the same shape.
 

@@ -3,20 +3,21 @@
 The two-phase scan, and the order of everything here:
 
 Facts. A write to a protected page faults; the kernel marks the page written, makes it writable and lets the
-writer go on (about 0.75 us, once a page and round). PAGEMAP_SCAN reads the marks, and with WP_MATCHING protects
-what it returns in the same step, under the page-table lock, so that no write falls between. With WP_MATCHING
-the kernel also tells the MMU notifiers about the whole range asked for, written or not, and KVM then drops its
-mappings of those guest pages: every poll would cost a guest that draws nothing. A scan that only reads tells
-nobody. A mapping that has lost its registration (unmapped and mapped anew) makes CHECK_WPASYNC fail with EPERM;
-a hole is skipped without a word, and so is memory that was moved out of the range and is written elsewhere.
+writer go on (about 0.75 us, once a page and round). PAGEMAP_SCAN reads the marks, and with WP_MATCHING
+protects what it returns in the same step, under the page-table lock, so that no write falls between. With
+WP_MATCHING the kernel also tells the MMU notifiers about the whole range asked for, written or not, and KVM
+then drops its mappings of those guest pages: every poll would cost a guest that draws nothing. A scan that
+only reads tells nobody. A mapping that has lost its registration (unmapped and mapped anew) makes
+CHECK_WPASYNC fail with EPERM; a hole is skipped without a word, and so is memory that was moved out of the
+range and is written elsewhere.
 
 Consequences. Polling must only read; protecting again must be asked for only where something was hit; and no
 answer proves anything unless the whole range is known to be mapped.
 
-Decision. Phase one reads. Then the mapping is asked about (one microsecond). If phase one hit something, phase
-two scans and protects around the hits, and what phase two returned, not phase one, is the answer: pages
-outside keep their marks for the next round. The caller reads pixels after, so a write between phase two and
-the read is marked again: reported twice, never lost.
+Decision. Phase one reads. Then the mapping is asked about (one microsecond). If phase one hit something,
+phase two scans and protects around the hits, and what phase two returned, not phase one, is the answer:
+pages outside keep their marks for the next round. The caller reads pixels after, so a write between phase
+two and the read is marked again: reported twice, never lost.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ are cheaper for us, while every page bridged may cost a KVM guest a fault (about
 near 2 ms for the worst scatter.
 """
 MAX_GAP_PAGES: Final = 64
-"""A gap up to this many pages is always bridged: refaults (64 x 1 us) cost less than one more call (150 us)."""
+"""A gap up to this many pages is always bridged: 64 faults (64 us) cost less than another call (150 us)."""
 
 
 class LogTracker:
@@ -60,6 +61,7 @@ class LogTracker:
     """
 
     name: Final = "log"
+    reads_memory: Final = False
     precision: Final[Literal["exact", "superset"]] = "superset"
 
     def __init__(self, *, allow_filtered: bool = False) -> None:

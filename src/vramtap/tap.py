@@ -1,0 +1,356 @@
+"""Tap: one target being watched, and the one place where target, tracker and screen meet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from types import TracebackType
+from typing import Final, Self
+
+from vramtap.display.damage import Damage
+from vramtap.display.mode import Mode
+from vramtap.display.screen import Screen
+from vramtap.errors import TargetGone, TimedOut, VramtapError
+from vramtap.pages import PageRuns
+from vramtap.stats import TapStats
+from vramtap.targets.contract import Target
+from vramtap.trackers.choose import choose
+from vramtap.trackers.contract import Everything, Reason, Tracker
+from vramtap.viewer import Viewer, Watcher
+
+INTERVAL_S: Final = 1 / 60
+"""Between two looks at the log while a viewer waits: half of it is the mean latency; displays show no more."""
+MODE_BUSY_S: Final = 0.1
+"""Between two looks at the geometry while pages are written: a new mode is drawn into once it is set."""
+MODE_IDLE_S: Final = 1.0
+"""Between two looks at the geometry while nothing is written: how long a flip that draws nothing may wait."""
+FLIPPING_S: Final = 1.0
+"""After a page flip the geometry is read every round for this long: flips come in series."""
+SNAPSHOT_IDLE_S: Final = 0.5
+"""Between two pictures by other means while nothing is written: a text cursor blinks without any write."""
+RETRY_S: Final = 0.05
+"""After a look that failed: the target may be on its way out, and its end is about to be seen."""
+MAX_DUTY: Final = 0.5
+"""Share of the time that looking may take: a tracker that reads everything is asked less often."""
+GONE_GRACE_S: Final = 1.0
+"""How long the target's own account of its end is waited for, once its memory has failed."""
+
+log = logging.getLogger(__name__)
+
+
+class Tap:
+    """One target being watched: target, tracker and screen, giving damage to viewers.
+
+    An async context manager, of one event loop. Nothing is polled while no viewer waits in `changed`.
+
+    Args:
+        target: Not yet attached; attached and released with the tap.
+        tracker: Name of the tracker, or `auto`.
+        interval_s: Between two looks at the log, seconds.
+    """
+
+    def __init__(self, target: Target, tracker: str = "auto", interval_s: float = INTERVAL_S) -> None:
+        self.target = target
+        self.screen = Screen()
+        self.stats = TapStats()
+        self.closed: str | None = None
+        """What ended the tap, in one clause; None while it runs."""
+        self._tracker_name = tracker
+        self._tracker: Tracker
+        self._interval_s = interval_s
+        self._viewers: set[Viewer] = set()
+        self._waiting = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._gone: asyncio.Task[None] | None = None
+        self._mode: Mode | None = None
+        self._unread = True
+        self._began_s = self._mode_read_s = self._mode_due_s = self._flipping_until_s = float("-inf")
+        self._not_before_s = float("-inf")
+
+    async def __aenter__(self) -> Self:
+        """Attach, arm the tracker and take the first picture.
+
+        Raises:
+            AttachError: the target cannot be tapped.
+            VramtapError: the tracker asked for cannot watch it.
+        """
+        self._loop = asyncio.get_running_loop()
+        await self.target.__aenter__()
+        try:
+            choice = await asyncio.to_thread(
+                choose, self._tracker_name, self.target.extent, allow_filtered=self.target.tolerates_injection
+            )
+            self._tracker = choice.tracker
+            self.stats.tracker, self.stats.tracker_why = choice.tracker.name, choice.why
+            self.stats.stopped_us = getattr(choice.tracker, "stopped_us", 0.0)
+            try:
+                await self._first_look()
+            except BaseException:
+                self._tracker.disarm()
+                raise
+        except BaseException as error:
+            await self.target.__aexit__(type(error), error, error.__traceback__)
+            raise
+        self._gone = asyncio.create_task(self._watch_target())
+        self.target.on_activity = self._nudge
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop looking, disarm, and release the target."""
+        self._close("the tap was closed")
+        tasks = [task for task in (self._looking, self._gone) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._tracker.disarm()
+        await self.target.__aexit__(kind, error, trace)
+
+    # Who looks
+
+    def viewer(self, name: str) -> Viewer:
+        """A new viewer, everything pending for it; a context manager that ends it."""
+        return self._join(Viewer(self, name))
+
+    async def changes(self) -> AsyncIterator[Damage]:
+        """Damage as it happens, merged while the caller is busy with the last; ends with the target.
+
+        Yields:
+            Never empty. Its rectangles are exact as long as the caller keeps up, else rounded outward.
+        """
+        with self._join(Watcher(self, "changes")) as watcher:
+            while True:
+                try:
+                    damage = await watcher.next()
+                except TargetGone:
+                    return
+                yield damage
+
+    async def refresh(self) -> None:
+        """Look once, now: afterwards the screen shows everything written before the call.
+
+        Raises:
+            TargetGone: the target has ended.
+        """
+        self.check()
+        if self._looking is not None:
+            await asyncio.wait([self._looking])
+        self.check()
+        self._stop_timer()
+        self._look_now()
+        if self._looking is not None:
+            await asyncio.wait([self._looking])
+        self.check()
+
+    async def fresh(self) -> None:
+        """Make sure that the screen is no older than two intervals.
+
+        Raises:
+            TargetGone: the target has ended.
+        """
+        if self._loop.time() - self._began_s > 2 * self._interval_s:
+            await self.refresh()
+
+    def check(self) -> None:
+        """Raise if the tap has ended.
+
+        Raises:
+            TargetGone: it has; says why.
+        """
+        if self.closed is not None:
+            raise TargetGone("tap", self.target.url, self.closed)
+
+    @contextlib.contextmanager
+    def wanted(self) -> Iterator[None]:
+        """While inside, somebody waits for damage: the tap looks at its interval."""
+        self._waiting += 1
+        self._schedule()
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+    def forget(self, viewer: Viewer) -> None:
+        """A viewer has left."""
+        self._viewers.discard(viewer)
+
+    @property
+    def viewers(self) -> int:
+        """How many there are."""
+        return len(self._viewers)
+
+    def _join(self, viewer: Viewer) -> Viewer:
+        self._viewers.add(viewer)
+        return viewer
+
+    # When to look
+
+    def _schedule(self) -> None:
+        """Set the timer for the next look, if anybody waits and none is under way."""
+        if self._timer is None and self._looking is None and self._waiting and self.closed is None:
+            due = max(self._began_s + self._interval_s, self._not_before_s)
+            self._timer = self._loop.call_at(due, self._tick)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._waiting and self._looking is None and self.closed is None:
+            self._look_now()
+
+    def _look_now(self) -> None:
+        """Ask the tracker; only if there is something to do, start a task that does it."""
+        self._began_s = self._loop.time()
+        try:
+            answer = self._collect()
+        except VramtapError as error:
+            self._looking = asyncio.create_task(self._supervise(self._failed(error)))
+            return
+        if answer or self._began_s >= self._mode_due_s:
+            self._looking = asyncio.create_task(self._supervise(self._look(answer)))
+        else:
+            self._schedule()
+
+    async def _supervise(self, look: Coroutine[object, None, None]) -> None:
+        try:
+            await look
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("tap of %s: a defect of vramtap ends it", self.target.url)
+            self._close("internal error; see the log")
+        finally:
+            self._looking = None
+            took_s = self._loop.time() - self._began_s
+            self._not_before_s = max(self._not_before_s, self._began_s + took_s / MAX_DUTY)
+            self._schedule()
+
+    def _nudge(self) -> None:
+        """The target says that something happened: look at the geometry at once."""
+        self._mode_due_s = float("-inf")
+        self._schedule()
+
+    # What a look is
+
+    def _collect(self) -> PageRuns | Everything:
+        began_ns = time.perf_counter_ns()
+        # Where asking costs reading, only the scanout is asked about. Elsewhere the whole extent is: what is
+        # written beside the scanout is the first sign of a page flip.
+        window = self._mode.window if self._mode is not None and self._tracker.reads_memory else None
+        answer = self._tracker.collect(window)
+        self.stats.polls += 1
+        self.stats.recent_ns.append(time.perf_counter_ns() - began_ns)
+        if isinstance(answer, Everything):
+            self.stats.collects += 1
+            self.stats.everything[answer.reason.value] += 1
+        elif answer:
+            self.stats.collects += 1
+            self.stats.dirty_pages += answer.count
+        return answer
+
+    async def _first_look(self) -> None:
+        self._began_s = self._loop.time()
+        await self._reread_mode(active=True)
+        answer = self._collect()
+        if self._mode is None:
+            await self._snapshot()
+        else:
+            self._read(answer)
+
+    async def _look(self, answer: PageRuns | Everything) -> None:
+        """Bring the screen up to date with what the tracker said."""
+        now_s, active = self._began_s, bool(answer)
+        try:
+            flipping = now_s < self._flipping_until_s
+            rested = now_s - self._mode_read_s >= MODE_BUSY_S
+            if now_s >= self._mode_due_s or (active and (rested or flipping)):
+                await self._reread_mode(active)
+            if active:
+                # Once more when it is over: the last thing a guest does may be the flip.
+                self._mode_due_s = min(self._mode_due_s, now_s + MODE_BUSY_S)
+            if self._mode is None:
+                await self._snapshot()
+            elif self._unread:
+                # Another part of the extent is shown now; a tracker with a copy must take it first.
+                if self._tracker.reads_memory:
+                    self._collect()
+                self._read(Everything(Reason.FIRST))
+            elif active:
+                self._read(answer)
+        except VramtapError as error:
+            self._tracker.restore(self._runs(answer))
+            await self._failed(error)
+
+    def _runs(self, answer: PageRuns | Everything) -> PageRuns:
+        return PageRuns.full(self.target.extent.pages) if isinstance(answer, Everything) else answer
+
+    def _read(self, answer: PageRuns | Everything) -> None:
+        damage = self.screen.refresh(self._tracker.source, self._runs(answer))
+        self._unread = False
+        self.stats.bytes_read = self.target.extent.space.bytes_read
+        self._publish(damage)
+
+    async def _reread_mode(self, active: bool) -> None:
+        """Ask the target for its geometry; notes whether the screen must be read as a whole."""
+        self.stats.mode_reads += 1
+        try:
+            mode = await self.target.mode()
+        except TimedOut as error:
+            log.warning("%s", error, extra={"target": self.target.url})
+            mode = self._mode
+        now_s = self._loop.time()
+        self._mode_read_s = now_s
+        idle_s = SNAPSHOT_IDLE_S if mode is None else MODE_IDLE_S
+        self._mode_due_s = now_s + (MODE_BUSY_S if active else idle_s)
+        if mode == self._mode:
+            return
+        log.info("%s: mode %s", self.target.url, mode or "not linear", extra={"target": self.target.url})
+        if mode is not None and self._mode is not None:
+            self._flipping_until_s = now_s + FLIPPING_S
+        if mode is not None:
+            self._unread |= self.screen.set_mode(mode) or self._mode is None
+        self._mode = mode
+
+    async def _snapshot(self) -> None:
+        self.stats.snapshots += 1
+        self._publish(self.screen.replace(await self.target.snapshot()))
+
+    def _publish(self, damage: Damage) -> None:
+        if damage:
+            self.stats.updates += 1
+            for viewer in self._viewers:
+                viewer.add(damage)
+
+    # How it ends
+
+    async def _failed(self, error: VramtapError) -> None:
+        """A look failed: the target's end comes through `gone`; anything else is tried again."""
+        self.stats.failures += 1
+        if isinstance(error, TargetGone):
+            if self._gone is not None:
+                await asyncio.wait([self._gone], timeout=GONE_GRACE_S)
+            self._close(str(error))
+            return
+        log.warning("%s: %s; trying again", self.target.url, error, extra={"target": self.target.url})
+        self._not_before_s = self._loop.time() + RETRY_S
+
+    async def _watch_target(self) -> None:
+        self._close(await self.target.gone())
+
+    def _close(self, reason: str) -> None:
+        """End the tap; the first reason stays."""
+        if self.closed is None:
+            self.closed = reason
+            log.info("%s: %s", self.target.url, reason, extra={"target": self.target.url})
+        self._stop_timer()
+        for viewer in self._viewers:
+            viewer.wake()

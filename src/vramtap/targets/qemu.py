@@ -1,0 +1,251 @@
+"""Target `qemu:SOCKET`: a running QEMU guest, found and asked through its QMP monitor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vramtap.display.mode import MAX_PIXELS, Mode
+from vramtap.errors import NotTappable, VramtapError
+from vramtap.linux.procfs import MapsQuery
+from vramtap.memory.extent import Extent
+from vramtap.memory.process import ProcessSpace
+from vramtap.pages import PAGE_SIZE
+from vramtap.targets import bochs
+from vramtap.targets.ppm import parse_ppm
+from vramtap.targets.qemu_input import QemuInput
+from vramtap.targets.qmp import Monitor
+
+PLACE_TIMEOUT_S: Final = 10.0
+"""How long a guest that has just started may take to place its VGA's BARs; firmware does it in under 2 s."""
+PLACE_RETRY_S: Final = 0.05
+"""Between two looks for the BARs meanwhile: QEMU sends no event when the guest places one."""
+MAX_VRAM_BYTES: Final = 1 << 30
+"""Video RAM followed at most; QEMU's own limit for `-vga std` is 256 MiB (hw/display/vga.c, vgamem_mb)."""
+SCREENDUMP_ATTEMPTS: Final = 4
+"""Pictures taken until two in a row agree: one may tear, and a guest that draws on is caught next time."""
+_FDSET: Final = 7690
+"""Number of the descriptor set in QEMU that screendumps are written through."""
+_PPM_BYTES: Final = MAX_PIXELS * 3 + 64
+
+_BOCHS_VGA: Final = (0x1234, 0x1111)
+_OTHERS: Final = {
+    0x1AF4: "virtio-gpu keeps its scanouts in QEMU's heap",
+    0x1B36: "QXL draws by commands",
+    0x1013: "Cirrus has no DISPI registers",
+    0x15AD: "VMware SVGA has registers of its own",
+}
+_DISPLAY_CLASS: Final = 3
+
+log = logging.getLogger(__name__)
+
+
+class QemuTarget:
+    """The screen of a QEMU guest with `-vga std` (or `-device VGA`, `bochs-display`).
+
+    Pixels are read out of QEMU's memory; geometry comes from the DISPI registers, input goes through
+    the monitor, and in modes without a linear framebuffer (text, planar, 8 bits a pixel) the picture is
+    QEMU's own screendump. The guest and QEMU need no preparation but a free QMP socket.
+
+    Args:
+        path: Of the QMP socket.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.url = f"qemu:{path}"
+        self.monitor = Monitor(path)
+        self.extent: Extent
+        self.input: QemuInput | None = None
+        self.tolerates_injection = True
+        self.on_activity: Callable[[], None] = lambda: None
+        self._space: ProcessSpace | None = None
+        self._dump_fd = -1
+        self._registers = 0
+        self._end = ""
+
+    async def __aenter__(self) -> Self:
+        """Attach; see `Target`."""
+        try:
+            await self.monitor.connect()
+            self.monitor.on_event = self._event
+            self._space = ProcessSpace(self.monitor.pid)
+            address, size = await self._find_vram()
+            self.extent = Extent(self._space, address, size // PAGE_SIZE)
+            self._check_mapped()
+            self.input = QemuInput(self.monitor)
+        except BaseException:
+            await self._release()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Detach: close the monitor and let go of the process."""
+        await self._release()
+
+    async def _release(self) -> None:
+        fd, self._dump_fd = self._dump_fd, -1
+        if fd >= 0:
+            os.close(fd)
+            try:
+                await self.monitor.execute("remove-fd", {"fdset-id": _FDSET})
+            except VramtapError as error:
+                log.debug("the descriptor set stays until QEMU ends: %s", error)
+        await self.monitor.close()
+        if self._space is not None:
+            self._space.close()
+
+    def _event(self, name: str) -> None:
+        log.info("%s: %s", self.url, name, extra={"target": self.url, "event": name})
+        if name == "SHUTDOWN":
+            self._end = f"QEMU (pid {self.monitor.pid}) shut down"
+        if name in ("RESET", "STOP", "RESUME"):
+            self.on_activity()
+
+    async def _find_vram(self) -> tuple[int, int]:
+        """The host virtual address of the video RAM and its size in bytes."""
+        size = await self._find_device()
+        try:
+            async with asyncio.timeout(PLACE_TIMEOUT_S):
+                while True:
+                    found = await self._vram_by_block()
+                    if found is not None:
+                        break
+                    await asyncio.sleep(PLACE_RETRY_S)
+        except TimeoutError as error:
+            raise NotTappable(
+                "attach",
+                self.url,
+                f"video RAM not found within {PLACE_TIMEOUT_S:g} s",
+                "is the guest running?",
+            ) from error
+        if not 0 < size <= MAX_VRAM_BYTES or size % PAGE_SIZE or found % PAGE_SIZE:
+            raise NotTappable("attach", self.url, f"video RAM of {size} bytes at {found:#x}")
+        return found, size
+
+    async def _find_device(self) -> int:
+        """Find the VGA device in `query-pci`, note where its registers are; returns the VRAM's bytes."""
+        others = []
+        for device in _devices(await self.monitor.execute("query-pci")):
+            ident = device.get("id", {})
+            vendor = ident.get("vendor")
+            if (vendor, ident.get("device")) == _BOCHS_VGA:
+                bars = {bar["bar"]: bar for bar in device.get("regions", ())}
+                if 0 in bars and 2 in bars:
+                    self._vram_bar, self._mmio_bar = int(bars[0]["address"]), int(bars[2]["address"])
+                    return int(bars[0]["size"])
+            elif device.get("class_info", {}).get("class", 0) >> 8 == _DISPLAY_CLASS:
+                others.append(_OTHERS.get(vendor, f"PCI {vendor:04x}:{ident.get('device', 0):04x}"))
+        what = "; ".join(others) or "no PCI display device"
+        raise NotTappable("attach", self.url, f"no linear framebuffer: {what}", "start QEMU with -vga std")
+
+    async def _vram_by_block(self) -> int | None:
+        """Where the VRAM is in QEMU, or None while the guest has not placed its BAR."""
+        if self._vram_bar >= 0:
+            answer = await self.monitor.hmp(f"gpa2hva {self._vram_bar:#x}")
+            match = re.search(r"\(([^)]*)\) is (0x[0-9a-f]+)", answer)
+            if match and "vram" in match[1]:
+                return int(match[2], 16)
+        # A guest that has not run yet, or is in reset, has placed nothing; QEMU's list of RAM blocks knows.
+        for line in (await self.monitor.hmp("info ramblock")).splitlines():
+            block = re.match(r"\s*\S*vga\.vram\s.*\s(0x[0-9a-f]+)", line)
+            if block:
+                return int(block[1], 16)
+        await self._find_device()
+        return None
+
+    def _check_mapped(self) -> None:
+        maps = MapsQuery(self.monitor.pid)
+        try:
+            if not maps.mapped(self.extent.address, self.extent.end):
+                raise NotTappable("attach", self.url, f"{self.extent} is not mapped there")
+        finally:
+            maps.close()
+
+    async def mode(self) -> Mode | None:
+        """Read the DISPI registers through the monitor; the guest does not notice. See `Target`."""
+        if self._mmio_bar < 0:
+            await self._find_device()
+            if self._mmio_bar < 0:
+                return None
+        dump = await self.monitor.hmp(f"xp /{bochs.COUNT}hx {self._mmio_bar + bochs.MMIO_OFFSET:#x}")
+        words = [int(word, 16) for word in re.findall(r"0x([0-9a-f]{4})\b", dump)]
+        registers = bochs.Dispi.from_words(words) if len(words) == bochs.COUNT else None
+        if registers is None or not registers.present:
+            # In reset the BAR is gone; firmware may place it elsewhere. Asked anew next time.
+            await self._find_device()
+            return None
+        return registers.mode(self.extent.size_bytes)
+
+    async def snapshot(self) -> NDArray[np.uint32]:
+        """QEMU's screendump, taken again until two agree; see `Target`."""
+        last = await self._screendump()
+        for _ in range(SCREENDUMP_ATTEMPTS - 1):
+            again = await self._screendump()
+            if np.array_equal(again, last):
+                break
+            last = again
+        return last
+
+    async def _screendump(self) -> NDArray[np.uint32]:
+        if self._dump_fd < 0:
+            # QEMU may run as another user, in another mount namespace: it is handed a descriptor. It picks
+            # one of the set by access mode, so ours must be open for writing only.
+            readable = os.memfd_create("vramtap-screendump", os.MFD_CLOEXEC)
+            writable = os.open(f"/proc/self/fd/{readable}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                await self.monitor.add_fd(writable, _FDSET)
+            except BaseException:
+                os.close(readable)
+                raise
+            finally:
+                os.close(writable)
+            self._dump_fd = readable
+        # The description is shared with QEMU, and so is the place in the file.
+        os.ftruncate(self._dump_fd, 0)
+        await self.monitor.execute("screendump", {"filename": f"/dev/fdset/{_FDSET}"})
+        size = min(os.fstat(self._dump_fd).st_size, _PPM_BYTES)
+        return parse_ppm(os.pread(self._dump_fd, size, 0), f"screendump of {self.url}")
+
+    async def gone(self) -> str:
+        """Wait until QEMU exits or its monitor is lost; see `Target`."""
+        loop = asyncio.get_running_loop()
+        exited = asyncio.Event()
+        if self._space is None:
+            return f"{self.url} was never attached"
+        descriptor = self._space.pidfd.fileno()
+        loop.add_reader(descriptor, exited.set)
+        waiters = [asyncio.create_task(exited.wait()), asyncio.create_task(self.monitor.ended())]
+        try:
+            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+            # The monitor closes a moment before the process is gone: give the better answer a chance.
+            await asyncio.wait(waiters[:1], timeout=1.0)
+        finally:
+            loop.remove_reader(descriptor)
+            for waiter in waiters:
+                waiter.cancel()
+        if self._end:
+            return self._end
+        what = "exited" if exited.is_set() else "closed its monitor"
+        return f"QEMU (pid {self.monitor.pid}) {what}"
+
+
+def _devices(buses: object) -> list[dict[str, Any]]:
+    """All PCI devices of `query-pci`'s answer, those behind bridges too."""
+    found: list[dict[str, Any]] = []
+    for bus in cast(list[dict[str, Any]], buses):
+        for device in bus.get("devices", ()):
+            found.append(device)
+            behind = device.get("pci_bridge", {}).get("devices")
+            if behind:
+                found += _devices([{"devices": behind}])
+    return found
