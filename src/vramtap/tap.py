@@ -22,7 +22,7 @@ from vramtap.trackers.contract import Everything, Reason, Tracker
 from vramtap.viewer import Viewer, Watcher
 
 INTERVAL_S: Final = 1 / 60
-"""Between two looks at the log while a viewer waits: half of it is the mean latency; displays show no more."""
+"""Between two looks at the log while a viewer waits: half of it is the mean latency."""
 MODE_BUSY_S: Final = 0.1
 """Between two looks at the geometry while pages are written: a new mode is drawn into once it is set."""
 MODE_IDLE_S: Final = 1.0

@@ -37,4 +37,7 @@ def parse_ppm(data: bytes, what: str) -> NDArray[np.uint32]:
         raise VramtapError("read", what, f"{len(data)} bytes are too few for {width}x{height}")
     rgb = np.frombuffer(data, np.uint8, width * height * 3, match.end()).reshape(height, width, 3)
     wide = rgb.astype(np.uint32)
-    return wide[:, :, 0] << 16 | wide[:, :, 1] << 8 | wide[:, :, 2]
+    pixels: NDArray[np.uint32] = (
+        wide[:, :, 0] << np.uint32(16) | wide[:, :, 1] << np.uint32(8) | wide[:, :, 2]
+    )
+    return pixels

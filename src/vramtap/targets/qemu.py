@@ -67,7 +67,7 @@ class QemuTarget:
         self.tolerates_injection = True
         self.on_activity: Callable[[], None] = lambda: None
         self._space: ProcessSpace | None = None
-        self._dump_fd = -1
+        self._dump_fds: tuple[int, ...] = ()
         self._registers = 0
         self._end = ""
 
@@ -93,9 +93,10 @@ class QemuTarget:
         await self._release()
 
     async def _release(self) -> None:
-        fd, self._dump_fd = self._dump_fd, -1
-        if fd >= 0:
+        fds, self._dump_fds = self._dump_fds, ()
+        for fd in fds:
             os.close(fd)
+        if fds:
             try:
                 await self.monitor.execute("remove-fd", {"fdset-id": _FDSET})
             except VramtapError as error:
@@ -197,24 +198,35 @@ class QemuTarget:
         return last
 
     async def _screendump(self) -> NDArray[np.uint32]:
-        if self._dump_fd < 0:
-            # QEMU may run as another user, in another mount namespace: it is handed a descriptor. It picks
-            # one of the set by access mode, so ours must be open for writing only.
-            readable = os.memfd_create("vramtap-screendump", os.MFD_CLOEXEC)
+        if not self._dump_fds:
+            self._dump_fds = await self._lend_file()
+        readable, writable = self._dump_fds
+        # QEMU writes through the open file it was lent, from where that one stands.
+        os.ftruncate(writable, 0)
+        os.lseek(writable, 0, os.SEEK_SET)
+        await self.monitor.execute("screendump", {"filename": f"/dev/fdset/{_FDSET}"})
+        size = min(os.fstat(readable).st_size, _PPM_BYTES)
+        return parse_ppm(os.pread(readable, size, 0), f"screendump of {self.url}")
+
+    async def _lend_file(self) -> tuple[int, int]:
+        """A memory file for QEMU to write: it may run as another user, in another mount namespace.
+
+        Returns:
+            Two descriptors of it, for reading and for writing. QEMU picks from a set by access mode, so
+            what it is lent must be open for writing only.
+        """
+        readable = os.memfd_create("vramtap-screendump", os.MFD_CLOEXEC)
+        try:
             writable = os.open(f"/proc/self/fd/{readable}", os.O_WRONLY | os.O_CLOEXEC)
             try:
                 await self.monitor.add_fd(writable, _FDSET)
             except BaseException:
-                os.close(readable)
-                raise
-            finally:
                 os.close(writable)
-            self._dump_fd = readable
-        # The description is shared with QEMU, and so is the place in the file.
-        os.ftruncate(self._dump_fd, 0)
-        await self.monitor.execute("screendump", {"filename": f"/dev/fdset/{_FDSET}"})
-        size = min(os.fstat(self._dump_fd).st_size, _PPM_BYTES)
-        return parse_ppm(os.pread(self._dump_fd, size, 0), f"screendump of {self.url}")
+                raise
+        except BaseException:
+            os.close(readable)
+            raise
+        return readable, writable
 
     async def gone(self) -> str:
         """Wait until QEMU exits or its monitor is lost; see `Target`."""

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
-from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError, Runstate, StateError
+from qemu.qmp import ExecuteError, Message, QMPClient, QMPError, Runstate, StateError
 
 from vramtap.errors import NotFound, Refused, TargetGone, TimedOut, VramtapError
 
@@ -20,18 +20,6 @@ COMMAND_TIMEOUT_S: Final = 5.0
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class _Events(EventListener):
-    """Hands events over as they come; the library's own listener would keep every one it ever saw."""
-
-    def __init__(self, monitor: Monitor) -> None:
-        super().__init__()
-        self._monitor = monitor
-
-    async def put(self, event: Message) -> None:
-        """Called by the library for each event."""
-        self._monitor.on_event(str(event["event"]))
 
 
 class Monitor:
@@ -47,8 +35,7 @@ class Monitor:
         self.on_event: Callable[[str], None] = lambda name: None
         """Called with the name of each event (`RESET`, `SHUTDOWN`); must not block."""
         self._client = QMPClient("vramtap")
-        self._client.remove_listener(self._client.events)
-        self._client.register_listener(_Events(self))
+        self._client.events.event_filter = self._hear
         # The library logs every disconnection as an error with a traceback; ours are reported once, by us.
         self._client.logger.setLevel(logging.CRITICAL)
         self._tasks: list[asyncio.Task[None]] = []
@@ -93,6 +80,11 @@ class Monitor:
             connection.close()
             raise Refused("connect", where, f"no QMP: {error}", "is this QEMU's -qmp socket?") from error
         self._tasks = [asyncio.create_task(self._watch())]
+
+    def _hear(self, event: Message) -> bool:
+        """Hand the event over, and refuse it: the library would keep every event it accepts for ever."""
+        self.on_event(str(event["event"]))
+        return False
 
     async def _watch(self) -> None:
         while self._client.runstate is Runstate.RUNNING:
