@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
 
 from vramtap.display.damage import Damage, Move
 from vramtap.display.pending import MAX_RECTS, Pending, Update
-from vramtap.display.region import TILE, Rect, Region
+from vramtap.display.region import Rect, Region
 
-SIDES = st.integers(1, 90)
+SIDES = st.integers(1, 100)
+PLACES = st.tuples(st.integers(0, 90), st.integers(0, 90))
+SMALL = st.builds(Rect, st.integers(-3, 95), st.integers(-3, 95), st.integers(1, 12), st.integers(1, 12))
 RECTS = st.builds(Rect, st.integers(-10, 95), st.integers(-10, 95), st.integers(1, 100), st.integers(1, 100))
 WHOLE = Rect(0, 0, 1 << 16, 1 << 16)
 
@@ -31,13 +35,13 @@ class Viewer:
             self.pixels[rect.slices] = screen[rect.slices]
 
 
-class Slow(RuleBasedStateMachine):
+class World:
     """A screen that is drawn on, scrolled and resized, and a viewer that asks when it likes."""
 
-    @initialize(width=SIDES, height=SIDES)
-    def start(self, width: int, height: int) -> None:
+    def __init__(self, width: int, height: int) -> None:
         self.color = 0
-        self.screen = np.zeros((height, width), dtype=np.uint32)
+        self.screen: NDArray[np.uint32] = np.zeros((height, width), dtype=np.uint32)
+        self.paint(self.whole)
         self.pending = Pending(width, height)
         self.viewer = Viewer(width, height)
 
@@ -49,67 +53,65 @@ class Slow(RuleBasedStateMachine):
         return Damage(self.whole.width, self.whole.height, rects, moves)
 
     def paint(self, rect: Rect) -> None:
+        """Every pixel ever drawn has a value of its own: nothing is right by accident."""
         height, width = self.screen[rect.slices].shape
         self.color += 1
-        # Every pixel ever drawn has a value of its own: nothing is right by accident.
-        self.screen[rect.slices] = (
-            np.arange(width * height, dtype=np.uint32).reshape(height, width) + self.color * 10_000
-        )
+        numbers = np.arange(width * height, dtype=np.uint32).reshape(height, width)
+        self.screen[rect.slices] = numbers + self.color * 10_000
 
-    @rule(rect=RECTS)
     def draw(self, rect: Rect) -> None:
         inside = rect.intersect(self.whole)
         if inside is not None:
             self.paint(inside)
             self.pending.add(self.damage(inside))
 
-    @rule(x=st.integers(0, 90), y=st.integers(0, 90), source=RECTS, blot=RECTS)
-    def move(self, source: Rect, x: int, y: int, blot: Rect) -> None:
+    def move_of(self, source: Rect, x: int, y: int) -> Move | None:
+        """As much of a move as fits the screen."""
         inside = source.intersect(self.whole)
         fits = inside and Rect(x, y, inside.width, inside.height).intersect(self.whole)
-        if not inside or not fits:
+        return Move(Rect(inside.x, inside.y, fits.width, fits.height), x, y) if inside and fits else None
+
+    def move(self, source: Rect, to: tuple[int, int], blot: Rect) -> None:
+        move = self.move_of(source, *to)
+        if move is None:
             return
-        move = Move(Rect(inside.x, inside.y, fits.width, fits.height), x, y)
-        self.screen[fits.slices] = self.screen[move.source.slices].copy()
+        moved = move.destination
+        self.screen[moved.slices] = self.screen[move.source.slices].copy()
         drawn = blot.intersect(self.whole)
-        if drawn is None or drawn.intersect(fits) is not None:
-            self.pending.add(self.damage(fits, moves=(move,)))
+        if drawn is None or drawn.intersect(moved) is not None:
+            self.pending.add(self.damage(moved, moves=(move,)))
         else:
             self.paint(drawn)
-            self.pending.add(self.damage(drawn, fits, moves=(move,)))
+            self.pending.add(self.damage(drawn, moved, moves=(move,)))
 
-    @rule(lines=st.integers(1, 40), left=st.integers(0, 40), right=st.integers(41, 90))
-    def scroll(self, lines: int, left: int, right: int) -> None:
+    def scroll(self, down: int, left: int, right: int) -> None:
         part = Rect(left, 0, right - left, 1 << 16).intersect(self.whole)
-        if part is None or lines >= part.height:
+        if part is None or abs(down) >= part.height or not down:
             return
-        moved = Rect(part.x, 0, part.width, part.height - lines)
-        source = moved.shift(0, lines)
+        rows = part.height - abs(down)
+        source = Rect(part.x, max(0, -down), part.width, rows)
+        moved = Rect(part.x, max(0, down), part.width, rows)
         self.screen[moved.slices] = self.screen[source.slices].copy()
-        self.paint(Rect(part.x, moved.bottom, part.width, lines))
+        self.paint(Rect(part.x, 0 if down > 0 else rows, part.width, abs(down)))
         self.pending.add(self.damage(part, moves=(Move(source, moved.x, moved.y),)))
 
-    @rule(at=st.lists(st.tuples(RECTS, st.integers(0, 90), st.integers(0, 90)), min_size=2, max_size=4))
-    def several_moves(self, at: list[tuple[Rect, int, int]]) -> None:
+    def several_moves(self, at: list[tuple[Rect, tuple[int, int]]]) -> None:
         """Moves of one damage all read the old screen; where destinations overlap it is no valid damage."""
         old = self.screen.copy()
         moves: list[Move] = []
-        for source, x, y in at:
-            inside = source.intersect(self.whole)
-            fits = inside and Rect(x, y, inside.width, inside.height).intersect(self.whole)
-            if inside and fits and all(fits.intersect(move.destination) is None for move in moves):
-                moves.append(Move(Rect(inside.x, inside.y, fits.width, fits.height), x, y))
+        for source, to in at:
+            move = self.move_of(source, *to)
+            if move and all(move.destination.intersect(other.destination) is None for other in moves):
+                moves.append(move)
         for move in moves:
             self.screen[move.destination.slices] = old[move.source.slices]
         self.pending.add(self.damage(*(move.destination for move in moves), moves=tuple(moves)))
 
-    @rule(area=RECTS, moves=st.booleans())
     def take(self, area: Rect, moves: bool) -> None:
         touched = self.pending.touches(area)
         update = self.pending.take(area, moves)
         assert touched == bool(update.moves or update.rects)
         assert moves or not update.moves
-        inside = area.intersect(self.whole)
         rounded = Region(self.whole.width, self.whole.height).round_out(area)
         count = np.zeros(self.screen.shape, dtype=np.int64)
         for rect in update.rects:
@@ -118,24 +120,18 @@ class Slow(RuleBasedStateMachine):
             count[rect.slices] += 1
         assert count.max() <= 1
         self.viewer.apply(update, self.screen)
+        inside = area.intersect(self.whole)
         if inside is not None:
             assert np.array_equal(self.viewer.pixels[inside.slices], self.screen[inside.slices])
         assert not self.pending.touches(area)
 
-    @rule(moves=st.booleans())
-    def take_all(self, moves: bool) -> None:
-        self.viewer.apply(self.pending.take(WHOLE, moves), self.screen)
-        assert np.array_equal(self.viewer.pixels, self.screen)
-        assert not self.pending
-
-    @rule(area=RECTS)
     def lose(self, area: Rect) -> None:
+        """The viewer asks for an area because it does not have it."""
         inside = area.intersect(self.whole)
         if inside is not None:
             self.viewer.pixels[inside.slices] = 0xBAD
         self.pending.want(area)
 
-    @rule(width=SIDES, height=SIDES)
     def resize(self, width: int, height: int) -> None:
         self.screen = np.zeros((height, width), dtype=np.uint32)
         self.paint(self.whole)
@@ -146,29 +142,67 @@ class Slow(RuleBasedStateMachine):
         self.pending.accept_size()
         assert not self.pending.resized
 
-    @precondition(lambda self: not self.pending)
-    @rule()
-    def nothing_pending_is_the_screen(self) -> None:
-        assert np.array_equal(self.viewer.pixels, self.screen)
-
-    @invariant()
-    def what_is_not_pending_is_right(self) -> None:
-        """By tile: where `touches` says no, the viewer has the screen."""
-        if not hasattr(self, "pending"):
-            return
-        for y in range(0, self.whole.height, TILE):
-            for x in range(0, self.whole.width, TILE):
-                tile = Rect(x, y, TILE, TILE)
-                if not self.pending.touches(tile):
-                    assert np.array_equal(self.viewer.pixels[tile.slices], self.screen[tile.slices])
-
-    def teardown(self) -> None:
-        if hasattr(self, "pending"):
-            self.take_all(moves=True)
+    def check(self) -> None:
+        """Whoever took everything at this moment would have the screen."""
+        viewer = Viewer(0, 0)
+        viewer.pixels = self.viewer.pixels.copy()
+        viewer.apply(deepcopy(self.pending).take(WHOLE, moves=True), self.screen)
+        assert np.array_equal(viewer.pixels, self.screen)
 
 
-TestSlow = Slow.TestCase
-TestSlow.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+DRAWS = st.tuples(st.just("draw"), st.one_of(SMALL, SMALL, RECTS))
+SCROLLS = st.tuples(
+    st.just("scroll"),
+    st.sampled_from([-16, 16, -32, -1, 3, -7, 5]),
+    st.sampled_from([0, 0, 16, 5]),
+    st.sampled_from([100, 100, 64, 70]),
+)
+OTHER_STEPS = st.one_of(
+    st.tuples(st.just("move"), RECTS, PLACES, SMALL),
+    st.tuples(st.just("several_moves"), st.lists(st.tuples(RECTS, PLACES), min_size=2, max_size=4)),
+    st.tuples(st.just("take"), st.one_of(RECTS, st.just(WHOLE)), st.booleans()),
+    st.tuples(st.just("lose"), st.one_of(SMALL, RECTS)),
+    st.tuples(st.just("resize"), SIDES, SIDES),
+)
+
+
+def run(world: World, steps: list[tuple[Any, ...]]) -> None:
+    for name, *arguments in steps:
+        getattr(world, name)(*arguments)
+        world.check()
+    world.take(WHOLE, moves=True)
+    assert not world.pending
+    assert np.array_equal(world.viewer.pixels, world.screen)
+
+
+@settings(max_examples=300, deadline=None)
+@given(SIDES, SIDES, st.lists(st.one_of(DRAWS, SCROLLS, OTHER_STEPS), max_size=12))
+def test_whatever_happens_the_viewer_ends_with_the_screen(
+    width: int, height: int, steps: list[tuple[Any, ...]]
+) -> None:
+    run(World(width, height), steps)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(64, 100),
+    st.integers(64, 100),
+    st.lists(st.one_of(SCROLLS, SCROLLS, SCROLLS, DRAWS, OTHER_STEPS), max_size=10),
+)
+def test_a_viewer_that_misses_scrolls_ends_with_the_screen(
+    width: int, height: int, steps: list[tuple[Any, ...]]
+) -> None:
+    """Begins with the screen, since moves are kept only for a viewer that has most of it."""
+    world = World(width, height)
+    run(world, [("take", WHOLE, False), *steps])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(st.tuples(st.just("draw"), SMALL), st.tuples(st.just("lose"), SMALL)), max_size=2))
+def test_what_happens_between_two_scrolls_that_join_is_not_lost(steps: list[tuple[Any, ...]]) -> None:
+    scroll = ("scroll", -16, 0, 100)
+    world = World(100, 100)
+    run(world, [("take", WHOLE, False), scroll, *steps, scroll])
 
 
 def caught_up(width: int, height: int) -> Pending:
