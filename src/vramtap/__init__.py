@@ -1,1 +1,64 @@
-"""vramtap shows a guest's screen by following the pages its video RAM was written through."""
+"""vramtap shows a guest's screen by following the pages its video RAM was written through.
+
+```python
+async with vramtap.open("qemu:/run/vm.qmp") as tap:
+    async for damage in tap.changes():
+        ...
+tracker = vramtap.track(array)
+tracker.collect()
+```
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vramtap.tap import Tap
+    from vramtap.trackers.contract import Tracker
+
+__all__ = ["open", "track"]
+
+# Nothing heavy is imported here: the helper that attaches to a process starts with this package, and
+# should be up in tens of milliseconds.
+
+
+def open(url: str, *, tracker: str = "auto") -> Tap:
+    """A tap of a target, to be entered with `async with`.
+
+    Args:
+        url: As on the command line: `qemu:PATH`, `x11::99`, `pid:...`, `shm:...`.
+        tracker: `auto`, `log` or `compare`.
+
+    Returns:
+        Not attached until it is entered.
+
+    Raises:
+        UsageError: the URL means nothing.
+    """
+    from vramtap.tap import Tap
+    from vramtap.targets.open import open_target
+
+    return Tap(open_target(url), tracker=tracker)
+
+
+def track(array: NDArray[Any], *, tracker: str = "auto") -> Tracker:
+    """Follow the writes to an array of this process.
+
+    Args:
+        array: C-contiguous and writable, any dtype and shape; kept alive by the tracker.
+        tracker: `auto`, `log` or `compare`.
+
+    Returns:
+        Armed; `collect()` names pages of 4,096 bytes counted from the page the array begins in.
+
+    Raises:
+        ValueError: the array is empty, read-only or not contiguous.
+        VramtapError: the tracker asked for does not work here.
+    """
+    from vramtap.memory.own import extent_of
+    from vramtap.trackers.choose import choose
+
+    return choose(tracker, extent_of(array)[0]).tracker

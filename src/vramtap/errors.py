@@ -31,7 +31,7 @@ class VramtapError(Exception):
         remedy: What the reader can do about it; empty if there is nothing.
     """
 
-    def __init__(self, operation: str, object: str = "", reason: str = "", remedy: str = "") -> None:  # noqa: A002
+    def __init__(self, operation: str, object: str = "", reason: str = "", remedy: str = "") -> None:
         super().__init__(operation, object, reason, remedy)
         self.operation = operation
         self.object = object
@@ -81,7 +81,7 @@ class KernelError(VramtapError):
         remedy: What the reader can do about it.
     """
 
-    def __init__(self, operation: str, object: str, errno: int, remedy: str = "") -> None:  # noqa: A002
+    def __init__(self, operation: str, object: str, errno: int, remedy: str = "") -> None:
         super().__init__(operation, object, _errno.errorcode.get(errno, str(errno)), remedy)
         self.errno = errno
 

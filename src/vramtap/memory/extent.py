@@ -84,7 +84,9 @@ class Extent:
             return
         first, last = int(runs.array[0, 0]), int(runs.array[-1, 1])
         if first < base_page or last > self.pages or (last - base_page) * PAGE_SIZE > len(into):
-            raise ValueError(f"pages [{first}, {last}) do not fit extent of {self.pages} or buffer at {base_page}")
+            raise ValueError(
+                f"pages [{first}, {last}) do not fit an extent of {self.pages} or a buffer from {base_page}"
+            )
         self.space.read_runs(self.address, runs, into, base_page)
 
     def __str__(self) -> str:

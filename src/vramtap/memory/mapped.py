@@ -54,7 +54,7 @@ class FileSpace:
 
     def read_runs(self, address: int, runs: PageRuns, into: NDArray[np.uint8], base_page: int) -> None:
         """Copy whole pages; see `AddressSpace.read_runs`. Past a last partial page the bytes are zero."""
-        view = memoryview(into)
+        view = memoryview(into.data)
         size = self.size_bytes
         for first, last in runs:
             at, want = address + first * PAGE_SIZE, (last - first) * PAGE_SIZE
@@ -111,7 +111,9 @@ class SysvSpace:
         for first, last in runs:
             size = (last - first) * PAGE_SIZE
             ctypes.memmove(
-                into.ctypes.data + (first - base_page) * PAGE_SIZE, self._at + address + first * PAGE_SIZE, size
+                into.ctypes.data + (first - base_page) * PAGE_SIZE,
+                self._at + address + first * PAGE_SIZE,
+                size,
             )
             self.bytes_read += size
 

@@ -1,0 +1,5 @@
+"""`python -m vramtap` is the program `vramtap`."""
+
+from vramtap.cli.main import main
+
+main()

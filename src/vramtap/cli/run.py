@@ -1,0 +1,70 @@
+"""What every subcommand shares: the event loop, how errors and signals end the program, output."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Final, NoReturn, ParamSpec, TypeVar
+
+import click
+import uvloop
+
+from vramtap.errors import UsageError, VramtapError
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = logging.getLogger("vramtap")
+
+
+def fail(error: VramtapError) -> NoReturn:
+    """Print an error as one line and end the program with its status."""
+    click.echo(f"vramtap: {error}", err=True)
+    sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED)
+
+
+def command(body: Callable[P, Coroutine[object, None, None]]) -> Callable[P, None]:
+    """Make a coroutine the body of a click command.
+
+    Ctrl-C, SIGTERM and SIGHUP cancel it, so that its context managers leave the target as they found it;
+    an error of ours becomes one line; a reader of our output that went away ends us without a word.
+    """
+
+    @wraps(body)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            uvloop.run(_until_signal(body(*args, **kwargs)))
+        except VramtapError as error:
+            fail(error)
+        except BrokenPipeError:
+            # The interpreter flushes stdout once more on its way out, and would fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            log.debug("ended by a signal")
+
+    return run
+
+
+async def _until_signal(body: Coroutine[object, None, T]) -> T:
+    task = asyncio.ensure_future(body)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    return await task
+
+
+def configure_log(verbose: int) -> None:
+    """Warnings to stderr; `-v` what happens, `-vv` everything of ours."""
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(level)

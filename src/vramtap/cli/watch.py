@@ -1,0 +1,57 @@
+"""`vramtap watch`: a line for every change, for people and for scripts."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime
+
+import click
+
+from vramtap.cli import run
+from vramtap.display.damage import Damage
+from vramtap.tap import Tap
+from vramtap.targets.open import open_target
+from vramtap.trackers.choose import NAMES
+
+
+@click.command()
+@click.argument("target")
+@click.option("--tracker", type=click.Choice(NAMES), default="auto", help="How writes are found.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("-n", "--count", type=click.IntRange(1), help="End after this many changes.")
+@run.command
+async def command(target: str, tracker: str, as_json: bool, count: int | None) -> None:
+    """Print a line for every change of TARGET's screen: time, pages written, rectangles that changed."""
+    seen = 0
+    async with Tap(open_target(target), tracker=tracker) as tap:
+        if not as_json:
+            size = f"{tap.screen.width}x{tap.screen.height}"
+            click.echo(f"{target} {size}, tracker {tap.stats.tracker}: {tap.stats.tracker_why}", err=True)
+        async for damage in tap.changes():
+            click.echo(_json_line(damage) if as_json else _line(damage))
+            seen += 1
+            if seen == count:
+                return
+        click.echo(f"vramtap: {target}: {tap.closed}", err=True)
+
+
+def _line(damage: Damage) -> str:
+    clock = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
+    rects = " ".join(f"{r.width}x{r.height}+{r.x}+{r.y}" for r in damage.rects)
+    resized = f" now {damage.width}x{damage.height}" if damage.resized else ""
+    return f"{clock} {damage.pages:5d} pages {damage.area:8d} pixels{resized}  {rects}"
+
+
+def _json_line(damage: Damage) -> str:
+    return json.dumps(
+        {
+            "time_s": time.time(),
+            "pages": damage.pages,
+            "pixels": damage.area,
+            "resized": damage.resized,
+            "width": damage.width,
+            "height": damage.height,
+            "rects": [tuple(rect) for rect in damage.rects],
+        }
+    )
