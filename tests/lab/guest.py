@@ -28,6 +28,8 @@ from lab.supervise import spawn, stop
 
 BOOT_TIMEOUT_S: Final = 180.0
 """Generous: emulation shares the machine with whatever else runs there."""
+TABLET: Final = ("-usb", "-device", "usb-tablet")
+"""Arguments that give the guest an absolute pointing device; its driver is loaded by `load-input`."""
 _VGA_1024X768X32: Final = "0x344"
 # iomem=relaxed lets fbtool map the VGA device's memory while vesafb owns it (CONFIG_IO_STRICT_DEVMEM).
 _KERNEL_ARGUMENTS: Final = (
@@ -188,6 +190,8 @@ class Guest:
         with self._lock:
             token = f"done-{next(self._tokens)}"
             self._send(f"{token} {command}\n".encode())
+            # Before that may stand what an earlier command said after its time was up.
+            self._read_until(f"{token} begin\n".encode(), timeout_s, command)
             output = self._read_until(f"\n{token} ".encode(), timeout_s, command)
             status = int(self._read_until(b"\n", timeout_s, command))
         text = output.decode(errors="replace")
@@ -219,6 +223,11 @@ class Guest:
         """Stop what draws by itself (cursor, kernel messages) and wait until the screen stands still."""
         self.run("dmesg -n 1; echo 0 >/sys/class/graphics/fbcon/cursor_blink")
         self.screendump()
+
+    def restore(self) -> None:
+        """Undo what a test may have done to the screen: the mode of the boot, an empty console, quiet."""
+        self.run("killall -q -9 fbtool; fbtool mode 1024 768 32; printf '\\033c' >/dev/tty1")
+        self.quiet()
 
     def screendump(self) -> NDArray[np.uint32]:
         """The screen as QEMU itself shows it: the ground truth.

@@ -55,6 +55,7 @@ def spawn(
             pass_fds=tuple(pass_fds),
             env={**os.environ, **(env or {})},
             cwd=cwd,
+            process_group=0,  # a Ctrl-C at the terminal is for whoever started it
         )
 
     try:

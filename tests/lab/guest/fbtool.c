@@ -26,6 +26,7 @@ enum dispi {
     DISPI_ID, DISPI_XRES, DISPI_YRES, DISPI_BPP, DISPI_ENABLE, DISPI_BANK,
     DISPI_VIRT_WIDTH, DISPI_VIRT_HEIGHT, DISPI_X_OFFSET, DISPI_Y_OFFSET, DISPI_REGISTERS
 };
+enum { DISPI_ID5 = 0xB0C5 };
 enum { ENABLED = 0x01, DAC_8BIT = 0x20, LINEAR = 0x40, KEEP_MEMORY = 0x80 };
 
 static const char *const register_names[DISPI_REGISTERS] = {
@@ -228,7 +229,9 @@ static void set_mode(char **values, int count)
 
     for (int i = 0; i < count; i++)
         numbers[i] = (uint16_t)strtoul(values[i], NULL, 0);
+    dispi_write(DISPI_ID, DISPI_ID5);
     dispi_write(DISPI_ENABLE, 0);
+    dispi_write(DISPI_BANK, 0);
     dispi_write(DISPI_XRES, numbers[0]);
     dispi_write(DISPI_YRES, numbers[1]);
     dispi_write(DISPI_BPP, numbers[2]);

@@ -1,0 +1,62 @@
+"""The writer writes what it says, and its own dump of its memory is the truth."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+import numpy as np
+import pytest
+
+from lab.errors import LabError
+from lab.writer import Writer
+
+SIZE = 1 << 20
+
+
+def test_writes_into_a_memfd_that_others_see() -> None:
+    memfd = os.memfd_create("storm")
+    try:
+        with Writer(SIZE, threads=3, writes=100_001, path=f"/proc/{os.getpid()}/fd/{memfd}") as writer:
+            assert not writer.memory().any()
+            assert writer.run() == 100_001
+            truth = writer.memory()
+        with mmap.mmap(memfd, SIZE, prot=mmap.PROT_READ) as seen:
+            np.testing.assert_array_equal(np.frombuffer(bytes(seen), np.uint8), truth)
+        assert len(np.unique(np.flatnonzero(truth) // 4096)) == SIZE // 4096
+    finally:
+        os.close(memfd)
+
+
+def test_tells_where_its_anonymous_memory_is() -> None:
+    with Writer(SIZE, threads=1, writes=1000, seed=5) as writer:
+        writer.run()
+        descriptor = os.open(f"/proc/{writer.pid}/mem", os.O_RDONLY)
+        try:
+            seen = os.pread(descriptor, SIZE, writer.address)
+        finally:
+            os.close(descriptor)
+        np.testing.assert_array_equal(np.frombuffer(seen, np.uint8), writer.memory())
+
+
+def test_the_same_seed_writes_the_same() -> None:
+    def written(seed: int) -> bytes:
+        with Writer(SIZE, threads=1, writes=5000, seed=seed, pause_every=1000) as writer:
+            writer.run()
+            return writer.memory().tobytes()
+
+    assert written(7) == written(7)
+    assert written(7) != written(8)
+
+
+def test_a_second_run_goes_on_where_the_first_ended() -> None:
+    with Writer(SIZE, threads=1, writes=500, seed=3) as writer:
+        writer.run()
+        first = writer.memory()
+        writer.run()
+        assert (writer.memory() != first).any()
+
+
+def test_says_what_it_cannot_map() -> None:
+    with pytest.raises(LabError, match="instead of READY"), Writer(SIZE, path="/proc/version"):
+        pass
