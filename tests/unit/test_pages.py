@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,7 +27,7 @@ def pages_of(runs: PageRuns) -> set[int]:
 def test_any_pairs_become_sorted_disjoint_and_not_adjacent(pairs: list[tuple[int, int]]) -> None:
     runs = list(PageRuns(pairs))
     assert all(first < last for first, last in runs)
-    assert all(before[1] < after[0] for before, after in zip(runs, runs[1:], strict=False))
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(runs))
     assert pages_of(PageRuns(pairs)) == {page for first, last in pairs for page in range(first, last)}
 
 

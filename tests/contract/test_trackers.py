@@ -1,0 +1,310 @@
+"""The contract of `Tracker`, run by every tracker on every kind of memory it supports."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from contract.scribe import PAGE, Scribe
+from vramtap.errors import TargetGone, VramtapError
+from vramtap.linux.procfs import vm_flags
+from vramtap.memory.extent import Extent
+from vramtap.memory.mapped import FileSpace
+from vramtap.memory.own import extent_of
+from vramtap.memory.process import ProcessSpace
+from vramtap.pages import PageRuns
+from vramtap.trackers.compare import CompareTracker
+from vramtap.trackers.contract import Everything, Reason, Tracker
+from vramtap.trackers.writelog import LogTracker
+
+PAGES = 64
+
+
+@dataclass
+class Memory:
+    """Some memory, what writes to it, and what is in it."""
+
+    extent: Extent
+    write: Callable[[int, int], None]
+
+
+@contextmanager
+def own(tmp_path: Path) -> Iterator[Memory]:
+    room = np.zeros((PAGES + 1) * PAGE, dtype=np.uint8)
+    skip = -room.ctypes.data % PAGE
+    pages = room[skip : skip + PAGES * PAGE]
+    yield Memory(extent_of(pages)[0], pages.__setitem__)
+
+
+@contextmanager
+def other_anonymous(tmp_path: Path) -> Iterator[Memory]:
+    with Scribe(PAGES) as scribe:
+        space = ProcessSpace(scribe.pid)
+        yield Memory(Extent(space, scribe.address, PAGES), scribe.write)
+        space.close()
+
+
+@contextmanager
+def other_file(tmp_path: Path) -> Iterator[Memory]:
+    path = tmp_path / "memory"
+    path.write_bytes(bytes(PAGES * PAGE))
+    with Scribe(PAGES, str(path)) as scribe:
+        space = ProcessSpace(scribe.pid)
+        yield Memory(Extent(space, scribe.address, PAGES), scribe.write)
+        space.close()
+
+
+@contextmanager
+def other_memfd(tmp_path: Path) -> Iterator[Memory]:
+    descriptor = os.memfd_create("contract")
+    os.truncate(descriptor, PAGES * PAGE)
+    with Scribe(PAGES, f"/proc/self/fd/{descriptor}", (descriptor,)) as scribe:
+        os.close(descriptor)
+        space = ProcessSpace(scribe.pid)
+        yield Memory(Extent(space, scribe.address, PAGES), scribe.write)
+        space.close()
+
+
+@contextmanager
+def file_of_nobody(tmp_path: Path) -> Iterator[Memory]:
+    path = tmp_path / "memory"
+    path.write_bytes(bytes(PAGES * PAGE))
+    with path.open("r+b", buffering=0) as file:
+
+        def write(offset: int, value: int) -> None:
+            os.pwrite(file.fileno(), bytes([value]), offset)
+
+        space = FileSpace(str(path))
+        yield Memory(Extent(space, 0, PAGES), write)
+        space.close()
+
+
+MEMORIES = [own, other_anonymous, other_file, other_memfd, file_of_nobody]
+SUPPORTED = [(CompareTracker, memory) for memory in MEMORIES] + [
+    (LogTracker, memory) for memory in MEMORIES if memory is not file_of_nobody
+]
+
+
+@pytest.fixture(params=SUPPORTED, ids=lambda p: f"{p[0].__name__}-{p[1].__name__}")
+def armed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Tracker, Memory]]:
+    make: Callable[[], Tracker]
+    factory: Callable[[Path], AbstractContextManager[Memory]]
+    make, factory = request.param
+    with factory(tmp_path) as memory:
+        tracker = make()
+        tracker.arm(memory.extent)
+        yield tracker, memory
+        tracker.disarm()
+
+
+def content(tracker: Tracker) -> np.ndarray:
+    """All bytes, from where a consumer is told to read them."""
+    extent = tracker.source
+    into = np.zeros(extent.size_bytes, dtype=np.uint8)
+    extent.read(PageRuns.full(extent.pages), into)
+    return into
+
+
+Armed = tuple[Tracker, Memory]
+
+
+def test_the_first_answer_is_everything_and_the_next_is_nothing(armed: Armed) -> None:
+    tracker, _ = armed
+    first = tracker.collect()
+    assert isinstance(first, Everything)
+    assert first.reason is Reason.FIRST
+    assert tracker.collect() == PageRuns()
+
+
+def test_a_written_page_is_named_once(armed: Armed) -> None:
+    tracker, memory = armed
+    tracker.collect()
+    memory.write(5 * PAGE + 7, 1)
+    memory.write(6 * PAGE, 1)
+    memory.write(63 * PAGE + PAGE - 1, 1)
+    seen = tracker.collect()
+    assert not isinstance(seen, Everything)
+    assert {5, 6, 63} <= {page for first, last in seen for page in range(first, last)}
+    if tracker.precision == "exact":
+        assert seen == PageRuns([(5, 7), (63, 64)])
+    assert content(tracker)[5 * PAGE + 7] == 1
+    assert tracker.collect() == PageRuns()
+
+
+def test_a_write_before_the_first_collect_is_not_lost(armed: Armed) -> None:
+    tracker, memory = armed
+    memory.write(9 * PAGE, 3)
+    assert isinstance(tracker.collect(), Everything)
+    assert content(tracker)[9 * PAGE] == 3
+
+
+def test_what_is_restored_is_named_again(armed: Armed) -> None:
+    tracker, memory = armed
+    tracker.collect()
+    memory.write(0, 1)
+    seen = tracker.collect()
+    assert isinstance(seen, PageRuns)
+    tracker.restore(seen)
+    assert tracker.collect() == seen
+    assert tracker.collect() == PageRuns()
+
+
+def test_a_window_answers_for_itself_and_leaves_the_rest(armed: Armed) -> None:
+    tracker, memory = armed
+    tracker.collect()
+    memory.write(3 * PAGE, 1)
+    memory.write(40 * PAGE, 1)
+    assert tracker.collect((0, 10)) == PageRuns([(3, 4)])
+    assert tracker.collect((10, 20)) == PageRuns()
+    assert tracker.collect() == PageRuns([(40, 41)])
+
+
+def test_each_window_is_everything_the_first_time(armed: Armed) -> None:
+    tracker, memory = armed
+    assert isinstance(tracker.collect((0, 8)), Everything)
+    assert tracker.collect((0, 8)) == PageRuns()
+    memory.write(20 * PAGE, 1)
+    assert isinstance(tracker.collect((16, 24)), Everything)
+    assert content(tracker)[20 * PAGE] == 1
+
+
+def test_after_disarm_it_says_so_and_can_be_armed_again(armed: Armed) -> None:
+    tracker, memory = armed
+    tracker.collect()
+    tracker.disarm()
+    tracker.disarm()
+    with pytest.raises(VramtapError, match="not armed"):
+        tracker.collect()
+    memory.write(PAGE, 9)
+    tracker.arm(memory.extent)
+    assert isinstance(tracker.collect(), Everything)
+    assert content(tracker)[PAGE] == 9
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_consumer_that_reads_what_is_named_has_the_memory(armed: Armed, data: st.DataObject) -> None:
+    tracker, memory = armed
+    mine = np.zeros(PAGES * PAGE, dtype=np.uint8)
+    tracker.arm(memory.extent)
+    steps = data.draw(st.lists(st.sampled_from(["write", "collect", "window", "fail"]), max_size=30))
+    for step in [*steps, "collect"]:
+        if step == "write":
+            for _ in range(data.draw(st.integers(1, 5))):
+                memory.write(data.draw(st.integers(0, PAGES * PAGE - 1)), data.draw(st.integers(0, 255)))
+            continue
+        window = sorted(data.draw(st.tuples(st.integers(0, PAGES), st.integers(0, PAGES))))
+        first, last = (window[0], window[1]) if step == "window" and window[0] < window[1] else (0, PAGES)
+        seen = tracker.collect((first, last))
+        runs = PageRuns([(first, last)]) if isinstance(seen, Everything) else seen
+        assert runs == runs.clip(first, last)
+        if step == "fail":
+            tracker.restore(runs)
+        else:
+            tracker.source.read(runs, mine)
+    truth = np.zeros(PAGES * PAGE, dtype=np.uint8)
+    memory.extent.read(PageRuns.full(PAGES), truth)
+    assert np.array_equal(mine, truth)
+
+
+# What only the log must do
+
+
+@pytest.fixture
+def logged() -> Iterator[tuple[LogTracker, Scribe]]:
+    with Scribe(PAGES) as scribe:
+        space = ProcessSpace(scribe.pid)
+        tracker = LogTracker()
+        tracker.arm(Extent(space, scribe.address, PAGES))
+        tracker.collect()
+        yield tracker, scribe
+        tracker.disarm()
+        space.close()
+
+
+def protected(pid: int) -> list[str]:
+    return [str(mapping) for mapping, flags in vm_flags(pid) if "uw" in flags]
+
+
+def test_the_log_sees_what_the_kernel_writes(logged: tuple[LogTracker, Scribe]) -> None:
+    tracker, scribe = logged
+    scribe.read_file_into(12 * PAGE)
+    assert tracker.collect() == PageRuns([(12, 13)])
+
+
+def test_the_log_sees_writes_after_a_fork(logged: tuple[LogTracker, Scribe]) -> None:
+    tracker, scribe = logged
+    scribe.write(PAGE, 1)
+    tracker.collect()
+    scribe.protect_forks()
+    scribe.write(PAGE, 2)
+    seen = tracker.collect()
+    assert isinstance(seen, PageRuns)
+    assert 1 in seen
+
+
+def test_memory_that_was_replaced_is_everything_and_is_watched_again(
+    logged: tuple[LogTracker, Scribe],
+) -> None:
+    tracker, scribe = logged
+    scribe.replace(10, 20)
+    answer = tracker.collect()
+    assert isinstance(answer, Everything)
+    assert answer.reason is Reason.REMAPPED
+    assert tracker.collect() == PageRuns()
+    scribe.write(15 * PAGE, 1)
+    assert tracker.collect() == PageRuns([(15, 16)])
+
+
+def test_a_hole_is_never_an_empty_answer(logged: tuple[LogTracker, Scribe]) -> None:
+    tracker, scribe = logged
+    scribe.unmap(10, 20)
+    for _ in range(2):
+        answer = tracker.collect()
+        assert isinstance(answer, Everything)
+        assert answer.reason is Reason.UNMAPPED
+    scribe.replace(10, 20)
+    answer = tracker.collect()
+    assert isinstance(answer, Everything)
+    assert answer.reason is Reason.REMAPPED
+    assert tracker.collect() == PageRuns()
+
+
+def test_disarming_leaves_no_protection(logged: tuple[LogTracker, Scribe]) -> None:
+    tracker, scribe = logged
+    assert protected(scribe.pid)
+    tracker.disarm()
+    assert not protected(scribe.pid)
+    scribe.write(0, 1)
+
+
+def test_a_second_log_of_the_same_memory_is_refused_and_says_why(
+    logged: tuple[LogTracker, Scribe],
+) -> None:
+    tracker, scribe = logged
+    space = ProcessSpace(scribe.pid)
+    with pytest.raises(VramtapError, match=r"EBUSY.*another tap"):
+        LogTracker().arm(Extent(space, scribe.address, PAGES))
+    space.close()
+    scribe.write(PAGE, 1)
+    assert tracker.collect() == PageRuns([(1, 2)])
+
+
+def test_the_end_of_the_target_is_said(logged: tuple[LogTracker, Scribe]) -> None:
+    tracker, scribe = logged
+    scribe.end()
+    with pytest.raises(TargetGone):
+        tracker.collect()
+
+
+def test_the_log_refuses_memory_of_no_known_process(tmp_path: Path) -> None:
+    with file_of_nobody(tmp_path) as memory, pytest.raises(VramtapError, match="--tracker compare"):
+        LogTracker().arm(memory.extent)

@@ -1,0 +1,220 @@
+"""The injected system call: the target must not notice it, whatever it was doing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lab.cache import compiled
+from vramtap.errors import NotFound, Refused, TargetGone, VramtapError
+from vramtap.linux import inject, procfs
+from vramtap.linux.inject import fetch_userfaultfd
+from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
+
+VICTIM = Path(__file__).with_name("victim.c")
+
+
+@contextmanager
+def victim(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [compiled(VICTIM), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "READY\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def verdict(process: subprocess.Popen[str]) -> tuple[int, int, int]:
+    """What the victim noticed: faults, calls made, signals taken."""
+    output, _ = process.communicate("x")
+    word, faults, calls, signals = output.split()
+    assert word == "DONE"
+    return int(faults), int(calls), int(signals)
+
+
+def descriptors(pid: int) -> set[str]:
+    return set(os.listdir(f"/proc/{pid}/fd"))
+
+
+@pytest.mark.parametrize("mode", ["calm", "signals"])
+def test_a_program_stopped_forty_times_notices_nothing(mode: str, storm: int) -> None:
+    with victim(mode) as process:
+        before = descriptors(process.pid)
+        for _ in range(40 * storm):
+            fetched = fetch_userfaultfd(process.pid)
+            with Userfaultfd(fetched.fd, "victim") as uffd:
+                uffd.api(LOG_FEATURES)
+            assert fetched.stopped_us > 0
+            assert descriptors(process.pid) == before
+        faults, calls, signals = verdict(process)
+    assert faults == 0
+    assert calls > 0
+    assert (signals > 0) == (mode == "signals")
+
+
+def test_a_stopped_process_stays_stopped_and_goes_on_when_told() -> None:
+    with victim("calm") as process:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        os.close(fetch_userfaultfd(process.pid).fd)
+        assert (procfs.status_field(process.pid, "State") or "")[0] in "Tt"
+        process.send_signal(signal.SIGCONT)
+        assert verdict(process)[0] == 0
+
+
+def test_the_descriptor_is_the_targets_and_ours_alone() -> None:
+    with victim("calm") as process:
+        fetched = fetch_userfaultfd(process.pid)
+        assert not os.get_inheritable(fetched.fd)
+        stack = next(m for m in procfs.read_maps(process.pid) if m.path == "[stack]")
+        with Userfaultfd(fetched.fd, "victim") as uffd:
+            uffd.api(LOG_FEATURES)
+            uffd.register(stack.start, stack.end)
+            flagged = [m.path for m, flags in procfs.vm_flags(process.pid) if "uw" in flags]
+            assert flagged == ["[stack]"]
+        assert not [m for m, flags in procfs.vm_flags(process.pid) if "uw" in flags]
+        assert verdict(process)[0] == 0
+
+
+def test_no_such_process_is_said() -> None:
+    with victim("calm") as process:
+        pid = process.pid
+    with pytest.raises((TargetGone, NotFound)) as caught:
+        fetch_userfaultfd(pid)
+    assert str(pid) in str(caught.value)
+
+
+def test_a_process_that_is_traced_already_is_refused_and_its_tracer_named() -> None:
+    tracer_code = (
+        "import ctypes, sys\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "libc.ptrace.argtypes = [ctypes.c_long] * 4\n"
+        "assert libc.ptrace(0x4206, int(sys.argv[1]), 0, 0) == 0, ctypes.get_errno()\n"
+        "print('seized', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with (
+        victim("calm") as process,
+        subprocess.Popen(
+            [sys.executable, "-c", tracer_code, str(process.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as tracer,
+    ):
+        assert tracer.stdout is not None
+        assert tracer.stdout.readline() == "seized\n"
+        with pytest.raises(Refused, match=f"already traced by pid {tracer.pid}"):
+            fetch_userfaultfd(process.pid)
+        tracer.communicate()
+        assert verdict(process)[0] == 0
+
+
+def test_a_process_of_another_user_is_refused_with_a_remedy() -> None:
+    """The same code as an unprivileged user against a process of root's."""
+    code = (
+        "import os, sys\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "from vramtap.errors import VramtapError\n"
+        "from vramtap.linux.inject import fetch_userfaultfd\n"
+        "try:\n"
+        "    fetch_userfaultfd(int(sys.argv[1]))\n"
+        "except VramtapError as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    if os.getuid() != 0:
+        pytest.fail("this test changes user and needs to be started as root")
+    with victim("calm") as process:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(process.pid)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        assert done.stdout.startswith("Refused"), done
+        assert "ptrace rights" in done.stdout
+        assert verdict(process)[0] == 0
+
+
+def test_a_seccomp_filter_is_not_challenged_unless_allowed() -> None:
+    code = (
+        "import ctypes, struct, sys\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "program = struct.pack('<HBBI', 0x06, 0, 0, 0x7fff0000)\n"  # BPF_RET | BPF_K, SECCOMP_RET_ALLOW
+        "buffer = ctypes.create_string_buffer(program)\n"
+        "class Prog(ctypes.Structure):\n"
+        "    _fields_ = [('len', ctypes.c_ushort), ('filter', ctypes.c_void_p)]\n"
+        "prog = Prog(1, ctypes.addressof(buffer))\n"
+        "assert libc.prctl(38, 1, 0, 0, 0) == 0\n"
+        "assert libc.prctl(22, 2, ctypes.byref(prog)) == 0, ctypes.get_errno()\n"
+        "print('READY', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "READY\n"
+        with pytest.raises(Refused, match="seccomp"):
+            fetch_userfaultfd(process.pid)
+        os.close(fetch_userfaultfd(process.pid, allow_filtered=True).fd)
+        process.communicate()
+        assert process.returncode == 0
+
+
+def test_the_helper_finishes_when_whoever_asked_is_killed() -> None:
+    """Killing the asker at any moment leaves the target running and without a descriptor more."""
+    code = (
+        "import sys\n"
+        "from vramtap.linux.inject import fetch_userfaultfd\n"
+        "print('go', flush=True)\n"
+        "while True:\n"
+        "    import os; os.close(fetch_userfaultfd(int(sys.argv[1])).fd)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with victim("calm") as process:
+        before = descriptors(process.pid)
+        for milliseconds in range(0, 200, 10):
+            with subprocess.Popen(
+                [sys.executable, "-c", code, str(process.pid)],
+                stdout=subprocess.PIPE,
+                text=True,
+                env=env,
+                start_new_session=True,
+            ) as asker:
+                assert asker.stdout is not None
+                assert asker.stdout.readline() == "go\n"
+                try:
+                    asker.wait(milliseconds / 1000)
+                except subprocess.TimeoutExpired:
+                    os.killpg(asker.pid, signal.SIGKILL)
+        os.close(fetch_userfaultfd(process.pid).fd)
+        faults, _, _ = verdict_when_alone(process, before)
+    assert faults == 0
+
+
+def verdict_when_alone(process: subprocess.Popen[str], before: set[str]) -> tuple[int, int, int]:
+    """The verdict, after helpers still at work have let go: the last fetch stood in line behind them."""
+    assert descriptors(process.pid) == before
+    return verdict(process)
+
+
+def test_errors_of_the_helper_come_back_as_they_were() -> None:
+    for error in (
+        Refused("a", "b", "c", "d"),
+        TargetGone("a", "b", "c"),
+        inject.KernelError("a", "b", 1, "d"),
+    ):
+        again = inject._rebuild(inject._describe(error))
+        assert type(again) is type(error)
+        assert str(again) == str(error)
+        assert isinstance(again, VramtapError)
