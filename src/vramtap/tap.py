@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from vramtap.display.damage import Damage
 from vramtap.display.mode import Mode
@@ -37,6 +37,8 @@ MAX_DUTY: Final = 0.5
 """Share of the time that looking may take: a tracker that reads everything is asked less often."""
 GONE_GRACE_S: Final = 1.0
 """How long the target's own account of its end is waited for, once its memory has failed."""
+
+V = TypeVar("V", bound=Viewer)
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +187,7 @@ class Tap:
         """How many there are."""
         return len(self._viewers)
 
-    def _join(self, viewer: Viewer) -> Viewer:
+    def _join(self, viewer: V) -> V:
         self._viewers.add(viewer)
         return viewer
 

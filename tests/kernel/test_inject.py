@@ -121,14 +121,14 @@ def test_a_process_that_is_traced_already_is_refused_and_its_tracer_named() -> N
 
 
 def test_a_process_of_another_user_is_refused_with_a_remedy() -> None:
-    """The same code as an unprivileged user against a process of root's."""
+    """The helper's own code as an unprivileged user, who cannot start this interpreter, against root's process."""
     code = (
         "import os, sys\n"
-        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "from vramtap.errors import VramtapError\n"
-        "from vramtap.linux.inject import fetch_userfaultfd\n"
+        "from vramtap.linux import inject\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try:\n"
-        "    fetch_userfaultfd(int(sys.argv[1]))\n"
+        "    inject._inject(int(sys.argv[1]), False)\n"
         "except VramtapError as error:\n"
         "    print(type(error).__name__, error)\n"
     )

@@ -42,6 +42,10 @@ _INTERRUPT: Final = 0x4207
 _GETSIGMASK: Final = 0x420A
 _SETSIGMASK: Final = 0x420B
 
+_EVENT_STOP: Final = 128
+_MAX_STEPS: Final = 8
+"""Steps asked for until one runs an instruction: each stop that is reported in between takes one."""
+
 _WALL: Final = 0x40000000
 """__WALL of waitpid(2): threads too, not only children that end with SIGCHLD."""
 _USER_CS_64: Final = 0x33
@@ -129,8 +133,7 @@ class Tracee:
         self._request("PTRACE_SETSIGMASK", _SETSIGMASK, _SIGSET_BYTES, ctypes.addressof(blocked))
         try:
             self._request("PTRACE_SETREGS", _SETREGS, data=ctypes.addressof(regs))
-            self._request("PTRACE_SINGLESTEP", _SINGLESTEP)
-            stop = self._wait_stopped("PTRACE_SINGLESTEP")
+            stop = self._single_step()
             after = abi.UserRegs()
             self._request("PTRACE_GETREGS", _GETREGS, data=ctypes.addressof(after))
         finally:
@@ -140,6 +143,16 @@ class Tracee:
             raise NotTappable("injected call", f"pid {self.pid}", where)
         result = int(after.rax)
         return result - (1 << 64) if result >= 1 << 63 else result
+
+    def _single_step(self) -> int:
+        """Run one instruction; returns the signal that the thread stopped with after it."""
+        for _ in range(_MAX_STEPS):
+            self._request("PTRACE_SINGLESTEP", _SINGLESTEP)
+            status = self._wait_stopped("PTRACE_SINGLESTEP")
+            # A process that was stopped (SIGSTOP) when we came reports that stop once more before it runs.
+            if status >> 16 != _EVENT_STOP:
+                break
+        return os.WSTOPSIG(status)
 
     def _restore(self) -> None:
         self._request("PTRACE_SETREGS", _SETREGS, data=ctypes.addressof(self._saved))
@@ -151,7 +164,7 @@ class Tracee:
             raise_errno(name, f"pid {self.pid}", ctypes.get_errno())
 
     def _wait_stopped(self, operation: str) -> int:
-        """Wait until the thread stops; returns the signal it stopped with."""
+        """Wait until the thread stops; returns its wait status."""
         deadline = time.monotonic() + self._timeout_s
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG | _WALL)
@@ -170,7 +183,7 @@ class Tracee:
         if not os.WIFSTOPPED(status):
             self._seized = False
             raise TargetGone(operation, f"pid {self.pid}", "it ended while it was stopped")
-        return os.WSTOPSIG(status)
+        return status
 
     def _detach(self) -> None:
         if self._seized:

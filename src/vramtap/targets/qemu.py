@@ -20,6 +20,7 @@ from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE
 from vramtap.targets import bochs
+from vramtap.targets.contract import Input
 from vramtap.targets.ppm import parse_ppm
 from vramtap.targets.qemu_input import QemuInput
 from vramtap.targets.qmp import Monitor
@@ -63,7 +64,7 @@ class QemuTarget:
         self.url = f"qemu:{path}"
         self.monitor = Monitor(path)
         self.extent: Extent
-        self.input: QemuInput | None = None
+        self.input: Input | None = None
         self.tolerates_injection = True
         self.on_activity: Callable[[], None] = lambda: None
         self._space: ProcessSpace | None = None
