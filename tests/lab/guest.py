@@ -30,11 +30,10 @@ BOOT_TIMEOUT_S: Final = 180.0
 """Generous: emulation shares the machine with whatever else runs there."""
 TABLET: Final = ("-usb", "-device", "usb-tablet")
 """Arguments that give the guest an absolute pointing device; its driver is loaded by `load-input`."""
-_VGA_1024X768X32: Final = "0x344"
+VESA_1024X768X32: Final = "0x344"
+"""For the kernel's `vga=`: mode 0x144 of QEMU's VGA BIOS, plus 0x200 (Documentation/admin-guide/svga.rst)."""
 # iomem=relaxed lets fbtool map the VGA device's memory while vesafb owns it (CONFIG_IO_STRICT_DEVMEM).
-_KERNEL_ARGUMENTS: Final = (
-    f"vga={_VGA_1024X768X32} console=tty0 iomem=relaxed nokaslr mitigations=off consoleblank=0"
-)
+_KERNEL_ARGUMENTS: Final = "console=tty0 iomem=relaxed nokaslr mitigations=off consoleblank=0"
 _READY: Final = b"READY\n"
 _STABLE_ATTEMPTS: Final = 100
 
@@ -48,7 +47,9 @@ class Guest:
     Args:
         arguments: Further arguments of QEMU (`("-vnc", "127.0.0.1:0")`).
         kernel_arguments: Appended to the kernel's command line.
-        vga: QEMU's `-vga`; only `std` boots into 1024x768x32.
+        vga: QEMU's `-vga`.
+        video_mode: The kernel's `vga=`. A mode the device lacks makes the kernel ask, and wait half a
+            minute: `normal` for `none` and `cirrus`.
         memory_mb: Of the guest, in MiB.
 
     Example:
@@ -66,10 +67,11 @@ class Guest:
         *,
         kernel_arguments: str = "",
         vga: str = "std",
+        video_mode: str = VESA_1024X768X32,
         memory_mb: int = 256,
     ) -> None:
         self._arguments = tuple(arguments)
-        self._kernel_arguments = f"{_KERNEL_ARGUMENTS} {kernel_arguments}".strip()
+        self._kernel_arguments = f"vga={video_mode} {_KERNEL_ARGUMENTS} {kernel_arguments}".strip()
         self._vga = vga
         self._memory_mb = memory_mb
         self._cleanup = contextlib.ExitStack()

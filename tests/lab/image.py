@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tarfile
@@ -80,6 +81,17 @@ def _kernel() -> Path:
     kept = sorted(cache.ROOT.glob("linux-image-*"))
     if kept:
         return kept[-1]
+    try:
+        return _download()
+    except LabError:
+        # Package lists that are missing or out of date are the common cause.
+        if os.geteuid() != 0:
+            raise
+        cache.run("apt-get", "update", "-q")
+        return _download()
+
+
+def _download() -> Path:
     found = _VERSIONED.search(cache.run("apt-cache", "depends", _METAPACKAGE))
     if not found:
         raise LabError(f"apt knows no dependency of {_METAPACKAGE} (run apt-get update)")
