@@ -1,0 +1,141 @@
+"""Each descriptor object: what it does on a good one, and that a bad one is refused, not believed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from vramtap.errors import KernelError, NotFound, TargetGone, Unsupported, VramtapError
+from vramtap.linux.pagemap import Pagemap
+from vramtap.linux.pidfd import PidFd
+from vramtap.linux.procfs import MapsQuery, cmdline, comm, exe, read_maps, start_time_ticks, status_field
+from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
+from vramtap.linux.vm_rw import read_many
+
+NO_SUCH_PID = 4_194_304 + 7
+"""Past the largest pid a Linux can have (PID_MAX_LIMIT, include/linux/threads.h)."""
+
+
+@pytest.fixture
+def cat() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"x")
+        process.stdin.flush()
+        process.stdout.read(1)
+        yield process
+        process.kill()
+
+
+def test_a_closed_userfaultfd_gives_ebadf() -> None:
+    uffd = Userfaultfd.of_self()
+    os.close(uffd.fileno())
+    with pytest.raises(KernelError) as caught:
+        uffd.api(LOG_FEATURES)
+    assert caught.value.errno == errno.EBADF
+
+
+def test_a_descriptor_of_another_kind_is_refused() -> None:
+    with open("/dev/null", "rb") as null, pytest.raises(Unsupported, match="UFFDIO_API .*ENOTTY"):
+        Userfaultfd(os.dup(null.fileno()), "/dev/null").api(LOG_FEATURES)
+
+
+def test_protecting_what_is_not_registered_is_refused() -> None:
+    page = np.zeros(8192, dtype=np.uint8)
+    start = -(-page.ctypes.data // 4096) * 4096
+    with Userfaultfd.of_self() as uffd:
+        uffd.api(LOG_FEATURES)
+        with pytest.raises(KernelError) as caught:
+            uffd.protect(start, start + 4096)
+    assert caught.value.errno == errno.ENOENT
+
+
+def test_scanning_what_is_not_registered_is_none_not_empty() -> None:
+    page = np.zeros(8192, dtype=np.uint8)
+    start = -(-page.ctypes.data // 4096) * 4096
+    with Pagemap() as pagemap:
+        assert pagemap.written(start, start + 4096, protect=False) is None
+
+
+def test_a_closed_pagemap_gives_ebadf() -> None:
+    pagemap = Pagemap()
+    os.close(pagemap.fileno())
+    with pytest.raises(KernelError) as caught:
+        pagemap.written(4096, 8192, protect=False)
+    assert caught.value.errno == errno.EBADF
+
+
+def test_a_pidfd_knows_life_from_death(cat: subprocess.Popen[bytes]) -> None:
+    with PidFd(cat.pid) as process:
+        assert process.alive
+        ours = process.getfd(1)
+        assert os.fstat(ours).st_ino == os.stat(f"/proc/{cat.pid}/fd/1").st_ino
+        os.close(ours)
+        with pytest.raises(KernelError) as caught:
+            process.getfd(99)
+        assert caught.value.errno == errno.EBADF
+        cat.kill()
+        os.waitid(os.P_PID, cat.pid, os.WEXITED | os.WNOWAIT)
+        assert not process.alive
+
+
+def test_no_such_process_is_said_by_every_object() -> None:
+    for attempt in (PidFd, Pagemap, MapsQuery, read_maps, cmdline, exe):
+        with pytest.raises(VramtapError) as caught:
+            attempt(NO_SUCH_PID)
+        assert isinstance(caught.value, (TargetGone, NotFound))
+        assert str(NO_SUCH_PID) in str(caught.value)
+
+
+def test_what_proc_says_of_a_process(cat: subprocess.Popen[bytes]) -> None:
+    assert comm(cat.pid) == "cat"
+    assert cmdline(cat.pid) == ["cat"]
+    assert exe(cat.pid).endswith("/cat")
+    assert start_time_ticks(cat.pid) >= start_time_ticks(os.getpid())
+    assert status_field(cat.pid, "TracerPid") == "0"
+    assert status_field(cat.pid, "NoSuchField") is None
+    stack = [mapping for mapping in read_maps(cat.pid) if mapping.path == "[stack]"]
+    assert len(stack) == 1
+    assert stack[0].anonymous
+    assert stack[0].perms == "rw-p"
+    assert stack[0].size_bytes > 0
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_mapped_ranges_are_told_from_holes(cat: subprocess.Popen[bytes], fast: bool) -> None:
+    query = MapsQuery(cat.pid)
+    query.fast = query.fast and fast
+    for mapping in read_maps(cat.pid):
+        if mapping.path != "[vsyscall]":
+            assert query.mapped(mapping.start, mapping.end)
+    assert not query.mapped(4096, 8192)
+    lowest = read_maps(cat.pid)[0]
+    assert not query.mapped(lowest.start - 4096, lowest.end)
+    query.close()
+
+
+def test_many_ranges_are_read_in_one_go(cat: subprocess.Popen[bytes]) -> None:
+    stack = next(mapping for mapping in read_maps(cat.pid) if mapping.path == "[stack]")
+    count = 1500
+    remote = np.full(count, stack.end - 16, dtype=np.uint64)
+    lengths = np.full(count, 8, dtype=np.uint64)
+    into = np.zeros(count, dtype=np.uint64)
+    local = into.ctypes.data + np.arange(count, dtype=np.uint64) * np.uint64(8)
+    read_many(cat.pid, remote, lengths, local)
+    # The kernel leaves a null word above the program's file name at the very top of the stack.
+    assert len(set(into.tolist())) == 1
+    assert into[0] != 0
+
+
+def test_reading_what_is_not_mapped_is_an_error(cat: subprocess.Popen[bytes]) -> None:
+    into = np.zeros(4096, dtype=np.uint8)
+    one = np.array([4096], dtype=np.uint64)
+    with pytest.raises(KernelError) as caught:
+        read_many(cat.pid, one, one, np.array([into.ctypes.data], dtype=np.uint64))
+    assert caught.value.errno == errno.EFAULT
