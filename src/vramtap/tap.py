@@ -274,8 +274,9 @@ class Tap:
         try:
             flipping = now_s < self._flipping_until_s
             rested = now_s - self._mode_read_s >= MODE_BUSY_S
+            changed = False
             if now_s >= self._mode_due_s or (active and (rested or flipping)):
-                await self._reread_mode(active)
+                changed = await self._reread_mode(active)
             if active:
                 # Once more when it is over: the last thing a guest does may be the flip.
                 self._mode_due_s = min(self._mode_due_s, now_s + MODE_BUSY_S)
@@ -286,7 +287,7 @@ class Tap:
                 if self._tracker.reads_memory:
                     self._collect()
                 self._read(Everything(Reason.FIRST))
-            elif active:
+            elif active or changed:
                 self._read(answer)
         except VramtapError as error:
             self._tracker.restore(self._runs(answer))
@@ -301,8 +302,8 @@ class Tap:
         self.stats.bytes_read = self.target.extent.space.bytes_read
         self._publish(damage)
 
-    async def _reread_mode(self, active: bool) -> None:
-        """Ask the target for its geometry; notes whether the screen must be read as a whole."""
+    async def _reread_mode(self, active: bool) -> bool:
+        """Ask the target for its geometry; returns whether it is another (its palette, too)."""
         self.stats.mode_reads += 1
         try:
             mode = await self.target.mode()
@@ -314,13 +315,14 @@ class Tap:
         idle_s = SNAPSHOT_IDLE_S if mode is None else MODE_IDLE_S
         self._mode_due_s = now_s + (MODE_BUSY_S if active else idle_s)
         if mode == self._mode:
-            return
+            return False
         log.info("%s: mode %s", self.target.url, mode or "not linear", extra={"target": self.target.url})
         if mode is not None and self._mode is not None:
             self._flipping_until_s = now_s + FLIPPING_S
         if mode is not None:
             self._unread |= self.screen.set_mode(mode) or self._mode is None
         self._mode = mode
+        return True
 
     async def _snapshot(self) -> None:
         self.stats.snapshots += 1

@@ -42,7 +42,7 @@ def test_a_closed_userfaultfd_gives_ebadf() -> None:
 
 
 def test_a_descriptor_of_another_kind_is_refused() -> None:
-    with open("/dev/null", "rb") as null, pytest.raises(Unsupported, match="UFFDIO_API .*ENOTTY"):
+    with open("/dev/null", "rb") as null, pytest.raises(Unsupported, match=r"UFFDIO_API .*ENOTTY"):
         Userfaultfd(os.dup(null.fileno()), "/dev/null").api(LOG_FEATURES)
 
 
