@@ -30,7 +30,7 @@ def test_a_character_has_a_keysym(char: str, keysym: int) -> None:
 
 @pytest.mark.parametrize("char", ["", "ab", "\x00", "\x07", "\x85", "\ud800"])
 def test_what_no_key_types_is_refused(char: str) -> None:
-    with pytest.raises(ValueError, match="character|no key"):
+    with pytest.raises(ValueError, match=r"character|no key"):
         keysyms.char_to_keysym(char)
 
 
@@ -72,7 +72,7 @@ def test_legacy_keysyms_are_understood(keysym: int, char: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "keysym", [0, 0x1F, 0x7F, 0x80, 0xFF0D, 0xFFE1, 0x7AC, 0xDFF, 0x1000085, 0x100D800, 0x1110000]
+    "keysym", [0, 0x1F, 0x7F, 0x80, 0xFF0D, 0xFFE1, 0x600, 0xDFF, 0x1000085, 0x100D800, 0x1110000]
 )
 def test_other_keysyms_type_nothing(keysym: int) -> None:
     assert keysyms.keysym_to_char(keysym) is None

@@ -1,0 +1,59 @@
+"""From a TARGET string to the target that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from vramtap.targets.contract import Target
+from vramtap.targets.url import TargetSpec, parse
+
+# Each kind is imported when it is asked for: a tap of QEMU needs no X library.
+
+
+def _qemu(spec: TargetSpec) -> Target:
+    from vramtap.targets.qemu import QemuTarget
+
+    return QemuTarget(spec.rest)
+
+
+def _x11(spec: TargetSpec) -> Target:
+    from vramtap.targets.x11 import X11Target
+
+    return X11Target(spec)
+
+
+def _pid(spec: TargetSpec) -> Target:
+    from vramtap.targets.process import ProcessTarget
+
+    return ProcessTarget(spec)
+
+
+def _shm(spec: TargetSpec) -> Target:
+    from vramtap.targets.shm import FileTarget
+
+    return FileTarget(spec)
+
+
+_KINDS: Final[Mapping[str, Callable[[TargetSpec], Target]]] = {
+    "qemu": _qemu,
+    "x11": _x11,
+    "pid": _pid,
+    "shm": _shm,
+}
+
+
+def open_target(url: str) -> Target:
+    """The target that a TARGET string names, not yet attached.
+
+    Args:
+        url: As the user wrote it (`qemu:/run/vm.qmp`, `x11::99`).
+
+    Returns:
+        An async context manager; entering it attaches.
+
+    Raises:
+        UsageError: the string means nothing.
+    """
+    spec = parse(url)
+    return _KINDS[spec.kind](spec)
