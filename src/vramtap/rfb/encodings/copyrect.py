@@ -1,0 +1,12 @@
+"""CopyRect (1): pixels the client has already, somewhere else (RFC 6143, 7.7.2)."""
+
+from __future__ import annotations
+
+from vramtap.display.damage import Move
+from vramtap.rfb.wire import COPY_SOURCE, Encoding, rect_header
+
+
+def copy_rect(move: Move) -> bytes:
+    """The rectangle that makes a client move its own pixels."""
+    header = rect_header(move.x, move.y, move.source.width, move.source.height, Encoding.COPY_RECT)
+    return header + COPY_SOURCE.pack(move.source.x, move.source.y)

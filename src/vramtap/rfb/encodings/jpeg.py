@@ -1,0 +1,40 @@
+"""JPEG out of XR24: the one place that talks to the compressor."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+_LEVELS: Final = (
+    (10, "420"),
+    (20, "420"),
+    (30, "420"),
+    (40, "420"),
+    (50, "420"),
+    (62, "420"),
+    (75, "422"),
+    (85, "422"),
+    (92, "444"),
+    (97, "444"),
+)
+"""libjpeg quality and chroma subsampling for a client's levels 0..9. rfbproto leaves the meaning open:
+even steps while the picture is meant to be small; full colour resolution once it is meant to be good."""
+
+
+def encode_jpeg(pixels: NDArray[np.uint32], level: int) -> bytes:
+    """A JFIF image.
+
+    Args:
+        pixels: Shape `(height, width)`, `0x00RRGGBB`; rows contiguous, the whole not necessarily.
+        level: The client's quality level, 0..9.
+    """
+    quality, subsampling = _LEVELS[level]
+    height, width = pixels.shape
+    channels = pixels.view(np.uint8).reshape(height, width, 4)
+    encoded: bytes = simplejpeg.encode_jpeg(
+        channels, quality=quality, colorspace="BGRX", colorsubsampling=subsampling
+    )
+    return encoded

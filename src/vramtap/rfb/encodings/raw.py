@@ -1,0 +1,21 @@
+"""Raw (0): the pixels themselves (RFC 6143, 7.7.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vramtap.display.region import Rect
+from vramtap.rfb.convert import converter, flat
+from vramtap.rfb.encodings.contract import Encoded, Wishes
+from vramtap.rfb.wire import Encoding, rect_header
+
+
+class RawEncoder:
+    """Pixels in the client's format, uncompressed. In our own format nothing is copied."""
+
+    def encode(self, rect: Rect, pixels: NDArray[np.uint32], wishes: Wishes) -> Encoded:
+        """See `Encoder`."""
+        convert = converter(wishes.format)
+        data = flat(convert.pixels(convert.work(pixels)))
+        return Encoded(1, [rect_header(*rect, Encoding.RAW), data])

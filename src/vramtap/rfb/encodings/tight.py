@@ -1,0 +1,97 @@
+"""Tight (7): each part of a rectangle by the method that suits it (rfbproto, Tight encoding)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vramtap.display.region import Rect
+from vramtap.rfb.convert import Converter, Work, converter, flat
+from vramtap.rfb.encodings.blocks import Kind, blocks
+from vramtap.rfb.encodings.contract import Encoded, Wishes
+from vramtap.rfb.encodings.deflate import DeflateStream
+from vramtap.rfb.encodings.jpeg import encode_jpeg
+from vramtap.rfb.encodings.tiles import index_of
+from vramtap.rfb.wire import Buffer, Encoding, rect_header
+
+_FILL: Final = 0x80
+_JPEG: Final = 0x90
+_EXPLICIT_FILTER: Final = 0x40
+_PALETTE_FILTER: Final = 1
+_PIXEL_STREAM, _TWO_COLOUR_STREAM, _INDEX_STREAM = 0, 1, 2
+"""Unlike data goes through streams of its own, as each has its own statistics; four are allowed."""
+_MIN_COMPRESSED_BYTES: Final = 12
+"""Less than this goes as it is, without a length."""
+_MIN_JPEG_AREA: Final = 1024
+"""Pixels under which a JPEG's own tables (600 bytes) are more than it saves."""
+MAX_LENGTH: Final = 0x3FFFFF
+"""Greatest length that three bytes of Tight's compact form can say."""
+
+
+class TightEncoder:
+    """Tight with its streams. A client that changes its compression level gets the stream begun anew."""
+
+    def __init__(self) -> None:
+        self._streams: dict[int, DeflateStream] = {}
+
+    def encode(self, rect: Rect, pixels: NDArray[np.uint32], wishes: Wishes) -> Encoded:
+        """See `Encoder`."""
+        convert = converter(wishes.format)
+        work = convert.work(pixels)
+        quality = wishes.quality if wishes.format.allows_jpeg else None
+        buffers: list[Buffer] = []
+        parts = blocks(work, pixels, jpeg=quality is not None)
+        for part in parts:
+            inside = part.pixels(rect.width, rect.height)
+            buffers.append(rect_header(*inside.shift(rect.x, rect.y), Encoding.TIGHT))
+            cut = work[inside.slices]
+            if part.kind is Kind.SOLID:
+                buffers.append(bytes([_FILL]) + convert.tpixels(cut[:1, :1].copy()).tobytes())
+            elif part.kind is Kind.PHOTO and quality is not None and inside.area >= _MIN_JPEG_AREA:
+                image = encode_jpeg(pixels[inside.slices], quality)
+                buffers += [bytes([_JPEG]) + compact_length(len(image)), image]
+            elif part.kind is Kind.COLOURS and _palette_pays(len(part.colours), inside.area, convert):
+                buffers += self._indexed(cut, part.colours, convert, wishes)
+            else:
+                buffers += self._compressed(_PIXEL_STREAM, b"", flat(convert.tpixels(cut)), wishes)
+        return Encoded(len(parts), buffers)
+
+    def _indexed(
+        self, cut: Work, colours: frozenset[int], convert: Converter, wishes: Wishes
+    ) -> list[Buffer]:
+        palette = np.array(sorted(colours), dtype=cut.dtype)
+        head = bytes([_PALETTE_FILTER, len(palette) - 1]) + convert.tpixels(palette).tobytes()
+        if len(palette) == 2:
+            bits = np.packbits(cut == palette[1], axis=1)
+            return self._compressed(_TWO_COLOUR_STREAM, head, flat(bits), wishes)
+        return self._compressed(_INDEX_STREAM, head, flat(index_of(palette, cut)), wishes)
+
+    def _compressed(self, number: int, filter_head: bytes, data: Buffer, wishes: Wishes) -> list[Buffer]:
+        """Basic compression: control byte, filter, and the data through one of the streams."""
+        control = number << 4 | (_EXPLICIT_FILTER if filter_head else 0)
+        if len(data) < _MIN_COMPRESSED_BYTES:
+            return [bytes([control]) + filter_head, data]
+        stream = self._streams.get(number)
+        if stream is None or stream.compression != wishes.compression:
+            control |= 1 << number if stream is not None else 0
+            stream = self._streams[number] = DeflateStream(wishes.compression)
+        packed = stream.compress(data)
+        return [bytes([control]) + filter_head + compact_length(len(packed)), packed]
+
+
+def compact_length(length: int) -> bytes:
+    """A length in one to three bytes, low bits first; the top bit of the first two: more follow."""
+    assert length <= MAX_LENGTH, f"Tight cannot say a length of {length}"
+    if length < 1 << 7:
+        return bytes([length])
+    if length < 1 << 14:
+        return bytes([length & 0x7F | 0x80, length >> 7])
+    return bytes([length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14])
+
+
+def _palette_pays(colours: int, area: int, convert: Converter) -> bool:
+    """Whether palette and indices are shorter than the pixels; of 8-bit pixels only for one bit each."""
+    index_bytes = area / 8 if colours == 2 else area
+    return colours * convert.tpixel_bytes + index_bytes < area * convert.tpixel_bytes
