@@ -1,0 +1,144 @@
+"""Motion: pixels that only moved, found by signatures and believed when every one of them is equal."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vramtap.display.damage import Move
+from vramtap.display.region import Rect, bounding_box
+
+MIN_DAMAGE: Final = 1 / 16
+"""Of the screen. A search of a whole 1920x1080 screen takes about 1 ms, and encoding a sixteenth of one
+takes a viewer that long: for less damage there is nothing to gain."""
+MIN_SAVED: Final = 1 / 4
+"""Of the damage. A move that explains less is not worth the copy."""
+STRIPS: Final = 8
+STRIP_PIXELS: Final = 32
+"""Signatures look at so many strips of so many pixels, spread over the damage, not at all of it: they only
+propose. A strip is four characters of a console."""
+WINDOW: Final = 16
+"""Lines that one signature spans. Single lines of text repeat all over a screen, sixteen together seldom."""
+MIN_LINES: Final = 2 * WINDOW
+"""Lines that the damage must have in the direction of the move."""
+CELL: Final = 32
+"""Pixels a side of the cells in which the part that really moved is looked for, before its exact edges."""
+
+_MIX: Final = np.uint64(0x9E3779B97F4A7C15)
+"""Odd, with bits all over: 2**64 divided by the golden ratio."""
+_WEIGHTS: Final = (np.arange(1, STRIP_PIXELS + 1, dtype=np.uint64) * _MIX >> np.uint64(32)).astype(np.uint32)
+_TABLE_BITS: Final = 16
+
+
+def find_move(old: NDArray[np.uint32], new: NDArray[np.uint32], rects: tuple[Rect, ...]) -> Move | None:
+    """Look for one straight move, up, down, left or right, that explains much of the damage.
+
+    Args:
+        old: Shape `(height, width)`: the screen before.
+        new: Shape `(height, width)`: the screen now.
+        rects: Where they differ.
+
+    Returns:
+        A move of which every pixel was compared: `new` at its destination is `old` at its source.
+    """
+    area = sum(rect.area for rect in rects)
+    box = bounding_box(rects)
+    if box is None or area < MIN_DAMAGE * new.size:
+        return None
+    before, after = old[box.slices], new[box.slices]
+    for across in (False, True):
+        distance = _likely_distance(before.T, after.T) if across else _likely_distance(before, after)
+        if not distance:
+            continue
+        right, down = (distance, 0) if across else (0, distance)
+        moved = _moved(before, after, right, down)
+        if moved is None:
+            continue
+        to = moved.shift(box.x, box.y)
+        if sum(both.area for rect in rects if (both := rect.intersect(to))) >= MIN_SAVED * area:
+            return Move(to.shift(-right, -down), to.x, to.y)
+    return None
+
+
+def _likely_distance(before: NDArray[np.uint32], after: NDArray[np.uint32]) -> int:
+    """By how many lines down (up: negative) most of what is recognised went; 0 if little or nothing did.
+
+    Args:
+        before: Shape `(lines, pixels)`.
+        after: The same.
+    """
+    lines, pixels = before.shape
+    if lines < MIN_LINES or pixels < STRIP_PIXELS:
+        return 0
+    starts = np.unique(np.linspace(0, pixels - STRIP_PIXELS, STRIPS).astype(np.int64)).tolist()
+    votes = np.zeros(2 * lines, dtype=np.int64)
+    for start in starts:
+        was = _signatures(before[:, start : start + STRIP_PIXELS])
+        now = _signatures(after[:, start : start + STRIP_PIXELS])
+        # Where signatures share a slot the last one has it. What repeats, such as blank lines, then
+        # votes for as many distances as it has lines, and so for none of them.
+        table = np.zeros(1 << _TABLE_BITS, dtype=np.int32)
+        slot = np.uint64(64 - _TABLE_BITS)
+        table[was >> slot] = np.arange(len(was), dtype=np.int32)
+        found = table[now >> slot]
+        at = np.flatnonzero(was[found] == now)
+        votes += np.bincount(at - found[at] + lines, minlength=2 * lines)
+    votes[lines] = 0
+    best = int(votes.argmax())
+    return best - lines if votes[best] >= lines // 8 else 0
+
+
+def _signatures(strip: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """One for each line that has `WINDOW` lines from it on; equal lines have equal ones."""
+    signature: NDArray[np.uint64] = np.einsum("ij,j->i", strip, _WEIGHTS).astype(np.uint64)
+    span = 1
+    while span < WINDOW:
+        signature = (signature[:-span] * _MIX) + signature[span:]
+        span *= 2
+    return signature * _MIX
+
+
+def _moved(before: NDArray[np.uint32], after: NDArray[np.uint32], right: int, down: int) -> Rect | None:
+    """The largest rectangle, nearly, of `after` that is what stood so far left of it and above before."""
+    height, width = after.shape
+    to = Rect(max(0, right), max(0, down), width - abs(right), height - abs(down))
+    differs = after[to.slices] != before[to.shift(-right, -down).slices]
+    if not differs.any():
+        return to
+    # Ten times faster than one reduceat over all rows.
+    bands = [np.logical_or.reduce(differs[top : top + CELL], axis=0) for top in range(0, to.height, CELL)]
+    cells = _largest_clear(np.logical_or.reduceat(np.array(bands), range(0, to.width, CELL), axis=1))
+    if cells is None:
+        return None
+    x, x_end = cells.x * CELL, min(cells.right * CELL, to.width)
+    y, y_end = cells.y * CELL, min(cells.bottom * CELL, to.height)
+    y, y_end = _grow(np.logical_or.reduce(differs[:, x:x_end], axis=1), y, y_end)
+    x, x_end = _grow(np.logical_or.reduce(differs[y:y_end], axis=0), x, x_end)
+    return Rect(to.x + x, to.y + y, x_end - x, y_end - y)
+
+
+def _grow(differs: NDArray[np.bool_], first: int, last: int) -> tuple[int, int]:
+    """The half-open range, widened on both sides up to what differs."""
+    before, after = differs[:first][::-1], differs[last:]
+    down = int(before.argmax()) if before.any() else first
+    up = int(after.argmax()) if after.any() else len(after)
+    return first - down, last + up
+
+
+def _largest_clear(occupied: NDArray[np.bool_]) -> Rect | None:
+    """The largest rectangle of cells none of which is occupied; None if all are."""
+    best: Rect | None = None
+    heights = [0] * occupied.shape[1]
+    for row, flags in enumerate(occupied.tolist()):
+        heights = [0 if flag else height + 1 for flag, height in zip(flags, heights, strict=True)]
+        rising: list[tuple[int, int]] = []  # where a height that still holds began, lowest first
+        for column, height in enumerate([*heights, 0]):
+            start = column
+            while rising and rising[-1][1] >= height:
+                start, tall = rising.pop()
+                if best is None or (column - start) * tall > best.area:
+                    best = Rect(start, row + 1 - tall, column - start, tall)
+            rising.append((start, height))
+    return best if best is not None and best.area else None

@@ -1,0 +1,81 @@
+"""PNG: a screen as an image file (RFC 2083), whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vramtap.display.pixels import to_rgb
+from vramtap.errors import KernelError
+
+_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_BAND_BYTES: Final = 1 << 20
+"""Bytes compressed, and at most put into one IDAT chunk, at a time."""
+_FILTER_NONE: Final = 0
+"""Rows as they are: on screens, flat and full of repeats, deflate does better so than on differences."""
+
+
+def write_png(
+    destination: str | os.PathLike[str] | BinaryIO, pixels: NDArray[np.uint32], level: int = 6
+) -> None:
+    """Write a screen as an 8-bit RGB PNG.
+
+    A path is written beside itself and renamed: whoever opens it sees the old file or the whole new one.
+
+    Args:
+        destination: A path, or a file open for writing bytes.
+        pixels: Shape `(height, width)`, `0x00RRGGBB`; at least one pixel.
+        level: Of deflate, 0 to 9.
+
+    Raises:
+        ValueError: there are no pixels.
+        KernelError: the path cannot be written.
+    """
+    if pixels.ndim != 2 or not pixels.size:
+        raise ValueError(f"no image in pixels of shape {pixels.shape}")
+    if not isinstance(destination, (str, os.PathLike)):
+        _write(destination, pixels, level)
+        return
+    path = Path(destination)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        try:
+            with beside.open("xb") as file:
+                _write(file, pixels, level)
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise KernelError(
+            "write", str(path), error.errno or 0, "see the directory's rights and space"
+        ) from error
+
+
+def _write(file: BinaryIO, pixels: NDArray[np.uint32], level: int) -> None:
+    height, width = pixels.shape
+    file.write(_SIGNATURE)
+    # RFC 2083, 4.1.1: 8 bits a sample, colour type 2 (RGB), deflate, adaptive filters, not interlaced.
+    _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    deflate = zlib.compressobj(level)
+    rows = max(1, _BAND_BYTES // (3 * width))
+    for top in range(0, height, rows):
+        rgb = to_rgb(pixels[top : top + rows]).reshape(-1, 3 * width)
+        lines = np.full((len(rgb), 1 + 3 * width), _FILTER_NONE, dtype=np.uint8)
+        lines[:, 1:] = rgb
+        _chunk(file, b"IDAT", deflate.compress(lines.data))
+    _chunk(file, b"IDAT", deflate.flush())
+    _chunk(file, b"IEND", b"")
+
+
+def _chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:
+    file.write(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+    )
