@@ -1,0 +1,193 @@
+// One target's screen: noVNC's RFB client, kept connected, saying plainly what is the matter when it is not.
+
+import RFB from "../novnc/core/rfb.js";
+import { fetchTargets, socketUrl } from "./server.js";
+
+const TARGET_ENDED = 4000; // close code, see web_stream.py
+const TRY_AGAIN_LATER = 1013; // close code for "too many viewers" (registered with IANA)
+const FIRST_WAIT_S = 0.5;
+const LONGEST_WAIT_S = 10;
+const STEADY_S = 5; // connected for so long, the next failure is a new one
+
+const ended = (why) => ({ state: "ended", short: "target ended", what: "The target has ended", why });
+
+export class Console {
+    constructor(stage, target) {
+        this._stage = stage;
+        this._target = target;
+        this._state = document.getElementById("state");
+        this._ghost = document.getElementById("ghost");
+        this._notice = document.getElementById("notice");
+        this._rfb = null;
+        this._fit = true;
+        this._wait_s = FIRST_WAIT_S;
+        this._timer = null;
+        this._steady = null;
+        document.getElementById("again").addEventListener("click", () => this._retry());
+        // A page nobody sees does not knock on the server's door.
+        document.addEventListener("visibilitychange", () => this._retryIfWaiting());
+        window.addEventListener("online", () => this._retryIfWaiting());
+    }
+
+    start() {
+        this._stage.classList.toggle("fit", this._fit);
+        this._connect();
+    }
+
+    get fit() {
+        return this._fit;
+    }
+
+    set fit(fit) {
+        this._fit = fit;
+        this._stage.classList.toggle("fit", fit);
+        if (this._rfb) {
+            this._rfb.scaleViewport = fit;
+        }
+        this.focus();
+    }
+
+    focus() {
+        this._rfb?.focus({ preventScroll: true });
+    }
+
+    sendCtrlAltDel() {
+        this._rfb?.sendCtrlAltDel();
+        this.focus();
+    }
+
+    async toggleFullScreen() {
+        if (document.fullscreenElement) {
+            await document.exitFullscreen();
+        } else {
+            await this._stage.requestFullscreen();
+            // Where the browser offers it, Escape and the like reach the guest; holding Escape leaves.
+            await navigator.keyboard?.lock?.().catch(() => {});
+        }
+        this.focus();
+    }
+
+    _connect() {
+        this._say("connecting", "connecting");
+        // The socket is made here and not by noVNC, which keeps the close code and reason to itself.
+        const socket = new WebSocket(socketUrl(`/t/${this._target.n}/websockify`));
+        socket.addEventListener("close", (event) => this._keepPicture(event));
+        const rfb = new RFB(this._stage, socket, { shared: true });
+        rfb.background = "transparent";
+        rfb.scaleViewport = this._fit;
+        rfb.viewOnly = !this._target.input;
+        rfb.showDotCursor = true;
+        rfb.addEventListener("connect", () => this._connected());
+        rfb.addEventListener("disconnect", () => this._disconnected());
+        rfb.addEventListener("credentialsrequired", () => rfb.disconnect());
+        this._rfb = rfb;
+        this._closed = {};
+        const canvas = this._liveCanvas();
+        canvas?.setAttribute("role", "application");
+        canvas?.setAttribute("aria-label", `Screen of ${this._target.url}`);
+    }
+
+    _connected() {
+        this._say("connected", "connected");
+        this._notice.hidden = true;
+        this._ghost.hidden = true;
+        this._steady = setTimeout(() => { this._wait_s = FIRST_WAIT_S; }, STEADY_S * 1000);
+        this.focus();
+    }
+
+    /** The last picture stays, dimmed, until there is a new one. */
+    _keepPicture(event) {
+        this._closed = event;
+        const canvas = this._liveCanvas();
+        if (canvas?.width && this._steady !== null) {
+            this._ghost.width = canvas.width;
+            this._ghost.height = canvas.height;
+            this._ghost.getContext("2d").drawImage(canvas, 0, 0);
+            this._ghost.hidden = false;
+        }
+    }
+
+    async _disconnected() {
+        clearTimeout(this._steady);
+        this._steady = null;
+        this._rfb = null;
+        const { code, reason } = this._closed;
+        if (code === TARGET_ENDED) {
+            this._wait(ended(reason));
+        } else if (code === TRY_AGAIN_LATER) {
+            this._wait({ state: "waiting", short: "busy", what: "The server is busy", why: reason });
+        } else {
+            this._wait(await this._trouble() ?? { state: "waiting", short: "disconnected", what: "The connection was lost", why: reason });
+        }
+    }
+
+    /** What keeps this page from connecting; null if nothing does. */
+    async _trouble() {
+        const answer = await fetchTargets();
+        if (answer.refused !== undefined) {
+            return { state: "refused", short: "refused", what: "The server refuses this page", why: answer.refused };
+        }
+        if (answer.targets === undefined) {
+            return { state: "waiting", short: "server gone", what: "The server is gone", why: "vramtap does not answer at this address." };
+        }
+        const target = answer.targets[this._target.n];
+        if (target === undefined) {
+            return { state: "waiting", short: "no target", what: "This target is not served any more", why: "" };
+        }
+        return target.ended === null ? null : ended(target.ended);
+    }
+
+    /** Say what is the matter and try again, later each time. */
+    _wait({ state, short, what, why }) {
+        this._say(state, short);
+        this._notice.hidden = false;
+        document.getElementById("notice-what").textContent = what;
+        document.getElementById("notice-why").textContent = why ?? "";
+        const next = document.getElementById("notice-next");
+        const until = performance.now() + this._wait_s * 1000;
+        this._wait_s = Math.min(LONGEST_WAIT_S, this._wait_s * 2);
+        const countDown = () => {
+            const left_ms = until - performance.now();
+            if (document.hidden) {
+                this._timer = setTimeout(countDown, LONGEST_WAIT_S * 1000);
+            } else if (left_ms <= 0) {
+                this._retry();
+            } else {
+                next.textContent = `trying again in ${Math.ceil(left_ms / 1000)} s`;
+                this._timer = setTimeout(countDown, Math.min(left_ms, 1000));
+            }
+        };
+        countDown();
+    }
+
+    /** Ask first: a WebSocket that fails tells no reason. */
+    async _retry() {
+        if (this._timer === null) {
+            return;
+        }
+        clearTimeout(this._timer);
+        this._timer = null;
+        document.getElementById("notice-next").textContent = "trying …";
+        const trouble = await this._trouble();
+        if (trouble === null) {
+            this._connect();
+        } else {
+            this._wait(trouble);
+        }
+    }
+
+    _retryIfWaiting() {
+        if (!document.hidden) {
+            this._retry();
+        }
+    }
+
+    _say(state, short) {
+        this._state.dataset.state = state;
+        this._state.textContent = short;
+    }
+
+    _liveCanvas() {
+        return this._stage.querySelector("canvas:not(.ghost)");
+    }
+}

@@ -1,0 +1,25 @@
+// What the page asks the server, and how it tells refused from gone.
+
+/** A WebSocket address on this server. */
+export function socketUrl(path) {
+    const url = new URL(path, location.href);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    return url.href;
+}
+
+/**
+ * Ask for the targets.
+ * @returns {Promise<{targets?: object[], refused?: string}>} neither field: the server does not answer.
+ */
+export async function fetchTargets() {
+    let answer;
+    try {
+        answer = await fetch("/api/targets", { cache: "no-store" });
+    } catch {
+        return {};
+    }
+    if (answer.status === 403) {
+        return { refused: (await answer.text()).trim() };
+    }
+    return answer.ok ? { targets: (await answer.json()).targets } : {};
+}
