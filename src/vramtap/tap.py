@@ -18,11 +18,14 @@ from vramtap.pages import PageRuns
 from vramtap.stats import TapStats
 from vramtap.targets.contract import Target
 from vramtap.trackers.choose import choose
-from vramtap.trackers.contract import Everything, Reason, Tracker
+from vramtap.trackers.contract import Everything, Reason, Tracker, Waker
 from vramtap.viewer import Viewer, Watcher
 
 INTERVAL_S: Final = 1 / 60
 """Between two looks at the log while a viewer waits: half of it is the mean latency."""
+IDLE_AFTER_S: Final = 1.0
+"""After the last write: from then on the tracker wakes us, where it can. Carets and clocks write once a second
+or oftener, and are not worth the change of hands."""
 MODE_BUSY_S: Final = 0.1
 """Between two looks at the geometry while pages are written: a new mode is drawn into once it is set."""
 MODE_IDLE_S: Final = 1.0
@@ -66,12 +69,13 @@ class Tap:
         self._viewers: set[Viewer] = set()
         self._waiting = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._waker: Waker | None = None
         self._looking: asyncio.Task[None] | None = None
         self._gone: asyncio.Task[None] | None = None
         self._mode: Mode | None = None
         self._unread = True
         self._began_s = self._mode_read_s = self._mode_due_s = self._flipping_until_s = float("-inf")
-        self._not_before_s = float("-inf")
+        self._not_before_s = self._active_s = float("-inf")
 
     async def __aenter__(self) -> Self:
         """Attach, arm the tracker and take the first picture.
@@ -177,6 +181,8 @@ class Tap:
             yield
         finally:
             self._waiting -= 1
+            if not self._waiting:
+                self._stop_timer()
 
     def forget(self, viewer: Viewer) -> None:
         """A viewer has left."""
@@ -194,18 +200,39 @@ class Tap:
     # When to look
 
     def _schedule(self) -> None:
-        """Set the timer for the next look, if anybody waits and none is under way."""
-        if self._timer is None and self._looking is None and self._waiting and self.closed is None:
-            due = max(self._began_s + self._interval_s, self._not_before_s)
-            self._timer = self._loop.call_at(due, self._tick)
+        """Arrange for the next look, if anybody waits and none is arranged for or under way."""
+        if (
+            self._timer is not None
+            or self._looking is not None
+            or not self._waiting
+            or self.closed is not None
+        ):
+            return
+        due = max(self._began_s + self._interval_s, self._not_before_s)
+        if self._mode is not None and due - self._active_s > IDLE_AFTER_S:
+            self._waker = self._tracker.wake(self._woken_in_thread)
+            if self._waker is not None:
+                due = max(due, self._mode_due_s)
+        self._timer = self._loop.call_at(due, self._tick)
 
     def _stop_timer(self) -> None:
+        if self._waker is not None:
+            self._waker.cancel()
+            self._waker = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
+    def _woken_in_thread(self) -> None:
+        self._loop.call_soon_threadsafe(self._woken)
+
+    def _woken(self) -> None:
+        if self._waker is not None:
+            self._stop_timer()
+            self._tick()
+
     def _tick(self) -> None:
-        self._timer = None
+        self._stop_timer()
         if self._waiting and self._looking is None and self.closed is None:
             self._look_now()
 
@@ -271,11 +298,19 @@ class Tap:
     async def _look(self, answer: PageRuns | Everything) -> None:
         """Bring the screen up to date with what the tracker said."""
         now_s, active = self._began_s, bool(answer)
+        if active:
+            self._active_s = now_s
         try:
+            # The pixels first: asking for the geometry takes QEMU's main loop a while. Only a guest that
+            # flips pages is asked before, since what it writes is not what it shows.
             flipping = now_s < self._flipping_until_s
-            rested = now_s - self._mode_read_s >= MODE_BUSY_S
+            early = active and self._mode is not None and not self._unread and not flipping
+            if early:
+                self._read(answer)
             changed = False
-            if now_s >= self._mode_due_s or (active and (rested or flipping)):
+            if now_s >= self._mode_due_s or (
+                active and (flipping or now_s - self._mode_read_s >= MODE_BUSY_S)
+            ):
                 changed = await self._reread_mode(active)
             if active:
                 # Once more when it is over: the last thing a guest does may be the flip.
@@ -287,7 +322,7 @@ class Tap:
                 if self._tracker.reads_memory:
                     self._collect()
                 self._read(Everything(Reason.FIRST))
-            elif active or changed:
+            elif changed or (active and not early):
                 self._read(answer)
         except VramtapError as error:
             self._tracker.restore(self._runs(answer))

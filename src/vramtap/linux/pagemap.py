@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -106,6 +107,38 @@ class Pagemap:
         if not parts:
             return _NONE
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def question(self, start: int, end: int) -> Callable[[], bool]:
+        """A function that tells whether any page of `[start, end)` was written, and clears nothing.
+
+        It stops at the first such page, touches no state of this object and may be called from another
+        thread until `close`. It never raises: a scan that the kernel refuses (the process ended, a mapping
+        lost its registration) counts as a yes, and `written` will tell why.
+
+        Args:
+            start: First address, a page boundary.
+            end: Address past the last, a page boundary.
+        """
+        region = abi.PageRegion()
+        arg = abi.PmScanArg(
+            size=ctypes.sizeof(abi.PmScanArg),
+            flags=abi.PM_SCAN_CHECK_WPASYNC,
+            start=start,
+            end=end,
+            vec=ctypes.addressof(region),
+            vec_len=1,
+            category_mask=abi.PAGE_IS_WRITTEN,
+            return_mask=abi.PAGE_IS_WRITTEN,
+        )
+        fd, scan, ioctl = self._fd, abi.PAGEMAP_SCAN, fcntl.ioctl
+
+        def any_written(_keep: abi.PageRegion = region) -> bool:
+            try:
+                return bool(ioctl(fd, scan, arg, True))
+            except OSError:
+                return True
+
+        return any_written
 
     def close(self) -> None:
         """Give the descriptor back; harmless twice."""

@@ -6,6 +6,7 @@ baseline they are measured against.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from vramtap.errors import VramtapError
 from vramtap.memory.extent import Extent
 from vramtap.memory.own import extent_of
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.trackers.contract import Everything, Reason
+from vramtap.trackers.contract import Everything, Reason, Waker
 
 CHUNK_PAGES: Final = 64
 """Pages read at once: 256 KiB, so that the fresh bytes are still in the second-level cache when compared."""
@@ -89,6 +90,10 @@ class CompareTracker:
     def restore(self, runs: PageRuns) -> None:
         """Report these pages again."""
         self._restored = self._restored.union(runs)
+
+    def wake(self, callback: Callable[[], None]) -> Waker | None:
+        """Nothing but comparing finds a change: it must be asked."""
+        return None
 
     def disarm(self) -> None:
         """Forget the copy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -34,6 +35,14 @@ class Everything:
 
     reason: Reason
     detail: str = ""
+
+
+class Waker(Protocol):
+    """A wait for the first write that is under way."""
+
+    def cancel(self) -> None:
+        """End it; called exactly once, before the next collect, restore or disarm."""
+        ...
 
 
 class Tracker(Protocol):
@@ -96,6 +105,17 @@ class Tracker(Protocol):
 
     def restore(self, runs: PageRuns) -> None:
         """Report these pages again: whoever collected them could not use them."""
+        ...
+
+    def wake(self, callback: Callable[[], None]) -> Waker | None:
+        """Wait for the first write without being asked.
+
+        Args:
+            callback: Called once, from any thread, when a collect may have something to say.
+
+        Returns:
+            What ends the waiting, also after the callback; None where this tracker must be asked.
+        """
         ...
 
     def disarm(self) -> None:

@@ -36,7 +36,8 @@ from vramtap.linux.procfs import MapsQuery
 from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
 from vramtap.memory.extent import Extent
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.trackers.contract import Everything, Reason
+from vramtap.trackers.contract import Everything, Reason, Waker
+from vramtap.trackers.idle import IdleWatch
 
 MAX_PROTECT_CALLS: Final = 16
 """Calls of phase two a collect makes at most; hits are bridged over their smallest gaps to get there.
@@ -169,6 +170,15 @@ class LogTracker:
     def restore(self, runs: PageRuns) -> None:
         """Report these pages again."""
         self._restored = self._restored.union(runs)
+
+    def wake(self, callback: Callable[[], None]) -> Waker | None:
+        """Ask the kernel at a low rate, from a thread; see `IdleWatch`."""
+        extent = self.source
+        if self._restored or self._unknown:
+            # There is something to report already: it needs no write.
+            callback()
+        question = self._pagemap.question(extent.address, extent.end)
+        return IdleWatch(question, callback)
 
     def disarm(self) -> None:
         """Close the userfaultfd: the kernel lifts all protection and forgets the registration."""
