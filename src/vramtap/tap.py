@@ -24,8 +24,8 @@ from vramtap.viewer import Viewer, Watcher
 INTERVAL_S: Final = 1 / 60
 """Between two looks at the log while a viewer waits: half of it is the mean latency."""
 IDLE_AFTER_S: Final = 1.0
-"""After the last write: from then on the tracker wakes us, where it can. Carets and clocks write once a second
-or oftener, and are not worth the change of hands."""
+"""After the last write: from then on the tracker wakes us, where it can. Carets and clocks write once a
+second or oftener, and are not worth the change of hands."""
 MODE_BUSY_S: Final = 0.1
 """Between two looks at the geometry while pages are written: a new mode is drawn into once it is set."""
 MODE_IDLE_S: Final = 1.0
