@@ -53,10 +53,9 @@ def find_move(old: NDArray[np.uint32], new: NDArray[np.uint32], rects: tuple[Rec
         if not distance:
             continue
         right, down = (distance, 0) if across else (0, distance)
-        moved = _moved(before, after, right, down)
-        if moved is None:
+        to = _moved(old, new, box, right, down)
+        if to is None:
             continue
-        to = moved.shift(box.x, box.y)
         if sum(both.area for rect in rects if (both := rect.intersect(to))) >= MIN_SAVED * area:
             return Move(to.shift(-right, -down), to.x, to.y)
     return None
@@ -100,11 +99,13 @@ def _signatures(strip: NDArray[np.uint32]) -> NDArray[np.uint64]:
     return signature * _MIX
 
 
-def _moved(before: NDArray[np.uint32], after: NDArray[np.uint32], right: int, down: int) -> Rect | None:
-    """The largest rectangle, nearly, of `after` that is what stood so far left of it and above before."""
-    height, width = after.shape
-    to = Rect(max(0, right), max(0, down), width - abs(right), height - abs(down))
-    differs = after[to.slices] != before[to.shift(-right, -down).slices]
+def _moved(old: NDArray[np.uint32], new: NDArray[np.uint32], box: Rect, right: int, down: int) -> Rect | None:
+    """The largest rectangle, nearly, in `box` of `new` that stood so far left of it and above in `old`."""
+    height, width = new.shape
+    to = box.intersect(Rect(right, down, width, height))
+    if to is None:
+        return None
+    differs = new[to.slices] != old[to.shift(-right, -down).slices]
     if not differs.any():
         return to
     # Ten times faster than one reduceat over all rows.

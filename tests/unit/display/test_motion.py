@@ -1,0 +1,178 @@
+"""Moves: what is reported is always exact, and what scrolls is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from vramtap.display.changes import ChangeFinder
+from vramtap.display.damage import Move
+from vramtap.display.motion import find_move
+from vramtap.display.region import Rect
+
+Pixels = NDArray[np.uint32]
+COLUMNS = 8
+ROWS = 16
+WORDS = ["boot:", "[ 1.234567]", "usb", "1-1", "new", "device,", "eth0:", "link", "up", "ok"]
+
+
+def found(old: Pixels, new: Pixels) -> Move | None:
+    height, width = old.shape
+    rects = tuple(ChangeFinder(width, height).find(old, new, [(0, height)]))
+    move = find_move(old, new, rects)
+    if move is not None:
+        screen = Rect(0, 0, width, height)
+        assert screen.contains(move.source)
+        assert screen.contains(move.destination)
+        assert move.source.area > 0
+        assert (move.right, move.down) != (0, 0)
+        assert np.array_equal(new[move.destination.slices], old[move.source.slices])
+    return move
+
+
+class Console:
+    """Text in an 8x16 font of our own."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.random = np.random.default_rng(seed)
+        self.glyphs = (self.random.random((128, ROWS, COLUMNS)) < 0.3).astype(np.uint32) * 0xAAAAAA
+        self.glyphs[ord(" ")] = 0
+        self.lines: list[str] = []
+
+    def line(self) -> str:
+        count = int(self.random.integers(1, 14))
+        return " ".join(WORDS[at] for at in self.random.integers(0, len(WORDS), count))
+
+    def page(self, first: int, width: int, height: int) -> Pixels:
+        """As many lines as fit, from that line of the log on."""
+        while len(self.lines) < first + height // ROWS:
+            self.lines.append(self.line())
+        pixels = np.zeros((height, width), dtype=np.uint32)
+        for row, text in enumerate(self.lines[first : first + height // ROWS]):
+            for column, character in enumerate(text[: width // COLUMNS]):
+                pixels[row * ROWS : (row + 1) * ROWS, column * COLUMNS : (column + 1) * COLUMNS] = (
+                    self.glyphs[ord(character)]
+                )
+        return pixels
+
+
+@pytest.mark.parametrize("lines", [1, 2, 5, 20])
+def test_a_console_that_scrolls_is_one_move(lines: int) -> None:
+    console = Console()
+    move = found(console.page(0, 1024, 768), console.page(lines, 1024, 768))
+    assert move is not None
+    assert (move.right, move.down) == (0, -16 * lines)
+    assert move.destination.y == 0
+    assert move.destination.bottom == 768 - 16 * lines
+    # Only as wide as what changed: the rest is black before and after.
+    assert move.source.width >= 400
+
+
+def test_a_console_that_scrolls_back_is_one_move() -> None:
+    console = Console()
+    move = found(console.page(3, 1024, 768), console.page(0, 1024, 768))
+    assert move is not None
+    assert (move.right, move.down) == (0, 48)
+    assert (move.destination.y, move.destination.bottom) == (48, 768)
+
+
+def test_a_window_that_scrolls_is_found_beside_a_clock() -> None:
+    console = Console()
+
+    def desktop(first: int, clock: int) -> Pixels:
+        pixels = np.full((768, 1024), 0x336699, dtype=np.uint32)
+        pixels[150:550, 203:843] = console.page(first, 640, 400)
+        pixels[0:16, 950:1000] = clock
+        return pixels
+
+    move = found(desktop(0, 1), desktop(1, 2))
+    assert move is not None
+    assert (move.right, move.down) == (0, -16)
+    assert move.destination.contains(Rect(203, 150, 400, 384))
+
+
+def test_a_line_that_stays_below_what_scrolls_is_left_out() -> None:
+    console = Console()
+
+    def pager(first: int) -> Pixels:
+        pixels = console.page(first, 1024, 768)
+        pixels[752:] = 0xFFFFFF
+        return pixels
+
+    move = found(pager(0), pager(1))
+    assert move is not None
+    assert (move.down, move.destination.y, move.destination.bottom) == (-16, 0, 736)
+
+
+@pytest.mark.parametrize(("right", "down"), [(0, -37), (0, 1), (-5, 0), (300, 0)])
+def test_a_picture_that_moves_straight_is_found_whole(right: int, down: int) -> None:
+    old = np.random.default_rng(3).integers(0, 1 << 24, (480, 640), dtype=np.uint32)
+    new = np.roll(old, (down, right), (0, 1))
+    move = found(old, new)
+    assert move is not None
+    assert (move.right, move.down) == (right, down)
+    assert move.source.area == (480 - abs(down)) * (640 - abs(right))
+
+
+def test_another_picture_is_no_move() -> None:
+    random = np.random.default_rng(4)
+    old, new = random.integers(0, 1 << 24, (2, 480, 640), dtype=np.uint32)
+    assert found(old, new) is None
+
+
+def test_a_flat_color_is_no_move() -> None:
+    assert found(np.zeros((480, 640), np.uint32), np.ones((480, 640), np.uint32)) is None
+
+
+def test_little_damage_is_not_searched() -> None:
+    old = np.random.default_rng(5).integers(0, 1 << 24, (480, 640), dtype=np.uint32)
+    new = old.copy()
+    new[0:100, 0:100] = old[1:101, 0:100]
+    assert found(old, new) is None
+
+
+def test_nothing_changed_is_no_move() -> None:
+    old = np.zeros((480, 640), np.uint32)
+    assert found(old, old) is None
+
+
+def test_equal_signatures_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were every signature a lie, what is reported would still be exact: `found` compares each pixel."""
+    console = Console()
+    old, new = console.page(0, 640, 480), console.page(1, 640, 480)
+    new[::40] ^= 1
+    for distance in (-16, 5, 479, -479):
+        monkeypatch.setattr("vramtap.display.motion._likely_distance", lambda *_, told=distance: told)
+        move = found(old, new)
+        assert move is None or move.right == distance or move.down == distance
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 200),
+    st.integers(1, 200),
+    st.integers(1, 4),
+    st.integers(-60, 60),
+    st.integers(-60, 60),
+    st.lists(st.tuples(st.integers(0, 190), st.integers(0, 190), st.integers(1, 30)), max_size=4),
+    st.integers(0, 2**32 - 1),
+)
+def test_whatever_is_reported_is_exact(
+    width: int,
+    height: int,
+    colors: int,
+    right: int,
+    down: int,
+    blots: list[tuple[int, int, int]],
+    seed: int,
+) -> None:
+    """`found` checks it. Few colors, so that much looks alike; blots, so that no move is whole."""
+    old = np.random.default_rng(seed).integers(0, colors, (height, width), dtype=np.uint32)
+    new = np.roll(old, (down, right), (0, 1))
+    for x, y, size in blots:
+        new[y : y + size, x : x + size] = 9
+    move = found(old, new)
+    assert move is None or 0 in (move.right, move.down)

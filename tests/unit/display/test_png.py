@@ -1,0 +1,108 @@
+"""PNG files as another decoder reads them."""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from vramtap.display import png as module
+from vramtap.display.pixels import to_rgb
+from vramtap.display.png import write_png
+from vramtap.errors import KernelError
+
+
+def noise(width: int, height: int, seed: int = 1) -> NDArray[np.uint32]:
+    return np.random.default_rng(seed).integers(0, 1 << 24, (height, width), dtype=np.uint32)
+
+
+def decoded(data: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "PNG"
+        assert image.mode == "RGB"
+        image.load()
+        return np.asarray(image)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1), st.integers(0, 9))
+def test_another_decoder_sees_the_same_pixels(width: int, height: int, seed: int, level: int) -> None:
+    pixels = noise(width, height, seed)
+    file = io.BytesIO()
+    write_png(file, pixels, level)
+    assert np.array_equal(decoded(file.getvalue()), to_rgb(pixels))
+
+
+def test_an_image_of_many_bands_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BAND_BYTES", 1000)
+    pixels = noise(100, 77)
+    file = io.BytesIO()
+    write_png(file, pixels)
+    assert np.array_equal(decoded(file.getvalue()), to_rgb(pixels))
+
+
+def test_a_read_only_view_of_part_of_a_screen_can_be_written() -> None:
+    pixels = noise(100, 80)[10:50, 20:30]
+    pixels.flags.writeable = False
+    file = io.BytesIO()
+    write_png(file, pixels)
+    assert np.array_equal(decoded(file.getvalue()), to_rgb(pixels))
+
+
+def test_a_flat_screen_is_small() -> None:
+    file = io.BytesIO()
+    write_png(file, np.full((768, 1024), 0x336699, dtype=np.uint32))
+    assert len(file.getvalue()) < 10_000
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_path_is_replaced_and_nothing_is_left_beside_it(
+    tmp_path: Path, kind: type[str] | type[Path]
+) -> None:
+    path = tmp_path / "screen.png"
+    path.write_bytes(b"old")
+    pixels = noise(20, 10)
+    write_png(kind(path), pixels)
+    assert np.array_equal(decoded(path.read_bytes()), to_rgb(pixels))
+    assert os.listdir(tmp_path) == ["screen.png"]
+
+
+def test_a_new_file_has_the_rights_any_program_gives(tmp_path: Path) -> None:
+    write_png(tmp_path / "screen.png", noise(3, 3))
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "screen.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "screen.png"
+    path.write_bytes(b"old")
+
+    def fails(level: int) -> None:
+        raise zlib.error(f"level {level}")
+
+    monkeypatch.setattr(zlib, "compressobj", fails)
+    with pytest.raises(zlib.error, match="level 6"):
+        write_png(path, noise(3, 3))
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["screen.png"]
+
+
+def test_a_path_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "screen.png"
+    with pytest.raises(KernelError, match=r"write .*missing/screen\.png: ENOENT \(see the directory"):
+        write_png(path, noise(3, 3))
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5,), (2, 2, 2)])
+def test_no_image_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="no image in pixels of shape"):
+        write_png(io.BytesIO(), np.zeros(shape, dtype=np.uint32))
