@@ -26,6 +26,7 @@ ARGUMENTS = (
 )
 PATIENCE_S = 30.0
 """How long anything is waited for: emulated guests and two cores make slow tests, and none should hang."""
+SHIFTED = '~!@#$%^&*()_+{}|:"<>?'
 SCREEN = "#stage canvas:not(.ghost)"
 
 
@@ -52,6 +53,13 @@ class Window:
         found = self.page.locator(f'#state[data-state="{state}"]')
         await found.wait_for(timeout=PATIENCE_S * 1000)
         return await found.inner_text()
+
+    async def type(self, text: str) -> None:
+        """Type as a person does on a US keyboard: with Shift held where the key needs it."""
+        for character in text:
+            shifted = character.isupper() or character in SHIFTED
+            key = "Enter" if character == "\n" else character
+            await self.page.keyboard.press(f"Shift+{key}" if shifted else key)
 
     async def pixels(self) -> NDArray[np.uint32]:
         """The screen as noVNC has drawn it, before scaling. Shape `(height, width)`, `0x00RRGGBB`."""

@@ -100,13 +100,19 @@ async def test_screen_fits_the_window_or_is_one_to_one() -> None:
 
 async def test_keyboard_has_the_focus_and_keys_arrive_with_scancodes() -> None:
     async with scene() as on:
-        await on.window.page.keyboard.type("aB\n")
-        pressed: list[tuple[int, int]] = []
-        while len(pressed) < 3:
-            event = await asyncio.wait_for(on.target.listener.keys.get(), PATIENCE_S)
-            if event.down and event.keysym != 0xFFE1:  # Shift_L
-                pressed.append((event.keysym, event.scancode))
-        assert pressed == [(ord("a"), 0x1E), (ord("B"), 0x30), (0xFF0D, 0x1C)]
+        await on.window.type("aB\n")
+        events = [await asyncio.wait_for(on.target.listener.keys.get(), PATIENCE_S) for _ in range(8)]
+        shift, enter = 0xFFE1, 0xFF0D  # X11/keysymdef.h: XK_Shift_L, XK_Return
+        assert [(event.keysym, event.scancode, event.down) for event in events] == [
+            (ord("a"), 0x1E, True),
+            (ord("a"), 0x1E, False),
+            (shift, 0x2A, True),
+            (ord("B"), 0x30, True),
+            (ord("B"), 0x30, False),
+            (shift, 0x2A, False),
+            (enter, 0x1C, True),
+            (enter, 0x1C, False),
+        ]
 
 
 async def test_ctrl_alt_del_button_presses_the_three_and_gives_the_focus_back() -> None:
@@ -276,7 +282,7 @@ async def test_real_guest_is_shown_to_the_last_bit(guest: Guest, guest_window: W
 
 async def test_typed_text_reaches_a_real_guest(guest: Guest, guest_window: Window) -> None:
     await asyncio.to_thread(guest.run, "rm -f /tmp/typed")
-    await guest_window.page.keyboard.type("echo Typed-in_The browser:42 >/tmp/typed && sync\n", delay=20)
+    await guest_window.type("echo Typed-in_The browser:42 >/tmp/typed && sync\n")
 
     async def arrived() -> bool:
         said = await asyncio.to_thread(guest.run, "cat /tmp/typed 2>/dev/null || true")
