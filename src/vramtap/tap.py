@@ -61,6 +61,7 @@ class Tap:
         self.target = target
         self.screen = Screen()
         self.stats = TapStats()
+        self._ended = asyncio.Event()
         self.closed: str | None = None
         """What ended the tap, in one clause; None while it runs."""
         self._tracker_name = tracker
@@ -153,6 +154,15 @@ class Tap:
         if self._looking is not None:
             await asyncio.wait([self._looking])
         self.check()
+
+    async def ended(self) -> str:
+        """Wait until the target has ended or the tap is closed.
+
+        Returns:
+            What happened, in one clause.
+        """
+        await self._ended.wait()
+        return self.closed or ""
 
     async def fresh(self) -> None:
         """Make sure that the screen is no older than two intervals.
@@ -389,6 +399,7 @@ class Tap:
         """End the tap; the first reason stays."""
         if self.closed is None:
             self.closed = reason
+            self._ended.set()
             log.info("%s: %s", self.target.url, reason, extra={"target": self.target.url})
         self._stop_timer()
         for viewer in self._viewers:

@@ -1,0 +1,33 @@
+"""`vramtap ls`: what can be tapped on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from vramtap.targets.discover import discover
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="A JSON list instead of a table.")
+def command(as_json: bool) -> None:
+    """List what can be tapped on this machine, and what cannot, with the reason. Touches nothing."""
+    found = discover()
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
+        return
+    if not found:
+        click.echo("No QEMU with a QMP socket and no X display was found.")
+        return
+    table = Table("target", "pid", "what", "tappable", box=None, pad_edge=False)
+    for each in found:
+        table.add_row(
+            each.url, str(each.pid or "?"), each.what, "yes" if each.tappable else f"no: {each.why}"
+        )
+    console = Console()
+    # A pipe has no width to fit into: scripts get whole lines.
+    console.print(table, width=None if console.is_terminal else 400, soft_wrap=not console.is_terminal)

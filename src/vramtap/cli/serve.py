@@ -1,0 +1,168 @@
+"""`vramtap serve`: show targets to VNC clients and browsers until they end or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import click
+
+from vramtap.cli import run
+from vramtap.errors import Refused, UsageError
+from vramtap.servers.session import SessionOptions
+from vramtap.servers.vnc import VncServer
+from vramtap.servers.web import WebServer
+from vramtap.tap import Tap
+from vramtap.targets.open import open_target
+from vramtap.trackers.choose import NAMES
+
+DEFAULT_VNC: Final = "127.0.0.1:5900"
+DEFAULT_WEB: Final = "127.0.0.1:8080"
+PASSWORD_VARIABLE: Final = "VRAMTAP_PASSWORD"
+
+
+class Address(NamedTuple):
+    """Where to listen, and whether the user chose it or we did."""
+
+    host: str
+    port: int
+    chosen: bool
+
+
+@click.command()
+@click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
+@click.option("--vnc", metavar="HOST:PORT", help=f"Listen for VNC clients [{DEFAULT_VNC}]; port 0: any.")
+@click.option("--web", metavar="HOST:PORT", help=f"Listen for browsers [{DEFAULT_WEB}]; port 0: any.")
+@click.option("--tracker", type=click.Choice(NAMES), default="auto", help="How writes are found.")
+@click.option("--password-file", type=click.Path(path_type=Path), help="VNC password: the file's first line.")
+@click.option("--token", help="What browsers must show; made by itself where not on loopback.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="A name by which browsers reach this host.")
+@click.option("--view-only", is_flag=True, help="Ignore keys and pointer.")
+@click.option("--json", "as_json", is_flag=True, help="Print addresses and the report as JSON lines.")
+@run.command
+async def command(
+    targets: tuple[str, ...],
+    vnc: str | None,
+    web: str | None,
+    tracker: str,
+    password_file: Path | None,
+    token: str | None,
+    allow_host: tuple[str, ...],
+    view_only: bool,
+    as_json: bool,
+) -> None:
+    """Show every TARGET to VNC clients and browsers until all have ended, or Ctrl-C.
+
+    With neither --vnc nor --web both are served. Several targets get VNC ports one after the other, and a
+    page each. The VNC password is read from --password-file or from the variable VRAMTAP_PASSWORD, never
+    from the command line, where every user could read it.
+    """
+    both = vnc is None and web is None
+    vnc_at = _address("--vnc", vnc, DEFAULT_VNC) if both or vnc else None
+    web_at = _address("--web", web, DEFAULT_WEB) if both or web else None
+    options = SessionOptions(password=_password(password_file), view_only=view_only)
+    taps = [Tap(open_target(url), tracker=tracker) for url in targets]
+    async with contextlib.AsyncExitStack() as stack:
+        for tap in taps:
+            await stack.enter_async_context(tap)
+            stack.callback(_report, tap, as_json)
+        if vnc_at is not None:
+            for index, tap in enumerate(taps):
+                await _start_vnc(stack, tap, vnc_at, index, options, as_json)
+        if web_at is not None:
+            await _start_web(stack, taps, web_at, options, token, allow_host, as_json)
+        if not as_json:
+            click.echo("Ctrl-C ends it; the targets go on.")
+        await asyncio.gather(*(tap.ended() for tap in taps))
+
+
+def _address(option: str, text: str | None, default: str) -> Address:
+    host, colon, port = (text or default).rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise UsageError(option, text or "", "not HOST:PORT", f"for example {default}, or 127.0.0.1:0")
+    return Address(host.removeprefix("[").removesuffix("]"), int(port), text is not None)
+
+
+def _password(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get(PASSWORD_VARIABLE) or None
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("--password-file", str(file), str(error)) from error
+    if not lines or not lines[0]:
+        raise UsageError("--password-file", str(file), "its first line is empty", "write the password there")
+    return lines[0]
+
+
+async def _start_vnc(
+    stack: contextlib.AsyncExitStack,
+    tap: Tap,
+    address: Address,
+    index: int,
+    options: SessionOptions,
+    as_json: bool,
+) -> None:
+    named = dataclasses.replace(options, name=f"vramtap {tap.target.url}")
+    port = address.port + index if address.port else 0
+    try:
+        server = await stack.enter_async_context(VncServer(tap, address.host, port, named))
+    except Refused:
+        if address.chosen:
+            raise
+        # The usual port is somebody else's and nobody asked for it: any will do, and is printed.
+        server = await stack.enter_async_context(VncServer(tap, address.host, 0, named))
+    for host, bound in server.addresses:
+        shown = f"[{host}]" if ":" in host else host
+        _say(as_json, {"target": tap.target.url, "vnc": [host, bound]}, f"VNC  {shown}::{bound}", tap)
+
+
+async def _start_web(
+    stack: contextlib.AsyncExitStack,
+    taps: list[Tap],
+    address: Address,
+    options: SessionOptions,
+    token: str | None,
+    allow_host: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    def made(port: int) -> WebServer:
+        return WebServer(taps, address.host, port, options=options, token=token, allow_hosts=allow_host)
+
+    try:
+        server = await stack.enter_async_context(made(address.port))
+    except Refused:
+        if address.chosen:
+            raise
+        server = await stack.enter_async_context(made(0))
+    for url in server.urls:
+        _say(as_json, {"web": url}, f"page {url}", taps[0] if len(taps) == 1 else None)
+
+
+def _say(as_json: bool, fields: dict[str, object], line: str, tap: Tap | None) -> None:
+    shown = ""
+    if tap is not None:
+        shown = f"  {tap.target.url} {tap.screen.width}x{tap.screen.height}, tracker {tap.stats.tracker}"
+    click.echo(json.dumps(fields) if as_json else f"{line}{shown}")
+
+
+def _report(tap: Tap, as_json: bool) -> None:
+    """What the tap saw, when it ends."""
+    stats = tap.stats
+    if as_json:
+        click.echo(json.dumps({"target": tap.target.url, "ended": tap.closed, "stats": stats.as_dict()}))
+        return
+    if tap.closed is not None:
+        click.echo(f"{tap.target.url}: {tap.closed}")
+    everything = ", ".join(f"{reason} {count}" for reason, count in sorted(stats.everything.items()))
+    click.echo(
+        f"{tap.target.url}: {stats.updates} updates; {stats.dirty_pages} pages written, "
+        f"{stats.bytes_read / 1e6:.1f} MB read; tracker {stats.tracker} ({stats.tracker_why}), "
+        f"{stats.polls} looks of {stats.scan_us:.0f} us; everything: {everything or 'never'}; "
+        f"target stopped {stats.stopped_us:.0f} us at attach"
+    )
