@@ -7,7 +7,7 @@ import json
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from vramtap.targets.discover import discover
 
@@ -23,7 +23,9 @@ def command(as_json: bool) -> None:
     if not found:
         click.echo("No QEMU with a QMP socket and no X display was found.")
         return
-    table = Table("target", "pid", "what", "tappable", box=None, pad_edge=False)
+    # The target is there to be copied: it is never cut short.
+    target = Column("target", overflow="fold")
+    table = Table(target, "pid", "what", "tappable", box=None, pad_edge=False)
     for each in found:
         table.add_row(
             each.url, str(each.pid or "?"), each.what, "yes" if each.tappable else f"no: {each.why}"
