@@ -150,7 +150,6 @@ class Screen:
             raise ModeError("replace", f"{width}x{height}", "larger than any screen")
         self._mode = None
         self._unread = True
-        self._reconvert = False
         new = self._canvas(width, height)
         np.bitwise_and(pixels, 0xFFFFFF, out=new)
         return self._accept(new, [(0, height)], pages=0)

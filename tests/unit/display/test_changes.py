@@ -57,13 +57,13 @@ def test_rects_are_disjoint_tight_and_cover_what_differs_in_the_bands(
     for one, other in cuts:
         looked_at[min(one, other) : max(one, other)] = True
     edges = np.flatnonzero(np.diff(looked_at, prepend=False, append=False)).tolist()
-    finder = ChangeFinder(old.shape[1], len(old))
-    check(old, new, looked_at, finder.find(old, new, list(zip(edges[::2], edges[1::2], strict=True))))
-    # Whatever it noted is forgotten: the same finder sees other bands as a fresh one does.
+    bands = list(zip(edges[::2], edges[1::2], strict=True))
     everywhere = np.ones(len(old), dtype=np.bool_)
-    found = finder.find(old, new, [(0, len(old))])
-    check(old, new, everywhere, found)
-    assert found == ChangeFinder(old.shape[1], len(old)).find(old, new, [(0, len(old))])
+    finder = ChangeFinder(old.shape[1], len(old))
+    in_bands = finder.find(old, new, bands)
+    check(old, new, looked_at, in_bands)
+    check(old, new, everywhere, finder.find(old, new, [(0, len(old))]))
+    assert finder.find(old, new, bands) == in_bands, "nothing is left of what another call saw"
     assert finder.find(new, new, [(0, len(old))]) == []
 
 

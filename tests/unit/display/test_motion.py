@@ -117,6 +117,24 @@ def test_a_picture_that_moves_straight_is_found_whole(right: int, down: int) -> 
     assert move.source.area == (480 - abs(down)) * (640 - abs(right))
 
 
+@pytest.mark.parametrize(("right", "down"), [(0, -20), (0, 20), (-20, 0), (20, 0)])
+def test_what_moved_is_found_up_to_the_edges_of_an_odd_screen(right: int, down: int) -> None:
+    old = np.random.default_rng(3).integers(0, 1 << 24, (333, 555), dtype=np.uint32)
+    new = np.roll(old, (down, right), (0, 1))
+    new[150:190, 250:300] = 7
+    move = found(old, new)
+    assert move is not None
+    assert (move.right, move.down) == (right, down)
+    x, y = max(0, right), max(0, down)
+    x_end, y_end = 555 + min(0, right), 333 + min(0, down)
+    assert move.destination in (
+        Rect(x, y, 250 - x, y_end - y),
+        Rect(300, y, x_end - 300, y_end - y),
+        Rect(x, y, x_end - x, 150 - y),
+        Rect(x, 190, x_end - x, y_end - 190),
+    )
+
+
 def test_another_picture_is_no_move() -> None:
     random = np.random.default_rng(4)
     old, new = random.integers(0, 1 << 24, (2, 480, 640), dtype=np.uint32)
