@@ -86,23 +86,20 @@ class UpdateEncoder:
         encoder = self._encoders.get(update.encoding)
         if encoder is None:
             encoder = self._encoders[update.encoding] = ENCODERS[update.encoding]()
-        short = [*update.pseudo, *map(copy_rect, update.moves)]
-        parts = [Encoded(len(short), [b"".join(short)])]
+        parts = [Encoded(1, [rect]) for rect in (*update.pseudo, *map(copy_rect, update.moves))]
         parts += (encoder.encode(piece.rect, piece.pixels, update.wishes) for piece in update.pieces)
         return [update.before, *_messages(parts)]
 
 
 def _messages(parts: Sequence[Encoded]) -> list[Buffer]:
     """Put headers before the rectangles: one, but for screens so large that 16 bits cannot count them."""
-    buffers: list[Buffer] = []
-    first = 0
-    while first < len(parts):
-        last, count = first, 0
-        while last < len(parts) and count + parts[last].rects <= MAX_RECTS_IN_MESSAGE:
-            count += parts[last].rects
-            last += 1
-        buffers.append(UPDATE_HEADER.pack(FromServer.UPDATE, count))
-        for part in parts[first:last]:
-            buffers += part.buffers
-        first = last
-    return buffers
+    messages: list[Buffer] = []
+    inside: list[Buffer] = []
+    count = 0
+    for part in parts:
+        if count + part.rects > MAX_RECTS_IN_MESSAGE:
+            messages += [UPDATE_HEADER.pack(FromServer.UPDATE, count), *inside]
+            inside, count = [], 0
+        inside += part.buffers
+        count += part.rects
+    return [*messages, UPDATE_HEADER.pack(FromServer.UPDATE, count), *inside]

@@ -1,0 +1,133 @@
+"""The handshake, byte for byte as RFC 6143 (7.1 to 7.3) has it for each version."""
+
+from __future__ import annotations
+
+import pytest
+
+from rfb_client import vnc_response
+from vramtap.errors import ProtocolError
+from vramtap.rfb.connection import ServerConnection
+from vramtap.rfb.events import AuthenticationFailed, Initialised
+
+CHALLENGE = bytes(range(100, 116))
+RIGHT = vnc_response("secret", CHALLENGE)
+SERVER_INIT = bytes.fromhex("0280 01e0 20180001 00ff00ff00ff 100800 000000 00000004") + b"name"
+OK, FAILED = bytes(4), bytes([0, 0, 0, 1])
+REASON = bytes([0, 0, 0, 21]) + b"Authentication failed"
+
+
+def connection(password: str | None = None) -> ServerConnection:
+    new = ServerConnection("name", 640, 480, password, CHALLENGE)
+    assert new.data_to_send() == b"RFB 003.008\n"
+    return new
+
+
+@pytest.mark.parametrize(
+    ("version", "agreed"),
+    [
+        (b"003.003", (3, 3)),
+        (b"003.889", (3, 3)),
+        (b"003.005", (3, 3)),
+        (b"003.006", (3, 3)),
+        (b"004.001", (3, 3)),
+    ],
+)
+def test_version_3_3_is_told_the_security_type(version: bytes, agreed: tuple[int, int]) -> None:
+    rfb = connection()
+    assert rfb.receive(b"RFB " + version + b"\n") == []
+    assert rfb.version == agreed
+    assert rfb.data_to_send() == bytes([0, 0, 0, 1])
+    assert rfb.receive(b"\x01") == [Initialised(shared=True)]
+    assert rfb.data_to_send() == SERVER_INIT
+
+
+def test_version_3_7_chooses_and_has_no_result_without_password() -> None:
+    rfb = connection()
+    rfb.receive(b"RFB 003.007\n")
+    assert rfb.data_to_send() == bytes([1, 1])
+    assert rfb.receive(b"\x01") == []
+    assert rfb.data_to_send() == b""
+    assert rfb.receive(b"\x00") == [Initialised(shared=False)]
+    assert rfb.data_to_send() == SERVER_INIT
+
+
+def test_version_3_8_has_a_result_always() -> None:
+    rfb = connection()
+    rfb.receive(b"RFB 003.008\n")
+    assert rfb.data_to_send() == bytes([1, 1])
+    rfb.receive(b"\x01")
+    assert rfb.data_to_send() == OK
+    rfb.receive(b"\x01")
+    assert rfb.data_to_send() == SERVER_INIT
+
+
+@pytest.mark.parametrize(
+    ("version", "offer"), [(b"003.003", FAILED[:3] + b"\2"), (b"003.007", b"\1\2"), (b"003.008", b"\1\2")]
+)
+def test_the_right_password_lets_in(version: bytes, offer: bytes) -> None:
+    rfb = connection("secret")
+    rfb.receive(b"RFB " + version + b"\n")
+    if rfb.version == (3, 3):
+        assert rfb.data_to_send() == offer + CHALLENGE
+    else:
+        assert rfb.data_to_send() == offer
+        rfb.receive(b"\2")
+        assert rfb.data_to_send() == CHALLENGE
+    assert rfb.receive(RIGHT) == []
+    assert rfb.data_to_send() == OK
+    assert rfb.receive(b"\1") == [Initialised(shared=True)]
+    assert rfb.data_to_send() == SERVER_INIT
+
+
+@pytest.mark.parametrize(
+    ("version", "answer"), [(b"003.003", FAILED), (b"003.007", FAILED), (b"003.008", FAILED + REASON)]
+)
+def test_the_wrong_password_does_not(version: bytes, answer: bytes) -> None:
+    rfb = connection("secret")
+    rfb.receive(b"RFB " + version + b"\n")
+    if rfb.version != (3, 3):
+        rfb.receive(b"\2")
+    rfb.data_to_send()
+    assert rfb.receive(bytes(16) + b"\1 and more") == [AuthenticationFailed()]
+    assert rfb.data_to_send() == answer
+    assert rfb.failed
+    assert not rfb.initialised
+    assert rfb.receive(b"\1") == []
+    assert rfb.buffered_bytes == 0
+
+
+@pytest.mark.parametrize(("password", "chosen"), [(None, 2), ("secret", 1), (None, 0), ("secret", 16)])
+def test_what_was_not_offered_cannot_be_chosen(password: str | None, chosen: int) -> None:
+    rfb = connection(password)
+    with pytest.raises(ProtocolError, match=f"security type {chosen}: only . was offered"):
+        rfb.receive(b"RFB 003.008\n" + bytes([chosen]))
+    assert rfb.failed
+
+
+@pytest.mark.parametrize(
+    "line", [b"GET / HTTP/1.1\r\n", b"RFB 003.8\n\n\n\n", b"rfb 003.008\n", bytes(12), b"RFB 003.008\0"]
+)
+def test_what_is_no_rfb_client_is_told_from_its_first_bytes(line: bytes) -> None:
+    with pytest.raises(ProtocolError, match="not an RFB version"):
+        connection().receive(line)
+
+
+def test_everything_at_once_is_taken_in_order() -> None:
+    rfb = connection("secret")
+    assert rfb.receive(b"RFB 003.008\n\2" + RIGHT + b"\0") == [Initialised(shared=False)]
+    assert rfb.data_to_send() == b"\1\2" + CHALLENGE + OK + SERVER_INIT
+
+
+def test_the_screen_may_change_size_until_it_is_announced() -> None:
+    rfb = connection()
+    rfb.receive(b"RFB 003.003\n")
+    rfb.data_to_send()
+    assert rfb.resize(800, 600)
+    rfb.receive(b"\1")
+    assert rfb.data_to_send()[:4] == bytes.fromhex("0320 0258")
+
+
+def test_a_long_name_is_cut() -> None:
+    rfb = ServerConnection("ü" * 5000, 1, 1)
+    rfb.receive(b"RFB 003.003\n\1")
+    assert rfb.data_to_send().endswith(bytes([0, 0, 4, 0]) + "ü".encode() * 512)

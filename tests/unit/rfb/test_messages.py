@@ -1,0 +1,123 @@
+"""A client's messages, byte for byte as RFC 6143 (7.5) and rfbproto have them, and their bounds."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vramtap.display.region import Rect
+from vramtap.errors import ProtocolError
+from vramtap.rfb.connection import ServerConnection
+from vramtap.rfb.events import (
+    CutTextSent,
+    DesktopSizeWanted,
+    EncodingsSet,
+    Event,
+    Initialised,
+    KeyPressed,
+    PixelFormatSet,
+    PointerMoved,
+    UpdateRequested,
+)
+from vramtap.rfb.formats import NATIVE
+from vramtap.rfb.messages import MAX_CUT_TEXT_BYTES, MAX_ENCODINGS, MAX_SKIPPED_BYTES
+
+HANDSHAKE = b"RFB 003.003\n\1"
+MIB = 1 << 20
+
+MESSAGES: list[tuple[bytes, Event]] = [
+    (b"\0\0\0\0" + NATIVE.pack(), PixelFormatSet(NATIVE)),
+    (bytes.fromhex("02 00 0003 00000010 00000000 ffffff21"), EncodingsSet((16, 0, -223))),
+    (bytes.fromhex("02 00 0000"), EncodingsSet(())),
+    (bytes.fromhex("03 01 0001 0002 0010 0020"), UpdateRequested(True, Rect(1, 2, 16, 32))),
+    (bytes.fromhex("03 00 0000 0000 0280 01e0"), UpdateRequested(False, Rect(0, 0, 640, 480))),
+    # Cut to the framebuffer, or nothing of it.
+    (bytes.fromhex("03 00 0270 0000 ffff ffff"), UpdateRequested(False, Rect(624, 0, 16, 480))),
+    (bytes.fromhex("03 01 0280 0000 0001 0001"), UpdateRequested(True, None)),
+    (bytes.fromhex("03 01 0000 0000 0000 0000"), UpdateRequested(True, None)),
+    (bytes.fromhex("04 01 0000 0000ff0d"), KeyPressed(0xFF0D, 0, True)),
+    (bytes.fromhex("04 00 ffff ffffffff"), KeyPressed(0xFFFFFFFF, 0, False)),
+    (bytes.fromhex("05 05 0009 ffff"), PointerMoved(9, 0xFFFF, 5)),
+    (bytes.fromhex("06 000000 00000003") + b"abc", CutTextSent(b"abc")),
+    (bytes.fromhex("06 000000 00000000"), CutTextSent(b"")),
+    # The extended clipboard, with minus eight as its length.
+    (bytes.fromhex("06 000000 fffffff8") + bytes(8), CutTextSent(None)),
+    (bytes.fromhex("fb 00 0400 0300 00 00"), DesktopSizeWanted(1024, 768)),
+    (bytes.fromhex("fb 00 0400 0300 02 00") + bytes(32), DesktopSizeWanted(1024, 768)),
+    (bytes.fromhex("ff 00 0001 00000061 0000001e"), KeyPressed(0x61, 0x1E, True)),
+    # Right control: folded as rfbproto wants it, and as some send it.
+    (bytes.fromhex("ff 00 0000 0000ffe4 0000009d"), KeyPressed(0xFFE4, 0x9D, False)),
+    (bytes.fromhex("ff 00 0000 0000ffe4 0000e01d"), KeyPressed(0xFFE4, 0x9D, False)),
+    (bytes.fromhex("ff 00 0001 0000ff13 00e11d45"), KeyPressed(0xFF13, 0, True)),
+]
+
+
+def connected() -> ServerConnection:
+    rfb = ServerConnection("name", 640, 480)
+    assert rfb.receive(HANDSHAKE) == [Initialised(shared=True)]
+    return rfb
+
+
+@pytest.mark.parametrize(("data", "event"), MESSAGES)
+def test_each_message_is_read_to_its_end(data: bytes, event: Event) -> None:
+    rfb = connected()
+    assert rfb.receive(data[:-1]) == []
+    assert rfb.receive(data[-1:]) == [event]
+    assert rfb.receive(bytes.fromhex("05 00 0000 0000")) == [PointerMoved(0, 0, 0)]
+
+
+@given(st.lists(st.sampled_from(MESSAGES), max_size=12), st.lists(st.integers(0, 400), max_size=30))
+def test_how_the_bytes_are_cut_up_makes_no_difference(
+    messages: list[tuple[bytes, Event]], cuts: list[int]
+) -> None:
+    data = HANDSHAKE + b"".join(message for message, _ in messages)
+    rfb = ServerConnection("name", 640, 480)
+    events: list[Event] = []
+    places = sorted({min(cut, len(data)) for cut in cuts})
+    for first, last in zip([0, *places], [*places, len(data)], strict=True):
+        events += rfb.receive(data[first:last])
+    assert events == [Initialised(shared=True), *(event for _, event in messages)]
+    assert rfb.buffered_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\1", "type 1: no such message"),
+        (b"\x96", "type 150: no such message"),
+        (b"\xfa\0\1\2", "type 250: no such message"),
+        (b"\xff\1", "type 255 subtype 1: it was never offered"),
+        (struct.pack(">BxH", 2, MAX_ENCODINGS + 1), "1025 encodings, more than 1024"),
+        (struct.pack(">B3xi", 6, MAX_SKIPPED_BYTES + 1), "67108865 bytes, more than"),
+        (struct.pack(">B3xi", 6, -MAX_SKIPPED_BYTES - 1), "67108865 bytes, more than"),
+        (struct.pack(">B3xi", 6, -(1 << 31)), "2147483648 bytes, more than"),
+        (b"\0\0\0\0" + bytes(16), "0 bits per pixel"),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_before_more_is_waited_for(data: bytes, reason: str) -> None:
+    rfb = connected()
+    with pytest.raises(ProtocolError, match=reason):
+        rfb.receive(data)
+    assert rfb.failed
+    assert rfb.buffered_bytes == 0
+    assert rfb.receive(bytes(1000)) == []
+
+
+@pytest.mark.parametrize("length", [MAX_CUT_TEXT_BYTES + 1, MIB, -MIB])
+def test_long_clipboards_are_read_past_without_being_kept(length: int) -> None:
+    rfb = connected()
+    assert rfb.receive(struct.pack(">B3xi", 6, length)) == []
+    left = abs(length)
+    while left > 10_000:
+        assert rfb.receive(bytes(10_000)) == []
+        left -= 10_000
+        assert rfb.buffered_bytes < 64 * 1024
+    assert rfb.receive(bytes(left) + b"\5\0\0\0\0\0") == [CutTextSent(None), PointerMoved(0, 0, 0)]
+
+
+def test_a_clipboard_that_just_fits_is_kept() -> None:
+    text = b"x" * MAX_CUT_TEXT_BYTES
+    assert connected().receive(struct.pack(">B3xi", 6, len(text)) + text) == [CutTextSent(text)]
