@@ -347,7 +347,7 @@ def test_an_extent_too_small_for_the_mode_is_refused_before_memory_is_taken() ->
 
 def test_replaced_pixels_are_compared_like_read_ones() -> None:
     screen = Screen()
-    pixels = np.arange(64 * 48, dtype=np.uint32).reshape(48, 64) | 0xFF000000
+    pixels = np.arange(0xFF000000, 0xFF000000 + 64 * 48, dtype=np.uint32).reshape(48, 64)
     assert screen.replace(pixels) == Damage(64, 48, (Rect(0, 0, 64, 48),), resized=True)
     assert np.array_equal(screen.pixels, pixels & 0xFFFFFF)
     assert screen.mode is None
