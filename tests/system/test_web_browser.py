@@ -228,9 +228,9 @@ async def test_page_says_that_the_server_is_gone_and_comes_back_with_it() -> Non
 
 
 async def test_page_says_that_its_token_is_no_longer_good() -> None:
-    async with scene(token="old") as on:
+    async with scene(token="the-old-one") as on:
         await on.server.close()
-        async with WebServer([on.tap], port=on.server.port, token="new"):
+        async with WebServer([on.tap], port=on.server.port, token="the-new-one"):
             assert await on.window.state("refused") == "refused"
             assert "a token is needed" in await on.window.page.locator("#notice-why").inner_text()
         on.window.complaints.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import socket
@@ -13,9 +14,9 @@ from typing import Final, Self
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from vramtap.errors import UsageError, VramtapError
+from vramtap.errors import NotFound, Refused, UsageError
 from vramtap.servers.session import SessionOptions, serve_session
-from vramtap.servers.web_security import Gate, is_loopback, new_token
+from vramtap.servers.web_security import Gate, check_host, check_token, is_loopback, new_token
 from vramtap.servers.web_site import MAX_VIEWERS, Serve, Site
 from vramtap.servers.web_watched import WatchedTap
 
@@ -49,6 +50,9 @@ class WebServer:
         allow_hosts: Further names by which browsers reach the server (`--allow-host`).
         max_viewers: Screens shown at once, all targets together.
         serve: Speaks RFB over a stream that a browser opened.
+
+    Raises:
+        UsageError: there is nothing to show, or the token or a host name cannot be one.
     """
 
     def __init__(
@@ -65,15 +69,15 @@ class WebServer:
     ) -> None:
         if not taps:
             raise UsageError("serve the page", f"{host}:{port}", "there is no target to show")
-        if token is not None and not token.isascii():
-            raise UsageError("serve the page", f"{host}:{port}", "the token must be ASCII")
+        if token is not None:
+            check_token(token)
         self._taps = tuple(taps)
         self._host = host
         self._port = port
         self._options = options or SessionOptions()
         self._serve = serve
         self._token = token
-        self._allow_hosts = tuple(allow_hosts)
+        self._allow_hosts = tuple(map(check_host, allow_hosts))
         self._max_viewers = max_viewers
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
@@ -95,7 +99,8 @@ class WebServer:
         """Listen.
 
         Raises:
-            VramtapError: the address cannot be listened on, or the package lacks noVNC.
+            NotFound: the name has no address, or the package lacks noVNC.
+            Refused: the address is in use or not ours.
         """
         channel = await self._listen()
         self._address, self._port = channel.getsockname()[:2]
@@ -146,12 +151,16 @@ class WebServer:
             found = await asyncio.get_running_loop().getaddrinfo(
                 self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
-            # One socket: a name that means two addresses would otherwise get two ports where 0 is asked for.
-            family, _, _, _, address = min(found, key=lambda info: info[0] is not socket.AF_INET)
+        except (socket.gaierror, UnicodeError) as error:  # the latter: no name the DNS could know
+            reason = getattr(error, "strerror", None) or str(error)
+            raise NotFound("listen", where, reason, "give an address of this machine") from error
+        # One socket: a name that means two addresses would otherwise get two ports where 0 is asked for.
+        family, _, _, _, address = min(found, key=lambda info: info[0] is not socket.AF_INET)
+        try:
             return socket.create_server(address[:2], family=family, backlog=BACKLOG)
         except OSError as error:
-            remedy = "another port, or 0 for a free one" if self._port else "an address of this machine"
-            raise VramtapError("listen on", where, error.strerror or str(error), remedy) from error
+            remedy = "choose another port, or 0 for any" if error.errno == errno.EADDRINUSE else ""
+            raise Refused("listen", where, error.strerror or str(error), remedy) from error
 
     def _connection(self) -> asyncio.Protocol:
         """The protocol of a connection that has just been accepted."""

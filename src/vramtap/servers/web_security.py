@@ -24,8 +24,12 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Final
 
+from vramtap.errors import UsageError
+
 TOKEN_BYTES: Final = 16
 """Random bytes a token is made of: 128 bits cannot be guessed over a network."""
+MIN_TOKEN_CHARS: Final = 8
+"""Of one that a person chose; fewer are soon guessed."""
 MAX_TOKEN_CHARS: Final = 256
 """What is compared at most; longer ones are refused unread."""
 MAX_HOST_CHARS: Final = 255 + len("[]:65535")
@@ -54,6 +58,8 @@ HEADERS: Final = {
 """What every answer carries, refusals included."""
 
 _HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9_.-]+))(?::(?P<port>[0-9]{1,5}))?")
+
+_TOKEN = re.compile(rf"[A-Za-z0-9._~-]{{{MIN_TOKEN_CHARS},{MAX_TOKEN_CHARS}}}")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -137,6 +143,29 @@ class Gate:
 def new_token() -> str:
     """A token nobody can guess, safe in URLs and cookies."""
     return secrets.token_urlsafe(TOKEN_BYTES)
+
+
+def check_token(token: str) -> None:
+    """Whether a token that a person chose will do.
+
+    Raises:
+        UsageError: it is too short, too long, or cannot stand in a URL as it is.
+    """
+    if not _TOKEN.fullmatch(token):
+        reason = f"needs {MIN_TOKEN_CHARS} to {MAX_TOKEN_CHARS} of the characters A-Z a-z 0-9 . _ ~ -"
+        raise UsageError("--token", "", reason, "leave it out where one is needed, and one is made")
+
+
+def check_host(name: str) -> str:
+    """The name in a Host header, as a person gave it; a port is left out of account.
+
+    Raises:
+        UsageError: it is no host name and no address.
+    """
+    found = host_name(name)
+    if found is None:
+        raise UsageError("--allow-host", name, "is no host name", "give the name as it stands in the URL")
+    return found
 
 
 def is_loopback(address: str) -> bool:

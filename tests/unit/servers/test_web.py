@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from unit.servers.web_synthetic import DeafInput, SyntheticTap, SyntheticTarget, handshake
-from vramtap.errors import UsageError, VramtapError
+from vramtap.errors import NotFound, Refused, UsageError, VramtapError
 from vramtap.servers import web, web_site, web_watched
 from vramtap.servers.session import Cause, Departure, SessionOptions, serve_session
 from vramtap.servers.web import WebServer
@@ -160,9 +160,20 @@ async def test_taken_port_is_one_clear_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
-            VramtapError, match=rf"listen on 127\.0\.0\.1:{port}: Address already in use .*another port"
+            Refused, match=rf"listen 127\.0\.0\.1:{port}: Address already in use .*another port"
         ):
             await WebServer([SyntheticTap()], port=port, serve=echo).start()
+
+
+@pytest.mark.parametrize("host", ["no host", "a..b"])
+async def test_unknown_name_to_listen_on_is_one_clear_line(host: str) -> None:
+    with pytest.raises(NotFound, match=rf"listen {host}:0: .*address of this machine"):
+        await WebServer([SyntheticTap()], host, serve=echo).start()
+
+
+async def test_address_of_another_machine_is_one_clear_line() -> None:
+    with pytest.raises(Refused, match=r"listen 192\.0\.2\.1:0: Cannot assign requested address"):
+        await WebServer([SyntheticTap()], "192.0.2.1", serve=echo).start()
 
 
 async def test_no_target_is_a_usage_error() -> None:

@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vramtap.errors import UsageError
 from vramtap.servers.web_security import (
     HEADERS,
     MAX_TOKEN_CHARS,
     Gate,
     Kind,
+    check_host,
+    check_token,
     host_name,
     is_loopback,
     new_token,
@@ -163,6 +166,31 @@ def test_tokens_differ_and_fit_urls_and_cookies() -> None:
     assert len(tokens) == 100
     assert set("".join(tokens)) <= set(string.ascii_letters + string.digits + "-_")
     assert min(map(len, tokens)) >= 22
+
+
+@pytest.mark.parametrize(
+    "token", ["", "short", "a" * (MAX_TOKEN_CHARS + 1), "with space", "ümlaut-token", "a&b=c;d/e"]
+)
+def test_token_that_cannot_be_one_is_a_usage_error(token: str) -> None:
+    with pytest.raises(UsageError, match="--token"):
+        check_token(token)
+
+
+def test_host_to_allow_is_taken_with_or_without_port() -> None:
+    assert check_host("Lab.Example") == "lab.example"
+    assert check_host("lab.example:8080") == "lab.example"
+    assert check_host("[2001:db8::7]") == "2001:db8::7"
+
+
+@pytest.mark.parametrize("name", ["", "http://lab.example", "a b", "*"])
+def test_what_is_no_host_is_a_usage_error(name: str) -> None:
+    with pytest.raises(UsageError, match="--allow-host"):
+        check_host(name)
+
+
+def test_tokens_of_ours_and_plain_ones_will_do() -> None:
+    check_token(new_token())
+    check_token("open-sesame")
 
 
 def test_loopback_is_told_from_the_rest() -> None:
