@@ -48,8 +48,10 @@ def _read_regular(path: str) -> bytes:
     except OSError:
         # The server may still let us in without a cookie, and says so if it does not.
         return b""
-    with open(descriptor, "rb") as file:
-        return file.read(_MAX_BYTES) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    try:
+        return os.read(descriptor, _MAX_BYTES) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    finally:
+        os.close(descriptor)
 
 
 def _authority_entries(data: bytes) -> list[tuple[int, bytes, bytes, bytes, bytes]]:

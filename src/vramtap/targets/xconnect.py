@@ -72,6 +72,19 @@ def parse_display(spec: TargetSpec) -> Display:
     return Display(int(match[2]), int(match[3] or 0))
 
 
+def server_pid(display: Display) -> int:
+    """The process that listens for a display's clients; it notices a connection that says nothing.
+
+    Raises:
+        NotFound: no such display, or the server has ended.
+        Refused: no permission.
+        NotTappable: the process cannot be known, or takes no connection.
+    """
+    connected, pid = _connect(display)
+    connected.close()
+    return pid
+
+
 class Link:
     """A connection to an X server.
 

@@ -17,7 +17,7 @@ from vramtap.targets.contract import KeyEvent, PointerEvent
 from vramtap.targets.keys import x11_keycode_of_scancode
 from vramtap.targets.keysyms import NO_SYMBOL
 from vramtap.targets.xconnect import Display, Link
-from vramtap.targets.xkeymap import Key, Keymap
+from vramtap.targets.xkeymap import Key, Keymap, Stroke
 
 BUTTONS: Final = 7
 """Bits of RFB's mask that have a button: 1 to 3, the wheel's 4 and 5, and 6 and 7 for its sides."""
@@ -66,7 +66,10 @@ class XInput:
         self._held: dict[int, KeyEvent] = {}
         self._borrowed: OrderedDict[int, int] = OrderedDict()
         self._buttons = 0
-        self._lost = self._closed = False
+        self._pointed: tuple[int, int] | None = None
+        self._closed = False
+        self.lost = False
+        """Whether the server has closed the connection; what is sent then is dropped."""
 
     @classmethod
     def connect(cls, display: Display) -> XInput | None:
@@ -117,7 +120,7 @@ class XInput:
     # From here on, everything runs in the worker's thread.
 
     def _guard(self, action: Callable[..., None], *arguments: object) -> None:
-        if self._lost:
+        if self.lost:
             return
         try:
             self._drain()
@@ -126,7 +129,7 @@ class XInput:
         except _ProtocolError as error:
             log.warning("%s: input refused: %r", self._link.display, error)
         except _ConnectionError:
-            self._lost = True
+            self.lost = True
             log.warning("%s: input lost, the server closed the connection", self._link.display)
 
     def _drain(self) -> None:
@@ -166,35 +169,29 @@ class XInput:
     def _press(self, event: KeyEvent) -> None:
         keymap = self._map()
         position = x11_keycode_of_scancode(event.scancode)
-        key = keymap.find(event.keysym, prefer=position)
-        if key is None and NO_SYMBOL < event.keysym <= MAX_KEYSYM:
-            key = self._borrow(keymap, event.keysym)
-        if key is None and position is not None and keymap.has(position):
-            self._send_key(position, event)
-            return
-        if key is None:
+        state = int(self._core.QueryPointer(self._link.root).reply().mask)
+        stroke = keymap.plan(event.keysym, state, prefer=position)
+        if stroke is None and NO_SYMBOL < event.keysym <= MAX_KEYSYM:
+            stroke = self._borrow(keymap, event.keysym)
+        if stroke is None and position is not None and keymap.has(position):
+            stroke = Stroke(position)
+        if stroke is None:
             log.info("%s: no key for keysym %#x", self._link.display, event.keysym)
             return
-        if key.keycode in self._held:
+        if stroke.keycode in self._held:
             # The server repeats a held key by itself.
             return
-        state = int(self._core.QueryPointer(self._link.root).reply().mask)
-        wanted = keymap.shift_wanted(key, event.keysym, state) if key.keycode not in self._borrowed else None
-        if wanted is None:
-            self._send_key(key.keycode, event)
-            return
-        around = keymap.shift_keys()[:1] if wanted else self._pressed(keymap.shift_keys())
-        before, after = (_KEY_PRESS, _KEY_RELEASE) if wanted else (_KEY_RELEASE, _KEY_PRESS)
+        around: list[int] = []
+        if stroke.shift is not None:
+            shifts = keymap.shift_keys()
+            around = shifts[:1] if stroke.shift else self._pressed(shifts)
+        before, after = (_KEY_PRESS, _KEY_RELEASE) if stroke.shift else (_KEY_RELEASE, _KEY_PRESS)
         for keycode in around:
             self._fake(before, keycode)
-        self._send_key(key.keycode, event)
+        self._held[stroke.keycode] = event
+        self._fake(_KEY_PRESS, stroke.keycode)
         for keycode in around:
             self._fake(after, keycode)
-
-    def _send_key(self, keycode: int, event: KeyEvent) -> None:
-        if keycode not in self._held:
-            self._held[keycode] = event
-            self._fake(_KEY_PRESS, keycode)
 
     def _release(self, event: KeyEvent) -> None:
         # A client names the key by what it would send now, which is another keysym if Shift was let go
@@ -215,12 +212,12 @@ class XInput:
         key = self._map().find(keysym, prefer=keycode)
         return key is not None and key.keycode == keycode
 
-    def _borrow(self, keymap: Keymap, keysym: int) -> Key | None:
+    def _borrow(self, keymap: Keymap, keysym: int) -> Stroke | None:
         """Put a keysym on a key that sends nothing; the one used longest ago, when all are taken."""
         for keycode, given in self._borrowed.items():
             if given == keysym:
                 self._borrowed.move_to_end(keycode)
-                return Key(keycode, False)
+                return Stroke(keycode)
         free = [keycode for keycode in keymap.spare() if keycode not in self._borrowed]
         free += [keycode for keycode in self._borrowed if keycode not in self._held]
         if not free:
@@ -229,7 +226,7 @@ class XInput:
         self._core.ChangeKeyboardMapping(1, free[0], 2, [keysym, keysym])
         self._borrowed[free[0]] = keysym
         self._borrowed.move_to_end(free[0])
-        return Key(free[0], False)
+        return Stroke(free[0])
 
     def _pressed(self, keycodes: list[int]) -> list[int]:
         """Which of these keys are down, whoever pressed them."""
@@ -238,8 +235,15 @@ class XInput:
 
     def _point(self, event: PointerEvent) -> None:
         x, y = (max(0, min(MAX_COORDINATE, at)) for at in (event.x, event.y))
-        self._test.FakeInput(_MOTION, _ABSOLUTE, _NOW, self._link.root, x, y, 0)
+        # A click where the pointer stands already is no motion to the programs - if it still stands there.
+        if (x, y) != self._pointed or not self._pointer_is_at(x, y):
+            self._test.FakeInput(_MOTION, _ABSOLUTE, _NOW, self._link.root, x, y, 0)
+        self._pointed = (x, y)
         self._set_buttons(event.buttons)
+
+    def _pointer_is_at(self, x: int, y: int) -> bool:
+        pointer = self._core.QueryPointer(self._link.root).reply()
+        return bool(pointer.same_screen) and (int(pointer.root_x), int(pointer.root_y)) == (x, y)
 
     def _set_buttons(self, buttons: int) -> None:
         changed = self._buttons ^ buttons

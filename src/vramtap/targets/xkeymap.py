@@ -45,6 +45,18 @@ class Key(NamedTuple):
     shifted: bool
 
 
+class Stroke(NamedTuple):
+    """How to press a key.
+
+    Args:
+        keycode: Of the key.
+        shift: True: press Shift around it; False: let go of Shift around it; None: leave Shift as it is.
+    """
+
+    keycode: int
+    shift: bool | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Keymap:
     """A keyboard map and its modifiers.
@@ -96,37 +108,39 @@ class Keymap:
         left = self.find(SHIFT_L)
         return sorted(keys, key=lambda keycode: left is None or keycode != left.keycode)
 
-    def shift_wanted(self, key: Key, keysym: int, state: int) -> bool | None:
-        """Whether Shift must be changed so that a key sends the keysym.
+    def plan(self, keysym: int, state: int, prefer: int | None = None) -> Stroke | None:
+        """How to press a key so that it sends a keysym.
 
         Args:
-            key: As `find` gave it.
-            keysym: What it is to send.
+            keysym: Legacy or Unicode.
             state: The modifiers that are set now, as the server says: `SHIFT`, `LOCK`, ...
+            prefer: The keycode to take if several send it.
 
         Returns:
-            True: press Shift around the key; False: let go of it around the key; None: as it is.
+            The key, and what to do with Shift around it; None if the map has no way to send it.
         """
-        row = [*self.rows[key.keycode - self.first_keycode][:2], NO_SYMBOL][:2]
-        if is_modifier(keysym) or row[0] == row[1] or (row[1] == NO_SYMBOL and not key.shifted):
+        key = self.find(keysym, prefer)
+        if key is None:
             return None
-        letter = _is_letter_pair(row[0], row[1])
-        wanted = key.shifted
-        # Num Lock on the keypad and Caps Lock on letters turn Shift round (XKB protocol, canonical types).
+        keycode, shifted = key
+        row = [*self.rows[keycode - self.first_keycode][:2], NO_SYMBOL][:2]
+        if is_modifier(keysym) or row[0] == row[1] or (row[1] == NO_SYMBOL and not shifted):
+            return Stroke(keycode)
         if is_keypad(keysym):
-            wanted ^= bool(state & self._mask_of(NUM_LOCK))
-        elif letter:
-            wanted ^= bool(state & LOCK)
+            # What Shift does to the keypad differs between maps; what Num Lock does is the same in all.
+            return Stroke(keycode) if shifted == bool(state & self._mask_of(NUM_LOCK)) else None
+        letter = _is_letter_pair(row[0], row[1])
+        # Caps Lock turns Shift round for letters (XKB protocol, canonical type ALPHABETIC).
+        wanted = shifted ^ (letter and bool(state & LOCK))
         if wanted == bool(state & SHIFT):
-            return None
+            return Stroke(keycode)
         if state & _SHORTCUT and letter:
             # Ctrl+c is that key whatever Caps Lock of the client makes of the letter.
-            return None
-        types = keysym_to_char(keysym) is not None or is_keypad(keysym)
-        if not wanted and (state & _SHORTCUT or not types):
+            return Stroke(keycode)
+        if not wanted and (state & _SHORTCUT or keysym_to_char(keysym) is None):
             # Shift is part of the shortcut, or selects with the arrow keys: it is what the user holds.
-            return None
-        return wanted
+            return Stroke(keycode)
+        return Stroke(keycode, wanted)
 
     def _mask_of(self, keysym: int) -> int:
         """The modifier that a key sets, as a bit of the state; 0 if none."""

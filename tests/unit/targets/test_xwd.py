@@ -17,11 +17,11 @@ SHAPE = (160, 7, 2, 24, 640, 480, 0, 0, 32, 0, 32, 32, 2560)
 VISUAL = (4, 0xFF0000, 0xFF00, 0xFF, 8, 256, 256, 640, 480, 0, 0, 0)
 
 
-def header(name: bytes = b"Xvfb host:0.0", **changed: int) -> bytes:
+def header(name: bytes = b"Xvfb host:0.0", changed: dict[str, int] | None = None) -> bytes:
     words = [*SHAPE, *VISUAL]
     places = {"size": 0, "version": 1, "kind": 2, "depth": 3, "width": 4, "height": 5, "x": 6, "order": 7}
     places |= {"bits": 11, "stride": 12, "colors": 19}
-    for place, value in changed.items():
+    for place, value in (changed or {}).items():
         words[places[place]] = value
     return struct.pack(">25I", *words) + name.ljust(60, b"\0")
 
@@ -62,7 +62,7 @@ def test_the_magic_stands_where_it_says() -> None:
     ],
 )
 def test_a_header_out_of_bounds_is_none(changed: dict[str, int]) -> None:
-    assert XwdHeader.parse(header(**changed)) is None
+    assert XwdHeader.parse(header(changed=changed)) is None
 
 
 @given(st.binary(max_size=200) | st.tuples(st.just(header()[:16]), st.binary(max_size=180)).map(b"".join))

@@ -1,0 +1,198 @@
+"""What can be tapped on this machine: QEMU guests and X displays, found without disturbing any.
+
+Nothing is connected to that could notice: a QEMU monitor serves one client at a time, and asking would take
+it from whoever has it. So QEMU is known by its arguments, and an X server by who listens at its socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from vramtap.errors import VramtapError
+from vramtap.linux import procfs
+from vramtap.targets.xconnect import MAX_DISPLAY, SOCKET_DIRECTORY, Display, server_pid
+
+_QEMU: Final = re.compile(r"qemu-system-\w+|qemu-kvm|kvm|qemu")
+_PLAIN: Final = "/:@,=+~ !$&'()*;"
+"""What stands for itself in the path of a TARGET string; percent and question mark do not."""
+_DISPLAY: Final = re.compile(r"X([0-9]{1,5})", re.ASCII)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something with a screen.
+
+    Args:
+        url: The TARGET string that taps it, or would.
+        what: What it is, in a few words (`QEMU debian`, `Xvfb`).
+        pid: Its process; 0 if that is not known.
+        tappable: Whether tapping it should work.
+        why: If not, the reason and what would help; else empty.
+    """
+
+    url: str
+    what: str
+    pid: int
+    tappable: bool
+    why: str = ""
+
+
+def discover() -> list[Found]:
+    """Everything with a screen that this user can see.
+
+    Returns:
+        QEMU guests by pid, then X displays by number. What cannot be looked at is left out, with a line in
+        the log.
+    """
+    found = []
+    for pid in _processes():
+        try:
+            found += qemu_targets(pid, procfs.cmdline(pid))
+        except (VramtapError, OSError) as error:
+            # It ended while we looked, or is not ours to see; the others still are.
+            log.debug("pid %d: %s", pid, error)
+    return found + [_x_target(display) for display in _displays()]
+
+
+def _processes() -> list[int]:
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+# QEMU
+
+
+def qemu_targets(pid: int, arguments: list[str]) -> list[Found]:
+    """What a process offers, if it is a QEMU.
+
+    Args:
+        pid: Its id.
+        arguments: Of its command line.
+
+    Returns:
+        Nothing if it is no QEMU; else one entry: with its first QMP socket, or with why there is none.
+    """
+    if not arguments or not _QEMU.fullmatch(os.path.basename(arguments[0])):
+        return []
+    what = f"QEMU {_guest_name(arguments) or os.path.basename(arguments[0])}"
+    missing = ""
+    for path in _qmp_paths(arguments):
+        seen = _seen_path(pid, path)
+        if seen is not None:
+            return [Found(f"qemu:{quote(seen, safe=_PLAIN)}", what, pid, True)]
+        missing = missing or path
+    if missing:
+        why = f"its QMP socket {missing} is not there, or not ours to see"
+        return [Found(f"qemu:{quote(missing, safe=_PLAIN)}", what, pid, False, why)]
+    why = "it has no QMP socket; start it with -qmp unix:PATH,server=on,wait=off"
+    return [Found("qemu:PATH", what, pid, False, why)]
+
+
+def _seen_path(pid: int, path: str) -> str | None:
+    """Where we find a socket that QEMU was told of; None if it is not there.
+
+    QEMU's path starts at its own working directory and its own root, which a container makes another.
+    """
+    with contextlib.suppress(OSError):
+        path = os.path.join(os.readlink(f"/proc/{pid}/cwd"), path)
+    for seen in (path, f"/proc/{pid}/root{path}"):
+        with contextlib.suppress(OSError):
+            if os.path.isabs(seen) and stat.S_ISSOCK(os.stat(seen).st_mode):
+                return seen
+    return None
+
+
+def _options(arguments: list[str], name: str) -> Iterator[str]:
+    """The values of an option, with one dash or two."""
+    for option, value in itertools.pairwise(arguments):
+        if option.lstrip("-") == name and option.startswith("-"):
+            yield value
+
+
+def _guest_name(arguments: list[str]) -> str:
+    """What `-name` says, in its short form or as `guest=`."""
+    for value in _options(arguments, "name"):
+        parts = value.split(",")
+        named = [part.removeprefix("guest=") for part in parts if part.startswith("guest=")]
+        name = named[0] if named else parts[0]
+        return name if "=" not in name else ""
+    return ""
+
+
+def _qmp_paths(arguments: list[str]) -> list[str]:
+    """Unix sockets with QMP: `-qmp unix:PATH,...`, or a `-chardev socket` that a control monitor uses."""
+    paths = []
+    for option in ("qmp", "qmp-pretty"):
+        for value in _options(arguments, option):
+            if value.startswith("unix:"):
+                paths.append(_first_value(value.removeprefix("unix:")))
+    controls = set()
+    for value in _options(arguments, "mon"):
+        settings = _settings(value)
+        if settings.get("mode") == "control":
+            controls.add(settings.get("chardev") or _first_value(value))
+    for value in _options(arguments, "chardev"):
+        settings = _settings(value)
+        if value.startswith("socket,") and settings.get("id") in controls and settings.get("path"):
+            paths.append(settings["path"])
+    return paths
+
+
+def _split(value: str) -> list[str]:
+    """QEMU's comma-separated parts; a doubled comma stands for one (util/qemu-option.c)."""
+    return [part.replace("\0", ",") for part in value.replace(",,", "\0").split(",")]
+
+
+def _first_value(value: str) -> str:
+    return _split(value)[0]
+
+
+def _settings(value: str) -> dict[str, str]:
+    pairs = (part.partition("=") for part in _split(value))
+    return {name: setting for name, equals, setting in pairs if equals}
+
+
+# X
+
+
+def _displays() -> list[Display]:
+    """Displays with a socket in the usual directory, or with its abstract namesake (unix(7))."""
+    names: list[str] = []
+    with contextlib.suppress(OSError):  # no X server has ever run here
+        names += os.listdir(SOCKET_DIRECTORY)
+    with contextlib.suppress(OSError), open("/proc/net/unix") as sockets:
+        prefix = f"@{SOCKET_DIRECTORY}/"
+        last = [line.split()[-1] for line in sockets if prefix in line]
+        names += [name.removeprefix(prefix) for name in last]
+    matches = (_DISPLAY.fullmatch(name) for name in names)
+    numbers = {int(match[1]) for match in matches if match}
+    return [Display(number) for number in sorted(numbers) if number <= MAX_DISPLAY]
+
+
+def _x_target(display: Display) -> Found:
+    url = f"x11:{display}"
+    try:
+        pid = server_pid(display)
+    except VramtapError as error:
+        return Found(url, "X server", 0, False, error.reason)
+    try:
+        server = Path(procfs.exe(pid)).name
+    except VramtapError as error:
+        return Found(
+            url, "X server", pid, False, f"{error.reason}: {error.remedy}" if error.remedy else error.reason
+        )
+    if server == "Xvfb":
+        return Found(url, server, pid, True)
+    why = f"{server} keeps its screen where it cannot be followed; run the programs in an Xvfb"
+    return Found(url, server, pid, False, why)

@@ -1,0 +1,48 @@
+"""The registry of targets."""
+
+from __future__ import annotations
+
+import pytest
+
+from vramtap.errors import UsageError
+from vramtap.targets.open import open_target
+from vramtap.targets.process import ProcessTarget
+from vramtap.targets.qemu import QemuTarget
+from vramtap.targets.shm import FileTarget
+from vramtap.targets.x11 import X11Target
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("qemu:/run/vm.qmp", QemuTarget),
+        ("x11::99", X11Target),
+        ("pid:1?address=0x1000&mode=8x8", ProcessTarget),
+        ("shm:/dev/shm/x?mode=8x8", FileTarget),
+    ],
+)
+def test_each_kind_has_its_target(url: str, kind: type) -> None:
+    target = open_target(url)
+    assert isinstance(target, kind)
+    assert target.url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("xen:1", "no kind of target"),
+        ("x11:99", r"'99' is no display \(x11::99 for DISPLAY=:99\)"),
+        ("x11::99999", "is no display"),
+        ("x11:far.example:0", "cannot be reached from here"),
+        ("x11:localhost:10.0", r"for a local display write x11::10"),
+    ],
+)
+def test_what_means_nothing_is_refused(url: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        open_target(url)
+
+
+def test_unix_is_another_way_to_say_this_machine() -> None:
+    target = open_target("x11:unix:7.1")
+    assert isinstance(target, X11Target)
+    assert str(target.display) == ":7.1"
