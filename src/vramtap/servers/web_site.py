@@ -84,7 +84,7 @@ class Site:
         app.add_routes(
             [
                 web.get("/", self._page),
-                web.get(r"/t/{n:\d{1,4}}/", self._page),
+                web.get(r"/t/{n:\d{1,4}}{slash:/?}", self._page),
                 web.get(r"/t/{n:\d{1,4}}/websockify", self._websockify),
                 web.get(r"/{path:(?:static|novnc)/.+}", self._asset),
                 web.get("/api/targets", self._targets),

@@ -19,6 +19,8 @@ from vramtap.servers.web_stream import CLOSE_S, limit_unsent
 
 INTERVAL_S: Final = 1.0
 """Between two samples."""
+MIN_STEP_S: Final = 1e-3
+"""Two samples closer than this make no rate."""
 HEARTBEAT_S: Final = 5.0
 """After so much silence an empty message tells the page that the server is there."""
 PING_S: Final = 30.0
@@ -92,12 +94,10 @@ class Line:
         before, seconds = self._sample, now_s - self._sampled_s
 
         def rate(count: Callable[[Sample], int]) -> int:
+            if before is None or seconds < MIN_STEP_S:
+                return 0
             # Counters of a tap that was opened anew start at zero again.
-            return (
-                0
-                if before is None or seconds <= 0
-                else max(0, round((count(sample) - count(before)) / seconds))
-            )
+            return max(0, round((count(sample) - count(before)) / seconds))
 
         told_us = self.fields.get("scan_us")
         scan_us = round(sample.scan_us)

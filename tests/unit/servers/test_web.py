@@ -203,6 +203,7 @@ async def test_page_and_every_file_it_names_are_served_with_their_types() -> Non
         expected = {
             "/": "text/html; charset=utf-8",
             "/t/0/": "text/html; charset=utf-8",
+            "/t/0": "text/html; charset=utf-8",
             "/static/page.js": "text/javascript; charset=utf-8",
             "/static/page.css": "text/css; charset=utf-8",
             "/static/icon.svg": "image/svg+xml",

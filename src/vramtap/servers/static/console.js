@@ -12,9 +12,15 @@ const STEADY_S = 5; // connected for so long, the next failure is a new one
 const ended = (why) => ({ state: "ended", short: "target ended", what: "The target has ended", why });
 
 export class Console {
-    constructor(stage, target) {
+    /**
+     * @param {HTMLElement} stage Where the screen goes.
+     * @param {{n: number, url: string, input: boolean}} target As the server describes it.
+     * @param {() => void} onConnected Called at every new connection.
+     */
+    constructor(stage, target, onConnected) {
         this._stage = stage;
         this._target = target;
+        this._onConnected = onConnected;
         this._state = document.getElementById("state");
         this._ghost = document.getElementById("ghost");
         this._notice = document.getElementById("notice");
@@ -93,6 +99,7 @@ export class Console {
         this._ghost.hidden = true;
         this._steady = setTimeout(() => { this._wait_s = FIRST_WAIT_S; }, STEADY_S * 1000);
         this.focus();
+        this._onConnected();
     }
 
     /** The last picture stays, dimmed, until there is a new one. */

@@ -3,7 +3,7 @@
 import { Spark } from "./spark.js";
 import { socketUrl } from "./server.js";
 
-const RETRY_S = 3;
+const RETRY_S = 10; // by itself; the screen's reconnecting calls sooner
 const SILENCE_S = 12; // the server gives a sign of life every 5 s
 
 const counts = new Intl.NumberFormat("en");
@@ -37,19 +37,21 @@ export class Live {
     }
 
     start() {
-        document.addEventListener("visibilitychange", () => this._follow());
-        this._follow();
+        document.addEventListener("visibilitychange", () => this.follow());
+        this.follow();
     }
 
-    _follow() {
+    /** Listen if the page is seen, and only then; the server is known to be there, or worth asking. */
+    follow() {
         if (document.hidden) {
             this._stop();
-        } else if (this._socket === null && this._retry === null) {
+        } else if (this._socket === null) {
             this._listen();
         }
     }
 
     _listen() {
+        clearTimeout(this._retry);
         this._retry = null;
         const socket = new WebSocket(socketUrl(`/api/stats?t=${this._target.n}`));
         this._socket = socket;
@@ -59,7 +61,7 @@ export class Live {
             if (this._socket === socket) {
                 this._stop();
                 if (!document.hidden) {
-                    this._retry = setTimeout(() => this._listen(), RETRY_S * 1000);
+                    this._retry = setTimeout(() => this.follow(), RETRY_S * 1000);
                 }
             }
         });

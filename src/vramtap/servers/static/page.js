@@ -54,8 +54,8 @@ function showScreen(target) {
     byId("stage").hidden = false;
     byId("tools").hidden = false;
     byId("live").hidden = false;
-    const screen = new Console(byId("stage"), target);
     const live = new Live(byId("live"), target);
+    const screen = new Console(byId("stage"), target, () => live.follow());
 
     byId("keys").disabled = !target.input;
     byId("keys").addEventListener("click", () => screen.sendCtrlAltDel());
@@ -74,7 +74,7 @@ function showScreen(target) {
 
 /** Which target this page is for: the one in the path, the only one, or none. */
 function chosen(targets) {
-    const path = /^\/t\/(\d+)\/$/.exec(location.pathname);
+    const path = /^\/t\/(\d+)\/?$/.exec(location.pathname);
     if (path) {
         return targets[Number(path[1])];
     }
