@@ -14,7 +14,7 @@ from vramtap.display.damage import Damage
 from vramtap.display.mode import Mode
 from vramtap.display.screen import Screen
 from vramtap.errors import TargetGone, TimedOut, VramtapError
-from vramtap.pages import PageRuns
+from vramtap.pages import NO_PAGES, PageRuns
 from vramtap.stats import TapStats
 from vramtap.targets.contract import Target
 from vramtap.trackers.choose import choose
@@ -149,7 +149,7 @@ class Tap:
         if self._looking is not None:
             await asyncio.wait([self._looking])
         self.check()
-        self._stop_timer()
+        self._stop_waiting()
         self._look_now()
         if self._looking is not None:
             await asyncio.wait([self._looking])
@@ -165,12 +165,12 @@ class Tap:
         return self.closed or ""
 
     async def fresh(self) -> None:
-        """Make sure that the screen is no older than two intervals.
+        """Make sure that the screen is hardly older than an interval of looking.
 
         Raises:
             TargetGone: the target has ended.
         """
-        if self._loop.time() - self._began_s > 2 * self._interval_s:
+        if self._waker is None and self._loop.time() - self._began_s > 2 * self._interval_s:
             await self.refresh()
 
     def check(self) -> None:
@@ -192,7 +192,7 @@ class Tap:
         finally:
             self._waiting -= 1
             if not self._waiting:
-                self._stop_timer()
+                self._stop_waiting()
 
     def forget(self, viewer: Viewer) -> None:
         """A viewer has left."""
@@ -211,21 +211,18 @@ class Tap:
 
     def _schedule(self) -> None:
         """Arrange for the next look, if anybody waits and none is arranged for or under way."""
-        if (
-            self._timer is not None
-            or self._looking is not None
-            or not self._waiting
-            or self.closed is not None
-        ):
+        if self._timer is not None or self._looking is not None:
+            return
+        if not self._waiting or self.closed is not None:
             return
         due = max(self._began_s + self._interval_s, self._not_before_s)
-        if self._mode is not None and due - self._active_s > IDLE_AFTER_S:
+        if self._waker is None and self._mode is not None and due - self._active_s > IDLE_AFTER_S:
             self._waker = self._tracker.wake(self._woken_in_thread)
-            if self._waker is not None:
-                due = max(due, self._mode_due_s)
+        if self._waker is not None:
+            due = max(due, self._mode_due_s)
         self._timer = self._loop.call_at(due, self._tick)
 
-    def _stop_timer(self) -> None:
+    def _stop_waiting(self) -> None:
         if self._waker is not None:
             self._waker.cancel()
             self._waker = None
@@ -237,14 +234,23 @@ class Tap:
         self._loop.call_soon_threadsafe(self._woken)
 
     def _woken(self) -> None:
-        if self._waker is not None:
-            self._stop_timer()
-            self._tick()
+        if self._waker is None:
+            return
+        self._stop_waiting()
+        self._active_s = self._loop.time()
+        if self._looking is None:
+            self._look_now()
 
     def _tick(self) -> None:
-        self._stop_timer()
-        if self._waiting and self._looking is None and self.closed is None:
+        self._timer = None
+        if not self._waiting or self._looking is not None or self.closed is not None:
+            return
+        if self._waker is None:
             self._look_now()
+        else:
+            # Nothing was written; only the geometry is due.
+            self._began_s = self._loop.time()
+            self._looking = asyncio.create_task(self._supervise(self._look(NO_PAGES)))
 
     def _look_now(self) -> None:
         """Ask the tracker; only if there is something to do, start a task that does it."""
@@ -335,6 +341,7 @@ class Tap:
             elif changed or (active and not early):
                 self._read(answer)
         except VramtapError as error:
+            self._stop_waiting()
             self._tracker.restore(self._runs(answer))
             await self._failed(error)
 
@@ -401,6 +408,6 @@ class Tap:
             self.closed = reason
             self._ended.set()
             log.info("%s: %s", self.target.url, reason, extra={"target": self.target.url})
-        self._stop_timer()
+        self._stop_waiting()
         for viewer in self._viewers:
             viewer.wake()

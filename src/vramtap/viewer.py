@@ -69,8 +69,8 @@ class Viewer:
         Raises:
             TargetGone: the target has ended.
         """
+        await self._tap.fresh()
         with self._tap.wanted():
-            await self._tap.fresh()
             while self.waits:
                 self._tap.check()
                 self._news.clear()

@@ -1,0 +1,110 @@
+"""Starts the VNC servers that are compared, each on a port of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from lab.errors import LabError
+from lab.guest import Guest
+from lab.supervise import spawn, stop
+
+START_S: Final = 20
+_REPORT_S: Final = 10
+
+
+@dataclass
+class Server:
+    """A VNC server that accepts connections.
+
+    Args:
+        name: As tables call it.
+        port: On loopback.
+        pid: Its process, 0 where it is somebody else's (QEMU's own).
+        report: What vramtap said when it ended; empty for others and before.
+    """
+
+    name: str
+    port: int
+    pid: int
+    report: dict[str, Any]
+
+
+@contextlib.contextmanager
+def vramtap(url: str, *arguments: str, name: str = "vramtap") -> Iterator[Server]:
+    """`vramtap serve` of a target; its report is there when the block has ended."""
+    program = Path(sys.executable).parent / "vramtap"
+    argv: list[str | Path] = [program, "serve", url, "--vnc", "127.0.0.1:0", "--json", *arguments]
+    process = spawn(argv, stdout=subprocess.PIPE)
+    if process.stdout is None:
+        raise LabError("vramtap: no pipe")
+    try:
+        line = process.stdout.readline()
+        if not line:
+            raise LabError(f"vramtap serve {url} ended at once")
+        server = Server(name, int(json.loads(line)["vnc"][1]), process.pid, {})
+        yield server
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=_REPORT_S)[0].splitlines()
+        server.report = json.loads(rest[-1])["stats"]
+    finally:
+        stop(process)
+
+
+@contextlib.contextmanager
+def x11vnc(display: str, *arguments: str, name: str = "x11vnc") -> Iterator[Server]:
+    """x11vnc on an X display."""
+    port = _free_port()
+    argv = ["x11vnc", "-display", display, "-rfbport", str(port), "-listen", "127.0.0.1", "-no6"]
+    argv += ["-forever", "-shared", "-nopw", "-quiet", "-norc", *arguments]
+    with _listening(name, argv, port) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def x0vncserver(display: str) -> Iterator[Server]:
+    """TigerVNC's x0vncserver on an X display."""
+    port = _free_port()
+    argv = ["x0vncserver", "-display", display, "-rfbport", str(port), "-localhost"]
+    argv += ["-SecurityTypes", "None", "-AlwaysShared"]
+    with _listening("x0vncserver", argv, port) as server:
+        yield server
+
+
+def qemu_vnc(guest: Guest) -> Server:
+    """QEMU's own VNC server, of a guest started with `-vnc`."""
+    answer = guest.monitor.execute("query-vnc")
+    return Server("QEMU's VNC", int(answer["service"]), 0, {})
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _listening(name: str, argv: list[str], port: int) -> Iterator[Server]:
+    process = spawn(argv, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(START_S * 10):
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            if process.poll() is not None:
+                raise LabError(f"{name} ended with status {process.returncode}")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        else:
+            raise LabError(f"{name} does not listen on port {port}")
+        yield Server(name, port, process.pid, {})
+    finally:
+        stop(process)

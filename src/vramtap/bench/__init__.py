@@ -1,1 +1,0 @@
-"""Measurements that rerun the figures the README shows."""
