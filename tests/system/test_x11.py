@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,42 @@ async def test_a_cursor_in_the_pixels_does_not_matter() -> None:
         connection.core.GetInputFocus().reply()
         async with target_of(f"x11:{display}") as target:
             assert (await picture(target)).any(), "the cursor is drawn into the screen's memory"
+
+
+async def test_a_screen_that_changes_all_the_time_is_found() -> None:
+    frames = np.random.default_rng(7).integers(0, 1 << 24, (2, 480, 640), np.uint32)
+    enough = threading.Event()
+
+    def draw(client: XClient) -> None:
+        while not enough.is_set():
+            for frame in frames:
+                client.put(0, 0, frame)
+
+    with Xvfb(width=640, height=480) as server, XClient(server.display) as client:
+        drawing = asyncio.create_task(asyncio.to_thread(draw, client))
+        try:
+            for _ in range(5):
+                async with target_of(server.url) as target:
+                    assert await target.mode() is not None
+        finally:
+            enough.set()
+            await drawing
+
+
+async def test_a_server_that_keeps_its_screen_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vramtap.targets.x11.find_headers", lambda *_: [])
+    refusal = pytest.raises(
+        NotTappable, match=r"no framebuffer of Xvfb's kind in Xvfb .*run the programs in an Xvfb"
+    )
+    with Xvfb(width=64, height=64) as server, refusal:
+        await target_of(server.url).__aenter__()
+
+
+async def test_a_root_window_made_of_several_screens_is_refused() -> None:
+    joined = ("-screen", "1", "128x64x24", "+xinerama")
+    refusal = pytest.raises(NotTappable, match=r"none of 1 framebuffers in Xvfb .* agrees with what it shows")
+    with Xvfb(width=64, height=64, arguments=joined) as server, refusal:
+        await target_of(server.url).__aenter__()
 
 
 async def test_a_stale_copy_that_a_client_made_is_not_taken() -> None:

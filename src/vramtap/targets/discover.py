@@ -14,13 +14,12 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 from vramtap.errors import VramtapError
 from vramtap.linux import procfs
-from vramtap.targets.xconnect import MAX_DISPLAY, SOCKET_DIRECTORY, Display, server_pid
+from vramtap.targets.xconnect import MAX_DISPLAY, SOCKET_DIRECTORY, Display, server_name, server_pid
 
 _QEMU: Final = re.compile(r"qemu-system-\w+|qemu-kvm|kvm|qemu")
 _PLAIN: Final = "/:@,=+~ !$&'()*;"
@@ -187,7 +186,7 @@ def _x_target(display: Display) -> Found:
     except VramtapError as error:
         return Found(url, "X server", 0, False, error.reason)
     try:
-        server = Path(procfs.exe(pid)).name
+        server = server_name(pid)
     except VramtapError as error:
         return Found(
             url, "X server", pid, False, f"{error.reason}: {error.remedy}" if error.remedy else error.reason

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
@@ -35,7 +34,7 @@ from vramtap.pages import PAGE_SIZE
 from vramtap.targets.contract import Input
 from vramtap.targets.ending import process_ended
 from vramtap.targets.url import TargetSpec
-from vramtap.targets.xconnect import Link, parse_display
+from vramtap.targets.xconnect import Link, parse_display, server_name
 from vramtap.targets.xinput import XInput
 from vramtap.targets.xpicture import RootFormat, root_format, root_size, shows_root
 from vramtap.targets.xsearch import Candidate, find_headers, read_bytes
@@ -89,8 +88,8 @@ class X11Target:
             if self._link is not None:
                 asyncio.get_running_loop().add_reader(self._link.fileno(), self._listen)
         except BaseException:
-            # The thread ends by itself: everything in it is bounded.
-            await asyncio.wait([attaching])
+            # The thread ends by itself: everything in it is bounded. Its error, if any, has been said.
+            await asyncio.gather(attaching, return_exceptions=True)
             await self._release()
             raise
         return self
@@ -99,7 +98,7 @@ class X11Target:
         link = self._link = Link(self.display)
         try:
             self._space = ProcessSpace(link.pid)
-            self.server = os.path.basename(procfs.exe(link.pid))
+            self.server = server_name(link.pid)
             with link.guarded(ATTACH_TIMEOUT_S):
                 # A space of its own: what the search reads is not what the tap reads.
                 with contextlib.closing(ProcessSpace(link.pid)) as searched:

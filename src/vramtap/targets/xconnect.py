@@ -21,6 +21,7 @@ import xcffib
 import xcffib.xproto
 
 from vramtap.errors import NotFound, NotTappable, Refused, UsageError, VramtapError
+from vramtap.linux import procfs
 from vramtap.targets.url import TargetSpec
 from vramtap.targets.xauthority import cookies, server_authority
 
@@ -70,6 +71,17 @@ def parse_display(spec: TargetSpec) -> Display:
         what = f"the memory of a server on {match[1]!r} cannot be reached from here"
         raise UsageError("target", spec.url, what, f"for a local display write x11::{match[2]}")
     return Display(int(match[2]), int(match[3] or 0))
+
+
+def server_name(pid: int) -> str:
+    """What runs in a server's process: `Xvfb`.
+
+    Raises:
+        NotFound: it has ended.
+        Refused: no permission.
+    """
+    # The kernel says so when the program was replaced on disk, by an upgrade.
+    return os.path.basename(procfs.exe(pid)).removesuffix(" (deleted)")
 
 
 def server_pid(display: Display) -> int:

@@ -80,8 +80,12 @@ class XInput:
         """
         link = Link(display)
         name = b"XTEST"
-        with link.guarded():
-            present = link.connection.core.QueryExtension(len(name), name).reply().present
+        try:
+            with link.guarded():
+                present = link.connection.core.QueryExtension(len(name), name).reply().present
+        except BaseException:
+            link.close()
+            raise
         if present:
             return cls(link)
         log.warning("%s: no XTEST, so no input", display)

@@ -107,7 +107,9 @@ def _compare(link: Link, space: ProcessSpace, candidate: Candidate, depth: int) 
     """One comparison; returns how many pixels could be compared, and whether all of them were equal."""
     header, cursor = candidate.header, _cursor(link)
     width, height = root_size(link)
-    width, height = min(width, header.width), min(height, header.height)
+    if width > header.width or height > header.height:
+        # Xvfb's screens only shrink: this is part of a root window that Xinerama made of several.
+        return 0, False
     stable = 0
     row_bytes = width * header.bits_per_pixel // 8
     for y in np.unique(np.linspace(0, height - 1, SAMPLE_ROWS).astype(int)).tolist():

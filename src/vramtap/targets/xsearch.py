@@ -9,6 +9,7 @@ in a pixmap or a property: what is found here is a candidate until its pixels ha
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def find_headers(space: ProcessSpace, mappings: list[Mapping], depth: int, scree
         try:
             data = read_bytes(space, start, end - start)
         except KernelError as error:
-            if error.remedy == REMEDY_PTRACE:
+            if error.errno in (errno.EPERM, errno.EACCES):
                 raise Refused("attach", space.name, error.reason, REMEDY_PTRACE) from error
             continue  # unmapped since the list was made
         for at in _headers_in(data, depth):
