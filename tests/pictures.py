@@ -33,13 +33,16 @@ def picture(kind: str, width: int, height: int, seed: int = 0) -> Pixels:
             return np.full((height, width), colours[0], np.uint32)
         case "two" | "few" | "many":
             count = {"two": 2, "few": 3 + seed % 14, "many": 17 + seed % 240}[kind]
-            return np.take(colours, random.integers(0, count, (height, width)))
+            chosen: Pixels = np.take(colours, random.integers(0, count, (height, width)))
+            return chosen
         case "runs":
             count = height * width // 100 + 50
             line = np.repeat(colours[random.integers(0, 140, count)], random.integers(1, 600, count))
-            return np.resize(line, (height, width))
+            runs: Pixels = np.resize(line, (height, width))
+            return runs
         case "gradient":
-            return ((columns & 255) << 16 | (rows & 255) << 8 | 40).astype(np.uint32)
+            mixed: Pixels = ((columns & 255) << 16 | (rows & 255) << 8 | 40).astype(np.uint32)
+            return mixed
         case "photo":
             waves = (np.sin(columns / 40 + seed) * np.cos(rows / 30), np.cos(rows / 50), np.sin(columns / 70))
             grain = random.normal(0, 3, (height, width))

@@ -114,7 +114,7 @@ class InputQueue:
             async with asyncio.timeout(RELEASE_S):
                 await self._target.release_all()
         except (VramtapError, TimeoutError) as error:
-            log.warning("%s: releasing its keys: %s", self._client, error or "timed out")
+            log.warning("%s: releasing its keys: %s", self._client, str(error) or "timed out")
 
     async def _pass_on(self, item: KeyEvent | _Pointer | None) -> None:
         try:

@@ -46,10 +46,12 @@ class Outgoing:
         self._asked = True
         if area is None:
             return
-        self._area = area if self._area is None else bounding_box([self._area, area])
+        before, self._area = self._area, area if self._area is None else bounding_box([self._area, area])
         if not incremental:
             self._viewer.pending.want(area)
             self._margins_due = True
+        if not incremental or self._area != before:
+            # Look anew: there is something to send now, or among what was put aside there may be.
             self._stop_watching()
 
     def next(self) -> Update | None:
@@ -62,6 +64,8 @@ class Outgoing:
         connection = self._connection
         if (self._asked or connection.is_urgent) and (notice := connection.notice()) is not None:
             return self._answered(notice)
+        if self._asked and (margins := self._margins()):
+            return self._answered(connection.begin_update((), margins))
         while self._asked:
             if self._watch is None:
                 self._start_watching()
@@ -141,7 +145,7 @@ class Outgoing:
             return notice
         area = self._visible()
         moves: tuple[Move, ...] = ()
-        pieces = self._margins()
+        pieces: list[Piece] = []
         if area is not None and pending.touches(area):
             same_size = self._size == (connection.width, connection.height)
             copying = connection.encodings.copy_rect and same_size and not self._elsewhere

@@ -27,8 +27,9 @@ MAX_CONNECTIONS: Final = 64
 """Clients at once. A stalled one holds one update, at worst a screen uncompressed: 64 x 8 MB at 1080p."""
 MAX_ENCODING_THREADS: Final = 4
 """Threads that encode, at most one a processor: deflate and JPEG run without the interpreter's lock."""
-BACKLOG: Final = 16
-"""Connections the kernel keeps until they are accepted."""
+BACKLOG: Final = 128
+"""Connections the kernel keeps until they are accepted. Past it a client's first packet is dropped, and it
+waits a second or more before it tries again."""
 ACCEPT_RETRY_S: Final = 0.5
 """After accepting failed for want of descriptors or memory (accept(2))."""
 _TOO_MANY: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -39,7 +40,7 @@ class VncServer:
 
     Args:
         tap: What is shown.
-        host: Address or name to listen on. Any but loopback demands a password.
+        host: Address or name to listen on, empty for all. Any but loopback demands a password.
         port: To listen on; 0 for one the system chooses.
         options: How clients are served; its password is asked of everyone.
         max_connections: Clients at once; further ones are turned away.
@@ -64,6 +65,7 @@ class VncServer:
         self._listening: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._clients: set[asyncio.Task[None]] = set()
+        self._departure = asyncio.Event()
         self._executor: ThreadPoolExecutor | None = None
         password = self._options.password
         if password is not None and len(check_password(password)) > PASSWORD_BYTES:
@@ -83,6 +85,12 @@ class VncServer:
     def connections(self) -> int:
         """Clients now, those that have not finished the handshake included."""
         return len(self._clients)
+
+    async def until_left(self, remaining: int = 0) -> None:
+        """Wait until no more than so many clients are connected."""
+        while len(self._clients) > remaining:
+            self._departure.clear()
+            await self._departure.wait()
 
     async def __aenter__(self) -> Self:
         """Listen.
@@ -137,7 +145,7 @@ class VncServer:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(
-                self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                self._host or None, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
         except socket.gaierror as error:
             raise NotFound("listen", f"{self._host}:{self._port}", error.strerror or str(error)) from error
@@ -167,7 +175,13 @@ class VncServer:
                 continue
             task = asyncio.create_task(self._serve(connection, address))
             self._clients.add(task)
-            task.add_done_callback(self._clients.discard)
+            task.add_done_callback(self._left)
+
+    def _left(self, client: asyncio.Task[None]) -> None:
+        self._clients.discard(client)
+        self._departure.set()
+        if not client.cancelled() and (error := client.exception()) is not None:
+            log.error("a defect of vramtap ended a session", exc_info=error)
 
     def _unwelcome(self, host: str) -> str | None:
         """Why a client is not served at all; None if it is."""
