@@ -134,7 +134,7 @@ class XInput:
             log.warning("%s: input refused: %r", self._link.display, error)
         except _ConnectionError:
             self.lost = True
-            log.warning("%s: input lost, the server closed the connection", self._link.display)
+            log.info("%s: input lost, the server closed the connection", self._link.display)
 
     def _drain(self) -> None:
         """Take in what the server says: that its map has changed, or that it did not like a request."""
