@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks import servers
-from benchmarks.watching import Waiting, write_seen
+from benchmarks.watching import Waiting, settle, write_seen
 from lab.guest import Guest
 from lab.xclient import XClient
 from lab.xvfb import Framebuffer, Xvfb
@@ -39,7 +39,7 @@ def on_qemu(shots: int, idle_s: float, progress: Progress) -> Latencies:
         with servers.vramtap(guest.url) as ours, Waiting([ours, own]) as waiting:
             for shot in range(shots):
                 progress(f"QEMU guest: shot {shot + 1} of {shots}, {idle_s:.0f} s idle before each")
-                waiting.settle(idle_s)
+                settle([waiting], idle_s)
                 address = vram + (_Y * 1024 + _X) * 4
                 with write_seen(pid, address) as seen:
                     colour = 0x00FF00 if shot % 2 else 0xFF0000
@@ -56,11 +56,14 @@ async def _vram(guest: Guest) -> tuple[int, int]:
 
 
 def on_xvfb(shots: int, idle_s: float, progress: Progress) -> Latencies:
-    """Ours beside x11vnc and x0vncserver, on one Xvfb, the same drawing.
+    """Ours, x11vnc and x0vncserver, each on an Xvfb of its own, drawn on in turn.
+
+    All run the whole time, but only one has something to do at a time: on two cores three servers that
+    wake up together would measure each other.
 
     Args:
-        shots: Small rectangles drawn.
-        idle_s: Without any change before each.
+        shots: Small rectangles drawn on each.
+        idle_s: Without any change before each round.
         progress: Told what is going on.
 
     Returns:
@@ -68,20 +71,19 @@ def on_xvfb(shots: int, idle_s: float, progress: Progress) -> Latencies:
     """
     found: Latencies = {}
     with contextlib.ExitStack() as stack:
-        xvfb = stack.enter_context(Xvfb(Framebuffer.PLAIN))
-        client = stack.enter_context(XClient(xvfb.display))
-        running = [
-            stack.enter_context(servers.vramtap(xvfb.url)),
-            stack.enter_context(servers.x11vnc(xvfb.display)),
-            stack.enter_context(servers.x0vncserver(xvfb.display)),
-        ]
-        waiting = stack.enter_context(Waiting(running))
+        rows: list[tuple[XClient, Waiting]] = []
+        for start in (servers.vramtap, servers.x11vnc, servers.x0vncserver):
+            xvfb = stack.enter_context(Xvfb(Framebuffer.PLAIN))
+            client = stack.enter_context(XClient(xvfb.display))
+            server = stack.enter_context(start(xvfb.url if start is servers.vramtap else xvfb.display))
+            rows.append((client, stack.enter_context(Waiting([server]))))
         for shot in range(shots):
             progress(f"Xvfb: shot {shot + 1} of {shots}, {idle_s:.0f} s idle before each")
-            waiting.settle(idle_s)
-            began_s = time.monotonic()
-            client.fill(_X, _Y, 10, 10, 0x00FF00 if shot % 2 else 0xFF0000)
-            _note(found, waiting.next_updates_s(), began_s)
+            settle([waiting for _, waiting in rows], idle_s)
+            for client, waiting in rows:
+                began_s = time.monotonic()
+                client.fill(_X, _Y, 10, 10, 0x00FF00 if shot % 2 else 0xFF0000)
+                _note(found, waiting.next_updates_s(), began_s)
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import servers
 from benchmarks.servers import Server
-from benchmarks.watching import Waiting
+from benchmarks.watching import Waiting, settle
 from lab.guest import Guest
 from lab.xvfb import Framebuffer, Xvfb
 
@@ -63,9 +63,9 @@ def on_xvfb(stretch_s: float, progress: Progress) -> dict[str, Idle]:
 
 def _measure(server: Server, waiting: Waiting, stretch_s: float) -> tuple[float, float]:
     """CPU milliseconds and wake-ups a second, once the server has come to rest."""
-    waiting.settle(3.0)
+    settle([waiting], 3.0)
     cpu_ns, wakeups = _spent(server.pid)
-    waiting.settle(stretch_s)
+    settle([waiting], stretch_s)
     cpu_after_ns, wakeups_after = _spent(server.pid)
     return (cpu_after_ns - cpu_ns) / 1e6 / stretch_s, (wakeups_after - wakeups) / stretch_s
 

@@ -40,13 +40,6 @@ class Waiting:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def settle(self, quiet_s: float) -> None:
-        """Take in whatever comes, until nothing has come for so long."""
-        while ready := select.select([client.socket for client in self.clients], [], [], quiet_s)[0]:
-            for client in self.clients:
-                if client.socket in ready and _take(client):
-                    client.request()
-
     def next_updates_s(self) -> dict[str, float]:
         """Wait until every server has sent an update.
 
@@ -68,6 +61,15 @@ class Waiting:
                     arrived[waiting.pop(client).name] = now_s
                     client.request()
         return arrived
+
+
+def settle(waiting: Sequence[Waiting], quiet_s: float) -> None:
+    """Take in whatever comes to any of them, until nothing has come for so long."""
+    clients = [client for each in waiting for client in each.clients]
+    while ready := select.select([client.socket for client in clients], [], [], quiet_s)[0]:
+        for client in clients:
+            if client.socket in ready and _take(client):
+                client.request()
 
 
 def _take(client: RfbClient) -> bool:
