@@ -100,6 +100,9 @@ async def test_screen_fits_the_window_or_is_one_to_one() -> None:
 
 async def test_keyboard_has_the_focus_and_keys_arrive_with_scancodes() -> None:
     async with scene() as on:
+        for seed in (1, 2):  # the second update tells noVNC that scancodes are welcome
+            on.target.pixels[:] = console(640, 400, seed)
+            await on.window.shows(on.target.pixels)
         await on.window.type("aB\n")
         events = [await asyncio.wait_for(on.target.listener.keys.get(), PATIENCE_S) for _ in range(8)]
         shift, enter = 0xFFE1, 0xFF0D  # X11/keysymdef.h: XK_Shift_L, XK_Return
@@ -209,6 +212,21 @@ async def test_page_says_that_the_target_has_ended_and_how() -> None:
         assert await on.window.state("ended") == "target ended"
         assert await on.window.page.locator("#notice-what").inner_text() == "The target has ended"
         assert await on.window.page.locator("#notice-why").inner_text() == "it was switched off"
+
+
+async def test_page_still_says_how_the_target_ended_when_the_server_stops_with_it() -> None:
+    async with scene() as on:
+        on.target.end("it was switched off")
+        await on.tap.ended()
+        await on.server.close()
+        await on.window.state("ended")
+
+        async def says_both() -> bool:
+            why = await on.window.page.locator("#notice-why").inner_text()
+            return why == "it was switched off; vramtap has stopped too"
+
+        await on.window.until(says_both)
+        on.window.complaints.clear()  # the browser reports each request that nobody answered
 
 
 async def test_page_says_that_the_server_is_gone_and_comes_back_with_it() -> None:

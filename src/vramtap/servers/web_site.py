@@ -72,7 +72,7 @@ class Site:
         self._cookie = cookie
         self._max_viewers = max_viewers
         self._assets = load_assets()
-        self._streams: set[WebSocketStream] = set()
+        self._streams: dict[WebSocketStream, WatchedTap] = {}
         self._feed_pages = 0
         self._shots = 0
         clock = asyncio.get_running_loop().time
@@ -187,13 +187,13 @@ class Site:
             log.warning("%s: turned away: %d viewers look already", stream.peer, len(self._streams))
             await stream.close(WSCloseCode.TRY_AGAIN_LATER, f"{len(self._streams)} viewers look already")
             return stream.response
-        self._streams.add(stream)
+        self._streams[stream] = tap
         code, reason = int(WSCloseCode.INTERNAL_ERROR), "an error of vramtap; see its log"
         try:
             departure = await self._serve(stream, tap, replace(self._options, name=tap.target.url))
             code, reason = _goodbye(departure, tap)
         finally:
-            self._streams.discard(stream)
+            self._streams.pop(stream, None)
             await stream.close(code, reason)
         return stream.response
 
@@ -204,8 +204,15 @@ class Site:
         return n
 
     async def _say_goodbye(self, app: web.Application) -> None:
-        streams = tuple(self._streams)
-        await asyncio.gather(*(stream.close(WSCloseCode.GOING_AWAY, "vramtap stops") for stream in streams))
+        # A target's end may be what stops the server: then that is what the page should say.
+        await asyncio.gather(
+            *(
+                stream.close(WSCloseCode.GOING_AWAY, "vramtap stops")
+                if tap.closed is None
+                else stream.close(TARGET_ENDED, tap.closed)
+                for stream, tap in tuple(self._streams.items())
+            )
+        )
 
 
 def _goodbye(departure: Departure, tap: WatchedTap) -> tuple[int, str]:

@@ -441,6 +441,16 @@ async def test_stop_of_the_server_is_told() -> None:
         await stopping
 
 
+async def test_stop_that_comes_of_the_target_s_end_tells_of_that() -> None:
+    tap = SyntheticTap()
+    async with serving(tap) as (server, client), client.ws_connect("/t/0/websockify") as channel:
+        tap.end("QEMU (pid 812) exited")
+        stopping = asyncio.create_task(server.close())
+        message = await channel.receive()
+        assert (message.data, message.extra) == (TARGET_ENDED, "QEMU (pid 812) exited")
+        await stopping
+
+
 async def test_one_viewer_too_many_is_told_so_and_the_others_stay() -> None:
     async with serving(max_viewers=1) as (server, client), client.ws_connect("/t/0/websockify") as channel:
         await channel.send_bytes(b"x")

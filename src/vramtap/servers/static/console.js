@@ -25,6 +25,7 @@ export class Console {
         this._ghost = document.getElementById("ghost");
         this._notice = document.getElementById("notice");
         this._rfb = null;
+        this._ended = null;
         this._fit = true;
         this._wait_s = FIRST_WAIT_S;
         this._timer = null;
@@ -94,6 +95,7 @@ export class Console {
     }
 
     _connected() {
+        this._ended = null;
         this._say("connected", "connected");
         this._notice.hidden = true;
         this._ghost.hidden = true;
@@ -120,6 +122,7 @@ export class Console {
         this._rfb = null;
         const { code, reason } = this._closed;
         if (code === TARGET_ENDED) {
+            this._ended = reason;
             this._wait(ended(reason));
         } else if (code === TRY_AGAIN_LATER) {
             this._wait({ state: "waiting", short: "busy", what: "The server is busy", why: reason });
@@ -133,6 +136,9 @@ export class Console {
         const answer = await fetchTargets();
         if (answer.refused !== undefined) {
             return { state: "refused", short: "refused", what: "The server refuses this page", why: answer.refused };
+        }
+        if (answer.targets === undefined && this._ended !== null) {
+            return ended(`${this._ended}; vramtap has stopped too`);
         }
         if (answer.targets === undefined) {
             return { state: "waiting", short: "server gone", what: "The server is gone", why: "vramtap does not answer at this address." };
