@@ -47,8 +47,8 @@ test: packages $(INSTALLED) lint ## everything CI holds a change to
 storm: packages $(INSTALLED) ## the random tests, long (STORM=20 times)
 	$(RUN)/python -m pytest -m storm --storm $(STORM) $(PYTEST_ARGS)
 
-bench: packages $(INSTALLED) ## measure on this machine beside QEMU's VNC, x11vnc and x0vncserver
-	PYTHONPATH=tests $(RUN)/python -m vramtap.bench
+bench: packages $(INSTALLED) ## measure beside QEMU's VNC, x11vnc and x0vncserver; writes README's tables (15 min)
+	PYTHONPATH=tests $(RUN)/python -m benchmarks --readme
 
 clean: ## remove what was built; caches of guests are kept
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache src/vramtap/servers/static/novnc

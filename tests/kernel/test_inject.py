@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab.cache import compiled
-from vramtap.errors import NotFound, Refused, TargetGone, VramtapError
+from vramtap.errors import KernelError, NotFound, Refused, TargetGone, VramtapError
 from vramtap.linux import inject, procfs
 from vramtap.linux.inject import fetch_userfaultfd
 from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
@@ -121,7 +121,7 @@ def test_a_process_that_is_traced_already_is_refused_and_its_tracer_named() -> N
 
 
 def test_a_process_of_another_user_is_refused_with_a_remedy() -> None:
-    """The helper's own code as an unprivileged user, who cannot start this interpreter, against root's process."""
+    """The helper's own code, as a user without rights who could not start this interpreter."""
     code = (
         "import os, sys\n"
         "from vramtap.errors import VramtapError\n"
@@ -212,7 +212,7 @@ def test_errors_of_the_helper_come_back_as_they_were() -> None:
     for error in (
         Refused("a", "b", "c", "d"),
         TargetGone("a", "b", "c"),
-        inject.KernelError("a", "b", 1, "d"),
+        KernelError("a", "b", 1, "d"),
     ):
         again = inject._rebuild(inject._describe(error))
         assert type(again) is type(error)
