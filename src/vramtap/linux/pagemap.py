@@ -6,8 +6,7 @@ import ctypes
 import fcntl
 import os
 from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +14,14 @@ from numpy.typing import NDArray
 from vramtap.errors import NotFound, Refused
 from vramtap.linux import abi
 from vramtap.linux.calls import REMEDY_PTRACE, error_for
+from vramtap.linux.descriptor import Descriptor
 from vramtap.pages import PAGE_SIZE
 
 MAX_VECTOR: Final = 1 << 16
 """Regions asked for at once: 1.5 MiB, enough for every second page of 512 MiB; past it we continue."""
 
 
-class Pagemap:
+class Pagemap(Descriptor):
     """The pagemap of a process, open for scanning.
 
     Kernel: PAGEMAP_SCAN, since 6.7 (Documentation/admin-guide/mm/pagemap.rst, fs/proc/task_mmu.c);
@@ -44,17 +44,13 @@ class Pagemap:
         path = f"/proc/{'self' if pid is None else pid}/pagemap"
         self.owner = "this process" if pid is None else f"pid {pid}"
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            super().__init__(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except (FileNotFoundError, ProcessLookupError) as error:
             raise NotFound("open", path, "no such process", "see vramtap ls") from error
         except PermissionError as error:
             raise Refused("open", path, "permission denied", REMEDY_PTRACE) from error
         self._arg = abi.PmScanArg(size=ctypes.sizeof(abi.PmScanArg))
         self._vector = np.empty((0, 3), dtype=np.uint64)
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self._fd
 
     def written(self, start: int, end: int, *, protect: bool) -> NDArray[np.int64] | None:
         """The written pages of `[start, end)`.
@@ -139,20 +135,6 @@ class Pagemap:
                 return True
 
         return any_written
-
-    def close(self) -> None:
-        """Give the descriptor back; harmless twice."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 _NONE: Final = np.empty((0, 2), dtype=np.int64)

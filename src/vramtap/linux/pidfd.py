@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import select
-from types import TracebackType
-from typing import Self
 
 from vramtap.linux import abi
 from vramtap.linux.calls import error_for, syscall
+from vramtap.linux.descriptor import Descriptor
 
 
-class PidFd:
+class PidFd(Descriptor):
     """A process held by descriptor: its number may be reused, the descriptor never means another.
 
     Kernel: pidfd_open(2), since 5.3; pidfd_getfd(2), since 5.6, needs ptrace rights.
@@ -27,7 +26,7 @@ class PidFd:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         try:
-            self._fd = os.pidfd_open(pid)
+            super().__init__(os.pidfd_open(pid))
         except OSError as error:
             raise error_for("pidfd_open", f"pid {pid}", error.errno or 0) from error
 
@@ -49,17 +48,3 @@ class PidFd:
             KernelError: EPERM without ptrace rights, EBADF if it has no such descriptor.
         """
         return syscall("pidfd_getfd", f"pid {self.pid} fd {fd}", abi.SYS_PIDFD_GETFD, self._fd, fd, 0)
-
-    def close(self) -> None:
-        """Give the descriptor back; harmless twice."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

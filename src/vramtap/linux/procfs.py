@@ -11,6 +11,7 @@ from pathlib import Path
 from vramtap.errors import NotFound, Refused, TargetGone
 from vramtap.linux import abi
 from vramtap.linux.calls import REMEDY_PTRACE, error_for
+from vramtap.linux.descriptor import Descriptor
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def status_field(pid: int, name: str) -> str | None:
     return None
 
 
-class MapsQuery:
+class MapsQuery(Descriptor):
     """Asks whether an address range is one process's memory, without reading all of its maps.
 
     Kernel: PROCMAP_QUERY ioctl on /proc/PID/maps, since 6.11 (fs/proc/task_mmu.c), ptrace read rights.
@@ -137,7 +138,7 @@ class MapsQuery:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         try:
-            self._fd = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+            super().__init__(os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC))
         except (FileNotFoundError, ProcessLookupError) as error:
             raise NotFound("open", f"/proc/{pid}/maps", "no such process", "see vramtap ls") from error
         except PermissionError as error:
@@ -188,9 +189,3 @@ class MapsQuery:
             if mapping.start <= at < mapping.end:
                 at = mapping.end
         return at >= end
-
-    def close(self) -> None:
-        """Give the descriptor back; harmless twice."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)

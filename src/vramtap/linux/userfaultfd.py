@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-from types import TracebackType
 from typing import Final, Self
 
 from vramtap.linux import abi
 from vramtap.linux.calls import error_for, syscall
+from vramtap.linux.descriptor import Descriptor
 
 OPEN_FLAGS: Final = os.O_CLOEXEC | os.O_NONBLOCK | abi.UFFD_USER_MODE_ONLY
 """How the log's descriptor is opened.
@@ -24,7 +24,7 @@ LOG_FEATURES: Final = (
 )
 
 
-class Userfaultfd:
+class Userfaultfd(Descriptor):
     """One userfaultfd, acting on the memory of the process it was opened in.
 
     Kernel: userfaultfd(2), ioctl_userfaultfd(2); WP_ASYNC since 6.7, CONFIG_USERFAULTFD and
@@ -40,7 +40,7 @@ class Userfaultfd:
     """
 
     def __init__(self, fd: int, owner: str) -> None:
-        self._fd = fd
+        super().__init__(fd)
         self.owner = owner
 
     @classmethod
@@ -51,10 +51,6 @@ class Userfaultfd:
             Unsupported: the kernel has no userfaultfd.
         """
         return cls(syscall("userfaultfd", "self", abi.SYS_USERFAULTFD, OPEN_FLAGS), "this process")
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self._fd
 
     def api(self, features: int) -> None:
         """Agree on features; once, before anything else.
@@ -97,17 +93,3 @@ class Userfaultfd:
             fcntl.ioctl(self._fd, request, argument, True)
         except OSError as error:
             raise error_for(name, f"{self.owner}{what}", error.errno or 0) from error
-
-    def close(self) -> None:
-        """Unregister everything by giving the descriptor back; harmless twice."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
