@@ -224,6 +224,8 @@ class _Session:
             for event in events:
                 self._handle(event, updates)
             updates.wake.set()
+            # A socket with something in it is read without waiting: a flood would have the loop to itself.
+            await asyncio.sleep(0)
             events = await self._receive()
 
     def _handle(self, event: Event, updates: Outgoing) -> None:

@@ -318,6 +318,26 @@ async def test_any_byte_stream_will_do(tap: SyntheticTap) -> None:
     assert stream.sent.startswith(b"RFB 003.008\n\1\1\0\0\0\0" + bytes.fromhex("0140 00c8 20 18"))
 
 
+async def test_a_flood_leaves_the_loop_to_others(tap: SyntheticTap) -> None:
+    class Flood(Pipe):
+        rounds = 0
+
+        async def receive(self) -> bytes:
+            if self._said:
+                return self._said.pop(0)
+            self.rounds += 1
+            return b"" if others_turn.is_set() or self.rounds > 1000 else bytes([5, 0, 0, 0, 0, 0]) * 100
+
+    others_turn = asyncio.Event()
+    flood = Flood(b"RFB 003.008\n\1\1")
+    session = asyncio.create_task(serve_session(flood, tap, SessionOptions()))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    others_turn.set()
+    await session
+    assert flood.rounds < 40
+
+
 async def test_a_stream_that_breaks_is_a_lost_client(tap: SyntheticTap) -> None:
     class Breaking(Pipe):
         async def send(self, buffers: Iterable[Buffer]) -> None:

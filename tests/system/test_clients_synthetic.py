@@ -1,0 +1,98 @@
+"""Clients that no one here wrote, against a screen that tests draw on: pixels, keys and pointer."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pictures import Pixels, channels, picture
+from synthetic_tap import RecordingInput, SyntheticTap
+from vramtap.servers.session import SessionOptions
+from vramtap.servers.vnc import VncServer
+from vramtap.targets.contract import KeyEvent, PointerEvent
+
+SCREEN = picture("patches", 640, 480, seed=5)
+LIMIT_S = 60
+FIRST_PORT = 5900
+"""What display numbers count from."""
+
+
+@pytest.fixture
+def taker() -> RecordingInput:
+    return RecordingInput()
+
+
+@pytest.fixture
+async def server(taker: RecordingInput) -> AsyncIterator[VncServer]:
+    async with VncServer(SyntheticTap(SCREEN, taker), port=0) as server:
+        yield server
+
+
+async def run(*command: str) -> str:
+    """Run a client to its end; it has to succeed."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    text = output.decode(errors="replace")
+    assert process.returncode == 0, text
+    return text
+
+
+async def vncdotool(server: VncServer, *actions: str, password: str | None = None) -> None:
+    tool = Path(sys.executable).with_name("vncdotool")
+    given = ["-p", password] if password is not None else []
+    await run(str(tool), "-s", f"127.0.0.1::{server.port}", *given, *actions)
+
+
+def shown(path: Path) -> Pixels:
+    rgb = np.asarray(Image.open(path).convert("RGB")).astype(np.uint32)
+    pixels: Pixels = rgb[..., 0] << np.uint32(16) | rgb[..., 1] << np.uint32(8) | rgb[..., 2]
+    return pixels
+
+
+@pytest.mark.parametrize("kind", ["patches", "photo", "noise", "runs"])
+async def test_gvnccapture_sees_every_pixel(kind: str, tmp_path: Path) -> None:
+    screen = picture(kind, 800, 600, seed=11)
+    file = tmp_path / "screen.png"
+    async with VncServer(SyntheticTap(screen), port=0) as server:
+        await run("gvnccapture", "-q", f"127.0.0.1:{server.port - FIRST_PORT}", str(file))
+    assert np.array_equal(channels(shown(file)), channels(screen))
+
+
+async def test_vncdotool_sees_every_pixel(server: VncServer, tmp_path: Path) -> None:
+    file = tmp_path / "screen.png"
+    await vncdotool(server, "capture", str(file))
+    assert np.array_equal(shown(file), SCREEN)
+
+
+async def test_vncdotool_gives_the_password(tmp_path: Path) -> None:
+    file = tmp_path / "screen.png"
+    options = SessionOptions(password="secret")
+    async with VncServer(SyntheticTap(SCREEN), port=0, options=options) as server:
+        await vncdotool(server, "capture", str(file), password="secret")
+    assert np.array_equal(shown(file), SCREEN)
+
+
+async def test_what_vncdotool_types_and_clicks_arrives(server: VncServer, taker: RecordingInput) -> None:
+    await vncdotool(server, "type", "root", "key", "enter", "move", "100", "50", "click", "1")
+    await asyncio.wait_for(server.until_left(), LIMIT_S)
+    pressed = [event.keysym for event in taker.taken if isinstance(event, KeyEvent) and event.down]
+    released = [event.keysym for event in taker.taken if isinstance(event, KeyEvent) and not event.down]
+    assert pressed == [*b"root", 0xFF0D]
+    assert sorted(released) == sorted(pressed)
+    pointer = [event for event in taker.taken if isinstance(event, tuple)]
+    assert (PointerEvent(100, 50, 1), 640, 480) in pointer
+    assert pointer[-1] == (PointerEvent(100, 50, 0), 640, 480)
