@@ -64,12 +64,18 @@ class FileSpace:
             target = view[(first - base_page) * PAGE_SIZE :][:want]
             got = 0
             while got < have:
-                step = os.preadv(self._fd, [target[got:have]], at + got)
+                step = self._step(target[got:have], at + got)
                 if not step:
                     raise TargetGone("read", self.name, f"ended at byte {at + got} while it was read")
                 got += step
             into[(first - base_page) * PAGE_SIZE + have : (first - base_page) * PAGE_SIZE + want] = 0
             self.bytes_read += have
+
+    def _step(self, into: memoryview, offset: int) -> int:
+        try:
+            return os.preadv(self._fd, [into], offset)
+        except OSError as error:
+            raise error_for("preadv", f"{self.name} at {offset}", error.errno or 0) from error
 
     def close(self) -> None:
         """Close the file; harmless twice."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from vramtap.errors import TargetGone, UsageError, VramtapError
+from vramtap.errors import NotFound, TargetGone, UsageError, VramtapError
 from vramtap.memory.extent import Extent
 from vramtap.trackers.compare import CompareTracker
 from vramtap.trackers.contract import Tracker
@@ -60,6 +60,8 @@ def choose(name: str, extent: Extent, *, allow_filtered: bool = False) -> Choice
         log.arm(extent)
     except TargetGone:
         raise
+    except NotFound as error:
+        raise TargetGone(error.operation, error.object, error.reason) from error
     except VramtapError as error:
         return _compare(extent, f"log refused: {error}")
     return Choice(log, "the kernel logs writes here (a page was written and seen)")

@@ -139,7 +139,12 @@ class LogTracker:
         if len(hits):
             parts = []
             for lower, upper in bridge(hits):
-                part = self._pagemap.written(lower, upper, protect=True)
+                try:
+                    part = self._pagemap.written(lower, upper, protect=True)
+                except VramtapError:
+                    # The marks that were cleared so far are lost with this answer.
+                    self._unknown = PageRuns.full(extent.pages)
+                    raise
                 if part is None:
                     return self._renew(extent, first, last)
                 parts.append(part)

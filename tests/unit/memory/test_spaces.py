@@ -1,0 +1,184 @@
+"""Address spaces: the same bytes come out of each, and what cannot be read is said."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from contract.scribe import PAGE, Scribe
+from vramtap.errors import KernelError, NotFound, TargetGone, VramtapError
+from vramtap.linux.calls import LIBC
+from vramtap.memory.extent import Extent
+from vramtap.memory.mapped import FileSpace, SysvSpace
+from vramtap.memory.own import OwnSpace, extent_of
+from vramtap.memory.process import ProcessSpace
+from vramtap.pages import PageRuns
+
+PAGES = 32
+CONTENT = np.random.default_rng(7).integers(0, 256, PAGES * PAGE, dtype=np.uint8)
+
+
+@contextmanager
+def own(path: Path) -> Iterator[Extent]:
+    room = np.zeros((PAGES + 1) * PAGE, dtype=np.uint8)
+    skip = -room.ctypes.data % PAGE
+    pages = room[skip : skip + PAGES * PAGE]
+    pages[:] = CONTENT
+    yield extent_of(pages)[0]
+
+
+@contextmanager
+def process(path: Path) -> Iterator[Extent]:
+    with Scribe(PAGES, str(path)) as scribe:
+        space = ProcessSpace(scribe.pid)
+        yield Extent(space, scribe.address, PAGES)
+        space.close()
+
+
+@contextmanager
+def file(path: Path) -> Iterator[Extent]:
+    space = FileSpace(str(path))
+    assert space.size_bytes == PAGES * PAGE
+    yield Extent(space, 0, PAGES)
+    space.close()
+    space.close()
+
+
+@contextmanager
+def sysv(path: Path) -> Iterator[Extent]:
+    shmid = LIBC.shmget(0, PAGES * PAGE, 0o1600)
+    assert shmid >= 0
+    LIBC.shmat.restype = ctypes.c_void_p
+    at = LIBC.shmat(shmid, None, 0)
+    try:
+        ctypes.memmove(at, CONTENT.ctypes.data, CONTENT.nbytes)
+        space = SysvSpace(shmid, PAGES * PAGE)
+        yield Extent(space, 0, PAGES)
+        space.close()
+        space.close()
+    finally:
+        LIBC.shmdt(at)
+        LIBC.shmctl(shmid, 0, None)
+
+
+@pytest.fixture(params=[own, process, file, sysv], ids=lambda factory: factory.__name__)
+def extent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Extent]:
+    path = tmp_path / "content"
+    path.write_bytes(CONTENT.tobytes())
+    with request.param(path) as made:
+        yield made
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pages=st.sets(st.integers(0, PAGES - 1)), base=st.integers(0, PAGES - 1))
+def test_the_pages_asked_for_come_out_and_no_other(extent: Extent, pages: set[int], base: int) -> None:
+    runs = PageRuns.from_pages({page for page in pages if page >= base})
+    into = np.zeros((PAGES - base) * PAGE, dtype=np.uint8)
+    before = extent.space.bytes_read
+    extent.read(runs, into, base)
+    wanted = np.where(np.repeat(runs.to_mask(PAGES), PAGE), CONTENT, 0)[base * PAGE :]
+    assert np.array_equal(into, wanted)
+    assert extent.space.bytes_read - before == runs.count * PAGE
+
+
+def test_nothing_is_read_past_the_extent_or_the_buffer(extent: Extent) -> None:
+    room = np.zeros((PAGES + 8) * PAGE, dtype=np.uint8)
+    for runs, into, base in (
+        (PageRuns([(PAGES - 1, PAGES + 1)]), room, 0),
+        (PageRuns([(3, 5)]), room[: 4 * PAGE], 0),
+        (PageRuns([(3, 5)]), room, 4),
+    ):
+        with pytest.raises(ValueError, match="do not fit"):
+            extent.read(runs, into, base)
+    assert not room.any()
+
+
+def test_an_extent_is_whole_pages_and_prints_as_messages_name_it(extent: Extent) -> None:
+    with pytest.raises(ValueError, match="not a page boundary"):
+        Extent(extent.space, extent.address + 1, 1)
+    with pytest.raises(ValueError, match="0 pages"):
+        Extent(extent.space, extent.address, 0)
+    assert extent.size_bytes == extent.end - extent.address == PAGES * PAGE
+    assert str(extent) == f"{extent.space.name} {extent.address:#x}-{extent.end:#x}"
+
+
+def test_a_file_cut_short_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
+    path = tmp_path / "content"
+    path.write_bytes(CONTENT.tobytes())
+    with file(path) as extent:
+        os.truncate(path, 3 * PAGE)
+        into = np.zeros(PAGES * PAGE, dtype=np.uint8)
+        extent.read(PageRuns([(0, 3)]), into)
+        with pytest.raises(TargetGone, match=f"cut short to {3 * PAGE} bytes"):
+            extent.read(PageRuns([(2, 4)]), into)
+
+
+def test_the_last_page_of_an_odd_file_is_filled_with_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "odd"
+    path.write_bytes(b"\xff" * (PAGE + 10))
+    space = FileSpace(str(path))
+    into = np.full(2 * PAGE, 7, dtype=np.uint8)
+    Extent(space, 0, 2).read(PageRuns([(0, 2)]), into)
+    assert into[PAGE + 9] == 0xFF
+    assert not into[PAGE + 10 :].any()
+    assert space.bytes_read == PAGE + 10
+    space.close()
+
+
+def test_files_that_cannot_be_opened_say_so(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no such file"):
+        FileSpace(str(tmp_path / "missing"))
+    with pytest.raises(VramtapError, match=str(tmp_path)):
+        Extent(FileSpace(str(tmp_path)), 0, 1).read(PageRuns([(0, 1)]), np.zeros(PAGE, dtype=np.uint8))
+
+
+def test_a_segment_that_is_not_there_is_said() -> None:
+    with pytest.raises(KernelError, match="shmat shmid 2147483647: EINVAL"):
+        SysvSpace(2147483647, PAGE)
+
+
+def test_a_segment_is_not_read_past_its_end_nor_after_close() -> None:
+    with sysv(Path()) as extent:
+        space = extent.space
+        assert isinstance(space, SysvSpace)
+        with pytest.raises(ValueError, match="read past"):
+            space.read_runs(0, PageRuns([(PAGES, PAGES + 1)]), np.zeros(PAGE, dtype=np.uint8), PAGES)
+        space.close()
+        with pytest.raises(TargetGone, match="detached"):
+            extent.read(PageRuns([(0, 1)]), np.zeros(PAGE, dtype=np.uint8))
+
+
+def test_a_process_that_ended_is_said(tmp_path: Path) -> None:
+    with Scribe(PAGES) as scribe:
+        space = ProcessSpace(scribe.pid)
+        extent = Extent(space, scribe.address, PAGES)
+        scribe.end()
+        with pytest.raises(TargetGone):
+            extent.read(PageRuns([(0, 1)]), np.zeros(PAGE, dtype=np.uint8))
+        space.close()
+
+
+def test_arrays_of_any_alignment_are_covered_by_whole_pages() -> None:
+    room = np.zeros(5 * PAGE, dtype=np.uint8)
+    array = room[100 : 100 + PAGE]
+    extent, offset = extent_of(array)
+    assert extent.address + offset == array.ctypes.data
+    assert extent.end >= array.ctypes.data + array.nbytes
+    assert extent.pages <= 2
+    assert isinstance(extent.space, OwnSpace)
+
+
+def test_arrays_that_cannot_be_tracked_are_refused() -> None:
+    fixed = np.zeros(10)
+    fixed.flags.writeable = False
+    for array in (fixed, np.zeros(0), np.zeros((4, 4))[:, ::2]):
+        with pytest.raises(ValueError, match="C-contiguous, writable and not empty"):
+            extent_of(array)

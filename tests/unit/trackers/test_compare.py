@@ -1,0 +1,90 @@
+"""What only the comparing tracker can get wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vramtap.errors import KernelError, VramtapError
+from vramtap.memory.extent import Extent
+from vramtap.pages import PAGE_SIZE, PageRuns
+from vramtap.trackers.compare import CHUNK_PAGES, CompareTracker
+from vramtap.trackers.contract import Everything
+
+PAGES = 3 * CHUNK_PAGES
+
+
+class Blinking:
+    """Memory whose first byte changes at every single read, and that can fail."""
+
+    def __init__(self) -> None:
+        self.name = "blinking"
+        self.pid: int | None = None
+        self.bytes_read = 0
+        self.content = np.zeros(PAGES * PAGE_SIZE, dtype=np.uint8)
+        self.fail_from_page: int | None = None
+        self.schedule: list[int] = []
+
+    def read_runs(self, address: int, runs: PageRuns, into: NDArray[np.uint8], base_page: int) -> None:
+        for first, last in runs:
+            if self.fail_from_page is not None and last > self.fail_from_page:
+                raise KernelError("read", self.name, 14)
+            if first == 0 and self.schedule:
+                self.content[0] = self.schedule.pop(0)
+            into[(first - base_page) * PAGE_SIZE : (last - base_page) * PAGE_SIZE] = self.content[
+                first * PAGE_SIZE : last * PAGE_SIZE
+            ]
+            self.bytes_read += (last - first) * PAGE_SIZE
+
+
+def consume(tracker: CompareTracker, screen: NDArray[np.uint8]) -> None:
+    """What a tap does: collect, then read what was named from where the tracker says."""
+    answer = tracker.collect()
+    runs = PageRuns.full(PAGES) if isinstance(answer, Everything) else answer
+    tracker.source.read(runs, screen)
+
+
+def test_a_byte_that_flips_between_two_reads_is_not_lost() -> None:
+    space, screen = Blinking(), np.zeros(PAGES * PAGE_SIZE, dtype=np.uint8)
+    tracker = CompareTracker()
+    tracker.arm(Extent(space, 0, PAGES))
+    consume(tracker, screen)
+    # Were the target read once to compare and once more to show, it would show 1 to the first read of a
+    # round and 2 to the second, for ever the same to the comparison.
+    space.schedule = [1, 2, 1, 2, 1, 2]
+    for _ in range(3):
+        consume(tracker, screen)
+    space.schedule, space.content[0] = [], 1
+    consume(tracker, screen)
+    assert screen[0] == 1
+
+
+def test_each_round_reads_the_target_once() -> None:
+    space, screen = Blinking(), np.zeros(PAGES * PAGE_SIZE, dtype=np.uint8)
+    tracker = CompareTracker()
+    tracker.arm(Extent(space, 0, PAGES))
+    for rounds in range(1, 4):
+        space.content[:] = rounds
+        consume(tracker, screen)
+        assert space.bytes_read == rounds * PAGES * PAGE_SIZE
+
+
+def test_pages_found_before_a_read_failed_are_named_next_time() -> None:
+    space = Blinking()
+    tracker = CompareTracker()
+    tracker.arm(Extent(space, 0, PAGES))
+    tracker.collect()
+    space.content[5 * PAGE_SIZE] = 1
+    space.fail_from_page = CHUNK_PAGES + 1
+    with pytest.raises(KernelError):
+        tracker.collect()
+    space.fail_from_page = None
+    assert tracker.collect() == PageRuns([(5, 6)])
+
+
+def test_it_has_nothing_to_wait_with_and_says_when_it_is_not_armed() -> None:
+    tracker = CompareTracker()
+    assert tracker.wake(lambda: None) is None
+    with pytest.raises(VramtapError, match="not armed"):
+        _ = tracker.source

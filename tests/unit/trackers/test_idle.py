@@ -1,0 +1,66 @@
+"""The idle watch: one yes, one call, and an end that is an end."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+from contract.scribe import PAGE
+from vramtap.memory.own import extent_of
+from vramtap.pages import PageRuns
+from vramtap.trackers.idle import IdleWatch
+from vramtap.trackers.writelog import LogTracker
+
+
+def test_it_asks_until_the_first_yes_and_then_no_more() -> None:
+    answers = iter([False, False, True])
+    called = threading.Event()
+    watch = IdleWatch(lambda: next(answers), called.set, interval_s=0.001)
+    assert called.wait(10)
+    watch.cancel()
+    assert next(answers, "no more") == "no more"
+
+
+def test_cancelled_it_has_ended_and_says_so_once() -> None:
+    asked, ended = threading.Event(), []
+
+    def question() -> bool:
+        asked.set()
+        return False
+
+    watch = IdleWatch(question, lambda: ended.append("called"), 0.001, on_end=lambda: ended.append("end"))
+    assert asked.wait(10)
+    watch.cancel()
+    assert ended == ["end"]
+    assert not any(thread.name == "vramtap-idle" for thread in threading.enumerate())
+
+
+def test_the_log_wakes_at_a_write_and_loses_nothing() -> None:
+    room = np.zeros(9 * PAGE, dtype=np.uint8)
+    skip = -room.ctypes.data % PAGE
+    pages = room[skip : skip + 8 * PAGE]
+    tracker = LogTracker()
+    tracker.arm(extent_of(pages)[0])
+    tracker.collect()
+    called = threading.Event()
+    waker = tracker.wake(called.set)
+    assert waker is not None
+    pages[3 * PAGE] = 1
+    assert called.wait(10)
+    waker.cancel()
+    answer = tracker.collect()
+    assert answer == PageRuns([(3, 4)])
+    tracker.disarm()
+
+
+def test_the_log_calls_at_once_where_something_is_left_to_report() -> None:
+    room = np.zeros(9 * PAGE, dtype=np.uint8)
+    tracker = LogTracker()
+    tracker.arm(extent_of(room)[0])
+    called = threading.Event()
+    waker = tracker.wake(called.set)
+    assert waker is not None
+    assert called.is_set()
+    waker.cancel()
+    tracker.disarm()
