@@ -12,7 +12,7 @@ STORM ?= 20
 .DEFAULT_GOAL := help
 # Packages come before what is built with them.
 .NOTPARALLEL:
-.PHONY: help install demo packages format lint test storm bench clean
+.PHONY: help install demo packages packages-demo format lint test storm bench clean
 
 help: ## say what there is
 	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,8 +25,11 @@ $(INSTALLED): pyproject.toml hatch_build.py
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev --group clients
 	touch $@
 
-demo: $(INSTALLED) ## boot a guest and serve its screen to browser and VNC; Ctrl-C ends both
+demo: packages-demo $(INSTALLED) ## boot a guest and serve its screen to browser and VNC; Ctrl-C ends both
 	PYTHONPATH=tests $(RUN)/python -m lab.demo
+
+packages-demo:
+	tools/system-packages demo
 
 packages: ## the system packages the tests need: install them when root, name them otherwise
 	tools/system-packages
