@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from enum import IntEnum
 from typing import Final
 
 import numpy as np
@@ -41,52 +43,114 @@ class ZrleEncoder:
 
 
 def _encode_group(group: TileGroup, convert: Converter, tiles: list[bytes]) -> None:
-    """Put the bytes of each tile of a group into its place, by whichever subencoding is shortest."""
+    """Put the bytes of each tile of a group into its place, in whichever way is shortest."""
     palettes = group.palettes(_MAX_PALETTE)
     sizes = np.array([0 if palette is None else len(palette) for palette in palettes])
     # Runs are worth listing where they are long or their colours are few.
-    listed = np.flatnonzero((sizes > 1) | (group.runs <= group.area // 2) & (sizes != 1))
-    runs = _Runs(group, listed)
-    bytes_each = convert.cpixel_bytes
-    bits = np.select([sizes <= 2, sizes <= 4], [1, 2], 4)
-    costs = np.full((4, len(sizes)), _NEVER)
-    costs[0] = group.area * bytes_each
-    packed = (sizes >= 2) & (sizes <= _MAX_PACKED)
-    costs[1, packed] = (sizes * bytes_each + group.height * -(-group.width * bits // 8))[packed]
-    costs[2, listed] = group.runs[listed] * (bytes_each + 1) + runs.extra
-    with_palette = sizes[listed] > 1
-    at = listed[with_palette]
-    costs[3, at] = (sizes[at] * bytes_each + 2 * group.runs[at]) + (runs.extra - runs.singles)[with_palette]
-    choice = np.argmin(costs, axis=0)
-    choice[sizes == 1] = -1
-
+    runs = _Runs(group, np.flatnonzero((sizes > 1) | ((group.runs <= group.area // 2) & (sizes == 0))))
+    choice = _cheapest(group, sizes, runs, convert.cpixel_bytes)
     numbers = group.numbers.tolist()
-    _encode_solid(group, np.flatnonzero(choice == -1), convert, numbers, tiles)
-    raw = np.flatnonzero(choice == 0)
-    for tile, row in zip(raw.tolist(), convert.cpixels(group.pixels[raw]), strict=True):
-        tiles[numbers[tile]] = bytes([_RAW]) + row.tobytes()
-    for tile in np.flatnonzero(choice == 1).tolist():
+    for way in set(choice.tolist()):
+        for tile, data in _WAYS[way](group, choice == way, palettes, runs, convert):
+            tiles[numbers[tile]] = data
+
+
+class _Way(IntEnum):
+    """The ways to encode a tile."""
+
+    RAW = 0
+    SOLID = 1
+    PACKED = 2
+    RUNS = 3
+    PALETTE_RUNS = 4
+
+
+def _cheapest(group: TileGroup, sizes: NDArray[np.intp], runs: _Runs, cpixel_bytes: int) -> NDArray[np.intp]:
+    """The way that takes the fewest bytes before deflate, for each tile.
+
+    Args:
+        group: The tiles.
+        sizes: Colours of each; 0 where they are more than a palette holds.
+        runs: Those of the tiles that may become runs.
+        cpixel_bytes: Of a CPIXEL.
+    """
+    costs = np.full((len(_Way), len(sizes)), _NEVER)
+    costs[_Way.RAW] = group.area * cpixel_bytes
+    costs[_Way.SOLID, sizes == 1] = 0
+    packed = (sizes >= 2) & (sizes <= _MAX_PACKED)
+    row_bytes = -(-group.width * _bits(sizes) // 8)
+    costs[_Way.PACKED, packed] = (sizes * cpixel_bytes + group.height * row_bytes)[packed]
+    costs[_Way.RUNS, runs.listed] = runs.counts * (cpixel_bytes + 1) + runs.extra
+    indexed = sizes[runs.listed] > 1
+    at = runs.listed[indexed]
+    lengths = (runs.counts - runs.singles + runs.extra)[indexed]
+    costs[_Way.PALETTE_RUNS, at] = sizes[at] * cpixel_bytes + group.runs[at] + lengths
+    choice: NDArray[np.intp] = np.argmin(costs, axis=0)
+    return choice
+
+
+def _bits(sizes: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Bits of a packed index into palettes of these sizes."""
+    bits: NDArray[np.intp] = np.where(sizes <= 2, 1, np.where(sizes <= 4, 2, 4))
+    return bits
+
+
+_Palettes = list[Work | None]
+_Tiles = Iterable[tuple[int, bytes]]
+"""Tiles of a group, and the bytes of each."""
+
+
+def _raw(
+    group: TileGroup, chosen: NDArray[np.bool_], palettes: _Palettes, runs: _Runs, convert: Converter
+) -> _Tiles:
+    at = np.flatnonzero(chosen)
+    for tile, row in zip(at.tolist(), convert.cpixels(group.pixels[at]), strict=True):
+        yield tile, bytes([_RAW]) + row.tobytes()
+
+
+def _solid(
+    group: TileGroup, chosen: NDArray[np.bool_], palettes: _Palettes, runs: _Runs, convert: Converter
+) -> _Tiles:
+    at = np.flatnonzero(chosen)
+    for tile, colour in zip(at.tolist(), convert.cpixels(group.pixels[at, 0]), strict=True):
+        yield tile, bytes([_SOLID]) + colour.tobytes()
+
+
+def _packed(
+    group: TileGroup, chosen: NDArray[np.bool_], palettes: _Palettes, runs: _Runs, convert: Converter
+) -> _Tiles:
+    for tile in np.flatnonzero(chosen).tolist():
         palette = _palette(palettes, tile)
         indices = index_of(palette, group.pixels[tile]).reshape(group.height, group.width)
         head = bytes([len(palette)]) + convert.cpixels(palette).tobytes()
-        tiles[numbers[tile]] = head + pack_indices(indices, int(bits[tile]))
-    plain = choice[listed] == 2
-    for tile, data in runs.plain(plain, convert):
-        tiles[numbers[tile]] = bytes([_RUNS]) + data
-    for tile, data in runs.indexed(choice[listed] == 3, palettes):
+        yield tile, head + pack_indices(indices, int(_bits(np.array(len(palette)))))
+
+
+def _plain_runs(
+    group: TileGroup, chosen: NDArray[np.bool_], palettes: _Palettes, runs: _Runs, convert: Converter
+) -> _Tiles:
+    for tile, data in runs.plain(chosen[runs.listed], convert):
+        yield tile, bytes([_RUNS]) + data
+
+
+def _palette_runs(
+    group: TileGroup, chosen: NDArray[np.bool_], palettes: _Palettes, runs: _Runs, convert: Converter
+) -> _Tiles:
+    for tile, data in runs.indexed(chosen[runs.listed], palettes):
         palette = _palette(palettes, tile)
-        head = bytes([_PALETTE_RUNS + len(palette)]) + convert.cpixels(palette).tobytes()
-        tiles[numbers[tile]] = head + data
+        yield tile, bytes([_PALETTE_RUNS + len(palette)]) + convert.cpixels(palette).tobytes() + data
 
 
-def _encode_solid(
-    group: TileGroup, chosen: NDArray[np.intp], convert: Converter, numbers: list[int], tiles: list[bytes]
-) -> None:
-    for tile, colour in zip(chosen.tolist(), convert.cpixels(group.pixels[chosen, 0]), strict=True):
-        tiles[numbers[tile]] = bytes([_SOLID]) + colour.tobytes()
+_WAYS: Final = {
+    _Way.RAW: _raw,
+    _Way.SOLID: _solid,
+    _Way.PACKED: _packed,
+    _Way.RUNS: _plain_runs,
+    _Way.PALETTE_RUNS: _palette_runs,
+}
 
 
-def _palette(palettes: list[Work | None], tile: int) -> Work:
+def _palette(palettes: _Palettes, tile: int) -> Work:
     palette = palettes[tile]
     assert palette is not None, "chosen for the size of its palette"
     return palette
@@ -120,7 +184,9 @@ class _Runs:
         self.listed = listed
         self.counts = group.runs[listed]
         self.values: Work = group.pixels[listed].ravel()[at]
-        self.lengths = np.diff(at, append=starts.size)
+        self.lengths = np.empty(len(at), dtype=np.intp)
+        np.subtract(at[1:], at[:-1], out=self.lengths[:-1])
+        self.lengths[-1:] = starts.size - at[-1:]
         first = np.cumsum(self.counts) - self.counts
         # What a tile's run lengths take beyond one byte each, and how many of its runs are of one pixel.
         self.extra = self._sum((self.lengths - 1) // 255, first)
@@ -140,7 +206,7 @@ class _Runs:
         heads = convert.cpixels(self.values[of_run])
         return self._split(chosen, heads, lengths, np.ones(len(lengths), dtype=np.bool_))
 
-    def indexed(self, chosen: NDArray[np.bool_], palettes: list[Work | None]) -> list[tuple[int, bytes]]:
+    def indexed(self, chosen: NDArray[np.bool_], palettes: _Palettes) -> list[tuple[int, bytes]]:
         """Palette RLE: each run's index, and its length if that is not 1."""
         of_run = np.repeat(chosen, self.counts)
         values, lengths = self.values[of_run], self.lengths[of_run]
