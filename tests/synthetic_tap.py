@@ -82,7 +82,8 @@ class SyntheticTap:
         self.target = SyntheticTarget(taker)
         self.viewers: list[SyntheticViewer] = []
         self.arrivals = asyncio.Event()
-        self._ended: str | None = None
+        self.error: Exception | None = None
+        """Raised to whoever asks for changes."""
 
     def viewer(self, name: str) -> SyntheticViewer:
         return SyntheticViewer(self)
@@ -106,13 +107,17 @@ class SyntheticTap:
 
     def end(self, reason: str) -> None:
         """The target ends."""
-        self._ended = reason
+        self.fail(TargetGone("tap", "synthetic", reason))
+
+    def fail(self, error: Exception) -> None:
+        """Looking at the target fails from here on."""
+        self.error = error
         for viewer in self.viewers:
             viewer.news.set()
 
     def check(self) -> None:
-        if self._ended is not None:
-            raise TargetGone("tap", "synthetic", self._ended)
+        if self.error is not None:
+            raise self.error
 
     def _publish(self, damage: Damage) -> None:
         for viewer in self.viewers:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, assert_never
 
-from vramtap.errors import ProtocolError, TargetGone
+from vramtap.errors import ProtocolError, TargetGone, VramtapError
 from vramtap.rfb.connection import ServerConnection
 from vramtap.rfb.events import (
     AuthenticationFailed,
@@ -41,6 +41,8 @@ FAILURE_DELAY_S: Final = 1.0
 INLINE_AREA: Final = 128 * 128
 """Pixels that are encoded at once: this takes less time (0.5 ms) than another thread needs to be woken twice
 on a busy machine, and a cursor or a line of text is no more."""
+INLINE_PIECES: Final = 8
+"""Rectangles that are encoded at once: each takes 0.1 ms, however small."""
 LAST_WORDS_S: Final = 1.0
 """After sending failed: how long what the client sent before may still be read."""
 
@@ -77,7 +79,12 @@ class Cause(StrEnum):
     WRONG_PASSWORD = "wrong-password"
     NO_HANDSHAKE = "no-handshake"
     TARGET_GONE = "target-gone"
+    FAILED = "failed"
     STOPPED = "stopped"
+
+
+_ORDINARY: Final = frozenset({Cause.LEFT, Cause.LOST, Cause.TARGET_GONE, Cause.STOPPED})
+"""Causes that call for nobody's attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +123,8 @@ async def serve_session(stream: ByteStream, tap: TapLike, options: SessionOption
     try:
         departure = await session.run()
     finally:
-        suspicious = departure.cause in (Cause.BROKE_PROTOCOL, Cause.WRONG_PASSWORD, Cause.NO_HANDSHAKE)
         log.log(
-            logging.WARNING if suspicious else logging.INFO,
+            logging.INFO if departure.cause in _ORDINARY else logging.WARNING,
             "%s: %s",
             stream.peer,
             departure.reason,
@@ -164,6 +170,8 @@ class _Session:
             return self._departure(Cause.BROKE_PROTOCOL, str(error))
         except TargetGone as error:
             return self._departure(Cause.TARGET_GONE, str(error))
+        except VramtapError as error:
+            return self._departure(Cause.FAILED, str(error))
         except OSError as error:
             return self._departure(Cause.LOST, f"connection lost: {error.strerror or error}")
         raise AssertionError("a session ends by an exception")
@@ -262,7 +270,8 @@ class _Session:
             await updates.wake.wait()
             updates.wake.clear()
             while (update := updates.next()) is not None:
-                if update.is_light or update.area <= INLINE_AREA:
+                small = update.area <= INLINE_AREA and len(update.pieces) <= INLINE_PIECES
+                if small or update.is_light:
                     buffers = self._encoder.encode(update)
                 else:
                     buffers = await loop.run_in_executor(self._options.executor, self._encoder.encode, update)

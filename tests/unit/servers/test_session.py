@@ -24,6 +24,7 @@ from rfb_client import (
 )
 from synthetic_tap import RecordingInput, SyntheticTap
 from vramtap.display.region import Rect
+from vramtap.errors import KernelError
 from vramtap.rfb.wire import Buffer
 from vramtap.servers.session import Cause, SessionOptions, serve_session
 from vramtap.servers.vnc import VncServer
@@ -291,6 +292,33 @@ async def test_the_targets_end_ends_every_session_that_waits(
     ends = [vars(record) for record in caplog.records if hasattr(record, "cause")]
     assert [end["cause"] for end in ends] == ["target-gone"] * 3
     assert {end["reason"] for end in ends} == {"tap synthetic: QEMU (pid 812) exited"}
+
+
+async def test_a_target_that_cannot_be_read_ends_the_session_with_that_reason(
+    server: VncServer, tap: SyntheticTap, caplog: pytest.LogCaptureFixture
+) -> None:
+    with await connect(server) as client:
+        client.request()
+        tap.fail(KernelError("process_vm_readv", "pid 812", 1))
+        await until_empty(server)
+    (end,) = [vars(record) for record in caplog.records if hasattr(record, "cause")]
+    assert (end["cause"], end["reason"]) == ("failed", "process_vm_readv pid 812: EPERM")
+
+
+async def test_a_defect_is_logged_and_costs_one_client_only(
+    server: VncServer, tap: SyntheticTap, caplog: pytest.LogCaptureFixture
+) -> None:
+    with await connect(server) as client, await connect(server) as other:
+        await off(other.refresh)
+        tap.error = ZeroDivisionError("a defect")
+        client.request()
+        await asyncio.wait_for(server.until_left(1), 10)
+        tap.error = None
+        tap.draw(Rect(0, 0, 9, 9), 0)
+        await off(other.refresh)
+        assert np.array_equal(other.pixels, tap.screen.pixels)
+    assert "a defect of vramtap ended a session" in caplog.text
+    assert "ZeroDivisionError: a defect" in caplog.text
 
 
 class Pipe:
