@@ -297,5 +297,10 @@ async def _first_of(*coroutines: Coroutine[object, object, None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
+    try:
+        for task in done:
+            task.result()
+    finally:
+        # What is raised refers to this frame, and so through the tasks to itself. Left closed, the circle
+        # keeps the update that a stalled client did not take until the garbage collector comes by.
+        del task, tasks, done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from vramtap.rfb.wire import Buffer
@@ -42,12 +42,35 @@ class TcpStream:
 
     async def receive(self) -> bytes:
         """See `ByteStream`."""
-        return await self._loop.sock_recv(self._socket, RECEIVE_BYTES)
+        while True:
+            try:
+                return self._socket.recv(RECEIVE_BYTES)
+            except (BlockingIOError, InterruptedError):
+                await self._until(self._loop.add_reader, self._loop.remove_reader)
 
     async def send(self, buffers: Iterable[Buffer]) -> None:
         """See `ByteStream`. Buffers go to the kernel without a copy in between, as fast as it takes them."""
         for buffer in _joined(buffers):
-            await self._loop.sock_sendall(self._socket, buffer)
+            rest = memoryview(buffer)
+            while rest:
+                try:
+                    rest = rest[self._socket.send(rest) :]
+                except (BlockingIOError, InterruptedError):
+                    await self._until(self._loop.add_writer, self._loop.remove_writer)
+
+    # The loop has sock_recv and sock_sendall. When these fail, their exception and their future refer to each
+    # other, and so does everything on the way of the exception: the update that a stalled client did not take
+    # would stay until the garbage collector comes by.
+
+    async def _until(self, add: Callable[..., None], remove: Callable[[int], bool]) -> None:
+        """Wait until the socket can be read or written, or has broken."""
+        ready = asyncio.Event()
+        descriptor = self._socket.fileno()
+        add(descriptor, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            remove(descriptor)
 
     def close(self) -> None:
         """Close it; nobody may be receiving or sending any more."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Iterable
 
 import numpy as np
@@ -272,6 +274,26 @@ async def test_a_stalled_viewer_that_goes_is_noticed(server: VncServer, tap: Syn
     stalled.close()
     await until_empty(server)
     assert tap.viewers == []
+
+
+async def test_what_a_stalled_viewer_did_not_take_goes_with_it(server: VncServer, tap: SyntheticTap) -> None:
+    tap.resize(picture("noise", 1280, 1024))
+    size_bytes = tap.screen.pixels.nbytes
+    gc.disable()
+    tracemalloc.start()
+    try:
+        stalled = RfbClient(_small_socket(server.port))
+        await off(stalled.handshake, None)
+        stalled.request()
+        await off(stalled.read, 1)
+        # Beside what the server holds, the client has a framebuffer.
+        assert tracemalloc.get_traced_memory()[0] > 1.5 * size_bytes
+        stalled.close()
+        await until_empty(server)
+        assert tracemalloc.get_traced_memory()[0] < 1.5 * size_bytes
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 # The end of the target, and streams that are no socket
