@@ -16,13 +16,13 @@ COUNT: Final = 11
 _ID_FIRST, _ID_LAST = 0xB0C0, 0xB0C5
 _ENABLED: Final = 0x01
 _FORMATS: Final = {
-    15: PixelFormat.XR15,
     16: PixelFormat.RG16,
     24: PixelFormat.RG24,
     32: PixelFormat.XR24,
 }
 # 8 bits a pixel is left out: the palette is behind the DAC's ports, where reading it would move the guest's
-# own read index.
+# own read index. So is 15, which QEMU draws by itself, its three low bits zero and white 0xF8F8F8, where it
+# lets pixman widen 16 (hw/display/vga.c, vga_draw_line15): what it shows is asked for.
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,8 @@ class Dispi:
         if not self.present or not self.enable & _ENABLED or pixel_format is None:
             return None
         stride = max(self.virt_width, self.width) * pixel_format.bytes_per_pixel
-        offset = self.y_offset * stride + self.x_offset * pixel_format.bytes_per_pixel
+        # QEMU keeps the scanout's start in units of four bytes (hw/display/vga.c, vbe_fixup_regs).
+        offset = (self.y_offset * stride + self.x_offset * pixel_format.bytes_per_pixel) & ~3
         try:
             return Mode(self.width, self.height, stride, pixel_format, offset).fit(extent_bytes)
         except ModeError:

@@ -36,8 +36,6 @@ def parse_ppm(data: bytes, what: str) -> NDArray[np.uint32]:
     if len(data) - match.end() < width * height * 3:
         raise VramtapError("read", what, f"{len(data)} bytes are too few for {width}x{height}")
     rgb = np.frombuffer(data, np.uint8, width * height * 3, match.end()).reshape(height, width, 3)
-    wide = rgb.astype(np.uint32)
-    pixels: NDArray[np.uint32] = (
-        wide[:, :, 0] << np.uint32(16) | wide[:, :, 1] << np.uint32(8) | wide[:, :, 2]
-    )
+    pixels = np.zeros((height, width), dtype="<u4")
+    pixels.view(np.uint8).reshape(height, width, 4)[..., 2::-1] = rgb
     return pixels

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vramtap.display.mode import MAX_PIXELS, Mode
-from vramtap.errors import NotTappable, VramtapError
+from vramtap.errors import NotTappable
 from vramtap.linux.procfs import MapsQuery
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE
 from vramtap.targets import bochs
 from vramtap.targets.contract import Input
+from vramtap.targets.pci import display_devices
 from vramtap.targets.ppm import parse_ppm
 from vramtap.targets.qemu_input import QemuInput
 from vramtap.targets.qmp import Monitor
@@ -29,13 +31,17 @@ PLACE_TIMEOUT_S: Final = 10.0
 """How long a guest that has just started may take to place its VGA's BARs; firmware does it in under 2 s."""
 PLACE_RETRY_S: Final = 0.05
 """Between two looks for the BARs meanwhile: QEMU sends no event when the guest places one."""
+EXIT_GRACE_S: Final = 1.0
+"""How long QEMU may take to exit once it has closed its monitor: giving back its memory takes a while."""
 MAX_VRAM_BYTES: Final = 1 << 30
 """Video RAM followed at most; QEMU's own limit for `-vga std` is 256 MiB (hw/display/vga.c, vgamem_mb)."""
 SCREENDUMP_ATTEMPTS: Final = 4
 """Pictures taken until two in a row agree: one may tear, and a guest that draws on is caught next time."""
-_FDSET: Final = 7690
-"""Number of the descriptor set in QEMU that screendumps are written through."""
 _PPM_BYTES: Final = MAX_PIXELS * 3 + 64
+_ANSWER_CHARS: Final = 4096
+"""Of an answer to a line of the human monitor that is searched; what we ask for takes two lines."""
+_USER_SPACE_END: Final = 1 << 56
+"""Past every user address of x86-64, with five levels of page tables (Documentation/arch/x86/x86_64/mm)."""
 
 _BOCHS_VGA: Final = (0x1234, 0x1111)
 _OTHERS: Final = {
@@ -44,7 +50,6 @@ _OTHERS: Final = {
     0x1013: "Cirrus has no DISPI registers",
     0x15AD: "VMware SVGA has registers of its own",
 }
-_DISPLAY_CLASS: Final = 3
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +73,7 @@ class QemuTarget:
         self.tolerates_injection = True
         self.on_activity: Callable[[], None] = lambda: None
         self._space: ProcessSpace | None = None
-        self._dump_fds: tuple[int, ...] = ()
-        self._registers = 0
+        self._vram_bar = self._mmio_bar = -1
         self._end = ""
 
     async def __aenter__(self) -> Self:
@@ -77,6 +81,7 @@ class QemuTarget:
         try:
             await self.monitor.connect()
             self.monitor.on_event = self._event
+            await self.monitor.remove_lost_fds()
             self._space = ProcessSpace(self.monitor.pid)
             address, size = await self._find_vram()
             self.extent = Extent(self._space, address, size // PAGE_SIZE)
@@ -94,14 +99,6 @@ class QemuTarget:
         await self._release()
 
     async def _release(self) -> None:
-        fds, self._dump_fds = self._dump_fds, ()
-        for fd in fds:
-            os.close(fd)
-        if fds:
-            try:
-                await self.monitor.execute("remove-fd", {"fdset-id": _FDSET})
-            except VramtapError as error:
-                log.debug("the descriptor set stays until QEMU ends: %s", error)
         await self.monitor.close()
         if self._space is not None:
             self._space.close()
@@ -132,36 +129,37 @@ class QemuTarget:
             ) from error
         if not 0 < size <= MAX_VRAM_BYTES or size % PAGE_SIZE or found % PAGE_SIZE:
             raise NotTappable("attach", self.url, f"video RAM of {size} bytes at {found:#x}")
+        if found + size > _USER_SPACE_END:
+            raise NotTappable("attach", self.url, f"video RAM at {found:#x}, where no memory can be")
         return found, size
 
     async def _find_device(self) -> int:
         """Find the VGA device in `query-pci`, note where its registers are; returns the VRAM's bytes."""
         others = []
-        for device in _devices(await self.monitor.execute("query-pci")):
-            ident = device.get("id", {})
-            vendor = ident.get("vendor")
-            if (vendor, ident.get("device")) == _BOCHS_VGA:
-                bars = {bar["bar"]: bar for bar in device.get("regions", ())}
-                if 0 in bars and 2 in bars:
-                    self._vram_bar, self._mmio_bar = int(bars[0]["address"]), int(bars[2]["address"])
-                    return int(bars[0]["size"])
-            elif device.get("class_info", {}).get("class", 0) >> 8 == _DISPLAY_CLASS:
-                others.append(_OTHERS.get(vendor, f"PCI {vendor:04x}:{ident.get('device', 0):04x}"))
-        what = "; ".join(others) or "no PCI display device"
+        for device in display_devices(await self.monitor.execute("query-pci")):
+            if (device.vendor, device.device) != _BOCHS_VGA:
+                others.append(_OTHERS.get(device.vendor, f"PCI {device.vendor:04x}:{device.device:04x}"))
+            elif 0 in device.addresses and 2 in device.addresses:
+                self._vram_bar, self._mmio_bar = device.addresses[0], device.addresses[2]
+                return device.sizes[0]
+        what = "; ".join(others)[:_ANSWER_CHARS] or "no PCI display device"
         raise NotTappable("attach", self.url, f"no linear framebuffer: {what}", "start QEMU with -vga std")
 
     async def _vram_by_block(self) -> int | None:
         """Where the VRAM is in QEMU, or None while the guest has not placed its BAR."""
         if self._vram_bar >= 0:
             answer = await self.monitor.hmp(f"gpa2hva {self._vram_bar:#x}")
-            match = re.search(r"\(([^)]*)\) is (0x[0-9a-f]+)", answer)
+            match = re.search(r"\(([^()]*)\) is 0x([0-9a-f]{1,16})\b", answer[:_ANSWER_CHARS])
             if match and "vram" in match[1]:
                 return int(match[2], 16)
-        # A guest that has not run yet, or is in reset, has placed nothing; QEMU's list of RAM blocks knows.
-        for line in (await self.monitor.hmp("info ramblock")).splitlines():
-            block = re.match(r"\s*\S*vga\.vram\s.*\s(0x[0-9a-f]+)", line)
-            if block:
-                return int(block[1], 16)
+        # A guest that has not run yet, or is in reset, has placed nothing; since QEMU 8 its list of RAM
+        # blocks has a column that knows.
+        heading, *blocks = (await self.monitor.hmp("info ramblock")).splitlines() or [""]
+        if heading.rstrip().endswith("HVA"):
+            for block in blocks:
+                name, address = block[:_ANSWER_CHARS].split()[:1], block[-18:].strip()
+                if name and name[0].endswith("vga.vram") and re.fullmatch(r"0x[0-9a-f]{1,16}", address):
+                    return int(address, 16)
         await self._find_device()
         return None
 
@@ -180,7 +178,7 @@ class QemuTarget:
             if self._mmio_bar < 0:
                 return None
         dump = await self.monitor.hmp(f"xp /{bochs.COUNT}hx {self._mmio_bar + bochs.MMIO_OFFSET:#x}")
-        words = [int(word, 16) for word in re.findall(r"0x([0-9a-f]{4})\b", dump)]
+        words = [int(word, 16) for word in re.findall(r"0x([0-9a-f]{4})\b", dump[:_ANSWER_CHARS])]
         registers = bochs.Dispi.from_words(words) if len(words) == bochs.COUNT else None
         if registers is None or not registers.present:
             # In reset the BAR is gone; firmware may place it elsewhere. Asked anew next time.
@@ -190,44 +188,43 @@ class QemuTarget:
 
     async def snapshot(self) -> NDArray[np.uint32]:
         """QEMU's screendump, taken again until two agree; see `Target`."""
-        last = await self._screendump()
-        for _ in range(SCREENDUMP_ATTEMPTS - 1):
-            again = await self._screendump()
-            if np.array_equal(again, last):
-                break
-            last = again
+        async with self._lent_file() as (readable, writable, path):
+            last = await self._screendump(readable, writable, path)
+            for _ in range(SCREENDUMP_ATTEMPTS - 1):
+                again = await self._screendump(readable, writable, path)
+                if np.array_equal(again, last):
+                    break
+                last = again
         return last
 
-    async def _screendump(self) -> NDArray[np.uint32]:
-        if not self._dump_fds:
-            self._dump_fds = await self._lend_file()
-        readable, writable = self._dump_fds
+    async def _screendump(self, readable: int, writable: int, path: str) -> NDArray[np.uint32]:
         # QEMU writes through the open file it was lent, from where that one stands.
         os.ftruncate(writable, 0)
         os.lseek(writable, 0, os.SEEK_SET)
-        await self.monitor.execute("screendump", {"filename": f"/dev/fdset/{_FDSET}"})
+        await self.monitor.execute("screendump", {"filename": path})
         size = min(os.fstat(readable).st_size, _PPM_BYTES)
         return parse_ppm(os.pread(readable, size, 0), f"screendump of {self.url}")
 
-    async def _lend_file(self) -> tuple[int, int]:
+    @contextlib.asynccontextmanager
+    async def _lent_file(self) -> AsyncIterator[tuple[int, int, str]]:
         """A memory file for QEMU to write: it may run as another user, in another mount namespace.
 
-        Returns:
-            Two descriptors of it, for reading and for writing. QEMU picks from a set by access mode, so
-            what it is lent must be open for writing only.
+        It is lent for one picture at a time: a tap that is killed leaves what QEMU was lent with QEMU.
+
+        Yields:
+            Two descriptors of it, for reading and for writing, and what QEMU calls it. QEMU picks from a
+            set by access mode, so what it is lent must be open for writing only.
         """
-        readable = os.memfd_create("vramtap-screendump", os.MFD_CLOEXEC)
-        try:
+        with contextlib.ExitStack() as close:
+            readable = os.memfd_create("vramtap-screendump", os.MFD_CLOEXEC)
+            close.callback(os.close, readable)
             writable = os.open(f"/proc/self/fd/{readable}", os.O_WRONLY | os.O_CLOEXEC)
+            close.callback(os.close, writable)
+            fdset = await self.monitor.add_fd(writable)
             try:
-                await self.monitor.add_fd(writable, _FDSET)
-            except BaseException:
-                os.close(writable)
-                raise
-        except BaseException:
-            os.close(readable)
-            raise
-        return readable, writable
+                yield readable, writable, f"/dev/fdset/{fdset}"
+            finally:
+                await self.monitor.remove_fd(fdset)
 
     async def gone(self) -> str:
         """Wait until QEMU exits or its monitor is lost; see `Target`."""
@@ -241,7 +238,7 @@ class QemuTarget:
         try:
             await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
             # The monitor closes a moment before the process is gone: give the better answer a chance.
-            await asyncio.wait(waiters[:1], timeout=1.0)
+            await asyncio.wait(waiters[:1], timeout=EXIT_GRACE_S)
         finally:
             loop.remove_reader(descriptor)
             for waiter in waiters:
@@ -250,15 +247,3 @@ class QemuTarget:
             return self._end
         what = "exited" if exited.is_set() else "closed its monitor"
         return f"QEMU (pid {self.monitor.pid}) {what}"
-
-
-def _devices(buses: object) -> list[dict[str, Any]]:
-    """All PCI devices of `query-pci`'s answer, those behind bridges too."""
-    found: list[dict[str, Any]] = []
-    for bus in cast(list[dict[str, Any]], buses):
-        for device in bus.get("devices", ()):
-            found.append(device)
-            behind = device.get("pci_bridge", {}).get("devices")
-            if behind:
-                found += _devices([{"devices": behind}])
-    return found

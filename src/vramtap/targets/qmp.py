@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Final, TypeVar
 
 from qemu.qmp import ExecuteError, Message, QMPClient, QMPError, Runstate, StateError
+from qemu.qmp.qmp_client import BadReplyError
 
-from vramtap.errors import NotFound, Refused, TargetGone, TimedOut, VramtapError
+from vramtap.errors import NotFound, NotTappable, Refused, TargetGone, TimedOut, VramtapError
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """A monitor that is free greets at once; one with another client never does."""
 COMMAND_TIMEOUT_S: Final = 5.0
 """For commands that QEMU's main loop answers between two of its rounds."""
+_LENT_BY: Final = "vramtap "
+"""What a lent descriptor's label begins with; the pid of the lender follows."""
+_BRIEF_CHARS: Final = 200
+"""Of what the other side said, in a message."""
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -48,38 +55,59 @@ class Monitor:
             NotFound: no such socket, or nobody listens on it.
             Refused: no permission, or another client holds the monitor.
         """
-        where = f"qemu:{self.path}"
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        connection = self._open()
         try:
-            connection.connect(self.path)
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
             self.pid = struct.unpack("iII", credentials)[0]
             # The loop's own socket object cannot send descriptors; ours, to the same peer, can.
             self._socket = connection.dup()
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._client.connect(connection)
-        except FileNotFoundError as error:
-            raise NotFound(
-                "connect", where, "no such socket", "start QEMU with -qmp unix:PATH,server=on,wait=off"
-            ) from error
-        except ConnectionRefusedError as error:
-            raise NotFound("connect", where, "nobody listens: QEMU ended", "see vramtap ls") from error
-        except PermissionError as error:
-            remedy = "needs write permission on the socket"
-            raise Refused("connect", where, "permission denied", remedy) from error
         except TimeoutError as error:
-            connection.close()
-            raise Refused(
-                "connect",
-                where,
-                f"no QMP greeting within {CONNECT_TIMEOUT_S:g} s: another client holds this monitor, "
-                "or it is no QMP socket",
-                "give QEMU a second -qmp for vramtap",
-            ) from error
+            raise self._busy(f"no QMP greeting within {CONNECT_TIMEOUT_S:g} s: ") from error
         except (QMPError, OSError, EOFError) as error:
-            connection.close()
-            raise Refused("connect", where, f"no QMP: {error}", "is this QEMU's -qmp socket?") from error
+            remedy = "is this QEMU's -qmp socket?"
+            raise Refused("connect", self._where, f"no QMP: {_brief(error)}", remedy) from error
+        finally:
+            if self._client.runstate is not Runstate.RUNNING:
+                connection.close()
         self._tasks = [asyncio.create_task(self._watch())]
+
+    def _open(self) -> socket.socket:
+        """A connection to whoever listens."""
+        where = self._where
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            connection.connect(self.path)
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, FileNotFoundError):
+                remedy = "start QEMU with -qmp unix:PATH,server=on,wait=off"
+                raise NotFound("connect", where, "no such socket", remedy) from error
+            if isinstance(error, ConnectionRefusedError):
+                if not Path(self.path).is_socket():
+                    remedy = "give the path of QEMU's -qmp socket"
+                    raise NotTappable("connect", where, "this is no socket", remedy) from error
+                raise NotFound("connect", where, "nobody listens: QEMU ended", "see vramtap ls") from error
+            if isinstance(error, PermissionError):
+                remedy = "needs write permission on the socket"
+                raise Refused("connect", where, "permission denied", remedy) from error
+            if isinstance(error, BlockingIOError):
+                # So many wait already that the kernel takes no more.
+                raise self._busy("") from error
+            if isinstance(error, OSError):
+                remedy = "give the path of QEMU's -qmp socket"
+                raise Refused("connect", where, _brief(error), remedy) from error
+            raise
+        return connection
+
+    @property
+    def _where(self) -> str:
+        return f"qemu:{self.path}"
+
+    def _busy(self, seen: str) -> Refused:
+        reason = f"{seen}another client holds this monitor, or it is no QMP socket"
+        return Refused("connect", self._where, reason, "give QEMU a second -qmp for vramtap")
 
     def _hear(self, event: Message) -> bool:
         """Hand the event over, and refuse it: the library would keep every event it accepts for ever."""
@@ -108,8 +136,11 @@ class Monitor:
         """
         return str(await self.execute("human-monitor-command", {"command-line": line}))
 
-    async def add_fd(self, fd: int, fdset: int) -> None:
-        """Hand QEMU a descriptor, as `/dev/fdset/FDSET`.
+    async def add_fd(self, fd: int) -> int:
+        """Hand QEMU a descriptor.
+
+        Returns:
+            Its set: QEMU opens it as `/dev/fdset/SET`.
 
         Raises:
             VramtapError: as `execute`.
@@ -119,12 +150,37 @@ class Monitor:
             if self._socket is None:
                 raise EOFError
             socket.send_fds(self._socket, [b" "], [fd])
-            return await self._client.execute("add-fd", {"fdset-id": fdset})
+            return await self._client.execute("add-fd", {"opaque": f"{_LENT_BY}{os.getpid()}"})
 
-        await self._bounded("add-fd", hand_over)
+        answer = await self._bounded("add-fd", hand_over)
+        fdset = answer.get("fdset-id") if isinstance(answer, dict) else None
+        if type(fdset) is not int:
+            raise VramtapError("add-fd", self._where, f"QEMU answered {_brief(answer)}")
+        return fdset
+
+    async def remove_fd(self, fdset: int) -> None:
+        """Take back what `add_fd` lent; where that fails QEMU keeps it until no monitor is connected."""
+        try:
+            await self.execute("remove-fd", {"fdset-id": fdset})
+        except VramtapError as error:
+            log.debug("descriptor set %d stays with QEMU: %s", fdset, error)
+
+    async def remove_lost_fds(self) -> None:
+        """Take back what taps that were killed have left with QEMU."""
+        try:
+            sets = await self.execute("query-fdsets")
+        except TargetGone:
+            raise
+        except VramtapError as error:
+            log.debug("%s", error)
+            return
+        for fdset in sets if isinstance(sets, list) else ():
+            lost = isinstance(fdset, dict) and any(_lost(fd) for fd in fdset.get("fds") or ())
+            if lost and type(fdset.get("fdset-id")) is int:
+                await self.remove_fd(fdset["fdset-id"])
 
     async def _bounded(self, what: str, run: Callable[[], Awaitable[T]]) -> T:
-        where = f"qemu:{self.path}"
+        where = self._where
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 return await run()
@@ -132,7 +188,9 @@ class Monitor:
             reason = f"no answer within {COMMAND_TIMEOUT_S:g} s"
             raise TimedOut(what, where, reason, "is QEMU stopped by a debugger or SIGSTOP?") from error
         except ExecuteError as error:
-            raise VramtapError(what, where, str(error)) from error
+            raise VramtapError(what, where, _brief(error)) from error
+        except BadReplyError as error:
+            raise VramtapError(what, where, f"QEMU's answer makes no sense: {_brief(error)}") from error
         except (StateError, QMPError, OSError, EOFError, AssertionError) as error:
             raise TargetGone(what, where, "the monitor connection ended") from error
 
@@ -154,5 +212,23 @@ class Monitor:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._client.disconnect()
-        except (QMPError, OSError, EOFError, TimeoutError) as error:
-            log.debug("disconnecting qemu:%s: %s", self.path, error)
+        except Exception as error:
+            # The library raises here whatever ended its reader, be it a defect of its own that an answer
+            # of no sense met; whoever waited for that answer has been told that the connection ended.
+            log.debug("disconnecting %s: %s", self._where, _brief(error))
+
+
+def _brief(said: object) -> str:
+    """What the other side said, on one line of a length that it does not choose, fit for a terminal."""
+    text = "".join(char if char.isprintable() else " " for char in str(said)[: 4 * _BRIEF_CHARS])
+    text = " ".join(text.split())
+    return text if len(text) <= _BRIEF_CHARS else text[:_BRIEF_CHARS] + "..."
+
+
+def _lost(fd: object) -> bool:
+    """Whether a descriptor in an answer to `query-fdsets` was lent by a tap that does not run any more."""
+    label = fd.get("opaque") if isinstance(fd, dict) else None
+    if not isinstance(label, str) or not label.startswith(_LENT_BY):
+        return False
+    pid = label.removeprefix(_LENT_BY)
+    return pid.isdecimal() and pid.isascii() and not os.path.exists(f"/proc/{int(pid[:9])}")

@@ -40,9 +40,17 @@ def test_a_page_flip_is_an_offset() -> None:
 
 
 @pytest.mark.parametrize(
+    ("bpp", "x_offset", "offset_bytes"), [(16, 33, 64), (16, 34, 68), (24, 1, 0), (24, 5, 12), (32, 1, 4)]
+)
+def test_the_scanout_begins_at_a_multiple_of_four_bytes(bpp: int, x_offset: int, offset_bytes: int) -> None:
+    mode = registers(bpp=bpp, x_offset=x_offset).mode(VRAM_BYTES)
+    assert mode is not None
+    assert mode.offset_bytes == offset_bytes
+
+
+@pytest.mark.parametrize(
     ("bpp", "pixel_format", "stride_bytes"),
     [
-        (15, PixelFormat.XR15, 2048),
         (16, PixelFormat.RG16, 2048),
         (24, PixelFormat.RG24, 3072),
         (32, PixelFormat.XR24, 4096),
@@ -58,6 +66,7 @@ def test_depths(bpp: int, pixel_format: PixelFormat, stride_bytes: int) -> None:
     [
         {"enable": 0},
         {"bpp": 8},
+        {"bpp": 15},
         {"bpp": 4},
         {"bpp": 0},
         {"id": 0},
