@@ -82,11 +82,19 @@ class SyntheticTap:
         self.target = SyntheticTarget(taker)
         self.viewers: list[SyntheticViewer] = []
         self.arrivals = asyncio.Event()
+        self.unseen: Pixels | None = None
+        """What the target shows since nobody looks, of another size."""
         self.error: Exception | None = None
         """Raised to whoever asks for changes."""
 
     def viewer(self, name: str) -> SyntheticViewer:
         return SyntheticViewer(self)
+
+    async def fresh(self) -> None:
+        self.check()
+        if self.unseen is not None:
+            unseen, self.unseen = self.unseen, None
+            self.resize(unseen)
 
     def draw(self, rect: Rect, pixels: Pixels | int) -> None:
         """Change part of the screen."""

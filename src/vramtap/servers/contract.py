@@ -98,3 +98,11 @@ class TapLike(Protocol):
     def viewer(self, name: str) -> AbstractContextManager[ViewerLike]:
         """A new viewer, everything pending for it."""
         ...
+
+    async def fresh(self) -> None:
+        """Make sure that the screen is not stale: while nobody waits for changes, nobody looks.
+
+        Raises:
+            TargetGone: the target has ended.
+        """
+        ...

@@ -180,10 +180,13 @@ class _Session:
         return Departure(cause, reason, self._connection.initialised)
 
     async def _receive(self) -> list[Event]:
+        return self._connection.receive(await self._received())
+
+    async def _received(self) -> bytes:
         data = await self._stream.receive()
         if not data:
             raise EOFError
-        return self._connection.receive(data)
+        return data
 
     async def _shake_hands(self) -> list[Event] | None:
         """The handshake.
@@ -194,8 +197,11 @@ class _Session:
         connection, screen = self._connection, self._tap.screen
         while not connection.initialised:
             await self._stream.send([connection.data_to_send()])
+            data = await self._received()
+            # Nobody may have looked for hours, and some clients live with the size they are told first.
+            await self._tap.fresh()
             connection.resize(screen.width, screen.height)
-            events = await self._receive()
+            events = connection.receive(data)
             if connection.failed:
                 await asyncio.sleep(self._options.failure_delay_s)
                 await self._stream.send([connection.data_to_send()])

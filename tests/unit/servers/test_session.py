@@ -199,6 +199,16 @@ async def test_who_cannot_follow_gets_what_fits_and_black(
         assert np.array_equal(client.pixels, SCREEN)
 
 
+async def test_the_size_told_first_is_the_size_there_is(server: VncServer, tap: SyntheticTap) -> None:
+    """While nobody looked it became another; gvnccapture asks once, and lives with what it was told."""
+    tap.unseen = picture("noise", 400, 300)
+    with await connect(server, RAW, DESKTOP_SIZE) as client:
+        assert (client.width, client.height) == (400, 300)
+        client.request(incremental=False)
+        await off(client.wait_update)
+        assert np.array_equal(client.pixels, tap.screen.pixels)
+
+
 async def test_a_size_that_a_client_wants_is_refused_without_a_request(server: VncServer) -> None:
     with await connect(server, RAW, EXTENDED_DESKTOP_SIZE) as client:
         client.set_desktop_size(1024, 768)

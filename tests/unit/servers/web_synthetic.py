@@ -94,6 +94,8 @@ class SyntheticTap:
         finally:
             self.viewers -= 1
 
+    async def fresh(self) -> None: ...
+
     async def refresh(self) -> None:
         self.asked.set()
         await self.ready.wait()
