@@ -1,0 +1,233 @@
+"""Clients that no one here wrote, on a real guest served by the program: right pixels, input that arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from lab.guest import TABLET, Guest
+from lab.require import program
+from lab.supervise import spawn, stop
+from lab.xvfb import Xvfb
+from system.program import PATIENCE_S, PROGRAM, Served, serve
+from system.xwatch import XWatch
+
+VNCDO = PROGRAM.with_name("vncdo")
+SYMBOLS = r"""abc XYZ 0123456789 `-=[]\;,./ ~!@#$%^&*()_+{}|:"<>?"""
+"""What a US keyboard types, all but the quote that this is put in for the guest's shell."""
+
+
+@pytest.fixture
+def served(guest: Guest) -> Iterator[Served]:
+    """The shared guest, served; at the end nothing may have gone wrong."""
+    with serve(guest.url) as server:
+        yield server
+        (report,) = server.stop()
+        assert report["target"] == guest.url
+        assert report["stats"]["failures"] == 0
+
+
+def pixels_of(path: Path) -> NDArray[np.uint32]:
+    """A picture file. Shape `(height, width)`, `0x00RRGGBB`."""
+    with Image.open(path) as image:
+        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.uint32), -1, 0)
+    pixels: NDArray[np.uint32] = red << np.uint32(16) | green << np.uint32(8) | blue
+    return pixels
+
+
+def typed(guest: Guest, path: str) -> str:
+    """What a line that was typed on the guest's console has put into a file there."""
+    return guest.run(
+        f"n=0; until test -s {path} || test $((n=n+1)) -gt 500; do usleep 20000; done; cat {path}"
+    )
+
+
+# gvnccapture
+
+
+def capture(server: Served, path: Path) -> NDArray[np.uint32]:
+    """What gvnccapture gets to see."""
+    host, port = server.vnc[0]
+    # It counts displays, the first being on port 5900.
+    command = [program("gvnccapture", "gvncviewer"), "-q", f"{host}:{port - 5900}", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0, done
+    return pixels_of(path)
+
+
+DRAWING = {
+    "console": r"printf '\033[1;31mred \033[42mon green\033[0m\n' >/dev/tty1; seq 1 100 >/dev/tty1",
+    "noise": "fbtool noise 1",
+    "edges": "fbtool fill 0x102030; fbtool edges 0xFFFFFF",
+    "16 bits": "fbtool mode 1024 768 16; fbtool noise 2; fbtool edges 0xFFFFFF",
+    "another size": "fbtool mode 800 600 32; fbtool noise 3",
+}
+
+
+def test_gvnccapture_sees_the_screendump(guest: Guest, served: Served, tmp_path: Path) -> None:
+    for name, command in DRAWING.items():
+        guest.run(command)
+        truth = guest.screendump()
+        np.testing.assert_array_equal(capture(served, tmp_path / "screen.png"), truth, err_msg=name)
+
+
+# TigerVNC's viewer
+
+
+class Tiger:
+    """TigerVNC's viewer, showing a served guest on an X display of its own."""
+
+    def __init__(self, xvfb: Xvfb, watch: XWatch) -> None:
+        self.watch = watch
+        self._display = {"DISPLAY": xvfb.display}
+
+    def xdotool(self, *arguments: str) -> str:
+        command = [program("xdotool", "xdotool"), *arguments]
+        done = subprocess.run(
+            command, env=self._display, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+        assert done.returncode == 0, done
+        return done.stdout
+
+    def focus(self, at: tuple[int, int]) -> None:
+        """Give its window the keyboard, and put the pointer inside its picture, which stands there."""
+        (window,) = self.xdotool("search", "--onlyvisible", "--name", "TigerVNC").split()
+        self.xdotool("mousemove", str(at[0] + 50), str(at[1] + 50), "windowfocus", "--sync", window)
+
+
+@contextlib.contextmanager
+def tiger(server: Served, *options: str) -> Iterator[Tiger]:
+    """A viewer without menus, dialogs and loss, on a display that any mode of the tests fits on."""
+    host, port = server.vnc[0]
+    quiet = ["-Shared", "-RemoteResize=0", "-MenuKey=", "-AlertOnFatalError=0", "-ReconnectOnError=0"]
+    with Xvfb(width=1400, height=1100) as xvfb, XWatch(xvfb.display) as watch:
+        command = [program("xtigervncviewer", "tigervnc-viewer"), *quiet, "-AutoSelect=0", *options]
+        viewer = spawn(
+            [*command, f"{host}::{port}"],
+            stderr=subprocess.DEVNULL,
+            env={"DISPLAY": xvfb.display, "HOME": str(xvfb.directory)},
+        )
+        try:
+            yield Tiger(xvfb, watch)
+            assert viewer.poll() is None, "the viewer has ended"
+        finally:
+            stop(viewer)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("-PreferredEncoding=Tight", "-NoJPEG=1"), ("-PreferredEncoding=ZRLE",), ("-PreferredEncoding=Raw",)],
+    ids=["tight", "zrle", "raw"],
+)
+def test_tigervnc_follows_the_guest(guest: Guest, served: Served, options: tuple[str, ...]) -> None:
+    guest.run("fbtool noise 1")
+    with tiger(served, *options) as viewer:
+        viewer.watch.shows(guest.screendump())
+        for command in (
+            "fbtool fill 0x203040 100 100 300 200; fbtool edges 0xFFFFFF",
+            "seq 1 200 >/dev/tty1; fbtool scroll 16 3",
+            "fbtool mode 1280 1024 32; fbtool noise 2",
+            "fbtool mode 800 600 16; fbtool noise 3; fbtool scroll 5 2",
+        ):
+            guest.run(command)
+            viewer.watch.shows(guest.screendump())
+
+
+def test_tigervnc_types_into_the_guest(guest: Guest, served: Served) -> None:
+    guest.run("rm -f /tmp/tiger; echo ready >/dev/tty1; fbtool edges 0x00FF00")
+    with tiger(served) as viewer:
+        viewer.focus(viewer.watch.shows(guest.screendump()))
+        viewer.xdotool("type", "--delay", "5", f"echo '{SYMBOLS}' >/tmp/tiger")
+        viewer.xdotool("key", "Return")
+        assert typed(guest, "/tmp/tiger") == f"{SYMBOLS}\n"
+        viewer.watch.shows(guest.screendump())
+
+
+# vncdotool
+
+
+def vncdo(server: Served, *arguments: str | Path, password: str | None = None) -> int:
+    """Run vncdotool against the server to its end.
+
+    Returns:
+        Its exit status.
+    """
+    host, port = server.vnc[0]
+    options = [] if password is None else ["-p", password]
+    command = [VNCDO, "-s", f"{host}::{port}", *options, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert "Traceback" not in done.stderr, done
+    return done.returncode
+
+
+@pytest.mark.parametrize("options", [(), ("--force-caps",)], ids=["bare keysyms", "with Shift"])
+def test_vncdotool_types_and_sees_it(
+    guest: Guest, served: Served, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    guest.run("rm -f /tmp/vncdo")
+    assert vncdo(served, *options, "type", f"echo '{SYMBOLS}' >/tmp/vncdo", "key", "enter") == 0
+    assert typed(guest, "/tmp/vncdo") == f"{SYMBOLS}\n"
+    picture = tmp_path / "screen.png"
+    truth = guest.screendump()
+    assert vncdo(served, "capture", picture) == 0
+    np.testing.assert_array_equal(pixels_of(picture), truth)
+
+
+@pytest.mark.parametrize("by_file", [True, False], ids=["file", "variable"])
+def test_vncdotool_needs_the_password(guest: Guest, tmp_path: Path, by_file: bool) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("Geh3im\nnot this line\n")
+    arguments = ("--password-file", str(secret)) if by_file else ()
+    env = {"VRAMTAP_PASSWORD": "unused" if by_file else "Geh3im"}
+    picture = tmp_path / "screen.png"
+    with serve(guest.url, arguments=arguments, env=env) as server:
+        assert vncdo(server, "capture", picture, password="geh3im") != 0
+        assert not picture.exists()
+        assert vncdo(server, "capture", picture, password="Geh3im") == 0
+        np.testing.assert_array_equal(pixels_of(picture), guest.screendump())
+        assert "wrong password" in server.log
+        server.stop()
+
+
+def test_vncdotool_points_and_clicks_where_it_says() -> None:
+    with Guest(TABLET) as guest, serve(guest.url) as server:
+        guest.quiet()
+        guest.run("load-input")
+        guest.spawn("sh -c 'fbtool input 6 >/tmp/input'")
+        guest.run("until grep -q listening /tmp/input; do usleep 20000; done")
+        assert vncdo(server, "move", "1023", "384", "click", "1") == 0
+        seen = guest.run("until test $(wc -l </tmp/input) -ge 5; do usleep 20000; done; cat /tmp/input")
+        # linux/input-event-codes.h: ABS_X 0, ABS_Y 1, BTN_LEFT 0x110; the axes go from 0 to 32767.
+        events = seen.splitlines()[1:]
+        assert f"abs 0 {0x7FFF}" in events
+        assert f"abs 1 {384 * 0x7FFF // 767}" in events
+        assert [event for event in events if event.startswith("key")] == ["key 272 1", "key 272 0"]
+        server.stop()
+
+
+# asyncvnc2
+
+
+async def test_asyncvnc_sees_and_types(guest: Guest, served: Served) -> None:
+    # It ships no type information.
+    asyncvnc: Any = importlib.import_module("asyncvnc2")
+    await asyncio.to_thread(guest.run, "rm -f /tmp/asyncvnc; fbtool noise 4")
+    truth = await asyncio.to_thread(guest.screendump)
+    async with asyncio.timeout(PATIENCE_S), asyncvnc.connect(*served.vnc[0]) as client:
+        rgba = (await client.screenshot()).astype(np.uint32)
+        pixels = rgba[..., 0] << np.uint32(16) | rgba[..., 1] << np.uint32(8) | rgba[..., 2]
+        np.testing.assert_array_equal(pixels, truth)
+        client.keyboard.write(f"echo '{SYMBOLS}' >/tmp/asyncvnc")
+        client.keyboard.press("Return")
+        await client.drain()
+        assert await asyncio.to_thread(typed, guest, "/tmp/asyncvnc") == f"{SYMBOLS}\n"
