@@ -70,12 +70,13 @@ async def command(
     async with contextlib.AsyncExitStack() as stack:
         for tap in taps:
             await stack.enter_async_context(tap)
-            stack.callback(_report, tap, as_json)
         if vnc_at is not None:
             for index, tap in enumerate(taps):
                 await _start_vnc(stack, tap, vnc_at, index, options, as_json)
         if web_at is not None:
             await _start_web(stack, taps, web_at, options, token, allow_host, as_json)
+        for tap in taps:
+            stack.callback(_report, tap, as_json)
         if not as_json:
             click.echo("Ctrl-C ends it; the targets go on.")
         await asyncio.gather(*(tap.ended() for tap in taps))
