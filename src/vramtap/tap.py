@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from vramtap.display.damage import Damage
 from vramtap.display.mode import Mode
@@ -17,7 +17,7 @@ from vramtap.errors import TargetGone, TimedOut, VramtapError
 from vramtap.pages import NO_PAGES, PageRuns
 from vramtap.stats import TapStats
 from vramtap.targets.contract import Target
-from vramtap.trackers.choose import choose
+from vramtap.trackers.choose import Choice, choose
 from vramtap.trackers.contract import Everything, Reason, Tracker, Waker
 from vramtap.viewer import Viewer, Watcher
 
@@ -38,6 +38,8 @@ RETRY_S: Final = 0.05
 """After a look that failed: the target may be on its way out, and its end is about to be seen."""
 MAX_DUTY: Final = 0.5
 """Share of the time that looking may take: a tracker that reads everything is asked less often."""
+LEGACY_PAGES: Final = 64
+"""Pages a VGA's text and planar modes are drawn in: four planes of 64 KiB, first in its video RAM."""
 GONE_GRACE_S: Final = 1.0
 """How long the target's own account of its end is waited for, once its memory has failed."""
 
@@ -71,12 +73,13 @@ class Tap:
         self._waiting = 0
         self._timer: asyncio.TimerHandle | None = None
         self._waker: Waker | None = None
-        self._looking: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[VramtapError | None] | None = None
         self._gone: asyncio.Task[None] | None = None
         self._mode: Mode | None = None
         self._unread = True
         self._began_s = self._mode_read_s = self._mode_due_s = self._flipping_until_s = float("-inf")
         self._not_before_s = self._active_s = float("-inf")
+        self._complaint: tuple[type[VramtapError], str] | None = None
 
     async def __aenter__(self) -> Self:
         """Attach, arm the tracker and take the first picture.
@@ -88,9 +91,7 @@ class Tap:
         self._loop = asyncio.get_running_loop()
         await self.target.__aenter__()
         try:
-            choice = await asyncio.to_thread(
-                choose, self._tracker_name, self.target.extent, allow_filtered=self.target.tolerates_injection
-            )
+            choice = await self._choose()
             self._tracker = choice.tracker
             self.stats.tracker, self.stats.tracker_why = choice.tracker.name, choice.why
             self.stats.stopped_us = getattr(choice.tracker, "stopped_us", 0.0)
@@ -106,18 +107,35 @@ class Tap:
         self.target.on_activity = self._nudge
         return self
 
+    async def _choose(self) -> Choice:
+        choosing = asyncio.create_task(
+            asyncio.to_thread(
+                choose, self._tracker_name, self.target.extent, allow_filtered=self.target.tolerates_injection
+            )
+        )
+        try:
+            return await asyncio.shield(choosing)
+        except asyncio.CancelledError:
+            # The thread goes on whatever becomes of us, and nobody else would let go of what it arms.
+            await asyncio.wait([choosing])
+            if choosing.exception() is None:
+                choosing.result().tracker.disarm()
+            raise
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop looking, disarm, and release the target."""
         self._close("the tap was closed")
-        tasks = [task for task in (self._looking, self._gone) if task is not None]
+        tasks: list[asyncio.Task[Any]] = [task for task in (self._looking, self._gone) if task is not None]
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        self._tracker.disarm()
-        await self.target.__aexit__(kind, error, trace)
+        try:
+            if tasks:
+                await asyncio.wait(tasks)
+        finally:
+            self._tracker.disarm()
+            await self.target.__aexit__(kind, error, trace)
 
     # Who looks
 
@@ -140,20 +158,33 @@ class Tap:
                 yield damage
 
     async def refresh(self) -> None:
-        """Look once, now: afterwards the screen shows everything written before the call.
+        """Look once, now: afterwards the screen shows what the target showed at the call, or later.
 
         Raises:
             TargetGone: the target has ended.
+            VramtapError: looking failed; it is tried again while a viewer waits, or by another call.
         """
+        error = await self._look_once(geometry=True)
+        if error is not None:
+            raise error
+
+    async def _look_once(self, *, geometry: bool) -> VramtapError | None:
+        """Look once, at the geometry too or only if that is due; returns what went wrong."""
         self.check()
-        if self._looking is not None:
+        # Not only once: another caller that waited for the same look may be first to begin the next.
+        while self._looking is not None:
             await asyncio.wait([self._looking])
         self.check()
         self._stop_waiting()
+        if geometry:
+            self._mode_due_s = float("-inf")
         self._look_now()
-        if self._looking is not None:
-            await asyncio.wait([self._looking])
+        looking = self._looking
+        if looking is None:
+            return None
+        await asyncio.wait([looking])
         self.check()
+        return looking.result()
 
     async def ended(self) -> str:
         """Wait until the target has ended or the tap is closed.
@@ -170,8 +201,10 @@ class Tap:
         Raises:
             TargetGone: the target has ended.
         """
-        if self._waker is None and self._loop.time() - self._began_s > 2 * self._interval_s:
-            await self.refresh()
+        if self._waker is not None or self._looking is not None:
+            return
+        if self._loop.time() > max(self._began_s + 2 * self._interval_s, self._not_before_s):
+            await self._look_once(geometry=False)
 
     def check(self) -> None:
         """Raise if the tap has ended.
@@ -216,7 +249,8 @@ class Tap:
         if not self._waiting or self.closed is not None:
             return
         due = max(self._began_s + self._interval_s, self._not_before_s)
-        if self._waker is None and self._mode is not None and due - self._active_s > IDLE_AFTER_S:
+        settled = self._mode is not None and not self._unread
+        if self._waker is None and settled and due - self._active_s > IDLE_AFTER_S:
             self._waker = self._tracker.wake(self._woken_in_thread)
         if self._waker is not None:
             due = max(due, self._mode_due_s)
@@ -257,40 +291,52 @@ class Tap:
         self._began_s = self._loop.time()
         try:
             answer = self._collect()
-        except VramtapError as error:
+        except Exception as error:
             self._looking = asyncio.create_task(self._supervise(self._failed(error)))
             return
-        if answer or self._began_s >= self._mode_due_s:
+        unread = self._unread and self._mode is not None
+        if answer or unread or self._began_s >= self._mode_due_s:
             self._looking = asyncio.create_task(self._supervise(self._look(answer)))
         else:
-            self._schedule()
+            self._rest()
 
-    async def _supervise(self, look: Coroutine[object, None, None]) -> None:
+    async def _supervise(self, look: Coroutine[object, None, VramtapError | None]) -> VramtapError | None:
         try:
-            await look
+            return await look
         except asyncio.CancelledError:
             raise
         except Exception:
             log.exception("tap of %s: a defect of vramtap ends it", self.target.url)
             self._close("internal error; see the log")
+            return None
         finally:
             self._looking = None
-            took_s = self._loop.time() - self._began_s
-            self._not_before_s = max(self._not_before_s, self._began_s + took_s / MAX_DUTY)
-            self._schedule()
+            self._rest()
+
+    def _rest(self) -> None:
+        """A look is over: arrange for the next, the later the longer this one took."""
+        took_s = self._loop.time() - self._began_s
+        self._not_before_s = max(self._not_before_s, self._began_s + took_s / MAX_DUTY)
+        self._schedule()
 
     def _nudge(self) -> None:
         """The target says that something happened: look at the geometry at once."""
         self._mode_due_s = float("-inf")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._schedule()
 
     # What a look is
 
     def _collect(self) -> PageRuns | Everything:
         began_ns = time.perf_counter_ns()
-        # Where asking costs reading, only the scanout is asked about. Elsewhere the whole extent is: what is
-        # written beside the scanout is the first sign of a page flip.
-        window = self._mode.window if self._mode is not None and self._tracker.reads_memory else None
+        # Where asking costs reading, only the scanout is asked about, or where text and planar modes draw.
+        # Elsewhere the whole extent is: what is written beside the scanout is the first sign of a page flip.
+        window = None
+        if self._tracker.reads_memory:
+            legacy = 0, min(LEGACY_PAGES, self.target.extent.pages)
+            window = legacy if self._mode is None else self._mode.window
         answer = self._tracker.collect(window)
         self.stats.polls += 1
         self.stats.recent_ns.append(time.perf_counter_ns() - began_ns)
@@ -311,8 +357,8 @@ class Tap:
         else:
             self._read(answer)
 
-    async def _look(self, answer: PageRuns | Everything) -> None:
-        """Bring the screen up to date with what the tracker said."""
+    async def _look(self, answer: PageRuns | Everything) -> VramtapError | None:
+        """Bring the screen up to date with what the tracker said; returns what went wrong."""
         now_s, active = self._began_s, bool(answer)
         if active:
             self._active_s = now_s
@@ -343,7 +389,9 @@ class Tap:
         except VramtapError as error:
             self._stop_waiting()
             self._tracker.restore(self._runs(answer))
-            await self._failed(error)
+            return await self._failed(error)
+        self._complaint = None
+        return None
 
     def _runs(self, answer: PageRuns | Everything) -> PageRuns:
         return PageRuns.full(self.target.extent.pages) if isinstance(answer, Everything) else answer
@@ -357,15 +405,20 @@ class Tap:
     async def _reread_mode(self, active: bool) -> bool:
         """Ask the target for its geometry; returns whether it is another (its palette, too)."""
         self.stats.mode_reads += 1
+        # A nudge from here on may be about what the answer does not know yet: it stays due then.
+        self._mode_due_s = float("inf")
         try:
             mode = await self.target.mode()
         except TimedOut as error:
             log.warning("%s", error, extra={"target": self.target.url})
             mode = self._mode
+        except BaseException:
+            self._mode_due_s = float("-inf")
+            raise
         now_s = self._loop.time()
         self._mode_read_s = now_s
         idle_s = SNAPSHOT_IDLE_S if mode is None else MODE_IDLE_S
-        self._mode_due_s = now_s + (MODE_BUSY_S if active else idle_s)
+        self._mode_due_s = min(self._mode_due_s, now_s + (MODE_BUSY_S if active else idle_s))
         if mode == self._mode:
             return False
         log.info("%s: mode %s", self.target.url, mode or "not linear", extra={"target": self.target.url})
@@ -388,16 +441,27 @@ class Tap:
 
     # How it ends
 
-    async def _failed(self, error: VramtapError) -> None:
-        """A look failed: the target's end comes through `gone`; anything else is tried again."""
+    async def _failed(self, error: Exception) -> VramtapError:
+        """A look failed: the target's end comes through `gone`; anything else is tried again.
+
+        Raises:
+            Exception: the error, if it is none that is raised on purpose.
+        """
+        if not isinstance(error, VramtapError):
+            raise error
         self.stats.failures += 1
         if isinstance(error, TargetGone):
             if self._gone is not None:
                 await asyncio.wait([self._gone], timeout=GONE_GRACE_S)
             self._close(str(error))
-            return
-        log.warning("%s: %s; trying again", self.target.url, error, extra={"target": self.target.url})
+            return error
+        # Tried again twenty times a second: what is said each time, in other numbers, is said once.
+        complaint = type(error), error.operation
+        if complaint != self._complaint:
+            log.warning("%s: %s; trying again", self.target.url, error, extra={"target": self.target.url})
+        self._complaint = complaint
         self._not_before_s = self._loop.time() + RETRY_S
+        return error
 
     async def _watch_target(self) -> None:
         self._close(await self.target.gone())

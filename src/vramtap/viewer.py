@@ -11,6 +11,7 @@ from vramtap.display.damage import Damage
 from vramtap.display.pending import Pending
 from vramtap.display.region import Region
 from vramtap.display.screen import Screen
+from vramtap.errors import TargetGone
 
 
 class Source(Protocol):
@@ -110,7 +111,12 @@ class Watcher(Viewer):
             TargetGone: the target has ended.
         """
         while self._damage is None:
-            await self.changed()
+            try:
+                await self.changed()
+            except TargetGone:
+                # The last thing it did may have come together with its end.
+                if self._damage is None:
+                    raise
         damage, self._damage = self._damage, None
         return damage
 

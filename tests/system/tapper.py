@@ -1,0 +1,30 @@
+"""A program that taps a guest until it is killed, and says how far it has come.
+
+`python tapper.py URL TRACKER`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import vramtap
+from vramtap.display.region import Rect
+
+
+async def tap_for_ever(url: str, tracker: str) -> None:
+    """Attach and take what changes, one update at a time."""
+    print("attaching", flush=True)
+    async with vramtap.open(url, tracker=tracker) as tap:
+        print("attached", flush=True)
+        with tap.viewer("tapper") as viewer:
+            while True:
+                await viewer.changed()
+                pending = viewer.pending
+                pending.accept_size()
+                pending.take(Rect(0, 0, pending.width, pending.height), True)
+                print("updated", flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(tap_for_ever(*sys.argv[1:3]))

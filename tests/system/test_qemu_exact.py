@@ -1,0 +1,201 @@
+"""On a real guest: whenever it is quiet, the tap's screen is QEMU's own screendump, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vramtap
+from lab.guest import Guest
+from model_client import ModelClient
+from vramtap.display.mode import PixelFormat
+from vramtap.tap import Tap
+
+TRACKERS = ("log", "compare")
+
+
+async def does(guest: Guest, client: ModelClient, command: str) -> None:
+    """Let the guest do something while the client follows; when it is quiet, the client shows the truth."""
+    await asyncio.to_thread(guest.run, command)
+    await shows(guest, client)
+
+
+async def shows(guest: Guest, client: ModelClient) -> None:
+    """The client comes to show the truth, and the tap knows of nothing more."""
+    truth = await asyncio.to_thread(guest.screendump)
+    await client.shows(truth)
+    # A picture may be right by chance: black is black in every mode.
+    await client.tap.refresh()
+    await client.shows(truth)
+
+
+@pytest.fixture(params=TRACKERS)
+def tracker(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+DRAWING = {
+    "scrolling text": "seq 1 400 >/dev/tty1",
+    "noise through /dev/fb0": "cat /dev/urandom >/dev/fb0 || true",
+    "noise in pieces": "dd if=/dev/urandom of=/dev/fb0 bs=3000 count=300 seek=20",
+    "single pixels at the edges": "fbtool edges 0xFFFFFF",
+    "single pixels anywhere": "fbtool storm 7 5000",
+    "every pixel, written one by one": "fbtool noise 3",
+    "a picture that moves up": "fbtool noise 4; fbtool scroll 16 12; fbtool scroll 1 5",
+    "a filled screen": "fbtool fill 0x123456",
+    "text over noise": "fbtool noise 5; echo hello >/dev/tty1",
+}
+
+
+async def test_drawing(guest: Guest, tracker: str) -> None:
+    async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
+        assert tap.stats.tracker == tracker
+        await shows(guest, client)
+        for command in DRAWING.values():
+            await does(guest, client, command)
+            assert tap.screen.mode is not None, "it is read from memory, not from screendumps"
+        assert tap.stats.snapshots == 0
+        assert client.moved, "text that scrolls reaches a viewer as moves"
+
+
+async def test_each_single_pixel_at_the_edges(guest: Guest, tracker: str) -> None:
+    async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
+        for number, (x, y) in enumerate([(0, 0), (1023, 0), (0, 767), (1023, 767), (512, 767), (1023, 300)]):
+            color = 0x10F0A0 + number
+            await does(guest, client, f"fbtool pixel {x} {y} {color:#x}")
+            assert client.pixels[y, x] == color
+
+
+async def test_page_flips(guest: Guest, tracker: str) -> None:
+    async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
+        shown = []
+        for times in (1, 2, 7, 30):
+            await does(guest, client, f"fbtool flip {times} {times}")
+            assert tap.screen.mode is not None
+            shown.append(tap.screen.mode.offset_bytes)
+        assert set(shown) == {0, 768 * 4096}
+        # A flip that draws nothing, which no page says.
+        for row in (768, 300):
+            await does(guest, client, f"fbtool offset 0 {row}")
+
+
+MODES = (
+    "800 600 32",
+    "640 480 24",
+    "1280 720 16",
+    "800 600 15",
+    "640 480 8",
+    "1920 1080 32",
+    "640 480 24 1000",
+    "800 600 32 1024 1200 8 100",
+    "640 480 16 1000 1000 33 17",
+    "640 480 15 808 600 3 1",
+    "640 480 24 648 960 5 11",
+    "8 1 32",
+    "1024 768 32",
+)
+
+
+async def test_resolutions_formats_and_offsets(guest: Guest, tracker: str) -> None:
+    linear = {32: PixelFormat.XR24, 24: PixelFormat.RG24, 16: PixelFormat.RG16, 15: None, 8: None}
+    async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
+        for number, mode in enumerate(MODES):
+            await does(guest, client, f"fbtool mode {mode}")
+            await does(
+                guest, client, f"fbtool palette {number}; fbtool noise {number}; fbtool edges 0xFFFFFF"
+            )
+            width, height, bits = (int(word) for word in mode.split()[:3])
+            assert (tap.screen.width, tap.screen.height) == (width, height)
+            assert (tap.screen.mode and tap.screen.mode.format) == linear[bits]
+        assert len(client.sizes) >= 9
+
+
+async def test_a_palette_that_changes(guest: Guest, tracker: str) -> None:
+    async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
+        await does(guest, client, "fbtool mode 640 480 8; fbtool palette 1; fbtool noise 1")
+        for seed in (2, 3):
+            before = client.pixels.copy()
+            await does(guest, client, f"fbtool palette {seed}")
+            assert np.count_nonzero(before != client.pixels) > before.size // 2
+
+
+async def test_without_a_linear_framebuffer_and_back(guest: Guest, tracker: str) -> None:
+    async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
+        await does(guest, client, "fbtool off")
+        assert tap.screen.mode is None
+        assert tap.stats.snapshots > 0
+        await does(guest, client, "fbtool mode 1024 768 32; fbtool noise 8")
+        assert tap.screen.mode is not None
+
+
+async def test_a_tap_that_begins_in_the_middle(guest: Guest, tracker: str) -> None:
+    """Whatever was there before the tap came is on the first picture, and drawing goes on from there."""
+    painter = await asyncio.to_thread(guest.spawn, "fbtool draw 3 1")
+    async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
+        await client.until(lambda: client.updates > 20)
+        await asyncio.to_thread(guest.kill, painter)
+        await shows(guest, client)
+
+
+async def test_a_viewer_that_comes_late_and_one_that_is_slow(guest: Guest, tracker: str) -> None:
+    async with vramtap.open(guest.url, tracker=tracker) as tap:
+        await asyncio.to_thread(guest.run, "fbtool noise 1")
+        slow = ModelClient(tap, busy=lambda: guest.run("true"))
+        async with slow, ModelClient(tap, moves=False) as unmoved:
+            await asyncio.to_thread(guest.run, "seq 1 200 >/dev/tty1; fbtool scroll 8 20; fbtool noise 2")
+            truth = await asyncio.to_thread(guest.screendump)
+            await unmoved.shows(truth)
+            await slow.shows(truth)
+        assert not unmoved.moved
+        polls = tap.stats.polls
+        await asyncio.to_thread(guest.run, "fbtool edges 0x00FF00; fbtool scroll 3")
+        assert tap.stats.polls == polls, "nobody waits, nobody looks"
+        async with ModelClient(tap) as late:
+            await shows(guest, late)
+
+
+async def test_boot_messages_and_a_reboot(tmp_path: Path) -> None:
+    """Both trackers follow one guest from its firmware's text mode through two boots."""
+    second = tmp_path / "second.sock"
+    # The firmware's menu waits in text mode for a key that does not come.
+    menu = ("-boot", "menu=on,splash-time=1000")
+    guest = Guest((*menu, "-qmp", f"unix:{second},server=on,wait=off"))
+    await asyncio.to_thread(guest.start)
+    try:
+        async with (
+            vramtap.open(guest.url, tracker="log") as log,
+            vramtap.open(f"qemu:{second}", tracker="compare") as compare,
+            ModelClient(log) as log_client,
+            ModelClient(compare) as compare_client,
+        ):
+            pairs = ((log, log_client), (compare, compare_client))
+            assert log.screen.mode is None, "it begins with the firmware's text"
+            await asyncio.to_thread(guest.wait_ready)
+            await _quiet_and_exact(guest, pairs)
+            for _, client in pairs:
+                assert client.sizes[-1] == (1024, 768)
+                client.sizes.clear()
+            await asyncio.to_thread(guest.reboot)
+            await _quiet_and_exact(guest, pairs)
+            for tap, client in pairs:
+                assert len(client.sizes) >= 2, "text was shown on the way"
+                assert client.sizes[-1] == (1024, 768)
+                assert tap.stats.snapshots > 0
+                assert not tap.closed
+    finally:
+        await asyncio.to_thread(guest.stop)
+
+
+async def _quiet_and_exact(guest: Guest, pairs: tuple[tuple[Tap, ModelClient], ...]) -> None:
+    await asyncio.to_thread(guest.quiet)
+    truth = await asyncio.to_thread(guest.screendump)
+    assert truth.shape == (768, 1024)
+    assert len(np.unique(truth)) > 1, "the kernel's messages"
+    for tap, client in pairs:
+        await client.shows(truth)
+        await tap.refresh()
+        await client.shows(truth)
