@@ -87,9 +87,7 @@ class ModelClient:
         except TimeoutError:
             difference = difference_of(self.pixels, truth)
             screen = difference_of(self.tap.screen.pixels, truth)
-            raise AssertionError(
-                f"client: {difference}; tap: {screen}; {self.tap.stats.as_dict()}"
-            ) from None
+            raise AssertionError(f"client: {difference}; tap: {screen}; {self.tap.stats.as_dict()}") from None
         # What the tap knows beyond what it has told would differ here.
         np.testing.assert_array_equal(self.tap.screen.pixels, truth)
 
