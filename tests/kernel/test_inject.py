@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 
@@ -19,12 +20,13 @@ from vramtap.linux.inject import fetch_userfaultfd
 from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
 
 VICTIM = Path(__file__).with_name("victim.c")
+SEQUENCES = Path(__file__).with_name("sequences.c")
 
 
 @contextmanager
-def victim(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+def victim(*arguments: str, source: Path = VICTIM) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        [compiled(VICTIM), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [compiled(source), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "READY\n"
@@ -60,6 +62,17 @@ def test_a_program_stopped_forty_times_notices_nothing(mode: str, storm: int) ->
     assert faults == 0
     assert calls > 0
     assert (signals > 0) == (mode == "signals")
+
+
+def test_a_restartable_sequence_is_aborted_and_not_committed_late() -> None:
+    with victim(source=SEQUENCES) as process:
+        for _ in range(10):
+            os.close(fetch_userfaultfd(process.pid).fd)
+        output, _ = process.communicate("x")
+    word, lost, counted = output.split()
+    assert word == "DONE"
+    assert int(counted) > 0
+    assert int(lost) == 0
 
 
 def test_a_stopped_process_stays_stopped_and_goes_on_when_told() -> None:
@@ -181,12 +194,13 @@ def test_the_helper_finishes_when_whoever_asked_is_killed() -> None:
         "    import os; os.close(fetch_userfaultfd(int(sys.argv[1])).fd)\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    with victim("calm") as process:
+    with victim("calm") as process, TemporaryFile() as said:
         before = descriptors(process.pid)
         for milliseconds in range(0, 200, 10):
             with subprocess.Popen(
                 [sys.executable, "-c", code, str(process.pid)],
                 stdout=subprocess.PIPE,
+                stderr=said,
                 text=True,
                 env=env,
                 start_new_session=True,
@@ -199,6 +213,8 @@ def test_the_helper_finishes_when_whoever_asked_is_killed() -> None:
                     os.killpg(asker.pid, signal.SIGKILL)
         os.close(fetch_userfaultfd(process.pid).fd)
         faults, _, _ = verdict_when_alone(process, before)
+        said.seek(0)
+        assert said.read() == b""
     assert faults == 0
 
 

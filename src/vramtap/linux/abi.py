@@ -110,6 +110,36 @@ class UserRegs(ctypes.Structure):
     ]
 
 
+class RseqConfiguration(ctypes.Structure):
+    """`struct ptrace_rseq_configuration` (linux/ptrace.h, since 5.13)."""
+
+    _fields_: ClassVar = [
+        ("rseq_abi_pointer", _u64),
+        ("rseq_abi_size", _u32),
+        ("signature", _u32),
+        ("flags", _u32),
+        ("pad", _u32),
+    ]
+
+
+class RseqArea(ctypes.Structure):
+    """The first members of `struct rseq` (linux/rseq.h)."""
+
+    _fields_: ClassVar = [("cpu_id_start", _u32), ("cpu_id", _u32), ("rseq_cs", _u64)]
+
+
+class RseqSequence(ctypes.Structure):
+    """`struct rseq_cs` (linux/rseq.h)."""
+
+    _fields_: ClassVar = [
+        ("version", _u32),
+        ("flags", _u32),
+        ("start_ip", _u64),
+        ("post_commit_offset", _u64),
+        ("abort_ip", _u64),
+    ]
+
+
 class Iovec(ctypes.Structure):
     """`struct iovec` (sys/uio.h)."""
 

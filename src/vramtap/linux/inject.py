@@ -8,11 +8,14 @@ descriptor it closes with the helper and the target is as it was.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -30,6 +33,7 @@ _TIMEOUT_S: Final = 10.0
 _PR_SET_NAME: Final = 15
 _SECCOMP_FILTER: Final = "2"
 _REPLY_BYTES: Final = 4096
+_FD: Final = struct.Struct("i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,14 @@ def fetch_userfaultfd(pid: int, *, allow_filtered: bool = False) -> Fetched:
         TimedOut: it did not stop in time.
         KernelError: userfaultfd(2) failed inside the target.
     """
+    try:
+        return _ask_helper(pid, allow_filtered)
+    except OSError as error:
+        raise error_for("injected call", f"pid {pid}", error.errno or 0) from error
+
+
+def _ask_helper(pid: int, allow_filtered: bool) -> Fetched:
+    """Start the helper and take what it answers."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         ours.settimeout(_TIMEOUT_S)
@@ -78,20 +90,26 @@ def fetch_userfaultfd(pid: int, *, allow_filtered: bool = False) -> Fetched:
         ) as helper:
             theirs.close()
             try:
-                data, fds, _, _ = socket.recv_fds(ours, _REPLY_BYTES, 1)
+                # Close-on-exec from the start: a copy that leaks into a child of another thread of ours would
+                # keep the target's memory protected after we have let go. socket.recv_fds has no such flag.
+                data, ancillary, _, _ = ours.recvmsg(
+                    _REPLY_BYTES, socket.CMSG_SPACE(_FD.size), socket.MSG_CMSG_CLOEXEC
+                )
             except TimeoutError:
-                data, fds = b"", []
+                data, ancillary = b"", []
             finally:
                 ours.close()
-        for fd in fds:
-            os.set_inheritable(fd, False)
         if not data:
             status = helper.returncode
             raise TimedOut("injected call", f"pid {pid}", f"the helper gave no answer (status {status})")
         reply = json.loads(data)
         if "error" in reply:
             raise _rebuild(reply["error"])
-        return Fetched(fds[0], reply["stopped_us"])
+        if not ancillary:
+            # The kernel drops a descriptor that finds no room here (unix(7), MSG_CTRUNC).
+            raise error_for("recvmsg", f"pid {pid}", errno.EMFILE)
+        (fd,) = _FD.unpack(ancillary[0][2])
+        return Fetched(fd, reply["stopped_us"])
 
 
 def _inject(pid: int, allow_filtered: bool) -> Fetched:
@@ -144,7 +162,8 @@ def _main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     LIBC.prctl(_PR_SET_NAME, ctypes.c_char_p(b"vramtap-attach"), 0, 0, 0)
     fd, pid, allow_filtered = (int(argument) for argument in sys.argv[1:4])
-    with socket.socket(fileno=fd) as reply:
+    # Nobody may be left to tell: then the descriptor closes with us.
+    with contextlib.suppress(BrokenPipeError), socket.socket(fileno=fd) as reply:
         try:
             fetched = _inject(pid, bool(allow_filtered))
         except VramtapError as error:

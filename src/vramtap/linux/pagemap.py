@@ -30,7 +30,7 @@ class Pagemap(Descriptor):
         protected again 150-300 us (remote TLB flush).
 
     The descriptor holds the address space, not the pid: after the process has ended or called exec it
-    answers ESRCH, never somebody else's pages.
+    names no page as written, and never somebody else's. An empty answer is therefore no proof of life.
 
     Args:
         pid: Whose; None for this process.
@@ -49,6 +49,8 @@ class Pagemap(Descriptor):
             raise NotFound("open", path, "no such process", "see vramtap ls") from error
         except PermissionError as error:
             raise Refused("open", path, "permission denied", REMEDY_PTRACE) from error
+        except OSError as error:
+            raise error_for("open", path, error.errno or 0) from error
         self._arg = abi.PmScanArg(size=ctypes.sizeof(abi.PmScanArg))
         self._vector = np.empty((0, 3), dtype=np.uint64)
 
@@ -70,7 +72,6 @@ class Pagemap(Descriptor):
             registered for asynchronous write protection.
 
         Raises:
-            TargetGone: the process ended.
             KernelError: the kernel refused.
         """
         pages = (end - start) // PAGE_SIZE
@@ -108,8 +109,8 @@ class Pagemap(Descriptor):
         """A function that tells whether any page of `[start, end)` was written, and clears nothing.
 
         It stops at the first such page, touches no state of this object and may be called from another
-        thread until `close`. It never raises: a scan that the kernel refuses (the process ended, a mapping
-        lost its registration) counts as a yes, and `written` will tell why.
+        thread until `close`. It never raises: a scan that the kernel refuses (a mapping lost its
+        registration) counts as a yes, and `written` will tell why.
 
         Args:
             start: First address, a page boundary.

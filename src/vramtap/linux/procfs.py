@@ -47,6 +47,22 @@ def _read(pid: int, name: str) -> bytes:
         raise NotFound("read", path, "no such process", "see vramtap ls") from error
     except PermissionError as error:
         raise Refused("read", path, "permission denied", REMEDY_PTRACE) from error
+    except OSError as error:
+        raise error_for("read", path, error.errno or 0) from error
+
+
+def _mapping(line: str) -> Mapping:
+    """A line of /proc/PID/maps, or the one that begins a mapping in smaps."""
+    fields = line.split(maxsplit=5)
+    start, _, end = fields[0].partition("-")
+    path = fields[5] if len(fields) > 5 else ""
+    span = int(start, 16), int(end, 16)
+    return Mapping(*span, fields[1], int(fields[2], 16), fields[3], int(fields[4]), path)
+
+
+def _lines(pid: int, name: str) -> list[str]:
+    """Of a /proc/PID file; in names that it holds only line feeds are escaped, no other breaks of Unicode."""
+    return _read(pid, name).decode("utf-8", "surrogateescape").split("\n")[:-1]
 
 
 def read_maps(pid: int) -> list[Mapping]:
@@ -59,14 +75,7 @@ def read_maps(pid: int) -> list[Mapping]:
         NotFound: no such process.
         Refused: no permission.
     """
-    found = []
-    for line in _read(pid, "maps").decode("utf-8", "surrogateescape").splitlines():
-        fields = line.split(maxsplit=5)
-        start, _, end = fields[0].partition("-")
-        path = fields[5] if len(fields) > 5 else ""
-        span = int(start, 16), int(end, 16)
-        found.append(Mapping(*span, fields[1], int(fields[2], 16), fields[3], int(fields[4]), path))
-    return found
+    return [_mapping(line) for line in _lines(pid, "maps")]
 
 
 def vm_flags(pid: int) -> list[tuple[Mapping, frozenset[str]]]:
@@ -75,11 +84,15 @@ def vm_flags(pid: int) -> list[tuple[Mapping, frozenset[str]]]:
     Kernel: /proc/PID/smaps, CONFIG_PROC_PAGE_MONITOR; walks every page table of the process.
     Cost: milliseconds; for tests and `doctor`, not for polling.
     """
-    flags: list[frozenset[str]] = []
-    for line in _read(pid, "smaps").decode("utf-8", "surrogateescape").splitlines():
-        if line.startswith("VmFlags:"):
-            flags.append(frozenset(line.split()[1:]))
-    return list(zip(read_maps(pid), flags, strict=False))
+    found = []
+    heading = ""
+    for line in _lines(pid, "smaps"):
+        name, *words = line.split()
+        if not name.endswith(":"):
+            heading = line
+        elif name == "VmFlags:":
+            found.append((_mapping(heading), frozenset(words)))
+    return found
 
 
 def start_time_ticks(pid: int) -> int:
@@ -110,11 +123,13 @@ def exe(pid: int) -> str:
         raise NotFound("readlink", f"/proc/{pid}/exe", "no such process") from error
     except PermissionError as error:
         raise Refused("readlink", f"/proc/{pid}/exe", "permission denied", REMEDY_PTRACE) from error
+    except OSError as error:
+        raise error_for("readlink", f"/proc/{pid}/exe", error.errno or 0) from error
 
 
 def status_field(pid: int, name: str) -> str | None:
     """A field of /proc/PID/status (`TracerPid`, `Seccomp`, `State`); None where the kernel has none."""
-    for line in _read(pid, "status").decode("utf-8", "replace").splitlines():
+    for line in _lines(pid, "status"):
         key, _, value = line.partition(":")
         if key == name:
             return value.strip()
@@ -143,6 +158,8 @@ class MapsQuery(Descriptor):
             raise NotFound("open", f"/proc/{pid}/maps", "no such process", "see vramtap ls") from error
         except PermissionError as error:
             raise Refused("open", f"/proc/{pid}/maps", "permission denied", REMEDY_PTRACE) from error
+        except OSError as error:
+            raise error_for("open", f"/proc/{pid}/maps", error.errno or 0) from error
         self._query = abi.ProcmapQuery(size=ctypes.sizeof(abi.ProcmapQuery))
         self.fast = self._probe()
 

@@ -1,4 +1,4 @@
-"""ptrace: one system call made by another process, which afterwards runs on as if nothing had happened.
+"""ptrace: one system call made by another process, which afterwards runs on as after any short stop.
 
 How a call is injected, and why it is done this way:
 
@@ -6,28 +6,37 @@ Facts. A userfaultfd acts on the address space of the process that called userfa
 must run inside the target; everything else can be done from outside. PTRACE_SEIZE does not stop the
 target, PTRACE_INTERRUPT stops one thread, wherever it is. If it is inside a system call that can be
 restarted, the kernel has already written its private restart code into rax (-512..-516) and will act on
-it when the thread returns to user mode, provided orig_rax is not negative. A signal that arrives while
-the thread runs with borrowed registers would push a frame built from them. If the tracer dies, the thread
-is let go with whatever registers it has at that moment.
+it when the thread returns to user mode, provided orig_rax is not negative. If it is inside a restartable
+sequence (rseq(2)), the kernel sends it to the sequence's abort handler when it returns to user mode after
+the stop, but looks only at the rip of that moment: a borrowed rip makes it forget the sequence. A signal
+that arrives while the thread runs with borrowed registers would push a frame built from them. If the tracer
+dies, the thread is let go with whatever registers it has at that moment.
 
 Consequences. The registers must be saved and restored whole, orig_rax included, so that an interrupted
-call restarts by itself; the borrowed run must have orig_rax = -1, so that the kernel does not mistake it
-for a restart; signals must be blocked meanwhile; and the tracer must not be killed half way.
+call restarts by itself; a sequence must be aborted as the kernel would have done it, or it commits what
+another thread has changed meanwhile; the borrowed run must have orig_rax = -1, so that the kernel does not
+mistake it for a restart; signals must be blocked meanwhile; and the tracer must not be killed half way.
 
 Decision. The thread's signal mask is set full and restored at the end; rip is pointed at a `syscall`
 instruction that is there already (the vdso has one); one single step runs it. All this happens in a helper
 process in a session of its own (see `inject`), which no Ctrl-C, hang-up or SIGKILL meant for vramtap
 reaches. The threads of the target other than the one borrowed are never stopped.
+
+What the thread can notice is what SIGSTOP and SIGCONT would make it notice: the few calls that the kernel
+does not restart after a stop (epoll_wait, semop, sigtimedwait, ...; signal(7), "Interruption of system calls
+and library functions by stop signals") return EINTR.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import time
+from io import FileIO
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from vramtap.errors import KernelError, NotTappable, Refused, TargetGone, TimedOut
 from vramtap.linux import abi, procfs
@@ -41,6 +50,8 @@ _SEIZE: Final = 0x4206
 _INTERRUPT: Final = 0x4207
 _GETSIGMASK: Final = 0x420A
 _SETSIGMASK: Final = 0x420B
+
+_GET_RSEQ_CONFIGURATION: Final = 0x420F
 
 _EVENT_STOP: Final = 128
 _MAX_STEPS: Final = 8
@@ -105,6 +116,7 @@ class Tracee:
                 raise NotTappable(
                     "ptrace", f"pid {self.pid}", f"code segment {self._saved.cs:#x}: not a 64-bit program"
                 )
+            self._leave_sequence()
             self._request("PTRACE_GETSIGMASK", _GETSIGMASK, _SIGSET_BYTES, ctypes.addressof(self._mask))
         except BaseException:
             self._detach()
@@ -143,6 +155,34 @@ class Tracee:
             raise NotTappable("injected call", f"pid {self.pid}", where)
         result = int(after.rax)
         return result - (1 << 64) if result >= 1 << 63 else result
+
+    def _leave_sequence(self) -> None:
+        """Abort a restartable sequence that the thread was stopped in, as the kernel would.
+
+        Kernel: PTRACE_GET_RSEQ_CONFIGURATION, since 5.13, CONFIG_RSEQ; rseq(2), kernel/rseq.c.
+        """
+        known = abi.RseqConfiguration()
+        try:
+            self._request(
+                "PTRACE_GET_RSEQ_CONFIGURATION",
+                _GET_RSEQ_CONFIGURATION,
+                ctypes.sizeof(known),
+                ctypes.addressof(known),
+            )
+        except KernelError as error:
+            if error.errno == errno.EIO:
+                return  # a kernel without restartable sequences
+            raise
+        if not known.rseq_abi_pointer:
+            return
+        with open(f"/proc/{self.pid}/mem", "rb", buffering=0) as memory:
+            area = _read_struct(memory, known.rseq_abi_pointer, abi.RseqArea)
+            if not area.rseq_cs:
+                return
+            # It may be one that the thread has left: the kernel clears it when it looks next.
+            sequence = _read_struct(memory, area.rseq_cs, abi.RseqSequence)
+        if 0 <= self._saved.rip - sequence.start_ip < sequence.post_commit_offset:
+            self._saved.rip = sequence.abort_ip
 
     def _single_step(self) -> int:
         """Run one instruction; returns the signal that the thread stopped with after it."""
@@ -196,6 +236,19 @@ class Tracee:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._detach()
+
+
+S = TypeVar("S", bound=ctypes.Structure)
+
+
+def _read_struct(memory: FileIO, address: int, kind: type[S]) -> S:
+    """A struct out of /proc/PID/mem; the address is the target's word for it."""
+    try:
+        memory.seek(address)
+        return kind.from_buffer_copy(memory.read(ctypes.sizeof(kind)))
+    except (OSError, ValueError, OverflowError) as error:
+        what = f"restartable sequence at {address:#x}, where no memory is"
+        raise NotTappable("ptrace", memory.name, what) from error
 
 
 def _find_syscall_instruction(pid: int) -> int:

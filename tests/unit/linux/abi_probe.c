@@ -1,6 +1,8 @@
 /* Prints what the kernel's headers say of every struct and number that vramtap.linux.abi repeats. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/ptrace.h>
+#include <linux/rseq.h>
 #include <linux/userfaultfd.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -55,6 +57,14 @@ int main(void) {
     REG(r15); REG(r14); REG(r13); REG(r12); REG(rbp); REG(rbx); REG(r11); REG(r10); REG(r9); REG(r8);
     REG(rax); REG(rcx); REG(rdx); REG(rsi); REG(rdi); REG(orig_rax); REG(rip); REG(cs); REG(eflags);
     REG(rsp); REG(ss); REG(fs_base); REG(gs_base); REG(ds); REG(es); REG(fs); REG(gs);
+    SIZE(struct ptrace_rseq_configuration, "RseqConfiguration");
+#define RSEQ(name) AT(struct ptrace_rseq_configuration, "RseqConfiguration", name, #name)
+    RSEQ(rseq_abi_pointer); RSEQ(rseq_abi_size); RSEQ(signature); RSEQ(flags); RSEQ(pad);
+#define AREA(name) AT(struct rseq, "RseqArea", name, #name)
+    AREA(cpu_id_start); AREA(cpu_id); AREA(rseq_cs);
+    SIZE(struct rseq_cs, "RseqSequence");
+#define SEQUENCE(name) AT(struct rseq_cs, "RseqSequence", name, #name)
+    SEQUENCE(version); SEQUENCE(flags); SEQUENCE(start_ip); SEQUENCE(post_commit_offset); SEQUENCE(abort_ip);
     SIZE(struct page_region_6_7, "PageRegion");
     AT(struct page_region_6_7, "PageRegion", start, "start");
     AT(struct page_region_6_7, "PageRegion", end, "end");

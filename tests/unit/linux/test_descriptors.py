@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
+import resource
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vramtap.errors import KernelError, NotFound, TargetGone, Unsupported, VramtapError
+from vramtap.linux.inject import fetch_userfaultfd
 from vramtap.linux.pagemap import Pagemap
 from vramtap.linux.pidfd import PidFd
-from vramtap.linux.procfs import MapsQuery, cmdline, comm, exe, read_maps, start_time_ticks, status_field
+from vramtap.linux.procfs import (
+    MapsQuery,
+    cmdline,
+    comm,
+    exe,
+    read_maps,
+    start_time_ticks,
+    status_field,
+    vm_flags,
+)
 from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
 from vramtap.linux.vm_rw import read_many
 
@@ -91,6 +104,41 @@ def test_no_such_process_is_said_by_every_object() -> None:
             attempt(NO_SUCH_PID)
         assert isinstance(caught.value, (TargetGone, NotFound))
         assert str(NO_SUCH_PID) in str(caught.value)
+
+
+def test_a_process_that_has_no_descriptor_left_is_told_so(cat: subprocess.Popen[bytes]) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    attempts = (PidFd, Pagemap, MapsQuery, read_maps, exe, fetch_userfaultfd)
+    said = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
+    try:
+        for attempt in attempts:
+            try:
+                attempt(cat.pid)
+            except KernelError as error:
+                said.append(error.errno)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    # A link is read without a descriptor.
+    assert said == [errno.EMFILE] * (len(attempts) - 1)
+
+
+def test_names_with_breaks_of_unicode_in_them_are_part_of_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "one\x0ctwo\u2028three\x1c four"
+    path.write_bytes(bytes(4096))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 4096):
+        assert [m.size_bytes for m in read_maps(os.getpid()) if m.path == str(path)] == [4096]
+        assert str(path) in {mapping.path for mapping, _ in vm_flags(os.getpid())}
+
+
+def test_a_process_cannot_answer_for_the_kernel_by_its_name() -> None:
+    name = Path("/proc/self/comm")
+    before = name.read_text()
+    name.write_text("x\x0bPid:\t1")
+    try:
+        assert status_field(os.getpid(), "Pid") == str(os.getpid())
+    finally:
+        name.write_text(before)
 
 
 def test_what_proc_says_of_a_process(cat: subprocess.Popen[bytes]) -> None:
