@@ -23,7 +23,9 @@ class IdleWatch:
         question: Whether something was written; called in the thread, and must not raise.
         answer: Called in the thread at the first yes, unless cancelled before.
         interval_s: Between two questions.
-        on_end: Called once it was cancelled.
+
+    Raises:
+        RuntimeError: no thread can be started.
     """
 
     def __init__(
@@ -31,12 +33,10 @@ class IdleWatch:
         question: Callable[[], bool],
         answer: Callable[[], None],
         interval_s: float = IDLE_INTERVAL_S,
-        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._question = question
         self._answer = answer
         self._interval_s = interval_s
-        self._on_end = on_end
         # A bare lock, not an Event: waiting for it with a timeout is one call into the kernel.
         self._cancelled = threading.Lock()
         self._cancelled.acquire()
@@ -54,4 +54,3 @@ class IdleWatch:
         """End it and wait until it has ended; a yes may still have been called back before. Once only."""
         self._cancelled.release()
         self._thread.join()
-        self._on_end()

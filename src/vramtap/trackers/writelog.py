@@ -23,6 +23,7 @@ two and the read is marked again: reported twice, never lost.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Callable
 from typing import Final, Literal
@@ -39,6 +40,8 @@ from vramtap.memory.extent import Extent
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.trackers.contract import Everything, Reason, Waker
 from vramtap.trackers.idle import IdleWatch
+
+log = logging.getLogger(__name__)
 
 MAX_PROTECT_CALLS: Final = 16
 """Calls of phase two a collect makes at most; hits are bridged over their smallest gaps to get there.
@@ -60,8 +63,8 @@ class LogTracker:
     """Follows writes with userfaultfd's asynchronous write protection and PAGEMAP_SCAN.
 
     Needs Linux 6.7 and, for another process, ptrace rights at `arm` only. Does not see DMA by devices
-    assigned to the guest, nor writes that another process makes through its own mapping of shared memory.
-    A protected huge page is reported whole at its first write, hence `superset`.
+    assigned to the guest, nor what another process does to shared memory: writes through its own mapping,
+    holes punched. Memory given back (MADV_DONTNEED) is reported without a write, hence `superset`.
 
     Args:
         allow_filtered: Inject into a target that has a seccomp filter; see `linux.inject`.
@@ -102,13 +105,15 @@ class LogTracker:
         else:
             fetched = fetch_userfaultfd(pid, allow_filtered=self._allow_filtered)
             self._uffd, self.stopped_us = Userfaultfd(fetched.fd, f"pid {pid}"), fetched.stopped_us
-        self._uffd_pid = pid
         self._close.append(self._uffd.close)
         try:
             self._pagemap = Pagemap(None if own else pid)
             self._close.append(self._pagemap.close)
             self._maps = MapsQuery(pid)
             self._close.append(self._maps.close)
+            # Not opened when the idle watch starts: there may be no descriptor left then.
+            self._idle_maps = MapsQuery(pid)
+            self._close.append(self._idle_maps.close)
             self._uffd.api(LOG_FEATURES)
             self._uffd.register(extent.address, extent.end)
             self._uffd.protect(extent.address, extent.end)
@@ -184,13 +189,13 @@ class LogTracker:
         self._restored = self._restored.union(runs)
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
-        """Ask the kernel at a low rate, from a thread; see `IdleWatch`."""
+        """Ask the kernel at a low rate, from a thread; see `IdleWatch`. None where no thread is to be had."""
         extent = self.source
         if self._restored or self._unknown:
             # There is something to report already: it needs no write.
             callback()
         written = self._pagemap.question(extent.address, extent.end)
-        maps, calls = MapsQuery(self._uffd_pid), itertools.count(1)
+        maps, calls = self._idle_maps, itertools.count(1)
 
         def question() -> bool:
             if written():
@@ -202,7 +207,11 @@ class LogTracker:
             except VramtapError:
                 return True
 
-        return IdleWatch(question, callback, on_end=maps.close)
+        try:
+            return IdleWatch(question, callback)
+        except RuntimeError as error:
+            log.debug("%s: asked in turn: %s", extent, error)
+            return None
 
     def disarm(self) -> None:
         """Close the userfaultfd: the kernel lifts all protection and forgets the registration."""
