@@ -494,6 +494,7 @@ async def test_a_tracker_that_does_not_exist_is_said() -> None:
 @in_virtual_time
 async def test_refresh_shows_what_is_shown_at_the_call(tracker: str) -> None:
     target = FaultyTarget()
+    target.write(0, bytes(range(251)) * (PAGES * PAGE_SIZE // 251))
     async with tapped(target, tracker) as (tap, _):
         for number in range(5):
             target.put(number, number, 0x10101)
