@@ -116,10 +116,10 @@ class Tap:
         try:
             return await asyncio.shield(choosing)
         except asyncio.CancelledError:
-            # The thread goes on whatever becomes of us, and nobody else would let go of what it arms.
+            # The thread goes on whatever becomes of us, and nobody else would let go of what it arms: while
+            # we wait for it or, if we are cancelled once more, as soon as it is done.
+            choosing.add_done_callback(_let_go)
             await asyncio.wait([choosing])
-            if choosing.exception() is None:
-                choosing.result().tracker.disarm()
             raise
 
     async def __aexit__(
@@ -475,3 +475,9 @@ class Tap:
         self._stop_waiting()
         for viewer in self._viewers:
             viewer.wake()
+
+
+def _let_go(choosing: asyncio.Task[Choice]) -> None:
+    """Disarm the tracker that nobody waits for any more."""
+    if not choosing.cancelled() and choosing.exception() is None:
+        choosing.result().tracker.disarm()

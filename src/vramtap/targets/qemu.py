@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import re
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from vramtap.display.mode import MAX_PIXELS, Mode
 from vramtap.errors import NotTappable
+from vramtap.linux.calls import error_for
 from vramtap.linux.procfs import MapsQuery
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
@@ -37,6 +39,8 @@ MAX_VRAM_BYTES: Final = 1 << 30
 """Video RAM followed at most; QEMU's own limit for `-vga std` is 256 MiB (hw/display/vga.c, vgamem_mb)."""
 SCREENDUMP_ATTEMPTS: Final = 4
 """Pictures taken until two in a row agree: one may tear, and a guest that draws on is caught next time."""
+_FDSETS: Final = (1 << 16, 1 << 31)
+"""Numbers of the sets that files are lent in: past those that QEMU gives others, and no more than an int."""
 _PPM_BYTES: Final = MAX_PIXELS * 3 + 64
 _ANSWER_CHARS: Final = 4096
 """Of an answer to a line of the human monitor that is searched; what we ask for takes two lines."""
@@ -99,9 +103,11 @@ class QemuTarget:
         await self._release()
 
     async def _release(self) -> None:
-        await self.monitor.close()
-        if self._space is not None:
-            self._space.close()
+        try:
+            await self.monitor.close()
+        finally:
+            if self._space is not None:
+                self._space.close()
 
     def _event(self, name: str) -> None:
         log.info("%s: %s", self.url, name, extra={"target": self.url, "event": name})
@@ -192,18 +198,17 @@ class QemuTarget:
             last = await self._screendump(readable, writable, path)
             for _ in range(SCREENDUMP_ATTEMPTS - 1):
                 again = await self._screendump(readable, writable, path)
-                if np.array_equal(again, last):
+                if again == last:
                     break
                 last = again
-        return last
+        return parse_ppm(last, f"screendump of {self.url}")
 
-    async def _screendump(self, readable: int, writable: int, path: str) -> NDArray[np.uint32]:
+    async def _screendump(self, readable: int, writable: int, path: str) -> bytes:
         # QEMU writes through the open file it was lent, from where that one stands.
         os.ftruncate(writable, 0)
         os.lseek(writable, 0, os.SEEK_SET)
         await self.monitor.execute("screendump", {"filename": path})
-        size = min(os.fstat(readable).st_size, _PPM_BYTES)
-        return parse_ppm(os.pread(readable, size, 0), f"screendump of {self.url}")
+        return os.pread(readable, min(os.fstat(readable).st_size, _PPM_BYTES), 0)
 
     @contextlib.asynccontextmanager
     async def _lent_file(self) -> AsyncIterator[tuple[int, int, str]]:
@@ -216,12 +221,16 @@ class QemuTarget:
             set by access mode, so what it is lent must be open for writing only.
         """
         with contextlib.ExitStack() as close:
-            readable = os.memfd_create("vramtap-screendump", os.MFD_CLOEXEC)
-            close.callback(os.close, readable)
-            writable = os.open(f"/proc/self/fd/{readable}", os.O_WRONLY | os.O_CLOEXEC)
-            close.callback(os.close, writable)
-            fdset = await self.monitor.add_fd(writable)
             try:
+                readable = os.memfd_create("vramtap-screendump", os.MFD_CLOEXEC)
+                close.callback(os.close, readable)
+                writable = os.open(f"/proc/self/fd/{readable}", os.O_WRONLY | os.O_CLOEXEC)
+                close.callback(os.close, writable)
+            except OSError as error:
+                raise error_for("memfd_create", self.url, error.errno or 0) from error
+            fdset = random.randrange(*_FDSETS)
+            try:
+                await self.monitor.add_fd(writable, fdset)
                 yield readable, writable, f"/dev/fdset/{fdset}"
             finally:
                 await self.monitor.remove_fd(fdset)

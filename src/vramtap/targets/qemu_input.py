@@ -113,13 +113,18 @@ class QemuInput:
         """Whether the guest's current pointing device takes positions (a tablet) or motions (a mouse)."""
         now_s = asyncio.get_running_loop().time()
         if now_s - self._asked_s > MICE_FRESH_S:
-            mice = cast(list[dict[str, object]], await self._monitor.execute("query-mice"))
-            self._absolute = any(mouse["current"] and mouse["absolute"] for mouse in mice)
+            mice = await self._monitor.execute("query-mice")
+            self._absolute = isinstance(mice, list) and any(map(_is_current_tablet, mice))
             self._asked_s = now_s
         return self._absolute
 
     async def _send(self, events: list[_Event]) -> None:
         await self._monitor.execute("input-send-event", {"events": events})
+
+
+def _is_current_tablet(mouse: object) -> bool:
+    """Whether an entry of `query-mice` (QEMU: qapi/ui.json, MouseInfo) takes positions and is in use."""
+    return isinstance(mouse, dict) and mouse.get("current") is True and mouse.get("absolute") is True
 
 
 def _key(code: str, *, down: bool) -> _Event:

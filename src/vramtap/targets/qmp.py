@@ -44,7 +44,8 @@ class Monitor:
         self._client = QMPClient("vramtap")
         self._client.events.event_filter = self._hear
         # The library logs every disconnection as an error with a traceback; ours are reported once, by us.
-        self._client.logger.setLevel(logging.CRITICAL)
+        # Or, where we are cancelled twice, as a critical one.
+        self._client.logger.setLevel(logging.CRITICAL + 1)
         self._tasks: list[asyncio.Task[None]] = []
         self._socket: socket.socket | None = None
 
@@ -59,6 +60,12 @@ class Monitor:
         try:
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
             self.pid = struct.unpack("iII", credentials)[0]
+            if not self.pid:
+                reason, remedy = (
+                    "QEMU runs in a pid namespace not seen from here",
+                    "run vramtap outside of it",
+                )
+                raise Refused("connect", self._where, reason, remedy)
             # The loop's own socket object cannot send descriptors; ours, to the same peer, can.
             self._socket = connection.dup()
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -136,11 +143,13 @@ class Monitor:
         """
         return str(await self.execute("human-monitor-command", {"command-line": line}))
 
-    async def add_fd(self, fd: int) -> int:
+    async def add_fd(self, fd: int, fdset: int) -> None:
         """Hand QEMU a descriptor.
 
-        Returns:
-            Its set: QEMU opens it as `/dev/fdset/SET`.
+        Args:
+            fd: It is duplicated.
+            fdset: The number of a set that QEMU makes for it, and opens it as: `/dev/fdset/FDSET`. Ours to
+                choose, so that it can be taken back when the answer was not waited for.
 
         Raises:
             VramtapError: as `execute`.
@@ -150,13 +159,11 @@ class Monitor:
             if self._socket is None:
                 raise EOFError
             socket.send_fds(self._socket, [b" "], [fd])
-            return await self._client.execute("add-fd", {"opaque": f"{_LENT_BY}{os.getpid()}"})
+            return await self._client.execute(
+                "add-fd", {"fdset-id": fdset, "opaque": f"{_LENT_BY}{os.getpid()}"}
+            )
 
-        answer = await self._bounded("add-fd", hand_over)
-        fdset = answer.get("fdset-id") if isinstance(answer, dict) else None
-        if type(fdset) is not int:
-            raise VramtapError("add-fd", self._where, f"QEMU answered {_brief(answer)}")
-        return fdset
+        await self._bounded("add-fd", hand_over)
 
     async def remove_fd(self, fdset: int) -> None:
         """Take back what `add_fd` lent; where that fails QEMU keeps it until no monitor is connected."""

@@ -49,6 +49,22 @@ async def press(keys: QemuInput, keysym: int, scancode: int = 0) -> None:
     await keys.key(KeyEvent(keysym, False, scancode))
 
 
+@pytest.mark.parametrize(
+    "mice", [None, 5, {}, [None, [], "mouse"], [{}], [{"current": 1, "absolute": "yes"}]]
+)
+async def test_mice_that_make_no_sense_are_none(monkeypatch: pytest.MonkeyPatch, mice: object) -> None:
+    pointer, recorder = made()
+    answer = recorder.execute
+
+    async def execute(command: str, arguments: dict[str, Any] | None = None) -> object:
+        return mice if command == "query-mice" else await answer(command, arguments)
+
+    monkeypatch.setattr(recorder, "execute", execute)
+    await pointer.pointer(PointerEvent(10, 10, 0), 100, 100)
+    await pointer.pointer(PointerEvent(12, 10, 1), 100, 100)
+    assert recorder.sent == ["rel x 2", "+left"]
+
+
 async def test_a_letter_goes_down_and_up() -> None:
     keys, recorder = made()
     await press(keys, ord("a"))
