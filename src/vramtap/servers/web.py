@@ -199,13 +199,17 @@ class _Brief(logging.Filter):
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError):
             record.levelno, record.levelname = logging.WARNING, "WARNING"
-            record.msg, record.args = "%s: bad request: %.120s", (error.code, " ".join(error.message.split()))
+            peer = record.args[0] if isinstance(record.args, tuple) and record.args else "?"
+            what = " ".join(error.message.split())
+            record.msg, record.args = "web %s: bad request: %.120s", (peer, what)
             record.exc_info = None
-        return True
+        return log.isEnabledFor(record.levelno)
 
 
 def _request_log() -> logging.Logger:
     found = log.getChild("request")
+    # aiohttp tells of bytes that are no HTTP at all for debugging only; the filter decides what is shown.
+    found.setLevel(logging.DEBUG)
     if not found.filters:
         found.addFilter(_Brief())
     return found

@@ -171,6 +171,8 @@ async def test_nonsense_is_a_bad_request_without_traceback(
         async with client.get("/api/targets") as answer:
             assert answer.status == 200
     assert not any(record.exc_info for record in caplog.records)
+    complaints = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.startswith("web 127.0.0.1: bad request: ") for line in complaints] == [True]
 
 
 async def test_screenshot_of_no_picture_is_refused() -> None:
