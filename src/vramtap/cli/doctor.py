@@ -7,9 +7,7 @@ import json
 
 import click
 
-from vramtap.cli.run import fail
-from vramtap.doctor import PROBES, Finding
-from vramtap.errors import VramtapError
+from vramtap.doctor import Finding, examine
 
 
 @click.command()
@@ -20,10 +18,7 @@ def command(as_json: bool) -> None:
     Every line is the outcome of a trial (a page is written and looked for, a child process is tapped), not
     of a version number. Exit status 1 if pixels cannot be followed at all.
     """
-    try:
-        findings = [probe() for probe in PROBES]
-    except VramtapError as error:
-        fail(error)
+    findings = examine()
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:

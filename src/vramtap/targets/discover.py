@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
-from vramtap.errors import VramtapError
+from vramtap.errors import Refused, VramtapError
 from vramtap.linux import procfs
 from vramtap.targets.xconnect import MAX_DISPLAY, SOCKET_DIRECTORY, Display, server_name, server_pid
 
@@ -89,13 +89,26 @@ def qemu_targets(pid: int, arguments: list[str]) -> list[Found]:
     for path in _qmp_paths(arguments):
         seen = _seen_path(pid, path)
         if seen is not None:
-            return [Found(f"qemu:{quote(seen, safe=_PLAIN)}", what, pid, True)]
+            why = _refusal(pid, seen)
+            return [Found(f"qemu:{quote(seen, safe=_PLAIN)}", what, pid, not why, why)]
         missing = missing or path
     if missing:
         why = f"its QMP socket {missing} is not there, or not ours to see"
         return [Found(f"qemu:{quote(missing, safe=_PLAIN)}", what, pid, False, why)]
     why = "it has no QMP socket; start it with -qmp unix:PATH,server=on,wait=off"
     return [Found("qemu:PATH", what, pid, False, why)]
+
+
+def _refusal(pid: int, path: str) -> str:
+    """Why this user may not tap a QEMU with this socket; empty if nothing is in the way."""
+    if not os.access(path, os.W_OK):
+        return "no write permission on its QMP socket"
+    try:
+        # Needs the right to look at its memory, and does not look.
+        procfs.MapsQuery(pid).close()
+    except Refused as error:
+        return f"{error.reason}: {error.remedy}"
+    return ""
 
 
 def _seen_path(pid: int, path: str) -> str | None:

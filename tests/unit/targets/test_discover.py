@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vramtap.errors import Refused
 from vramtap.targets.discover import Found, qemu_targets
 from vramtap.targets.url import parse
 
@@ -80,6 +81,17 @@ def test_a_socket_that_is_not_there_is_said(tmp_path: Path) -> None:
         one = found("-qmp", f"unix:{tmp_path / name},server=on")
         assert not one.tappable
         assert f"its QMP socket {tmp_path / name} is not there" in one.why
+
+
+def test_a_guest_of_another_user_is_not_tappable(sock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int) -> None:
+        raise Refused("open", f"/proc/{pid}/maps", "permission denied", "needs ptrace rights")
+
+    monkeypatch.setattr("vramtap.linux.procfs.MapsQuery", refuse)
+    one = found("-qmp", f"unix:{sock},server=on")
+    assert not one.tappable
+    assert one.url == f"qemu:{sock}"
+    assert one.why == "permission denied: needs ptrace rights"
 
 
 def test_a_relative_path_starts_where_qemu_does(sock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
