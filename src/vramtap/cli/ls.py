@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+from typing import Final
 
 import click
 from rich.console import Console
 from rich.table import Column, Table
 
 from vramtap.targets.discover import discover
+
+PIPE_COLUMNS: Final = 10_000
+"""Wider than any path the kernel takes (PATH_MAX 4096) and what is said of it."""
 
 
 @click.command()
@@ -30,6 +35,7 @@ def command(as_json: bool) -> None:
         table.add_row(
             each.url, str(each.pid or "?"), each.what, "yes" if each.tappable else f"no: {each.why}"
         )
-    console = Console()
     # A pipe has no width to fit into: scripts get whole lines.
-    console.print(table, width=None if console.is_terminal else 400, soft_wrap=not console.is_terminal)
+    width = None if sys.stdout.isatty() else PIPE_COLUMNS
+    # Paths stand as they are: with brackets and colons in them they could be taken for markup.
+    Console(width=width, markup=False, emoji=False, highlight=False).print(table)

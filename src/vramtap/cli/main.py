@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from typing import Final
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
-from vramtap.cli.run import configure_log, fail
-from vramtap.errors import VramtapError
+from vramtap.cli.run import EXIT_FAILED, EXIT_USAGE, configure_log, drop_output, fail
+from vramtap.errors import UsageError, VramtapError
 
+PROGRAM: Final = "vramtap"
 COMMANDS: Final = {
     "serve": "Show targets to VNC clients and browsers.",
     "ls": "List what can be tapped on this machine.",
@@ -43,7 +46,7 @@ class _Lazy(click.Group):
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-v", "--verbose", count=True, help="Say what happens; twice: everything.")
-@click.version_option(version("vramtap"), prog_name="vramtap")
+@click.version_option(version(PROGRAM))
 def cli(verbose: int) -> None:
     """Show a guest's screen by following the pages its video RAM was written through.
 
@@ -53,8 +56,22 @@ def cli(verbose: int) -> None:
 
 
 def main() -> None:
-    """The entry point: errors raised outside a command body end in one line too."""
+    """The entry point: whatever ends the program ends it in one line."""
     try:
-        cli()
+        # Named here: `python -m vramtap` is called otherwise.
+        status = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except VramtapError as error:
         fail(error)
+    except NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(EXIT_USAGE)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else PROGRAM
+        what = (path.partition(" ")[2], error.format_message().rstrip("."))
+        fail(UsageError(": ".join(filter(None, what)), remedy=f"see {path} --help"))
+    except click.Abort:
+        sys.exit(EXIT_FAILED)
+    except BrokenPipeError:
+        drop_output()
+        sys.exit(EXIT_FAILED)
+    sys.exit(status if isinstance(status, int) else 0)

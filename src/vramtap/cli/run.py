@@ -31,6 +31,13 @@ def fail(error: VramtapError) -> NoReturn:
     sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED)
 
 
+def drop_output() -> None:
+    """Let go of a stdout that nobody reads."""
+    # The interpreter flushes it on its way out, and would fail again.
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def command(body: Callable[P, Coroutine[object, None, None]]) -> Callable[P, None]:
     """Make a coroutine the body of a click command.
 
@@ -45,8 +52,7 @@ def command(body: Callable[P, Coroutine[object, None, None]]) -> Callable[P, Non
         except VramtapError as error:
             fail(error)
         except BrokenPipeError:
-            # The interpreter flushes stdout once more on its way out, and would fail again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_output()
         except (KeyboardInterrupt, asyncio.CancelledError):
             log.debug("ended by a signal")
 

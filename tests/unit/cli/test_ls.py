@@ -1,0 +1,48 @@
+"""The table and the list of ls."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from vramtap.cli import ls
+from vramtap.targets.discover import Found
+
+LONG = "qemu:/tmp/" + "directory/" * 30 + "with [bold]brackets[/bold] and :smile: in it/qmp.sock"
+FOUND = [
+    Found(LONG, "QEMU debian", 812, True),
+    Found("x11::7", "X server", 0, False, "it is not ours"),
+]
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[Found]:
+    found = list(FOUND)
+    monkeypatch.setattr(ls, "discover", lambda: found)
+    return found
+
+
+def test_lines_in_a_pipe_are_whole_and_paths_as_they_are(found: list[Found]) -> None:
+    done = CliRunner().invoke(ls.command)
+    assert done.exit_code == 0
+    head, first, second = (line.rstrip() for line in done.stdout.splitlines())
+    assert head.split() == ["target", "pid", "what", "tappable"]
+    assert first.startswith(f"{LONG}  812  QEMU debian")
+    assert first.endswith("yes")
+    assert second.split(maxsplit=2) == ["x11::7", "?", "X server     no: it is not ours"]
+
+
+def test_json(found: list[Found]) -> None:
+    done = CliRunner().invoke(ls.command, ["--json"])
+    assert json.loads(done.stdout) == [
+        {"url": LONG, "what": "QEMU debian", "pid": 812, "tappable": True, "why": ""},
+        {"url": "x11::7", "what": "X server", "pid": 0, "tappable": False, "why": "it is not ours"},
+    ]
+
+
+def test_nothing_found_is_said(found: list[Found]) -> None:
+    found.clear()
+    assert CliRunner().invoke(ls.command).stdout == "No QEMU with a QMP socket and no X display was found.\n"
+    assert json.loads(CliRunner().invoke(ls.command, ["--json"]).stdout) == []
