@@ -1,7 +1,7 @@
 /*
  * Storms memory with writes from several threads: whoever watches must see every one of them.
  *
- *   writer SIZE_BYTES THREADS WRITES SEED PAUSE_EVERY [PATH]
+ *   writer SIZE_BYTES THREADS WRITES SEED PAUSE_EVERY VISIT [PATH]
  *
  * Maps PATH shared (created or grown if need be; /proc/PID/fd/N for a memfd), or anonymous memory
  * without it, prints `READY ADDRESS`, and then obeys lines on standard input:
@@ -9,7 +9,9 @@
  *   forever      the same without end, until the process is killed; answers `RUNNING`
  *   dump PATH    writes the memory to a file, the truth for anonymous memory; answers `DUMPED`
  * The end of standard input ends it. Every PAUSE_EVERY writes (0: never) a thread pauses for 50 us, so
- * that whoever watches sees quiet moments and beginnings, not one long flood.
+ * that whoever watches sees quiet moments and beginnings, not one long flood. With VISIT writes a thread
+ * stays in a few pages for so many, then goes to others (0: all of the memory, all the time): what is
+ * written everywhere until the end heals whatever is missed before.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -25,10 +27,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_THREADS = 64 };
+enum { MAX_THREADS = 64, PAGE_BYTES = 4096, VISITED_PAGES = 4 };
 
 static volatile uint8_t *memory;
-static uint64_t size_bytes, pause_every;
+static uint64_t size_bytes, pause_every, visit;
 
 struct share {
     pthread_t thread;
@@ -57,10 +59,17 @@ static void *write_share(void *argument)
     struct share *share = argument;
     const struct timespec pause = {0, 50000};
     uint64_t state = share->random_state;
+    uint64_t first = 0, span_bytes = size_bytes;
 
     for (uint64_t done = 0; !share->writes || done < share->writes; done++) {
+        if (visit && done % visit == 0) {
+            first = next_random(&state) % (size_bytes / PAGE_BYTES) * PAGE_BYTES;
+            span_bytes = VISITED_PAGES * PAGE_BYTES;
+            if (span_bytes > size_bytes - first)
+                span_bytes = size_bytes - first;
+        }
         uint64_t value = next_random(&state);
-        uint64_t at = next_random(&state) % size_bytes;
+        uint64_t at = first + next_random(&state) % span_bytes;
 
         if (pause_every && done % pause_every == 0)
             nanosleep(&pause, NULL);
@@ -110,8 +119,8 @@ int main(int argc, char **argv)
     static struct share shares[MAX_THREADS];
     char line[4096];
 
-    if (argc != 6 && argc != 7) {
-        fputs("usage: writer SIZE_BYTES THREADS WRITES SEED PAUSE_EVERY [PATH]\n", stderr);
+    if (argc != 7 && argc != 8) {
+        fputs("usage: writer SIZE_BYTES THREADS WRITES SEED PAUSE_EVERY VISIT [PATH]\n", stderr);
         return 2;
     }
     size_bytes = number(argv[1], "size", 4096, (uint64_t)1 << 32) & ~(uint64_t)4095;
@@ -120,14 +129,15 @@ int main(int argc, char **argv)
     uint64_t seed = number(argv[4], "seed", 0, UINT64_MAX);
 
     pause_every = number(argv[5], "pause", 0, UINT64_MAX);
-    if (argc == 7) {
+    visit = number(argv[6], "visit", 0, UINT64_MAX);
+    if (argc == 8) {
         struct stat status;
-        int fd = open(argv[6], O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        int fd = open(argv[7], O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 
         if (fd < 0 || fstat(fd, &status))
-            die(argv[6]);
+            die(argv[7]);
         if ((uint64_t)status.st_size < size_bytes && ftruncate(fd, (off_t)size_bytes))
-            die(argv[6]);
+            die(argv[7]);
         memory = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         close(fd);
     } else {

@@ -27,6 +27,8 @@ class Writer:
         writes: How many writes one `run` makes, all threads together.
         seed: The same seed makes each thread write the same places and values.
         pause_every: After how many writes each thread pauses for 50 microseconds; 0: never.
+        visit: How many writes a thread makes in one place of a few pages before it goes to another;
+            0: anywhere at any time.
         path: A file to map shared (`/proc/PID/fd/N` for a memfd); anonymous memory without it.
         pass_fds: Descriptors it inherits under the same numbers.
     """
@@ -39,11 +41,12 @@ class Writer:
         writes: int = 100_000,
         seed: int = 1,
         pause_every: int = 0,
+        visit: int = 0,
         path: Path | str | None = None,
         pass_fds: tuple[int, ...] = (),
     ) -> None:
         self.size_bytes = size_bytes & ~4095
-        self._argv = [str(number) for number in (size_bytes, threads, writes, seed, pause_every)]
+        self._argv = [str(number) for number in (size_bytes, threads, writes, seed, pause_every, visit)]
         if path is not None:
             self._argv.append(str(path))
         self._pass_fds = pass_fds

@@ -26,6 +26,9 @@ TRACKERS = ("log", "compare")
 WRITES = 10_000_000
 PAUSE_EVERY = 100
 """Writes between two pauses of each thread: so the storm lasts seconds, and every collect falls into it."""
+VISIT = 2000
+"""Writes in one place: most pages are left for good in the middle of the storm, and nothing written later
+would heal what was missed there."""
 MIN_COLLECTS = 30
 """Of a storm that the tap was really there for."""
 
@@ -49,6 +52,7 @@ def storming(memory: str, size_bytes: int, writes: int, seed: int, threads: int 
                 writes=writes,
                 seed=seed,
                 pause_every=PAUSE_EVERY,
+                visit=VISIT,
                 path=path,
                 pass_fds=pass_fds,
             )
@@ -123,7 +127,7 @@ async def followed(
         yield tap, client
 
 
-SCREEN = Geometry(1024, 768, "XR24", 4096, 0)
+SCREEN = Geometry(2048, 2048, "XR24", 8192, 0)
 
 
 @pytest.mark.storm

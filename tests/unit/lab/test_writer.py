@@ -57,6 +57,13 @@ def test_a_second_run_goes_on_where_the_first_ended() -> None:
         assert (writer.memory() != first).any()
 
 
+def test_visits_one_place_after_the_other() -> None:
+    with Writer(SIZE, threads=1, writes=4000, seed=9, visit=1000) as writer:
+        writer.run()
+        pages = np.unique(np.flatnonzero(writer.memory()) // 4096)
+    assert 1 < len(pages) <= 4 * 5, "four places of four pages, and runs of words that cross their ends"
+
+
 def test_says_what_it_cannot_map() -> None:
     with pytest.raises(LabError, match="instead of READY"), Writer(SIZE, path="/proc/version"):
         pass
