@@ -62,9 +62,10 @@ practice, and costs a microsecond on warm caches but twenty on cold ones."""
 class LogTracker:
     """Follows writes with userfaultfd's asynchronous write protection and PAGEMAP_SCAN.
 
-    Needs Linux 6.7 and, for another process, ptrace rights at `arm` only. Does not see DMA by devices
-    assigned to the guest, nor what another process does to shared memory: writes through its own mapping,
-    holes punched. Memory given back (MADV_DONTNEED) is reported without a write, hence `superset`.
+    Needs Linux 6.7 and, for another process, ptrace rights at `arm` only. Sees what is written through the
+    process's page tables, by itself, the kernel or KVM. Does not see DMA into memory that was pinned before
+    (devices assigned to a guest, registered buffers of io_uring), nor what reaches shared memory and mapped
+    files by another way: another process's mapping, write(2), holes punched. Memory given back (MADV_DONTNEED) is reported without a write, hence `superset`.
 
     Args:
         allow_filtered: Inject into a target that has a seccomp filter; see `linux.inject`.
