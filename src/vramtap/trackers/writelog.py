@@ -65,7 +65,8 @@ class LogTracker:
     Needs Linux 6.7 and, for another process, ptrace rights at `arm` only. Sees what is written through the
     process's page tables, by itself, the kernel or KVM. Does not see DMA into memory that was pinned before
     (devices assigned to a guest, registered buffers of io_uring), nor what reaches shared memory and mapped
-    files by another way: another process's mapping, write(2), holes punched. Memory given back (MADV_DONTNEED) is reported without a write, hence `superset`.
+    files by another way: another process's mapping, write(2), holes punched. Memory given back
+    (MADV_DONTNEED) is reported without a write, hence `superset`.
 
     Args:
         allow_filtered: Inject into a target that has a seccomp filter; see `linux.inject`.
