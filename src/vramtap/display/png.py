@@ -27,7 +27,8 @@ def write_png(
 ) -> None:
     """Write a screen as an 8-bit RGB PNG.
 
-    A path is written beside itself and renamed: whoever opens it sees the old file or the whole new one.
+    A path is written beside itself and renamed: whoever opens it sees the old file or the whole new one. A
+    link stays one, and what is no file (a device, a pipe) is written to: a rename would put a file in its place.
 
     Args:
         destination: A path, or a file open for writing bytes.
@@ -44,19 +45,34 @@ def write_png(
         _write(destination, pixels, level)
         return
     path = Path(destination)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        try:
-            with beside.open("xb") as file:
+        if path.exists() and not path.is_file():
+            with open(path, "wb", opener=_open_now) as file:
                 _write(file, pixels, level)
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        else:
+            _replace(Path(os.path.realpath(path)), pixels, level)
     except OSError as error:
         raise KernelError(
             "write", str(path), error.errno or 0, "see the directory's rights and space"
         ) from error
+
+
+def _open_now(path: str, flags: int) -> int:
+    """Open a device or a pipe; one that nobody reads is an error and not a wait (fifo(7): ENXIO)."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _replace(path: Path, pixels: NDArray[np.uint32], level: int) -> None:
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with beside.open("xb") as file:
+            _write(file, pixels, level)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def _write(file: BinaryIO, pixels: NDArray[np.uint32], level: int) -> None:

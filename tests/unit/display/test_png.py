@@ -74,6 +74,33 @@ def test_a_path_is_replaced_and_nothing_is_left_beside_it(
     assert os.listdir(tmp_path) == ["screen.png"]
 
 
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    path, target = tmp_path / "latest.png", tmp_path / "elsewhere" / "screen.png"
+    path.symlink_to(target)
+    for seed in (1, 2):
+        pixels = noise(20, 10, seed)
+        write_png(path, pixels)
+        assert path.is_symlink()
+        assert np.array_equal(decoded(target.read_bytes()), to_rgb(pixels))
+    assert os.listdir(target.parent) == ["screen.png"]
+
+
+def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    pixels = noise(20, 10)
+    with pytest.raises(KernelError, match="ENXIO"):
+        write_png(path, pixels)
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        write_png(path, pixels)
+        assert np.array_equal(decoded(reader.read()), to_rgb(pixels))
+    assert path.is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+    with pytest.raises(KernelError, match="EISDIR"):
+        write_png(tmp_path, pixels)
+
+
 def test_a_new_file_has_the_rights_any_program_gives(tmp_path: Path) -> None:
     write_png(tmp_path / "screen.png", noise(3, 3))
     (tmp_path / "plain").touch()
