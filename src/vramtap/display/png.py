@@ -28,7 +28,7 @@ def write_png(
     """Write a screen as an 8-bit RGB PNG.
 
     A path is written beside itself and renamed: whoever opens it sees the old file or the whole new one. A
-    link stays one, and what is no file (a device, a pipe) is written to: a rename would put a file in its place.
+    link stays one. What is no file (a device, a pipe) is written to: a rename would put a file in its place.
 
     Args:
         destination: A path, or a file open for writing bytes.
