@@ -17,8 +17,13 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
-from vramtap.errors import Refused, VramtapError
+import numpy as np
+
+from vramtap.errors import KernelError, Refused, VramtapError
 from vramtap.linux import procfs
+from vramtap.memory.extent import Extent
+from vramtap.memory.process import ProcessSpace
+from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.targets.xconnect import MAX_DISPLAY, SOCKET_DIRECTORY, Display, server_name, server_pid
 
 _QEMU: Final = re.compile(r"qemu-system-\w+|qemu-kvm|kvm|qemu")
@@ -104,9 +109,12 @@ def _refusal(pid: int, path: str) -> str:
     if not os.access(path, os.W_OK):
         return "no write permission on its QMP socket"
     try:
-        # Needs the right to look at its memory, and does not look.
-        procfs.MapsQuery(pid).close()
-    except Refused as error:
+        # Who may see its mappings may not always see the memory (Yama; CAP_SYS_ADMIN without CAP_SYS_PTRACE).
+        program = procfs.read_maps(pid)[0].start
+        page = np.empty(PAGE_SIZE, np.uint8)
+        with contextlib.closing(ProcessSpace(pid)) as space:
+            Extent(space, program, 1).read(PageRuns.full(1), page)
+    except (Refused, KernelError) as error:
         return f"{error.reason}: {error.remedy}"
     return ""
 

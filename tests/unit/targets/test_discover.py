@@ -83,11 +83,14 @@ def test_a_socket_that_is_not_there_is_said(tmp_path: Path) -> None:
         assert f"its QMP socket {tmp_path / name} is not there" in one.why
 
 
-def test_a_guest_of_another_user_is_not_tappable(sock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(pid: int) -> None:
-        raise Refused("open", f"/proc/{pid}/maps", "permission denied", "needs ptrace rights")
+@pytest.mark.parametrize("where", ["linux.procfs.read_maps", "targets.discover.ProcessSpace.read_runs"])
+def test_a_guest_of_another_user_is_not_tappable(
+    sock: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise Refused("open", f"/proc/{ME}/maps", "permission denied", "needs ptrace rights")
 
-    monkeypatch.setattr("vramtap.linux.procfs.MapsQuery", refuse)
+    monkeypatch.setattr(f"vramtap.{where}", refuse)
     one = found("-qmp", f"unix:{sock},server=on")
     assert not one.tappable
     assert one.url == f"qemu:{sock}"
