@@ -110,10 +110,12 @@ def _refusal(pid: int, path: str) -> str:
         return "no write permission on its QMP socket"
     try:
         # Who may see its mappings may not always see the memory (Yama; CAP_SYS_ADMIN without CAP_SYS_PTRACE).
-        program = procfs.read_maps(pid)[0].start
+        mappings = procfs.read_maps(pid)
+        if not mappings:
+            return "it has ended"
         page = np.empty(PAGE_SIZE, np.uint8)
         with contextlib.closing(ProcessSpace(pid)) as space:
-            Extent(space, program, 1).read(PageRuns.full(1), page)
+            Extent(space, mappings[0].start, 1).read(PageRuns.full(1), page)
     except (Refused, KernelError) as error:
         return f"{error.reason}: {error.remedy}"
     return ""
