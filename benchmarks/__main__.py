@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -35,10 +36,11 @@ def main() -> int:
     options = parser.parse_args()
     console = Console(stderr=True)
     with console.status("starting") as status:
-        figures = {
+        figures: dict[str, Any] = {
             "machine": f"{_cpu()}, Linux {platform.release()}",
             "date": datetime.now(UTC).date().isoformat(),
             "idle_s": options.idle,
+            "load": [round(os.getloadavg()[1], 1)],
             "first_update_ms": {
                 "QEMU guest": first_update.on_qemu(options.shots, options.idle, status.update),
                 "Xvfb": first_update.on_xvfb(options.shots, options.idle, status.update),
@@ -48,6 +50,7 @@ def main() -> int:
                 "Xvfb": _plain(idle.on_xvfb(options.stretch, status.update)),
             },
         }
+    figures["load"].append(round(os.getloadavg()[1], 1))
     text = _tables(figures)
     print(text)
     if options.output:
@@ -73,9 +76,10 @@ def _cpu() -> str:
     return platform.machine()
 
 
-def _tables(figures: dict) -> str:  # type: ignore[type-arg]  # as json.dumps takes it
+def _tables(figures: dict[str, Any]) -> str:
     lines = [
         f"Measured {figures['date']}, {figures['machine']}: one run, Raw encoding, all on the same machine.",
+        f"Load average (5 min) of its {os.cpu_count()} cores before and after: {figures['load']}.",
         "",
         f"| first update after {figures['idle_s']:.0f} s without change, ms | median | min | max | shots |",
         "|---|---|---|---|---|",
