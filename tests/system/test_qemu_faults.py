@@ -356,8 +356,8 @@ async def refusal(url: str) -> VramtapError:
 
 
 async def test_a_monitor_has_one_client(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qmp, "CONNECT_TIMEOUT_S", 0.3)
     async with tapped(guest) as (tap, client):
+        monkeypatch.setattr(qmp, "CONNECT_TIMEOUT_S", 0.3)
         # The first few wait in the kernel's queue, the others are not even let into it.
         for _ in range(5):
             error = await refusal(guest.url)
