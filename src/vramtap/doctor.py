@@ -18,8 +18,9 @@ from typing import Final
 
 import numpy as np
 
-from vramtap.errors import Refused, VramtapError
-from vramtap.linux.procfs import MapsQuery, vm_flags
+from vramtap.errors import KernelError, Refused, VramtapError
+from vramtap.linux.procfs import MapsQuery, read_maps, vm_flags
+from vramtap.linux.vm_rw import read_many
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
@@ -173,14 +174,23 @@ def _foreign_processes() -> Finding:
     what = "tapping processes of other users"
     with _foreign_process() as (pid, whose):
         try:
-            MapsQuery(pid).close()
-        except Refused:
+            _read_a_page(pid)
+        except (Refused, KernelError):
             scope = Path("/proc/sys/kernel/yama/ptrace_scope")
             limit = f" (Yama ptrace_scope {scope.read_text().strip()})" if scope.exists() else ""
             return Finding(
                 what, False, f"the memory of {whose} is refused{limit}", "run as root or with CAP_SYS_PTRACE"
             )
     return Finding(what, True, f"the memory of {whose} is open to this user")
+
+
+def _read_a_page(pid: int) -> None:
+    # The list of mappings alone proves nothing: CAP_PERFMON or CAP_SYS_ADMIN opens it to who may not read the
+    # memory (measured on Linux 6.18).
+    start = read_maps(pid)[0].start
+    page = np.zeros(PAGE_SIZE, dtype=np.uint8)
+    places = ([start], [PAGE_SIZE], [page.ctypes.data])
+    read_many(pid, *(np.array(place, dtype=np.uint64) for place in places))
 
 
 @contextlib.contextmanager
