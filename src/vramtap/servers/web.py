@@ -6,6 +6,7 @@ import asyncio
 import errno
 import ipaddress
 import logging
+import os
 import socket
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -160,7 +161,9 @@ class WebServer:
             return socket.create_server(address[:2], family=family, backlog=BACKLOG)
         except OSError as error:
             remedy = "choose another port, or 0 for any" if error.errno == errno.EADDRINUSE else ""
-            raise Refused("listen", where, error.strerror or str(error), remedy) from error
+            # The error's own text repeats the address.
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise Refused("listen", where, reason, remedy) from error
 
     def _connection(self) -> asyncio.Protocol:
         """The protocol of a connection that has just been accepted."""
