@@ -144,10 +144,18 @@ class Lines:
 
 
 @contextlib.contextmanager
-def started(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[Lines]:
-    """The program at work inside the `with` block; no defect may show in its log."""
+def started(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, prefix: Iterable[str] = ()
+) -> Iterator[Lines]:
+    """The program at work inside the `with` block; no defect may show in its log.
+
+    Args:
+        arguments: Of the program.
+        env: Variables set on top of this process's own.
+        prefix: A command that runs it.
+    """
     with tempfile.TemporaryFile() as log:
-        process = spawn([PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=log, env=env)
+        process = spawn([*prefix, PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=log, env=env)
         child = Lines(process, log)
         try:
             yield child
@@ -217,6 +225,7 @@ def serve(
     arguments: Iterable[str] = (),
     web: bool = False,
     env: Mapping[str, str] | None = None,
+    prefix: Iterable[str] = (),
 ) -> Iterator[Served]:
     """Serve targets on free ports of loopback inside the `with` block.
 
@@ -225,12 +234,13 @@ def serve(
         arguments: Further ones; `--vnc` among them replaces ours.
         web: Serve the page too.
         env: Variables set on top of this process's own.
+        prefix: A command that runs the program.
     """
     extra = tuple(arguments)
     argv = ["-v", "serve", *targets, "--json", "--vnc", "127.0.0.1:0", *extra]
     if web:
         argv += ["--web", "127.0.0.1:0"]
-    with started(*argv, env=env) as child:
+    with started(*argv, env=env, prefix=prefix) as child:
         served = Served(child)
         while len(served.vnc) < len(targets) or (web and not served.web):
             line = child.line()

@@ -79,7 +79,7 @@ class Scene:
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                client = self.server.connect((ZRLE,))
+                client = self.server.connect((TIGHT,))
                 break
             except (Broken, ConnectionResetError):
                 assert time.monotonic() < deadline, "nobody new is let in"
@@ -102,7 +102,7 @@ def scene(web: bool = False) -> Iterator[Scene]:
     with Writer(SCREEN_BYTES, writes=3_000, seed=21) as writer:
         url = f"pid:{writer.pid}?address={writer.address:#x}&mode={WIDTH}x{HEIGHT}"
         with serve(url, web=web) as server:
-            with Follower(server.connect((COPY_RECT, ZRLE))) as viewer:
+            with Follower(server.connect((COPY_RECT, TIGHT))) as viewer:
                 on = Scene(writer, server, viewer)
                 on.draw()
                 yield on

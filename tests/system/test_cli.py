@@ -1,0 +1,493 @@
+"""The program as a user meets it: what it prints, how it ends, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from lab.guest import Guest
+from lab.require import require
+from lab.writer import Writer
+from lab.xvfb import Xvfb
+from rfb_client import Broken, RfbClient
+from system import denied as denial
+from system.follower import Follower
+from system.program import PATIENCE_S, assert_one_line, run, serve, started
+
+WIDTH, HEIGHT = 640, 480
+SIZE_BYTES = WIDTH * HEIGHT * 4
+ANY_PORTS = ("--vnc", "127.0.0.1:0", "--web", "127.0.0.1:0")
+
+
+def url_of(writer: Writer) -> str:
+    """What taps its memory."""
+    return f"pid:{writer.pid}?address={writer.address:#x}&mode={WIDTH}x{HEIGHT}"
+
+
+def picture_of(writer: Writer) -> NDArray[np.uint32]:
+    """What its memory shows."""
+    pixels = writer.memory()[:SIZE_BYTES].view(np.uint32) & np.uint32(0xFFFFFF)
+    return pixels.reshape(HEIGHT, WIDTH)
+
+
+@pytest.fixture
+def writer() -> Iterator[Writer]:
+    """A process with a screen."""
+    with Writer(SIZE_BYTES, writes=20_000, seed=5, pause_every=50) as writer:
+        yield writer
+
+
+@contextlib.contextmanager
+def taken() -> Iterator[int]:
+    """A port of loopback that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield other.getsockname()[1]
+
+
+# serve
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_serve_says_where_it_is_shown_and_what_it_saw(writer: Writer, number: signal.Signals) -> None:
+    url = url_of(writer)
+    with started("serve", url, *ANY_PORTS) as program:
+        vnc = re.fullmatch(
+            rf"VNC  127\.0\.0\.1::(\d+)  {re.escape(url)} 640x480, tracker log", program.line() or ""
+        )
+        page = re.fullmatch(
+            rf"page (http://127\.0\.0\.1:\d+/)  {re.escape(url)} 640x480, tracker log", program.line() or ""
+        )
+        assert program.line() == "Ctrl-C ends it; the targets go on."
+        assert vnc
+        assert page
+        with Follower(RfbClient.connect("127.0.0.1", int(vnc[1]))) as viewer:
+            writer.run()
+            viewer.shows(picture_of(writer))
+        with urllib.request.urlopen(page[1], timeout=PATIENCE_S) as answer:
+            assert b"<title>" in answer.read()
+        finished = program.finish(number)
+        assert finished.status == 0
+        assert finished.err == ""
+        (report,) = finished.out.splitlines()[3:]
+        assert re.fullmatch(
+            rf"{re.escape(url)}: \d+ updates; \d+ pages written, \d+\.\d MB read; "
+            r"tracker log \(.+\), \d+ looks of \d+ us; everything: first 1; target stopped \d+ us at attach",
+            report,
+        )
+    assert writer.run(), "the target goes on"
+
+
+def test_the_usual_ports_give_way_where_they_are_taken(writer: Writer) -> None:
+    with contextlib.ExitStack() as stack:
+        for port in (5900, 8080):
+            # Taken by somebody else already: all the better.
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        with started("serve", url_of(writer), "--json") as program:
+            host, port = json.loads(program.line() or "")["vnc"]
+            page = json.loads(program.line() or "")["web"]
+            assert port != 5900
+            assert ":8080" not in page
+            with Follower(RfbClient.connect(host, port)) as viewer:
+                viewer.shows(picture_of(writer))
+            assert program.finish().status == 0
+
+
+@pytest.mark.parametrize("option", ["--vnc", "--web"])
+def test_a_port_that_was_chosen_does_not_give_way(option: str, writer: Writer) -> None:
+    with taken() as port:
+        assert_one_line(
+            run("serve", url_of(writer), option, f"127.0.0.1:{port}"),
+            1,
+            rf"listen 127\.0\.0\.1:{port}: Address already in use \(choose another port, or 0 for any\)",
+        )
+
+
+def test_no_other_machine_gets_in_without_a_password(writer: Writer) -> None:
+    assert_one_line(
+        run("serve", url_of(writer), "--vnc", "0.0.0.0:0"),
+        2,
+        r"listen 0\.0\.0\.0:0: the address can be reached from other machines and no password is set \(.+\)",
+    )
+
+
+def test_no_other_machine_gets_the_page_without_a_token(writer: Writer) -> None:
+    with started("serve", url_of(writer), "--json", "--web", "0.0.0.0:0") as program:
+        page = json.loads(program.line() or "")["web"]
+        parts = urlsplit(page)
+        token = parse_qs(parts.query)["token"][0]
+        api = f"http://127.0.0.1:{parts.port}/api/targets"
+        assert len(token) >= 20
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(api, timeout=PATIENCE_S)
+        with urllib.request.urlopen(f"{api}?token={token}", timeout=PATIENCE_S) as answer:
+            assert json.load(answer)["targets"][0]["url"] == url_of(writer)
+        assert program.finish().status == 0
+
+
+def test_the_end_of_the_process_ends_it_and_is_said(writer: Writer) -> None:
+    url = url_of(writer)
+    with started("serve", url, *ANY_PORTS) as program:
+        while program.line() != "Ctrl-C ends it; the targets go on.":
+            pass
+        os.kill(writer.pid, signal.SIGKILL)
+        finished = program.finish(None)
+        assert finished.status == 0
+        assert finished.err == ""
+        assert finished.out.splitlines()[3] == f"{url}: process {writer.pid} exited"
+        assert finished.out.splitlines()[4].startswith(f"{url}: ")
+
+
+def test_the_end_of_an_x_server_ends_it_and_is_said() -> None:
+    with Xvfb(width=320, height=200) as xvfb, serve(xvfb.url) as server:
+        viewer = server.connect()
+        viewer.refresh()
+        xvfb.kill()
+        (report,) = server.stop(None)
+        assert str(xvfb.pid) in report["ended"]
+        viewer.close()
+
+
+def test_the_end_of_qemu_ends_it_and_is_said() -> None:
+    guest = Guest()
+    guest.start()
+    try:
+        with serve(guest.url) as server:
+            guest.monitor.execute("quit")
+            guest.wait_end()
+            (report,) = server.stop(None)
+            assert report["ended"] == f"QEMU (pid {guest.pid}) shut down"
+    finally:
+        guest.stop()
+
+
+def test_the_end_of_one_of_several_leaves_the_others(writer: Writer) -> None:
+    with Writer(SIZE_BYTES) as other, serve(url_of(other), url_of(writer), web=True) as server:
+        with Follower(server.connect(index=1)) as viewer:
+            gone = server.connect(index=0)
+            gone.refresh()
+            os.kill(other.pid, signal.SIGKILL)
+            with pytest.raises((Broken, ConnectionResetError)):
+                gone.refresh()
+            gone.close()
+            writer.run()
+            viewer.shows(picture_of(writer))
+        ended = {report["target"]: report["ended"] for report in server.stop()}
+        assert ended == {url_of(other): f"process {other.pid} exited", url_of(writer): None}
+
+
+def test_keys_of_a_view_only_session_go_nowhere(guest: Guest) -> None:
+    guest.run("rm -f /tmp/view-only")
+    with serve(guest.url, arguments=("--view-only",)) as server:
+        with server.connect() as viewer:
+            for key in (*b"touch /tmp/view-only", 0xFF0D):
+                viewer.key(key, True)
+                viewer.key(key, False)
+            viewer.request(incremental=False)
+            viewer.wait_update()
+        server.stop()
+    assert guest.run("test -e /tmp/view-only || echo none") == "none\n"
+
+
+# ls
+
+
+def test_ls_names_what_serve_takes(guest: Guest) -> None:
+    with Xvfb(width=320, height=200) as xvfb:
+        listed = {found["url"]: found for found in json.loads(run("ls", "--json").out)}
+        lines = [line.split(maxsplit=2) for line in run("ls").out.splitlines()]
+        for url, pid in ((guest.url, guest.pid), (xvfb.url, xvfb.pid)):
+            assert (listed[url]["pid"], listed[url]["tappable"], listed[url]["why"]) == (pid, True, "")
+            (words,) = (words for words in lines if words[0] == url)
+            assert words[1] == str(pid)
+            assert words[2].rstrip().endswith("yes")
+            with serve(url) as server:
+                server.stop()
+
+
+# watch
+
+
+def test_watch_prints_a_line_for_every_change(guest: Guest) -> None:
+    painter = guest.spawn("fbtool draw 3 20")
+    with started("watch", guest.url, "-n", "5") as program:
+        finished = program.finish(None)
+        assert finished.status == 0
+        lines = finished.out.splitlines()
+        assert len(lines) == 5
+        for line in lines:
+            found = re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} +(\d+) pages +(\d+) pixels  (.+)", line)
+            assert found, line
+            rects = [re.fullmatch(r"(\d+)x(\d+)\+\d+\+\d+", rect) for rect in found[3].split()]
+            assert sum(int(rect[1]) * int(rect[2]) for rect in rects if rect) == int(found[2]) > 0
+        assert re.fullmatch(rf"{re.escape(guest.url)} 1024x768, tracker log: .+", finished.err.strip())
+    guest.kill(painter)
+
+
+@pytest.mark.parametrize("tracker", ["log", "compare"])
+def test_watch_prints_json_for_programs(guest: Guest, tracker: str) -> None:
+    painter = guest.spawn("fbtool draw 3 20")
+    finished = run("watch", guest.url, "--json", "--count", "5", "--tracker", tracker)
+    guest.kill(painter)
+    assert finished.status == 0
+    assert finished.err == ""
+    times = [line["time_s"] for line in finished.lines]
+    assert len(times) == 5
+    assert times == sorted(times)
+    for line in finished.lines:
+        assert (line["width"], line["height"], line["resized"]) == (1024, 768, False)
+        assert line["pages"] > 0
+        assert line["pixels"] == sum(width * height for _, _, width, height in line["rects"]) > 0
+        assert all(x + w <= 1024 and y + h <= 768 for x, y, w, h in line["rects"])
+
+
+def test_watch_ends_with_its_target(writer: Writer) -> None:
+    url = url_of(writer)
+    writer.run_forever()
+    with started("watch", url) as program:
+        assert program.line()
+        os.kill(writer.pid, signal.SIGKILL)
+        finished = program.finish(None)
+        assert finished.status == 0
+        assert finished.err.splitlines()[1:] == [f"vramtap: {url}: process {writer.pid} exited"]
+
+
+def test_watch_ends_with_its_reader(writer: Writer) -> None:
+    writer.run_forever()
+    with started("watch", url_of(writer), "--json") as program:
+        assert program.line()
+        assert program.process.stdout is not None
+        program.process.stdout.close()
+        assert program.process.wait(PATIENCE_S) == 0
+        assert program.log == ""
+
+
+# screenshot
+
+
+def test_screenshot_is_the_screendump(guest: Guest, tmp_path: Path) -> None:
+    file = tmp_path / "screen.png"
+    for command in ("seq 1 50 >/dev/tty1", "fbtool mode 800 600 16; fbtool noise 1", "fbtool off"):
+        guest.run(command)
+        truth = guest.screendump()
+        finished = run("screenshot", guest.url, "-o", file)
+        assert (finished.status, finished.out) == (0, f"{file}: {truth.shape[1]}x{truth.shape[0]}\n")
+        with Image.open(file) as image:
+            red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.uint32), -1, 0)
+        np.testing.assert_array_equal(red << np.uint32(16) | green << np.uint32(8) | blue, truth)
+
+
+def test_screenshot_says_in_json_what_it_wrote(writer: Writer, tmp_path: Path) -> None:
+    file = tmp_path / "screen.png"
+    finished = run("screenshot", url_of(writer), "--output", file, "--json")
+    assert finished.lines == [{"target": url_of(writer), "file": str(file), "width": 640, "height": 480}]
+    with Image.open(file) as image:
+        assert image.size == (640, 480)
+
+
+def test_screenshot_that_cannot_be_written(writer: Writer, tmp_path: Path) -> None:
+    nowhere = tmp_path / "none" / "screen.png"
+    assert_one_line(
+        run("screenshot", url_of(writer), "-o", nowhere),
+        1,
+        rf"write {nowhere}: ENOENT \(see the directory's .+\)",
+    )
+    assert_one_line(run("screenshot", url_of(writer), "-o", tmp_path), 1, rf"write {tmp_path}: EISDIR \(.+\)")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Something is wrong
+
+NO_SUCH = {
+    "a kind of target that does not exist": (
+        "qmu:/run/vm.qmp",
+        2,
+        r"target qmu:/run/vm\.qmp: 'qmu' is no kind of .+",
+    ),
+    "a target without a kind": ("/run/vm.qmp", 2, r"target /run/vm\.qmp: has no kind \(.+\)"),
+    "a parameter that does not exist": (
+        "pid:1?adress=1",
+        2,
+        r"target pid:1\?adress=1: 'adress' is no .+address.+",
+    ),
+    "a mode that is none": ("pid:1?address=1&mode=big", 2, r"target .+: mode=big is not WIDTHxHEIGHT .+"),
+    "a socket that is not there": (
+        "qemu:/none",
+        1,
+        r"connect qemu:/none: no such socket \(start QEMU with -qmp .+\)",
+    ),
+    "a file that is no socket": (f"qemu:{__file__}", 1, r"connect qemu:.+test_cli\.py: .+"),
+    "a file that is not there": ("shm:/none?mode=1x1", 1, r"attach shm:/none\?mode=1x1: .+"),
+    "a file that is too small": (
+        f"shm:{__file__}?mode=4000x4000",
+        1,
+        r"attach .+: the file has \d+ bytes, the mode .+",
+    ),
+    "a display that is not there": ("x11::64321", 1, r"connect :64321: no X server there .+"),
+    "a process that has ended": (
+        f"pid:{1 << 22}?address=0x1000&mode=1x1",
+        1,
+        r"attach pid:4194304.+: no process .+",
+    ),
+}
+
+
+@pytest.mark.parametrize(("target", "status", "line"), NO_SUCH.values(), ids=NO_SUCH)
+def test_a_target_that_cannot_be_is_one_line(target: str, status: int, line: str) -> None:
+    assert_one_line(run("serve", target, *ANY_PORTS), status, line)
+
+
+@pytest.mark.parametrize("command", ["watch", "screenshot"])
+def test_the_other_commands_say_the_same(command: str, tmp_path: Path) -> None:
+    more = {"watch": (), "screenshot": ("-o", str(tmp_path / "screen.png"))}[command]
+    for name in ("a kind of target that does not exist", "a socket that is not there"):
+        target, status, line = NO_SUCH[name]
+        assert_one_line(run(command, target, *more), status, line)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_that_is_not_mapped(writer: Writer) -> None:
+    url = f"pid:{writer.pid}?address=0x1000&mode=64x64"
+    assert_one_line(run("serve", url), 1, rf"attach {re.escape(url)}: .+")
+
+
+def test_a_socket_that_is_no_monitor(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(PATIENCE_S)
+        with started("serve", f"qemu:{path}") as program:
+            monitor, _ = listener.accept()
+            monitor.sendall(b"220 mail.example.org ESMTP\r\n")
+            monitor.close()
+            assert_one_line(program.finish(None), 1, rf"connect qemu:{path}: .+")
+
+
+def test_a_device_without_a_linear_framebuffer() -> None:
+    guest = Guest(vga="cirrus", video_mode="normal")
+    guest.start()
+    try:
+        assert_one_line(run("serve", guest.url, *ANY_PORTS), 1, r"attach qemu:.+: .+ \(.*-vga std.*\)")
+    finally:
+        guest.stop()
+
+
+def test_a_tracker_that_does_not_exist(writer: Writer) -> None:
+    assert_one_line(
+        run("serve", url_of(writer), "--tracker", "magic"),
+        2,
+        r"serve: Invalid value for '--tracker': 'magic' is not one of 'auto', 'log', 'compare' \(see .+\)",
+    )
+
+
+# Something is denied
+
+
+def denied(what: str) -> tuple[str, ...]:
+    """The command that runs a program to which this is denied."""
+    return (sys.executable, str(Path(denial.__file__)), what)
+
+
+def unprivileged() -> tuple[str, ...]:
+    """The command that runs a program without the right to look into processes that have more than it."""
+    require(os.geteuid() == 0, "only root has rights to give up")
+    return ("setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace")
+
+
+def test_doctor_says_yes_to_what_there_is() -> None:
+    finished = run("doctor")
+    assert (finished.status, finished.err) == (0, "")
+    said = json.loads(run("doctor", "--json").out)
+    lines = finished.out.splitlines()
+    assert len(lines) == len(said) >= 9
+    for line, finding in zip(lines, said, strict=True):
+        assert line.startswith(f"{'ok' if finding['ok'] else 'no'}  {finding['what']}: ")
+        assert " -> " in line or finding["ok"]
+    yes = {finding["what"] for finding in said if finding["ok"]}
+    assert {"write log of this process", "write log of another process", "reading another process"} <= yes
+
+
+OWN, OTHER, READING, FOREIGN = (
+    "write log of this process",
+    "write log of another process",
+    "reading another process",
+    "tapping processes of other users",
+)
+
+
+@pytest.mark.parametrize(
+    ("what", "noes", "status"),
+    [
+        ("userfaultfd", {OWN: "userfaultfd .*EPERM", OTHER: "seccomp"}, 0),
+        ("PAGEMAP_SCAN", {OWN: "PAGEMAP_SCAN .*ENOTTY", OTHER: "seccomp"}, 0),
+        ("ptrace", {OTHER: "seccomp"}, 0),
+        ("process_vm_readv", {OTHER: "seccomp", READING: "process_vm_readv .*EPERM", FOREIGN: "refused"}, 1),
+    ],
+)
+def test_doctor_says_no_to_what_is_denied(what: str, noes: dict[str, str], status: int) -> None:
+    finished = run("doctor", "--json", prefix=denied(what))
+    assert (finished.status, finished.err) == (status, "")
+    before = {finding["what"]: finding for finding in json.loads(run("doctor", "--json").out)}
+    changed = {
+        finding["what"]: finding
+        for finding in json.loads(finished.out)
+        if before[finding["what"]]["ok"] and not finding["ok"]
+    }
+    assert changed.keys() == noes.keys()
+    for name, pattern in noes.items():
+        assert re.search(pattern, changed[name]["detail"])
+        assert changed[name]["remedy"]
+
+
+def test_doctor_does_not_take_a_list_of_mappings_for_memory() -> None:
+    finished = run("doctor", "--json", prefix=unprivileged())
+    (foreign,) = (finding for finding in json.loads(finished.out) if finding["what"] == FOREIGN)
+    assert not foreign["ok"]
+    assert "CAP_SYS_PTRACE" in foreign["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("userfaultfd", r"log does not work on this kernel: userfaultfd .*EPERM"),
+        ("PAGEMAP_SCAN", r"log does not work on this kernel: PAGEMAP_SCAN .*ENOTTY"),
+        ("ptrace", r"log refused: .*EPERM"),
+        ("pidfd_getfd", r"log refused: .*EPERM"),
+    ],
+)
+def test_auto_compares_where_the_log_is_denied_and_says_why(what: str, why: str, writer: Writer) -> None:
+    with serve(url_of(writer), prefix=denied(what)) as server:
+        with Follower(server.connect()) as viewer:
+            for _ in range(3):
+                writer.run()
+                viewer.shows(picture_of(writer))
+        (report,) = server.stop()
+        assert report["stats"]["tracker"] == "compare"
+        assert re.match(why, report["stats"]["tracker_why"]), report["stats"]["tracker_why"]
+
+
+@pytest.mark.parametrize("what", ["PAGEMAP_SCAN", "ptrace", "pidfd_getfd"])
+def test_a_log_that_was_asked_for_and_is_denied_is_one_line(what: str, writer: Writer) -> None:
+    finished = run("watch", url_of(writer), "--tracker", "log", prefix=denied(what))
+    assert_one_line(finished, 1, r".+: (EPERM|ENOTTY) \(.+\)")
+
+
+def test_a_process_that_may_not_be_looked_into_is_one_line(writer: Writer) -> None:
+    finished = run("serve", url_of(writer), *ANY_PORTS, prefix=unprivileged())
+    assert_one_line(finished, 1, r".+: EPERM \(.*CAP_SYS_PTRACE.*\)")
