@@ -284,9 +284,10 @@ def test_viewers_that_never_read_while_the_guest_draws_as_fast_as_it_can(guest: 
         for client in stalled[:3]:
             with Follower(client) as late:
                 late.shows(guest.screendump(), "late")
+        # Those who still do not read do not keep it from ending.
+        server.stop()
         for client in stalled:
             client.close()
-        server.stop()
 
 
 # The page
