@@ -1,0 +1,18 @@
+"""The command line sets up logging for the whole process, which tests of other modules share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A handler left behind would write to an output that click's runner has closed."""
+    log = logging.getLogger("vramtap")
+    handlers, level = log.handlers[:], log.level
+    yield
+    log.handlers[:] = handlers
+    log.setLevel(level)
