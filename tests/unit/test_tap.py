@@ -1,72 +1,31 @@
-"""The tap, over a target and trackers that fail on demand, in a time that jumps."""
+"""The tap, over a target and trackers that do what they are told, in a time that jumps."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import dataclasses
-import gc
-import logging
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from typing import cast
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from faulty import PAGES, XR24, Fault, FaultyTarget, SoftLog
 from model_client import ModelClient
+from tapped import TRACKERS, followed, tapped
 from virtual_time import in_virtual_time, pass_time
 from vramtap import tap as tap_module
 from vramtap.display.damage import Damage
-from vramtap.display.mode import Mode, PixelFormat
 from vramtap.display.region import Rect
 from vramtap.errors import KernelError, TargetGone, UsageError, VramtapError
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE
-from vramtap.tap import IDLE_AFTER_S, INTERVAL_S, MAX_DUTY, MODE_IDLE_S, RETRY_S, SNAPSHOT_IDLE_S, Tap
+from vramtap.tap import IDLE_AFTER_S, INTERVAL_S, MAX_DUTY, MODE_IDLE_S, Tap
 from vramtap.trackers.choose import Choice
-from vramtap.trackers.compare import CompareTracker
-from vramtap.trackers.contract import Tracker
 
-TRACKERS = ("softlog", "compare")
-
-
-@contextlib.asynccontextmanager
-async def tapped(
-    target: FaultyTarget, tracker: str = "softlog", on_collect: Callable[[], None] = lambda: None
-) -> AsyncIterator[tuple[Tap, Tracker]]:
-    """A tap of this target with this tracker; everything is let go of at the end."""
-    made: Tracker = SoftLog(target, on_collect) if tracker == "softlog" else CompareTracker()
-
-    def choose(name: str, extent: Extent, *, allow_filtered: bool) -> Choice:
-        made.arm(extent)
-        return Choice(made, name)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tap_module, "choose", choose)
-        async with Tap(target) as tap:
-            yield tap, made
-    assert target.attached == target.released == 1
-
-
-@contextlib.asynccontextmanager
-async def followed(target: FaultyTarget, tracker: str = "softlog") -> AsyncIterator[tuple[Tap, ModelClient]]:
-    async with tapped(target, tracker) as (tap, _), ModelClient(tap) as client:
-        await client.shows(target.truth)
-        yield tap, client
-
-
-@pytest.fixture(autouse=True)
-def quiet_log(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest) -> Iterator[None]:
-    """No defect is met on the way, but where a test brings one in."""
-    caplog.set_level(logging.INFO, "vramtap")
-    yield
-    gc.collect()
-    loud = [r.getMessage() for r in caplog.get_records("call") if r.levelno >= logging.ERROR]
-    assert bool(loud) == ("defect" in request.node.name), loud
+pytestmark = pytest.mark.usefixtures("no_defect")
 
 
 # When it looks
@@ -165,196 +124,6 @@ async def test_a_viewer_that_stops_asking_stops_the_looking() -> None:
             await asyncio.wait([waiting])
             assert not made.watching
         assert tap.viewers == 0
-
-
-# The geometry
-
-
-@pytest.mark.parametrize("tracker", TRACKERS)
-@in_virtual_time
-async def test_a_flip_that_writes_nothing_is_seen(tracker: str) -> None:
-    target, loop = FaultyTarget(), asyncio.get_running_loop()
-    other = dataclasses.replace(XR24, offset_bytes=20 * PAGE_SIZE + 12)
-    target.write(other.offset_bytes, bytes(range(256)) * 40)
-    async with followed(target, tracker) as (_, client):
-        for mode in (other, XR24, other):
-            await asyncio.sleep(5)
-            began_s = loop.time()
-            target.shown = mode
-            await client.shows(target.truth)
-            assert loop.time() - began_s <= MODE_IDLE_S + INTERVAL_S + 0.1
-
-
-@pytest.mark.parametrize("tracker", TRACKERS)
-@in_virtual_time
-async def test_drawing_in_the_hidden_page_and_flipping(tracker: str) -> None:
-    target = FaultyTarget()
-    pages = XR24, dataclasses.replace(XR24, offset_bytes=20 * PAGE_SIZE)
-    async with followed(target, tracker) as (_, client):
-        for number in range(200):
-            hidden = pages[number % 2]
-            target.write(hidden.offset_bytes, bytes([number % 256]) * hidden.stride_bytes * hidden.height)
-            target.shown = hidden
-            await asyncio.sleep(0.007)
-        await client.shows(target.truth)
-
-
-@pytest.mark.parametrize("tracker", TRACKERS)
-@in_virtual_time
-async def test_a_palette_changes_without_any_write(tracker: str) -> None:
-    palettes = [tuple(0x010203 * seed * index & 0xFFFFFF for index in range(256)) for seed in (1, 5, 7)]
-    mode = Mode(64, 32, 64, PixelFormat.C8, 100, palettes[0])
-    target = FaultyTarget(mode)
-    target.write(100, bytes(range(256)) * 8)
-    async with followed(target, tracker) as (tap, client):
-        for palette in palettes[1:]:
-            read = tap.stats.bytes_read
-            target.shown = dataclasses.replace(mode, palette=palette)
-            await client.shows(target.truth)
-            assert tracker == "compare" or tap.stats.bytes_read == read, "there is nothing new to read"
-
-
-@pytest.mark.parametrize("tracker", TRACKERS)
-@in_virtual_time
-async def test_without_a_framebuffer_pictures_are_taken(tracker: str) -> None:
-    target, loop = FaultyTarget(), asyncio.get_running_loop()
-    async with followed(target, tracker) as (tap, client):
-        read_before = tap.screen.mode
-        for number in range(1, 4):
-            target.picture = np.full((5 + number, 7), 0x1234 * number, np.uint32)
-            target.shown = None
-            await client.shows(target.truth)
-            assert tap.screen.mode is None
-            # A cursor that blinks is in no page.
-            target.picture = target.picture ^ np.uint32(0xFFFFFF)
-            began_s = loop.time()
-            await client.shows(target.truth)
-            assert loop.time() - began_s <= SNAPSHOT_IDLE_S + 0.1
-            # While it draws, pictures are taken at the interval.
-            target.picture = target.picture + np.uint32(1)
-            target.write(0, b"text" * number)
-            began_s = loop.time()
-            await client.shows(target.truth)
-            assert loop.time() - began_s <= 2 * INTERVAL_S + 0.05
-            target.write(40 * PAGE_SIZE, b"something else")
-            target.shown = XR24
-            await client.shows(target.truth)
-            assert tap.screen.mode == read_before, "the same mode as before, and read in full all the same"
-
-
-@pytest.mark.parametrize("tracker", TRACKERS)
-@in_virtual_time
-async def test_it_may_begin_without_a_framebuffer(tracker: str) -> None:
-    target = FaultyTarget(None)
-    async with followed(target, tracker) as (_, client):
-        target.shown = XR24
-        target.put(5, 5, 0x445566)
-        await client.shows(target.truth)
-
-
-@in_virtual_time
-async def test_a_nudge_is_answered_at_once() -> None:
-    target, loop = FaultyTarget(), asyncio.get_running_loop()
-    async with followed(target) as (_, client):
-        for number in range(1, 8):
-            await asyncio.sleep(IDLE_AFTER_S + 3 + number * 0.13)
-            target.shown = dataclasses.replace(XR24, width=number)
-            began_s = loop.time()
-            target.on_activity()
-            await client.shows(target.truth)
-            assert loop.time() - began_s <= INTERVAL_S
-
-
-@in_virtual_time
-async def test_a_nudge_while_the_geometry_is_asked_for_is_not_forgotten() -> None:
-    target, loop = FaultyTarget(), asyncio.get_running_loop()
-    async with followed(target) as (_, client):
-        await asyncio.sleep(IDLE_AFTER_S + 3)
-        target.asked.clear()
-        target.answering.clear()
-        await target.asked.wait()
-        asked = target.modes_read
-        target.shown = dataclasses.replace(XR24, width=50)
-        target.on_activity()
-        began_s = loop.time()
-        target.answering.set()
-        await client.shows(target.truth)
-        assert target.modes_read - asked == 2, "the answer on its way was out of date"
-        assert loop.time() - began_s <= 2 * INTERVAL_S
-
-
-# What fails is done again
-
-
-@pytest.mark.parametrize("tracker", TRACKERS)
-@pytest.mark.parametrize("fault", [Fault.READ, Fault.COLLECT, Fault.MODE, Fault.MODE_LATE])
-@in_virtual_time
-async def test_what_fails_is_done_again(fault: Fault, tracker: str, caplog: pytest.LogCaptureFixture) -> None:
-    if (fault, tracker) == (Fault.COLLECT, "compare"):
-        return  # its collect fails where its reading does
-    target, loop = FaultyTarget(), asyncio.get_running_loop()
-    async with followed(target, tracker) as (tap, client):
-        for number in range(1, 5):
-            await asyncio.sleep(0.7 * number)
-            target.faults.inject(fault, 5)
-            began_s = loop.time()
-            for page in (0, 3, 5):
-                target.write(page * PAGE_SIZE, bytes([number]) * 40)
-            await target.faults.over.wait()
-            await client.shows(target.truth)
-            assert loop.time() - began_s <= 6 * RETRY_S + 5 * MODE_IDLE_S
-        assert tap.closed is None
-        if fault is not Fault.MODE_LATE:
-            assert tap.stats.failures == 20
-            said = [record for record in caplog.records if "trying again" in record.getMessage()]
-            assert len(said) == 4, "once, not twenty times a second"
-
-
-@pytest.mark.parametrize("tracker", TRACKERS)
-@pytest.mark.parametrize("fault", [Fault.READ, Fault.MODE, Fault.SNAPSHOT])
-@in_virtual_time
-async def test_what_fails_in_the_middle_of_a_new_mode_is_done_again(fault: Fault, tracker: str) -> None:
-    target, loop = FaultyTarget(), asyncio.get_running_loop()
-    modes = (None, dataclasses.replace(XR24, offset_bytes=PAGE_SIZE + 8), XR24, None, XR24)
-    async with followed(target, tracker) as (_, client):
-        for number, mode in enumerate(modes):
-            target.faults.inject(fault, 3)
-            target.picture = np.full((9, 9 + number), number + 1, np.uint32)
-            target.write(2 * PAGE_SIZE, bytes([number + 1]) * 100)
-            target.shown = mode
-            began_s = loop.time()
-            await client.shows(target.truth)
-            assert loop.time() - began_s <= MODE_IDLE_S + 3 * SNAPSHOT_IDLE_S + 4 * RETRY_S
-            target.faults.repair()
-
-
-@in_virtual_time
-async def test_a_new_mode_that_could_not_be_read_is_read_soon() -> None:
-    """Found by the poll of the geometry, with no write to come back to."""
-    target, loop = FaultyTarget(), asyncio.get_running_loop()
-    async with followed(target) as (_, client):
-        await asyncio.sleep(IDLE_AFTER_S + 3)
-        target.write(30 * PAGE_SIZE, b"hidden")
-        await asyncio.sleep(IDLE_AFTER_S + 3)
-        target.shown = dataclasses.replace(XR24, offset_bytes=30 * PAGE_SIZE)
-        target.faults.inject(Fault.READ)
-        await target.faults.over.wait()
-        began_s = loop.time()
-        await client.shows(target.truth)
-        assert loop.time() - began_s <= 2 * RETRY_S
-
-
-@pytest.mark.parametrize("fault", [Fault.COLLECT_DEFECT, Fault.MODE_DEFECT])
-@in_virtual_time
-async def test_a_defect_of_ours_ends_the_tap_and_is_logged(fault: Fault) -> None:
-    target = FaultyTarget()
-    async with followed(target) as (tap, client):
-        target.faults.inject(fault)
-        target.put(1, 1, 5)
-        assert "internal error" in str(await client.ends())
-        assert tap.closed == "internal error; see the log"
-        with pytest.raises(TargetGone, match="internal error"):
-            await tap.refresh()
 
 
 # It ends
@@ -601,85 +370,3 @@ async def test_a_new_size_is_in_the_changes() -> None:
         assert (damage.resized, damage.width, damage.height) == (True, 70, 40)
         assert damage.rects == (Rect(0, 0, 70, 40),)
         await changes.aclose()
-
-
-# All of it, in any order
-
-MODES = (
-    XR24,
-    dataclasses.replace(XR24, offset_bytes=20 * PAGE_SIZE),
-    dataclasses.replace(XR24, offset_bytes=20 * PAGE_SIZE + 4, width=60),
-    Mode(64, 32, 64, PixelFormat.C8, 10 * PAGE_SIZE, tuple(range(256))),
-    Mode(64, 32, 64, PixelFormat.C8, 10 * PAGE_SIZE, tuple(0x10101 * level for level in range(256))),
-    None,
-)
-STEPS = st.one_of(
-    st.tuples(st.just("write"), st.integers(0, PAGES * PAGE_SIZE - 64), st.integers(1, 64)),
-    st.tuples(st.just("put"), st.integers(0, 59), st.integers(0, 31)),
-    st.tuples(st.just("mode"), st.sampled_from(MODES), st.booleans()),
-    st.tuples(st.just("picture"), st.integers(1, 3), st.integers(1, 3)),
-    st.tuples(
-        st.just("fault"),
-        st.sampled_from([Fault.READ, Fault.COLLECT, Fault.MODE, Fault.MODE_LATE, Fault.SNAPSHOT]),
-        st.integers(1, 3),
-    ),
-    st.tuples(st.just("sleep"), st.sampled_from([0, 0.001, 0.01, 0.02, 0.1, 0.3, 1.2, 3.0]), st.just(0)),
-    st.tuples(st.just("refresh"), st.booleans(), st.just(0)),
-    st.tuples(st.just("come"), st.booleans(), st.just(0)),
-    st.tuples(st.just("leave"), st.integers(0, 3), st.just(0)),
-)
-
-
-@settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
-@given(steps=st.lists(STEPS, max_size=40), tracker=st.sampled_from(TRACKERS))
-def test_nothing_is_ever_lost(steps: list[tuple[str, object, object]], tracker: str) -> None:
-    """Whatever happened: once it is over, every viewer that stayed shows what the target shows."""
-
-    @in_virtual_time
-    async def run() -> None:
-        target = FaultyTarget()
-        value = 0
-        async with tapped(target, tracker) as (tap, _), contextlib.AsyncExitStack() as stack:
-            clients: list[ModelClient] = []
-            refreshing: list[asyncio.Task[None]] = []
-            for what, first, second in steps:
-                value = value % 255 + 1
-                match what, first, second:
-                    case "write", int(at), int(length):
-                        target.write(at, bytes([value]) * length)
-                    case "put", int(x), int(y) if target.shown is not None:
-                        target.put(x, y, value)
-                    case "mode", (Mode() | None) as mode, bool(nudge):
-                        target.shown = mode
-                        if nudge:
-                            target.on_activity()
-                    case "picture", int(height), int(width):
-                        target.picture = np.full((height, width), value, np.uint32)
-                    case "fault", Fault() as fault, int(times):
-                        target.faults.inject(fault, times)
-                    case "sleep", seconds, _ if isinstance(seconds, (int, float)):
-                        await asyncio.sleep(seconds)
-                    case "refresh", wait, _:
-                        task = asyncio.create_task(_refresh(tap))
-                        refreshing.append(task)
-                        if wait:
-                            await task
-                    case "come", bool(moves), _ if len(clients) < 4:
-                        clients.append(await stack.enter_async_context(ModelClient(tap, moves=moves)))
-                    case "leave", int(number), _ if number < len(clients):
-                        await clients.pop(number).__aexit__(None, None, None)
-            target.faults.repair()
-            for task in refreshing:
-                await task
-            for client in clients:
-                await client.shows(target.truth)
-            await tap.refresh()
-            np.testing.assert_array_equal(tap.screen.pixels, target.truth)
-            assert tap.closed is None
-
-    run()
-
-
-async def _refresh(tap: Tap) -> None:
-    with contextlib.suppress(VramtapError):
-        await tap.refresh()

@@ -1,0 +1,19 @@
+"""Fixtures of the unit tests."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture
+def no_defect(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest) -> Iterator[None]:
+    """No defect is met on the way, but where a test brings one in."""
+    caplog.set_level(logging.INFO, "vramtap")
+    yield
+    gc.collect()
+    loud = [r.getMessage() for r in caplog.get_records("call") if r.levelno >= logging.ERROR]
+    assert bool(loud) == ("defect" in request.node.name), loud
