@@ -18,6 +18,8 @@ from vramtap.errors import NotFound, NotTappable, Refused, TargetGone, TimedOut,
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """A monitor that is free greets at once; one with another client never does."""
+QUEUE_RETRY_S: Final = 0.05
+"""Between two tries to get into a full queue."""
 COMMAND_TIMEOUT_S: Final = 5.0
 """For commands that QEMU's main loop answers between two of its rounds."""
 _LENT_BY: Final = "vramtap "
@@ -56,7 +58,7 @@ class Monitor:
             NotFound: no such socket, or nobody listens on it.
             Refused: no permission, or another client holds the monitor.
         """
-        connection = self._open()
+        connection = await self._queue()
         try:
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
             self.pid = struct.unpack("iII", credentials)[0]
@@ -80,6 +82,19 @@ class Monitor:
                 connection.close()
         self._tasks = [asyncio.create_task(self._watch())]
 
+    async def _queue(self) -> socket.socket:
+        """A connection; waits for a place in QEMU's queue, which empties when a client has gone."""
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + CONNECT_TIMEOUT_S
+        while True:
+            try:
+                return self._open()
+            except BlockingIOError as error:
+                if loop.time() >= give_up_s:
+                    raise self._busy(f"its queue stayed full for {CONNECT_TIMEOUT_S:g} s: ") from error
+            # No event tells that there is a place: connect(2) on such a socket fails at once, always.
+            await asyncio.sleep(QUEUE_RETRY_S)
+
     def _open(self) -> socket.socket:
         """A connection to whoever listens."""
         where = self._where
@@ -99,10 +114,8 @@ class Monitor:
             if isinstance(error, PermissionError):
                 remedy = "needs write permission on the socket"
                 raise Refused("connect", where, "permission denied", remedy) from error
-            if isinstance(error, BlockingIOError):
-                # So many wait already that the kernel takes no more.
-                raise self._busy("") from error
-            if isinstance(error, OSError):
+            # BlockingIOError: so many wait already that the kernel takes no more.
+            if isinstance(error, OSError) and not isinstance(error, BlockingIOError):
                 remedy = "give the path of QEMU's -qmp socket"
                 raise Refused("connect", where, _brief(error), remedy) from error
             raise
