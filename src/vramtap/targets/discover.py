@@ -191,11 +191,17 @@ def _settings(value: str) -> dict[str, str]:
 def _displays() -> list[Display]:
     """Displays with a socket in the usual directory, or with its abstract namesake (unix(7))."""
     names: list[str] = []
-    with contextlib.suppress(OSError):  # no X server has ever run here
+    try:
         names += os.listdir(SOCKET_DIRECTORY)
-    with contextlib.suppress(OSError), open("/proc/net/unix") as sockets:
-        prefix = f"@{SOCKET_DIRECTORY}/"
-        last = [line.split()[-1] for line in sockets if prefix in line]
+    except OSError as error:
+        log.debug("X displays: %s", error)  # most often: no X server has ever run here
+    try:
+        with open("/proc/net/unix") as sockets:
+            prefix = f"@{SOCKET_DIRECTORY}/"
+            last = [line.split()[-1] for line in sockets if prefix in line]
+    except OSError as error:
+        log.debug("abstract X displays: %s", error)
+    else:
         names += [name.removeprefix(prefix) for name in last]
     matches = (_DISPLAY.fullmatch(name) for name in names)
     numbers = {int(match[1]) for match in matches if match}
