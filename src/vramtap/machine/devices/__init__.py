@@ -1,0 +1,1 @@
+"""The embedded machine's devices: what is behind its ports."""
