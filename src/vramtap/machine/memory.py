@@ -76,7 +76,7 @@ class GuestMemory:
         """
         size = count * 8
         if address % 8 == 0 and count >= 0:
-            if 0 <= address and address + size <= RAM_BYTES:
+            if address >= 0 and address + size <= RAM_BYTES:
                 return self.ram[address : address + size].view(np.uint64)
             if address >= VRAM_BASE and address + size <= VRAM_BASE + VRAM_BYTES:
                 offset = address - VRAM_BASE

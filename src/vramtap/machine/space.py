@@ -25,8 +25,9 @@ class Stoppable(Protocol):
         ...
 
     def paused(self) -> AbstractContextManager[None]:
-        """While inside, the CPU is stopped; may be entered from any thread but the machine's own, and
-        more than once at a time.
+        """While inside, the CPU is stopped.
+
+        May be entered from any thread but the machine's own, and more than once at a time.
 
         Raises:
             TargetGone: the machine has ended.

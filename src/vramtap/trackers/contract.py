@@ -21,7 +21,11 @@ class Reason(StrEnum):
     OVERFLOW = "overflow"
     """The log filled up and could not be continued."""
     UNMAPPED = "unmapped"
-    """Part of the extent has no memory behind it now."""
+    """Part of the extent has no memory behind it now, or the guest maps no part of it."""
+    ALIASED = "aliased"
+    """A frame is mapped at more than one address, or may have been for a while."""
+    LARGE_PAGE = "large-page"
+    """A mapping has no dirty bit for each page: one large page covers many."""
 
 
 @dataclass(frozen=True, slots=True)
