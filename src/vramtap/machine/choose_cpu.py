@@ -1,0 +1,137 @@
+"""Which CPU a machine gets: the one asked for, or the faster one of those that run a trial loop here."""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from vramtap.errors import UsageError, VramtapError
+from vramtap.machine.boot import prepare
+from vramtap.machine.cpu import Cpu, ExitKind, Ports
+from vramtap.machine.layout import BOOT_PML4, BOOT_STACK, IMAGE_BASE
+from vramtap.machine.memory import GuestMemory
+from vramtap.machine.unicorn_cpu import UnicornCpu
+
+CpuName = Literal["auto", "unicorn", "kvm"]
+LogForm = Literal["bitmap", "manual", "ring"]
+CPU_NAMES: Final[tuple[str, ...]] = get_args(CpuName)
+LOG_FORMS: Final[tuple[str, ...]] = get_args(LogForm)
+
+_TURNS: Final = 100_000
+"""Of the trial loop, three instructions each: 1 ms at Unicorn's 200 M instructions a second, 150 ms at the
+2 M of an emulated /dev/kvm."""
+_LOOP: Final = bytes.fromhex("b9") + _TURNS.to_bytes(4, "little") + bytes.fromhex("890f ffc9 75fa f4")
+"""mov ecx, TURNS; 1: mov [rdi], ecx; dec ecx; jnz 1b; hlt"""
+
+
+class _NoPorts:
+    """The trial uses no port."""
+
+    def read(self, port: int, size: int) -> int:
+        return (1 << 8 * size) - 1
+
+    def write(self, port: int, size: int, value: int) -> None:
+        return
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTrial:
+    """How long a CPU took for the trial loop.
+
+    Args:
+        name: Of the CPU.
+        took_s: Seconds; None if it does not work here.
+        reason: Why it does not.
+    """
+
+    name: Literal["unicorn", "kvm"]
+    took_s: float | None
+    reason: str = ""
+
+
+def make_cpu(
+    name: str, memory: GuestMemory, ports: Ports, *, log: str = "bitmap", record_writes: bool = False
+) -> tuple[Cpu, str]:
+    """The CPU of this name over a machine's memory and ports.
+
+    Args:
+        name: One of `CPU_NAMES`.
+        memory: Mapped in place.
+        ports: Asked on the CPU's thread.
+        log: One of `LOG_FORMS`; other than `bitmap` it needs KVM.
+        record_writes: Needs Unicorn.
+
+    Returns:
+        The CPU and why it is this one.
+
+    Raises:
+        UsageError: no such name, or a wish the CPU cannot fulfil.
+        VramtapError: the CPU asked for by name does not work here.
+    """
+    if name not in CPU_NAMES:
+        raise UsageError("cpu", name, "no such CPU", f"one of {', '.join(CPU_NAMES)}")
+    if log not in LOG_FORMS:
+        raise UsageError("log", log, "no such form of KVM's log", f"one of {', '.join(LOG_FORMS)}")
+    why = "asked for"
+    if name == "auto":
+        if record_writes:
+            name, why = "unicorn", "it alone records stores"
+        elif log != "bitmap":
+            name, why = "kvm", f"it alone has a log of the form {log}"
+        else:
+            name, why = fastest()
+    if name == "unicorn":
+        if log != "bitmap":
+            raise UsageError("log", log, "is a form of KVM's log", "leave it out, or add cpu=kvm")
+        return UnicornCpu(memory, ports, record_writes=record_writes), why
+    if record_writes:
+        raise UsageError("cpu", name, "does not record stores", "take unicorn")
+    return _kvm(memory, ports, log), why
+
+
+@functools.cache
+def fastest() -> tuple[Literal["unicorn", "kvm"], str]:
+    """The CPU that ran the trial loop faster, and by how much; tried once a process."""
+    unicorn, kvm = trials()
+    if unicorn.took_s is None:
+        raise VramtapError("machine", "unicorn", unicorn.reason, "reinstall the package unicorn")
+    if kvm.took_s is None:
+        return "unicorn", f"KVM does not work here: {kvm.reason}"
+    slow, fast = sorted((unicorn, kvm), key=lambda trial: trial.took_s or 0.0, reverse=True)
+    ratio = (slow.took_s or 0.0) / (fast.took_s or 1e-9)
+    return fast.name, f"{ratio:.1f} times as fast as {slow.name} in a trial loop"
+
+
+def trials() -> tuple[CpuTrial, CpuTrial]:
+    """The trial loop on Unicorn and on KVM."""
+    return _trial("unicorn"), _trial("kvm")
+
+
+def _trial(name: Literal["unicorn", "kvm"]) -> CpuTrial:
+    memory = GuestMemory()
+    prepare(memory, "")
+    memoryview(memory.ram)[IMAGE_BASE : IMAGE_BASE + len(_LOOP)] = memoryview(_LOOP)
+    try:
+        cpu, _ = make_cpu(name, memory, _NoPorts())
+    except VramtapError as error:
+        return CpuTrial(name, None, str(error))
+    try:
+        # The value the loop stores lands where nothing lies but the stack, which it does not use.
+        cpu.start_at(IMAGE_BASE, stack=BOOT_STACK, argument=BOOT_STACK - 8, tables=BOOT_PML4)
+        began_s = time.perf_counter()
+        stop = cpu.run()
+        took_s = time.perf_counter() - began_s
+    finally:
+        cpu.close()
+    if stop.kind is not ExitKind.HALT:
+        return CpuTrial(name, None, f"the trial loop ended with {stop.kind.name} {stop.detail}")
+    return CpuTrial(name, took_s)
+
+
+def _kvm(memory: GuestMemory, ports: Ports, log: str) -> Cpu:
+    # Loaded when asked for: it opens and checks the kernel's interface.
+    from vramtap.machine.kvm_cpu import KvmCpu
+
+    return KvmCpu(memory, ports, log=log)

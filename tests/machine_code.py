@@ -1,0 +1,31 @@
+"""x86-64 machine code for tests: assembled from text by the C compiler's assembler, kept by content."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import tempfile
+from pathlib import Path
+
+from vramtap.machine.layout import IMAGE_BASE
+
+
+@functools.cache
+def assemble(source: str, base: int = IMAGE_BASE) -> bytes:
+    """A flat image.
+
+    Args:
+        source: In GNU assembler syntax; `;` ends a statement. Its first byte is where it is entered.
+        base: The address it is linked at.
+    """
+    with tempfile.TemporaryDirectory(prefix="vramtap-code-") as name:
+        directory = Path(name)
+        text = directory / "code.S"
+        text.write_text(f".code64\n.globl _start\n_start:\n{source}\n")
+        elf, flat = directory / "code.elf", directory / "code.bin"
+        command = ["gcc", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", f"-Wl,-Ttext={base:#x}"]
+        subprocess.run([*command, "-o", str(elf), str(text)], check=True, capture_output=True)
+        subprocess.run(
+            ["objcopy", "-O", "binary", "-j", ".text", str(elf), str(flat)], check=True, capture_output=True
+        )
+        return flat.read_bytes()
