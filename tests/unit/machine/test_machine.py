@@ -1,0 +1,244 @@
+"""The machine as a whole, with guests of a few instructions: running, holding, stopping, ending."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from machine_code import assemble
+from vramtap.errors import TargetGone, TimedOut, UsageError
+from vramtap.machine.layout import IMAGE_BASE, VRAM_BASE
+from vramtap.machine.machine import Machine
+from vramtap.pages import PageRuns
+
+COUNTING = f"""
+    mov ${VRAM_BASE}, %edi
+1:  incq (%rdi)
+    mov $1, %eax
+    out %eax, $0xEA
+    out %al, $0xEE
+    hlt
+    jmp 1b
+"""
+"""Counts its frames in video RAM, as fast as it can."""
+ENDLESS = f"cli; mov ${VRAM_BASE}, %edi; 1: incq (%rdi); jmp 1b"
+ECHOING = f"""
+    mov ${VRAM_BASE}, %edi
+1:  hlt
+2:  in $0x64, %al
+    test $1, %al
+    jz 1b
+    in $0x60, %al
+    incb (%rdi)
+    mov %al, 1(%rdi)
+    jmp 2b
+"""
+"""Halts until the keyboard has something; counts and keeps the bytes."""
+
+CPUS = ("unicorn", "kvm")
+
+
+@pytest.fixture(params=CPUS)
+def cpu(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def machine(source: str, cpu: str, **options: object) -> Machine:
+    return Machine(assemble(source), cpu=cpu, **options)  # type: ignore[arg-type]  # of a parameter
+
+
+def word(machine: Machine) -> int:
+    return int(machine.memory.words(VRAM_BASE, 1)[0])
+
+
+class Ends:
+    """The end of a machine as an event."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._event = threading.Event()
+        machine.on_end = self._event.set
+
+    def wait(self) -> None:
+        assert self._event.wait(60), "the machine goes on"
+
+
+def test_exactly_the_frames_asked_for_are_drawn(cpu: str) -> None:
+    with machine(COUNTING, cpu, held=True) as guest:
+        assert word(guest) == 0
+        for count in (1, 1, 5):
+            before = word(guest)
+            guest.run_frames(count)
+            assert word(guest) == before + count == guest.frames
+        guest.release()
+        guest.run_frames(1)
+        assert word(guest) == guest.frames >= 8
+
+
+def test_nothing_is_stored_while_it_is_paused(cpu: str) -> None:
+    with machine(ENDLESS, cpu) as guest:
+        for _ in range(20):
+            with guest.paused():
+                before = word(guest)
+                with guest.paused():  # inside another
+                    registers = guest.cpu.registers()
+                    assert IMAGE_BASE <= registers.rip < IMAGE_BASE + 64
+                assert word(guest) == before
+                assert not guest.running
+
+
+def test_it_goes_on_after_each_pause(cpu: str) -> None:
+    with machine(COUNTING, cpu) as guest:
+        for _ in range(5):
+            with guest.paused():
+                before = word(guest)
+            guest.run_frames(1)
+            assert word(guest) > before
+            guest.release()
+
+
+def test_many_who_pause_at_once_all_get_their_stop(cpu: str) -> None:
+    with machine(ENDLESS, cpu) as guest:
+        moved: list[int] = []
+
+        def pause() -> None:
+            for _ in range(30):
+                with guest.paused():
+                    before = word(guest)
+                    moved.append(word(guest) - before)
+
+        threads = [threading.Thread(target=pause) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert moved == [0] * 90
+
+
+def test_a_key_ends_the_halt_and_only_that(cpu: str) -> None:
+    with machine(ECHOING, cpu) as guest:
+        for scancode in (0x1E, 0x30):
+            seen = threading.Event()
+            halts = guest.halts
+            with guest.devices():
+                guest.ps2.key(scancode, True)
+            while int(guest.memory.vram[1]) != scancode and not seen.wait(0.001):
+                assert guest.ended is None
+            assert guest.halts >= halts
+
+
+def test_a_guest_that_halts_for_good_costs_nothing() -> None:
+    with machine("1: hlt; jmp 1b", "unicorn") as guest:
+        guest.raise_line()
+        with guest.paused():
+            before = guest.progress
+        with guest.paused():
+            assert guest.progress - before <= 2  # the line raised once, however late it is seen
+        assert not guest.rtc.hz or guest.rtc.due_ns()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("mov $0xffff900000000123, %rdi; mov (%rdi), %rax; hlt", "cr2 0xffff900000000123"),
+        ("xor %ecx, %ecx; div %rcx; hlt", "rip 0x100002"),
+        ("ud2", "rip 0x100000"),
+        ("mov $0x40000000, %rdi; mov (%rdi), %rax; hlt", "0x40000000"),
+        ("mov $7, %al; out %al, $0xF4; hlt", "status 7"),
+    ],
+)
+def test_a_guest_that_ends_says_why_and_everybody_hears(cpu: str, source: str, said: str) -> None:
+    guest = machine(source, cpu)
+    ends = Ends(guest)
+    with guest:
+        ends.wait()
+        assert guest.ended is not None
+        assert said in guest.ended
+        with pytest.raises(TargetGone, match="guest"), guest.paused():
+            pass
+        with pytest.raises(TargetGone):
+            guest.run_frames(1)
+
+
+def test_a_defect_of_a_device_ends_the_machine_and_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    guest = machine(COUNTING, "unicorn")
+    ends = Ends(guest)
+
+    def broken(number: int) -> None:
+        raise ZeroDivisionError("of a device")
+
+    monkeypatch.setattr(guest.debug, "_on_frame", broken)
+    with guest:
+        ends.wait()
+    assert "defect" in str(guest.ended)
+    assert "of a device" in caplog.text
+
+
+def test_closing_ends_a_loop_without_interrupts(cpu: str) -> None:
+    guest = machine(ENDLESS, cpu)
+    guest.start()
+    guest.close()
+    guest.close()
+    assert guest.ended == "the machine was closed"
+
+
+def test_one_that_never_started_can_be_closed(cpu: str) -> None:
+    guest = machine(ENDLESS, cpu)
+    guest.close()
+    assert guest.ended is None
+
+
+def test_frames_that_do_not_come_are_not_waited_for_for_ever() -> None:
+    with machine("1: hlt; jmp 1b", "unicorn") as guest, pytest.raises(TimedOut, match="1 frames"):
+        guest.run_frames(1, timeout_s=0.01)
+
+
+def test_the_true_set_of_pages_is_known_with_unicorn() -> None:
+    source = f"mov ${VRAM_BASE}, %edi; movb $1, 0x3fff(%rdi); movw $1, 0x4fff(%rdi); mov $1, %eax;"
+    with machine(source + "out %eax, $0xEA; hlt", "unicorn", record_writes=True, held=True) as guest:
+        guest.run_frames(1)
+        assert guest.written() == PageRuns([(3, 6)])
+        assert guest.written() == PageRuns()
+
+
+def test_an_endless_loop_is_paused_while_stores_are_recorded() -> None:
+    with machine(ENDLESS, "unicorn", record_writes=True) as guest:
+        for _ in range(5):
+            with guest.paused():
+                before = word(guest)
+                assert word(guest) == before
+        guest.written()
+
+
+def test_progress_tells_a_stuck_guest_from_one_that_works() -> None:
+    with machine(COUNTING, "unicorn", held=True) as guest:
+        before = guest.progress
+        guest.run_frames(1)
+        assert guest.progress > before
+    with machine(ENDLESS, "unicorn") as guest:
+        with guest.paused():
+            before = guest.progress
+        with guest.paused():
+            assert guest.progress == before
+
+
+def test_wishes_that_cannot_be_fulfilled_are_refused(tmp_path: Path) -> None:
+    for options, said in [
+        ({"cpu": "z80"}, "no such CPU"),
+        ({"log": "book"}, "no such form"),
+        ({"cpu": "unicorn", "log": "ring"}, "form of KVM's log"),
+        ({"cpu": "kvm", "record_writes": True}, "does not record stores"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            Machine(b"\xf4", **options)  # type: ignore[arg-type]  # that is what is tested
+    with pytest.raises(UsageError, match="nowhere"):
+        Machine(tmp_path / "nowhere")
+
+
+def test_the_cpu_is_chosen_by_trial() -> None:
+    with Machine(b"\xf4") as guest:
+        assert guest.cpu.name in CPUS
+        assert "trial" in guest.cpu_why or "does not work here" in guest.cpu_why
