@@ -215,6 +215,11 @@ class Machine:
             self._held, self._limit = False, None
             self._changed.notify_all()
 
+    def wait_end(self, timeout_s: float) -> bool:
+        """Wait for the guest's end, for so many seconds at most; returns whether it has ended."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.ended is not None, timeout_s)
+
     def written(self) -> PageRuns:
         """The pages of the video RAM the guest has stored into since the last call, devices not included.
 

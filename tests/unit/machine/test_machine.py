@@ -53,17 +53,6 @@ def word(machine: Machine) -> int:
     return int(machine.memory.words(VRAM_BASE, 1)[0])
 
 
-class Ends:
-    """The end of a machine as an event."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._event = threading.Event()
-        machine.on_end = self._event.set
-
-    def wait(self) -> None:
-        assert self._event.wait(60), "the machine goes on"
-
-
 def test_exactly_the_frames_asked_for_are_drawn(cpu: str) -> None:
     with machine(COUNTING, cpu, held=True) as guest:
         assert word(guest) == 0
@@ -150,9 +139,11 @@ def test_a_guest_that_halts_for_good_costs_nothing() -> None:
 )
 def test_a_guest_that_ends_says_why_and_everybody_hears(cpu: str, source: str, said: str) -> None:
     guest = machine(source, cpu)
-    ends = Ends(guest)
+    told = threading.Event()
+    guest.on_end = told.set
     with guest:
-        ends.wait()
+        assert guest.wait_end(60)
+        assert told.wait(60)
         assert guest.ended is not None
         assert said in guest.ended
         with pytest.raises(TargetGone, match="guest"), guest.paused():
@@ -165,14 +156,16 @@ def test_a_defect_of_a_device_ends_the_machine_and_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     guest = machine(COUNTING, "unicorn")
-    ends = Ends(guest)
+    told = threading.Event()
+    guest.on_end = told.set
 
     def broken(number: int) -> None:
         raise ZeroDivisionError("of a device")
 
     monkeypatch.setattr(guest.debug, "_on_frame", broken)
     with guest:
-        ends.wait()
+        assert guest.wait_end(60)
+        assert told.wait(60)
     assert "defect" in str(guest.ended)
     assert "of a device" in caplog.text
 

@@ -1,0 +1,143 @@
+"""`vramtap bench`: measure on this machine, as a table for people and as JSON for scripts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vramtap.bench.trackers import ROUNDS, SLICE_S, TRACKERS, WORKLOADS, Cost, measure
+from vramtap.machine.choose_cpu import CPU_NAMES, LOG_FORMS, CpuName, LogForm
+from vramtap.trackers.choose import NAMES
+
+
+@click.group()
+def command() -> None:
+    """Measure on this machine."""
+
+
+@command.command()
+@click.option("--workload", "-w", "workloads", multiple=True, type=click.Choice(WORKLOADS), help="[all]")
+@click.option(
+    "--tracker",
+    "-t",
+    "trackers",
+    multiple=True,
+    type=click.Choice(NAMES[1:]),
+    help=f"[{', '.join(TRACKERS)}]",
+)
+@click.option("--cpu", type=click.Choice(CPU_NAMES), default="unicorn", help="Of the embedded machine.")
+@click.option("--log", type=click.Choice(LOG_FORMS), default="bitmap", help="With KVM: its log's form.")
+@click.option("--mode", default="1024x768", metavar="WxH", help="Of the guest [1024x768].")
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, help="Of the workloads [1].")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=ROUNDS, help=f"Turns a tracker [{ROUNDS}].")
+@click.option(
+    "--slice",
+    "slice_s",
+    type=click.FloatRange(0.05, 60),
+    default=SLICE_S,
+    help=f"Seconds a turn [{SLICE_S}].",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--markdown", is_flag=True, help="A table for a README.")
+def trackers(
+    workloads: tuple[str, ...],
+    trackers: tuple[str, ...],
+    cpu: CpuName,
+    log: LogForm,
+    mode: str,
+    seed: int,
+    rounds: int,
+    slice_s: float,
+    as_json: bool,
+    markdown: bool,
+) -> None:
+    """What each tracker costs on each workload: microseconds a look, and the guest's slowdown.
+
+    The workloads run in the embedded machine, as fast as it can, looked at 60 times a second. A look is a
+    collect and what follows it: the pages reported are read, compared and converted. Slowdown is the guest's
+    frame rate without tracking over that with it, taken side by side.
+    """
+    names = workloads or WORKLOADS
+    chosen = trackers or TRACKERS
+    load = os.getloadavg()[0]
+    costs: list[Cost] = []
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting", total=len(names) * rounds * (len(chosen) + 1))
+
+        def step(what: str) -> None:
+            progress.update(task, description=what, advance=1)
+
+        for cost in measure(
+            names,
+            chosen,
+            cpu=cpu,
+            log=log,
+            mode=mode,
+            seed=seed,
+            rounds=rounds,
+            slice_s=slice_s,
+            progress=step,
+        ):
+            costs.append(cost)
+    if as_json:
+        rows = [_finite(dataclasses.asdict(cost)) for cost in costs]
+        click.echo(json.dumps({"cpu": cpu, "mode": mode, "load": load, "costs": rows}, indent=2))
+    elif markdown:
+        click.echo(as_markdown(costs))
+    else:
+        Console().print(_table(costs))
+
+
+def as_markdown(costs: list[Cost]) -> str:
+    """The costs as a Markdown table, a workload a row."""
+    names = list(dict.fromkeys(cost.tracker for cost in costs))
+    head = ["workload", "frames/s"]
+    for name in names:
+        head += [f"{name}: collect us", "look us", "slowdown"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for workload in dict.fromkeys(cost.workload for cost in costs):
+        row = {cost.tracker: cost for cost in costs if cost.workload == workload}
+        cells = [workload, f"{next(iter(row.values())).untracked_per_s:.0f}"]
+        for name in names:
+            cost = row[name]
+            cells += [f"{cost.collect_us:.0f}", f"{cost.look_us:.0f}", _slowdown(cost)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _table(costs: list[Cost]) -> Table:
+    table = Table("workload", "tracker")
+    for title in ("collect us", "look us", "pages", "everything", "frames/s", "untracked", "slowdown"):
+        table.add_column(title, justify="right")
+    before = ""
+    for cost in costs:
+        table.add_row(
+            cost.workload if cost.workload != before else "",
+            cost.tracker,
+            f"{cost.collect_us:.1f}",
+            f"{cost.look_us:.1f}",
+            f"{cost.pages:.0f}",
+            f"{cost.everything:.0%}",
+            f"{cost.frames_per_s:.1f}",
+            f"{cost.untracked_per_s:.1f}",
+            _slowdown(cost),
+        )
+        before = cost.workload
+    return table
+
+
+def _slowdown(cost: Cost) -> str:
+    return "-" if math.isnan(cost.slowdown) else f"{cost.slowdown:.2f}"
+
+
+def _finite(row: dict[str, object]) -> dict[str, object]:
+    """JSON has no NaN: what is not a number is null."""
+    return {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in row.items()}
