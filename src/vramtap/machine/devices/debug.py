@@ -1,0 +1,94 @@
+"""The ports a guest uses to talk about itself: text, frames drawn, a wish to go on, its end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from vramtap.machine.layout import PORT_DEBUG_TEXT, PORT_EXIT, PORT_FRAME, PORT_WAKE
+from vramtap.machine.ports import RaiseLine
+
+TEXT_BYTES: Final = 64 << 10
+"""Of what the guest has said, so much is kept: the last."""
+LINE_BYTES: Final = 512
+"""A longer line goes to the log in pieces."""
+LINES_A_SECOND: Final = 100
+"""More are left out of the log, and counted there."""
+_SECOND_NS: Final = 1_000_000_000
+
+log = logging.getLogger(__name__)
+
+
+class DebugDevice:
+    """Text, frame, wake and exit port.
+
+    Args:
+        raise_line: For the wake port.
+        on_frame: Called on the CPU's thread with each number written to the frame port.
+        on_exit: Called on the CPU's thread with the status written to the exit port.
+        now_ns: The clock by which lines of the log are counted.
+    """
+
+    def __init__(
+        self,
+        raise_line: RaiseLine,
+        on_frame: Callable[[int], None],
+        on_exit: Callable[[int], None],
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.ports: Iterable[int] = (PORT_DEBUG_TEXT, PORT_FRAME, PORT_WAKE, PORT_EXIT)
+        self.frames = 0
+        """How many frames the guest has said it drew."""
+        self._raise_line = raise_line
+        self._on_frame = on_frame
+        self._on_exit = on_exit
+        self._now_ns = now_ns
+        self._text = bytearray()
+        self._line = bytearray()
+        self._second = self._lines = self._left_out = 0
+
+    @property
+    def text(self) -> str:
+        """The last of what the guest has said, at most `TEXT_BYTES` bytes, each a Latin-1 character."""
+        return bytes(self._text[-TEXT_BYTES:]).decode("latin-1")
+
+    def read(self, port: int, size: int) -> int:
+        """0xE9 from the text port (Bochs: how a guest finds it), ones from the others."""
+        return PORT_DEBUG_TEXT if port == PORT_DEBUG_TEXT else ~0
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """What the port is for."""
+        if port == PORT_DEBUG_TEXT:
+            self._say(value & 0xFF)
+        elif port == PORT_FRAME:
+            self.frames += 1
+            self._on_frame(value)
+        elif port == PORT_WAKE:
+            self._raise_line()
+        elif port == PORT_EXIT:
+            self._on_exit(value & 0xFF)
+
+    def _say(self, byte: int) -> None:
+        self._text.append(byte)
+        if len(self._text) >= 2 * TEXT_BYTES:
+            del self._text[:-TEXT_BYTES]
+        if byte != 0x0A:
+            self._line.append(byte)
+        if byte == 0x0A or len(self._line) >= LINE_BYTES:
+            self._log(self._line.rstrip(b"\r"))
+            self._line.clear()
+
+    def _log(self, line: bytearray) -> None:
+        second = self._now_ns() // _SECOND_NS
+        if second != self._second:
+            if self._left_out:
+                log.info("guest: %d lines left out", self._left_out)
+            self._second, self._lines, self._left_out = second, 0, 0
+        if self._lines >= LINES_A_SECOND:
+            self._left_out += 1
+            return
+        self._lines += 1
+        # What a terminal would obey is spelt out.
+        log.info("guest: %s", line.decode("latin-1").encode("unicode_escape").decode("ascii"))

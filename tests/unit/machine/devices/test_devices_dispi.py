@@ -1,0 +1,181 @@
+"""The display's registers, as a guest sets and reads them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vramtap.machine.devices.dispi import (
+    BANK,
+    BPP,
+    ENABLE,
+    ENABLED,
+    GETCAPS,
+    ID,
+    LFB_ENABLED,
+    NOCLEARMEM,
+    VIDEO_MEMORY_64K,
+    VIRT_HEIGHT,
+    VIRT_WIDTH,
+    X_OFFSET,
+    XRES,
+    Y_OFFSET,
+    YRES,
+    DispiDevice,
+)
+from vramtap.machine.layout import PORT_DISPI_DATA, PORT_DISPI_INDEX, VRAM_BYTES
+from vramtap.machine.memory import GuestMemory
+from vramtap.targets.bochs import COUNT, Dispi
+
+MEMORY = GuestMemory()
+
+
+class Guest:
+    """What a guest does with the two ports."""
+
+    def __init__(self) -> None:
+        self.changes = 0
+        self.device = DispiDevice(MEMORY, self._changed)
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def set(self, index: int, value: int) -> None:
+        self.device.write(PORT_DISPI_INDEX, 2, index)
+        self.device.write(PORT_DISPI_DATA, 2, value)
+
+    def get(self, index: int) -> int:
+        self.device.write(PORT_DISPI_INDEX, 2, index)
+        return self.device.read(PORT_DISPI_DATA, 2)
+
+    def mode(self, width: int, height: int, bpp: int = 32, flags: int = 0) -> None:
+        self.set(ENABLE, 0)
+        self.set(XRES, width)
+        self.set(YRES, height)
+        self.set(BPP, bpp)
+        self.set(ENABLE, ENABLED | LFB_ENABLED | flags)
+
+
+def test_it_is_there_before_any_mode_is_set() -> None:
+    guest = Guest()
+    assert guest.get(ID) == 0xB0C5
+    assert guest.get(VIDEO_MEMORY_64K) == VRAM_BYTES // 65536
+    assert len(guest.device.words()) == COUNT
+    assert Dispi.from_words(guest.device.words()).mode(VRAM_BYTES) is None
+    guest.set(ID, 0xB0C2)
+    assert guest.get(ID) == 0xB0C2
+    guest.set(ID, 0x1234)
+    assert guest.get(ID) == 0xB0C2
+
+
+def test_maxima_are_told_on_request() -> None:
+    guest = Guest()
+    guest.set(ENABLE, GETCAPS)
+    assert [guest.get(index) for index in (XRES, YRES, BPP)] == [16000, 12000, 32]
+    guest.set(ENABLE, 0)
+    assert guest.get(XRES) == 0
+
+
+def test_a_mode_is_set_and_seen() -> None:
+    guest = Guest()
+    guest.mode(1024, 768)
+    mode = Dispi.from_words(guest.device.words()).mode(VRAM_BYTES)
+    assert mode is not None
+    assert (mode.width, mode.height, mode.stride_bytes, mode.offset_bytes) == (1024, 768, 4096, 0)
+    assert guest.get(VIRT_WIDTH) == 1024
+    assert guest.get(VIRT_HEIGHT) == VRAM_BYTES // 4096
+    guest.set(Y_OFFSET, 768)
+    flipped = Dispi.from_words(guest.device.words()).mode(VRAM_BYTES)
+    assert flipped is not None
+    assert flipped.offset_bytes == 768 * 4096
+
+
+def test_setting_a_mode_clears_what_it_shows_and_says_so() -> None:
+    guest = Guest()
+    log = MEMORY.follow_devices()
+    MEMORY.vram[:] = 0xAA
+    guest.mode(640, 480)
+    shown = 640 * 480 * 4
+    assert not MEMORY.vram[:shown].any()
+    assert np.all(MEMORY.vram[shown:] == 0xAA)
+    assert list(log.take()) == [(0, shown // 4096)]
+    MEMORY.vram[:shown] = 0x55
+    guest.mode(640, 480, flags=NOCLEARMEM)
+    assert np.all(MEMORY.vram[:shown] == 0x55)
+    assert not log.take()
+    MEMORY.unfollow(log)
+
+
+def test_changes_are_told_only_when_the_scanout_may_be_another() -> None:
+    guest = Guest()
+    guest.set(XRES, 640)
+    guest.set(YRES, 480)
+    guest.set(BPP, 32)
+    assert guest.changes == 0
+    guest.set(ENABLE, ENABLED)
+    assert guest.changes == 1
+    guest.set(XRES, 640)
+    guest.get(XRES)
+    assert guest.changes == 1
+    guest.set(X_OFFSET, 8)
+    assert guest.changes == 2
+    guest.set(ENABLE, 0)
+    assert guest.changes == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        ((1023, 768, 32), (1016, 768, 32)),
+        ((0, 0, 0), (8, 1, 8)),
+        ((65535, 65535, 32), (16000, 262, 32)),
+        ((800, 600, 17), (800, 600, 8)),
+        ((800, 600, 15), (800, 600, 15)),
+        ((4096, 2000, 32), (4096, 1024, 32)),
+    ],
+)
+def test_what_does_not_fit_is_bent(asked: tuple[int, int, int], got: tuple[int, int, int]) -> None:
+    guest = Guest()
+    guest.mode(*asked)
+    assert (guest.get(XRES), guest.get(YRES), guest.get(BPP)) == got
+
+
+def test_an_offset_that_does_not_fit_is_taken_back() -> None:
+    guest = Guest()
+    guest.mode(1024, 4096)
+    guest.set(Y_OFFSET, 1)
+    assert guest.get(Y_OFFSET) == 0
+    guest.set(X_OFFSET, 1)
+    assert guest.get(X_OFFSET) == 0
+
+
+def test_ports_of_other_sizes_meet_nothing() -> None:
+    guest = Guest()
+    guest.device.write(PORT_DISPI_INDEX, 2, XRES)
+    guest.device.write(PORT_DISPI_DATA, 4, 640)
+    guest.device.write(PORT_DISPI_INDEX, 1, ID)
+    assert guest.device.read(PORT_DISPI_INDEX, 2) == XRES
+    assert guest.device.read(PORT_DISPI_DATA, 2) == 0
+    assert guest.device.read(PORT_DISPI_DATA, 1) == ~0
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 12) | st.integers(0, 65535), st.integers(0, 65535) | st.integers(0, 2048)),
+        max_size=40,
+    )
+)
+def test_whatever_is_written_the_registers_fit(writes: list[tuple[int, int]]) -> None:
+    guest = Guest()
+    for index, value in writes:
+        # Clearing 16 MiB each time would take the test minutes.
+        guest.set(index, value | NOCLEARMEM if index == ENABLE else value)
+    words = guest.device.words()
+    assert all(0 <= word <= 0xFFFF for word in words)
+    assert 0 <= guest.get(BANK) < 256
+    if words[ENABLE] & ENABLED:
+        # A mode of 8 bits a pixel or 15 is none that is linear; every other one is in bounds.
+        linear = words[BPP] in (16, 24, 32)
+        assert (Dispi.from_words(words).mode(VRAM_BYTES) is not None) == linear
