@@ -1,9 +1,9 @@
 """What a tracker costs: per look on our side, and in the guest's frame rate on its side.
 
-Each workload runs in one machine, as fast as it can. Time is cut into slices; in every round each tracker gets
-one, and so does nobody, in an order that turns from round to round. A tracker's slowdown is the median, over
-the rounds, of the untracked slice's frame rate over its own: both are measured within seconds of each other,
-so that what the rest of the computer does meanwhile falls on both.
+Each workload runs in one machine, as fast as it can. Time is cut into slices; in every round each tracker
+gets one, and so does nobody, in an order that turns from round to round. A tracker's slowdown is the median,
+over the rounds, of the untracked slice's frame rate over its own: both are measured within seconds of each
+other, so that what the rest of the computer does meanwhile falls on both.
 """
 
 from __future__ import annotations

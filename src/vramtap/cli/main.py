@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "ls": "List what can be tapped on this machine.",
     "watch": "Print a line for every change.",
     "screenshot": "Write the screen to a PNG file.",
+    "bench": "Measure on this machine.",
     "doctor": "Say what this kernel and user can do.",
 }
 

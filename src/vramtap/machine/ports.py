@@ -19,8 +19,10 @@ _LISTED: Final = 64
 class Device(Protocol):
     """Something behind ports. Called under the bus's lock: on the CPU's thread, or by who brings input."""
 
-    ports: Iterable[int]
-    """Where it answers."""
+    @property
+    def ports(self) -> Iterable[int]:
+        """Where it answers."""
+        ...
 
     def read(self, port: int, size: int) -> int:
         """IN of 1, 2 or 4 bytes; more than `size` bytes of the answer are cut off."""
