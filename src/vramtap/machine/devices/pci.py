@@ -32,7 +32,7 @@ class PciDevice:
     """Address and data port. Nothing can be changed but what sizing BAR 0 needs: the display stays put."""
 
     def __init__(self) -> None:
-        self.ports = (
+        self.ports: Iterable[int] = (
             *range(PORT_PCI_ADDRESS, PORT_PCI_ADDRESS + 4),
             *range(PORT_PCI_DATA, PORT_PCI_DATA + 4),
         )
