@@ -63,6 +63,5 @@ def prepare(memory: GuestMemory, command_line: str) -> None:
         command_line=COMMAND_LINE,
     )
     info.size = len(bytes(info))
-    ram = memoryview(memory.ram)
-    ram[BOOT_INFO : BOOT_INFO + info.size] = memoryview(bytes(info))
-    ram[COMMAND_LINE : COMMAND_LINE + len(encoded) + 1] = memoryview(encoded + b"\0")
+    memory.store(BOOT_INFO, bytes(info))
+    memory.store(COMMAND_LINE, encoded + b"\0")

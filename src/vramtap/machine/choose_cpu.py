@@ -112,7 +112,7 @@ def trials() -> tuple[CpuTrial, CpuTrial]:
 def _trial(name: Literal["unicorn", "kvm"]) -> CpuTrial:
     memory = GuestMemory()
     prepare(memory, "")
-    memoryview(memory.ram)[IMAGE_BASE : IMAGE_BASE + len(_LOOP)] = memoryview(_LOOP)
+    memory.store(IMAGE_BASE, _LOOP)
     try:
         cpu, _ = make_cpu(name, memory, _NoPorts())
     except VramtapError as error:

@@ -100,7 +100,7 @@ def load(memory: GuestMemory, image: bytes, name: str = "image") -> int:
     room = RAM_BYTES - IMAGE_BASE
     if len(image) > room:
         raise _bad(name, f"is {len(image)} bytes long; a flat image has room for {room}")
-    _store(memory, IMAGE_BASE, image)
+    memory.store(IMAGE_BASE, image)
     return IMAGE_BASE
 
 
@@ -130,12 +130,8 @@ def _load_elf(memory: GuestMemory, image: bytes, name: str) -> int:
     if not loaded or header.entry >= _IDENTITY_END:
         raise _bad(name, f"has nothing to load or its entry {header.entry:#x} beyond 4 GiB")
     for segment in loaded:
-        _store(memory, segment.paddr, image[segment.offset : segment.offset + segment.filesz])
+        memory.store(segment.paddr, image[segment.offset : segment.offset + segment.filesz])
     return int(header.entry)
-
-
-def _store(memory: GuestMemory, address: int, data: bytes) -> None:
-    memoryview(memory.ram)[address : address + len(data)] = memoryview(data)
 
 
 def _bad(name: str, what: str, remedy: str = "") -> UsageError:

@@ -68,6 +68,16 @@ class GuestMemory:
             for log in list(self._logs):
                 log.note(runs)
 
+    def store(self, address: int, data: bytes) -> None:
+        """Put bytes into RAM at a guest-physical address, before the guest runs.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        if not 0 <= address <= address + len(data) <= RAM_BYTES:
+            raise ValueError(f"{len(data)} bytes at {address:#x} do not fit the RAM")
+        self.ram[address : address + len(data)] = np.frombuffer(data, dtype=np.uint8)
+
     def words(self, address: int, count: int) -> NDArray[np.uint64]:
         """A view of `count` 64-bit words at a guest-physical address.
 
