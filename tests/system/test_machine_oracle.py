@@ -1,0 +1,117 @@
+"""One run, one oracle: every tracker against what the guest really stored, on every workload."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from system.oracle import ON_KVM, ON_UNICORN, Oracle, true_pages, watching
+from vramtap.bench.trackers import WORKLOADS
+from vramtap.machine.choose_cpu import LogForm
+from vramtap.machine.machine import Machine
+from vramtap.pages import PageRuns
+
+DRAWING = [name for name in WORKLOADS if name != "idle"]
+FRAMES = 24
+"""Of each workload: enough for a cycle of each that has cycles."""
+FRAMES_ON_KVM = 10
+SMALL = "mode=320x200 hz=0"
+
+
+def line(workload: str, seed: int = 7) -> str:
+    return f"workload={workload} seed={seed} {SMALL}"
+
+
+def cut(frames: int, seed: int) -> list[int]:
+    """So many frames, cut into intervals of one to four at random."""
+    rng, parts = random.Random(seed), []
+    while sum(parts) < frames:
+        parts.append(min(rng.randint(1, 4), frames - sum(parts)))
+    return parts
+
+
+def run(oracle: Oracle, parts: Sequence[int]) -> PageRuns:
+    stored = PageRuns()
+    for frames in parts:
+        stored = stored.union(oracle.interval(frames))
+    return stored
+
+
+@pytest.mark.parametrize("workload", [*DRAWING, "large"])
+def test_every_tracker_agrees_with_the_stores_recorded(workload: str) -> None:
+    machine = Machine(cpu="unicorn", command_line=line(workload), record_writes=True, held=True)
+    with watching(machine, ON_UNICORN) as oracle:
+        stored = run(oracle, cut(FRAMES, seed=3))
+        assert stored
+        compare, log, dirtybits = oracle.watched
+        assert compare.named >= 2
+        assert compare.named == log.named
+        assert dirtybits.named >= 2, dirtybits.reasons
+
+
+@pytest.mark.parametrize("form", ["bitmap", "manual", "ring"])
+@pytest.mark.parametrize("workload", DRAWING)
+def test_on_kvm_every_tracker_agrees_with_what_unicorn_recorded(
+    workload: str, form: LogForm, truths: dict[str, list[PageRuns]]
+) -> None:
+    machine = Machine(cpu="kvm", log=form, command_line=line(workload), held=True)
+    truth = truths.setdefault(workload, []) or true_pages(line(workload), FRAMES_ON_KVM)
+    truths[workload] = truth
+    with watching(machine, ON_KVM, truth) as oracle:
+        run(oracle, cut(FRAMES_ON_KVM, seed=5))
+        named = {watched.name: watched.named for watched in oracle.watched}
+        assert min(named.values()) >= 1, named
+
+
+@pytest.fixture(scope="module")
+def truths() -> dict[str, list[PageRuns]]:
+    """What each workload stores, found out once."""
+    return {}
+
+
+def test_an_idle_guest_is_never_named_a_page() -> None:
+    machine = Machine(cpu="unicorn", command_line=line("idle"), record_writes=True, held=True)
+    with watching(machine, ON_UNICORN) as oracle:
+        machine.release()
+        while not machine.halts or machine.running:
+            assert not machine.wait_end(0.001), machine.ended
+        first = [watched.collect() for watched in oracle.watched]
+        again = [watched.collect() for watched in oracle.watched]
+        assert all(first)
+        assert not any(again)
+
+
+@pytest.mark.storm
+def test_random_programs_are_followed_by_every_tracker(storm: int) -> None:
+    @settings(
+        max_examples=25 * storm,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(seed=st.integers(0, 2**63 - 1), parts=st.lists(st.integers(1, 3), min_size=3, max_size=8))
+    def follow(seed: int, parts: list[int]) -> None:
+        words = f"program=random seed={seed} {SMALL}"
+        machine = Machine(cpu="unicorn", command_line=words, record_writes=True, held=True)
+        with watching(machine, ON_UNICORN) as oracle:
+            run(oracle, parts)
+
+    follow()
+
+
+@pytest.mark.parametrize("workload", ["alias", "remap", "large"])
+def test_the_reason_appears_and_dirty_bits_resume(workload: str) -> None:
+    expected = {"alias": "aliased", "remap": "remapped", "large": "large-page"}[workload]
+    machine = Machine(cpu="unicorn", command_line=line(workload), record_writes=True, held=True)
+    with watching(machine, ON_UNICORN) as oracle:
+        run(oracle, [1] * (2 * FRAMES))
+        dirtybits = oracle.watched[2]
+        assert expected in dirtybits.reasons
+        names = [type(answer).__name__ for answer in dirtybits.answers]
+        last = len(names) - 1 - names[::-1].index("Everything")
+        assert "PageRuns" in names[names.index("Everything") + 1 : last]
