@@ -25,15 +25,13 @@ from rfb_client import (
     RfbClient,
 )
 from synthetic_tap import RecordingInput, SyntheticTap
+from unit.servers.vnc_serving import connect, off, until_empty
 from vramtap.display.region import Rect
 from vramtap.errors import KernelError
 from vramtap.rfb.wire import Buffer
 from vramtap.servers.session import Cause, SessionOptions, serve_session
 from vramtap.servers.vnc import VncServer
 from vramtap.targets.contract import KeyEvent, PointerEvent
-
-off = asyncio.to_thread
-"""Run what blocks, while the server goes on."""
 
 SCREEN = picture("patches", 320, 200)
 
@@ -52,31 +50,6 @@ def tap(taker: RecordingInput) -> SyntheticTap:
 async def server(tap: SyntheticTap) -> AsyncIterator[VncServer]:
     async with VncServer(tap, port=0) as server:
         yield server
-
-
-async def connect(
-    server: VncServer,
-    *encodings: int,
-    password: str | None = None,
-    version: tuple[int, int] = (3, 8),
-    pixel_format: PixelFormat | None = None,
-    shared: bool = True,
-) -> RfbClient:
-    return await asyncio.to_thread(
-        RfbClient.connect,
-        "127.0.0.1",
-        server.port,
-        password,
-        encodings or (RAW,),
-        pixel_format,
-        version,
-        shared,
-    )
-
-
-async def until_empty(server: VncServer) -> None:
-    """Wait until the server has seen all its clients go."""
-    await asyncio.wait_for(server.until_left(), 10)
 
 
 # Input

@@ -22,42 +22,15 @@ from rfb_client import (
     RfbClient,
 )
 from synthetic_tap import RecordingInput, SyntheticTap
+from unit.servers.vnc_serving import connect, off, until_empty
 from vramtap.display.region import Rect
 from vramtap.errors import NotFound, Refused, UsageError
 from vramtap.servers.session import SessionOptions
 from vramtap.servers.throttle import FREE_FAILURES
 from vramtap.servers.vnc import VncServer
 
-off = asyncio.to_thread
-"""Run what blocks, while the server goes on."""
-
 SCREEN = picture("patches", 320, 200)
 NO_DELAY = SessionOptions(password="secret", failure_delay_s=0)
-
-
-async def connect(
-    server: VncServer,
-    *encodings: int,
-    password: str | None = None,
-    version: tuple[int, int] = (3, 8),
-    pixel_format: PixelFormat | None = None,
-    shared: bool = True,
-) -> RfbClient:
-    return await asyncio.to_thread(
-        RfbClient.connect,
-        "127.0.0.1",
-        server.port,
-        password,
-        encodings or (RAW,),
-        pixel_format,
-        version,
-        shared,
-    )
-
-
-async def until_empty(server: VncServer) -> None:
-    """Wait until the server has seen all its clients go."""
-    await asyncio.wait_for(server.until_left(), 10)
 
 
 def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
