@@ -1,0 +1,119 @@
+/* A picture in RAM that the desktop is composed in, and its way to the framebuffer: only what differs. */
+#include "canvas.h"
+
+#include "font.h"
+
+static struct rect clip;
+
+static uint32_t *canvas_line(int y)
+{
+    return (uint32_t *)(uintptr_t)CANVAS + (uint64_t)(uint32_t)y * (uint32_t)screen.width;
+}
+
+struct rect rect_within(struct rect one, struct rect other)
+{
+    return (struct rect){
+        one.x0 > other.x0 ? one.x0 : other.x0,
+        one.y0 > other.y0 ? one.y0 : other.y0,
+        one.x1 < other.x1 ? one.x1 : other.x1,
+        one.y1 < other.y1 ? one.y1 : other.y1,
+    };
+}
+
+bool rect_empty(struct rect area)
+{
+    return area.x0 >= area.x1 || area.y0 >= area.y1;
+}
+
+bool rect_has(struct rect area, int x, int y)
+{
+    return x >= area.x0 && x < area.x1 && y >= area.y0 && y < area.y1;
+}
+
+void canvas_clip(struct rect area)
+{
+    clip = rect_within(area, (struct rect){0, 0, screen.width, screen.height});
+}
+
+struct rect canvas_clipped(void)
+{
+    return clip;
+}
+
+void canvas_fill(struct rect area, uint32_t colour)
+{
+    area = rect_within(area, clip);
+    for (int y = area.y0; y < area.y1; y++) {
+        uint32_t *line = canvas_line(y);
+        for (int x = area.x0; x < area.x1; x++)
+            line[x] = colour;
+    }
+}
+
+void canvas_shade(struct rect area)
+{
+    area = rect_within(area, clip);
+    for (int y = area.y0; y < area.y1; y++) {
+        uint32_t *line = canvas_line(y);
+        for (int x = area.x0; x < area.x1; x++)
+            line[x] = (line[x] >> 1) & 0x7F7F7F;
+    }
+}
+
+static void draw_glyph(int x, int y, char character, uint32_t colour, int scale)
+{
+    struct rect cell = {x, y, x + FONT_WIDTH * scale, y + FONT_HEIGHT * scale};
+    struct rect part = rect_within(cell, clip);
+    const uint8_t *rows = font_glyph(character);
+    for (int at_y = part.y0; at_y < part.y1; at_y++) {
+        uint32_t *line = canvas_line(at_y);
+        uint8_t row = rows[(at_y - y) / scale];
+        for (int at_x = part.x0; row && at_x < part.x1; at_x++)
+            if (row & (0x80 >> ((at_x - x) / scale)))
+                line[at_x] = colour;
+    }
+}
+
+void canvas_glyph(int x, int y, char character, uint32_t colour)
+{
+    draw_glyph(x, y, character, colour, 1);
+}
+
+void canvas_text(int x, int y, const char *text, uint32_t colour, int scale)
+{
+    for (; *text; text++, x += FONT_WIDTH * scale)
+        draw_glyph(x, y, *text, colour, scale);
+}
+
+void canvas_picture(struct rect area, const uint32_t *pixels)
+{
+    struct rect part = rect_within(area, clip);
+    for (int y = part.y0; y < part.y1; y++) {
+        uint32_t *line = canvas_line(y);
+        const uint32_t *from = pixels + (y - area.y0) * (area.x1 - area.x0) - area.x0;
+        for (int x = part.x0; x < part.x1; x++)
+            line[x] = from[x];
+    }
+}
+
+uint32_t colour_between(uint32_t from, uint32_t to, uint32_t step, uint32_t steps)
+{
+    uint32_t mixed = 0;
+    for (int shift = 0; shift < 24; shift += 8) {
+        uint32_t a = (from >> shift) & 0xFF, b = (to >> shift) & 0xFF;
+        mixed |= ((a * (steps - step) + b * step) / steps) << shift;
+    }
+    return mixed;
+}
+
+void canvas_present(struct rect area)
+{
+    area = rect_within(area, (struct rect){0, 0, screen.width, screen.height});
+    for (int y = area.y0; y < area.y1; y++) {
+        const uint32_t *from = canvas_line(y);
+        uint32_t *to = screen_line(y);
+        for (int x = area.x0; x < area.x1; x++)
+            if (to[x] != from[x])
+                to[x] = from[x];
+    }
+}

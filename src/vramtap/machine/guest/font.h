@@ -1,0 +1,13 @@
+/* The font: printable ASCII, 8 by 16. */
+#ifndef FONT_H
+#define FONT_H
+
+#include <stdint.h>
+
+#define FONT_WIDTH 8
+#define FONT_HEIGHT 16
+
+/* A byte for each row from the top, the leftmost pixel in bit 7; a blank for what is not printable. */
+const uint8_t *font_glyph(char character);
+
+#endif

@@ -1,0 +1,70 @@
+/* Workloads that change how the framebuffer is mapped, and go on drawing. */
+#include "options.h"
+#include "paging.h"
+#include "random.h"
+#include "screen.h"
+#include "workloads.h"
+
+#define ALIAS_CYCLE 10
+#define ALIAS_MOST 64
+#define MOVE_FRAMES 4
+#define LARGE_CYCLE 16
+
+/* The frames that are mapped twice in one cycle: some of those that are shown. */
+static void map_some(uint32_t cycle)
+{
+    struct random random = random_of(options.seed ^ 0x7361696C61ull, cycle);
+    uint32_t shown = screen.stride * (uint32_t)screen.height * 4 / PAGE;
+    uint32_t pages = 1 + random_below(&random, shown < ALIAS_MOST ? shown : ALIAS_MOST);
+    uint32_t first = random_below(&random, shown - pages + 1);
+    map_alias(framebuffer_physical((uint64_t)first * PAGE), pages);
+}
+
+static void write_alias(uint32_t n)
+{
+    struct random random = random_of(options.seed ^ 0x6574697277ull, n);
+    for (uint32_t page = 0; page < alias_pages(); page++) {
+        uint32_t *words = (uint32_t *)(ALIAS_HOME + (uint64_t)page * PAGE);
+        if (random_below(&random, 4))
+            for (uint32_t i = random_below(&random, 512), end = i + 64; i < end; i++)
+                words[i] = (uint32_t)random_next(&random) & 0xFFFFFF;
+    }
+}
+
+/* Frames 0 to 4: mapped, written, written, unmapped, nothing; 5 to 7: all three within the frame; 8: mapped
+ * and written, 9: written and unmapped. In each, something is written the usual way too. */
+void frame_alias(uint32_t n)
+{
+    uint32_t cycle = n / ALIAS_CYCLE, phase = n % ALIAS_CYCLE;
+    bool within = phase >= 5 && phase <= 7;
+    if (phase == 0 || phase == 8 || within)
+        map_some(within ? n : cycle);
+    if (phase == 1 || phase == 2 || phase == 8 || phase == 9 || within)
+        write_alias(n);
+    if (phase == 3 || phase == 9 || within)
+        unmap_alias();
+    frame_random(n);
+}
+
+/* Every few frames to another address: in turn with the same tables, and with new and clean ones. */
+void frame_remap(uint32_t n)
+{
+    if (n % MOVE_FRAMES == 0) {
+        struct random random = random_of(options.seed, n);
+        uint64_t at = (uint64_t)framebuffer - FRAMEBUFFER_HOME;
+        uint32_t step = 1 + random_below(&random, FRAMEBUFFER_PLACES - 1);
+        frame_random(n + 1); /* dirty bits that nobody has seen yet */
+        framebuffer_move((uint32_t)(at / FRAMEBUFFER_STEP) + step, n / MOVE_FRAMES % 2);
+    }
+    frame_random(n);
+}
+
+void frame_large(uint32_t n)
+{
+    uint32_t phase = n % LARGE_CYCLE;
+    if (phase == LARGE_CYCLE / 4)
+        framebuffer_large(true);
+    if (phase == LARGE_CYCLE * 3 / 4)
+        framebuffer_large(false);
+    frame_random(n);
+}
