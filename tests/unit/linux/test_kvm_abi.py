@@ -1,0 +1,47 @@
+"""KVM's structs and numbers against those a C compiler makes of the kernel's headers."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from vramtap.linux import kvm_abi as abi
+
+ENDLESS = {"KvmSignalMask", "KvmCpuid2", "KvmRun"}
+"""Of these C gives no size to compare: two end in an array of any length, of one we have the beginning."""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    program = tmp_path_factory.mktemp("abi") / "probe"
+    source = Path(__file__).with_name("kvm_probe.c")
+    subprocess.run(["gcc", "-Wall", "-Werror", "-o", program, source], check=True)
+    output = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    return [line.split() for line in output.splitlines()]
+
+
+def test_every_size_and_offset_is_the_compilers(said: list[list[str]]) -> None:
+    fields, sizes = set(), set()
+    for kind, name, value in said:
+        struct, _, field = name.partition(".")
+        if kind == "sizeof":
+            assert ctypes.sizeof(getattr(abi, struct)) == int(value), name
+            sizes.add(struct)
+        elif kind == "offsetof":
+            assert getattr(getattr(abi, struct), field).offset == int(value), name
+            fields.add((struct, field))
+    structs = {
+        name: struct
+        for name, struct in vars(abi).items()
+        if isinstance(struct, type) and issubclass(struct, (ctypes.Structure, ctypes.Union))
+    }
+    assert sizes == set(structs) - ENDLESS
+    assert fields == {(name, field[0]) for name, struct in structs.items() for field in struct._fields_}
+
+
+def test_every_number_is_the_headers(said: list[list[str]]) -> None:
+    numbers = {name: int(value) for kind, name, value in said if kind == "number"}
+    assert numbers == {name: value for name, value in vars(abi).items() if name.startswith("KVM_")}
