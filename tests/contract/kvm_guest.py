@@ -1,0 +1,115 @@
+"""A guest under KVM that stores into the video RAM what it is told, one byte after each `hlt`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+
+from vramtap.machine.boot import prepare
+from vramtap.machine.cpu import Cpu, ExitKind
+from vramtap.machine.kvm_cpu import RING_ENTRIES, KvmCpu
+from vramtap.machine.layout import BOOT_INFO, BOOT_PML4, BOOT_STACK, IMAGE_BASE, VRAM_BASE
+from vramtap.machine.memory import GuestMemory
+from vramtap.machine.space import GuestSpace
+from vramtap.memory.extent import Extent
+from vramtap.pages import PAGE_SIZE
+
+MAILBOX: Final = 0x9_1000
+"""Guest-physical: the address to store at, 8 bytes, then the value, 1 byte."""
+FIRST_PAGE: Final = 100
+"""Of the extent in the video RAM: in the middle of a granule of 64 pages."""
+STORE_AS_TOLD: Final = bytes.fromhex(
+    "f4"  # 1: hlt
+    f"488b0425{MAILBOX.to_bytes(4, 'little').hex()}"  # mov rax, [MAILBOX]
+    f"8a1425{(MAILBOX + 8).to_bytes(4, 'little').hex()}"  # mov dl, [MAILBOX + 8]
+    "8810"  # mov [rax], dl
+    "ebec"  # jmp 1b
+)
+FORMS: Final = ("bitmap", "manual", "ring")
+
+
+class SilentPorts:
+    """Ports with nothing behind them."""
+
+    def read(self, port: int, size: int) -> int:
+        return (1 << 8 * size) - 1
+
+    def write(self, port: int, size: int, value: int) -> None:
+        return
+
+
+class TinyMachine:
+    """A KVM CPU with a few bytes of code; it runs on the thread that says so, and stands still between."""
+
+    def __init__(self, code: bytes, log: str = "bitmap", ring_entries: int = RING_ENTRIES) -> None:
+        self.memory = GuestMemory()
+        prepare(self.memory, "")
+        self.memory.ram[IMAGE_BASE : IMAGE_BASE + len(code)] = np.frombuffer(code, dtype=np.uint8)
+        self.kvm = KvmCpu(self.memory, SilentPorts(), log=log, ring_entries=ring_entries)
+        self.kvm.start_at(IMAGE_BASE, stack=BOOT_STACK, argument=BOOT_INFO, tables=BOOT_PML4)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kvm.close()
+
+    @property
+    def cpu(self) -> Cpu:
+        return self.kvm
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        yield
+
+    def until_halt(self) -> None:
+        """Run it until it halts."""
+        stop = self.kvm.run()
+        assert stop.kind is ExitKind.HALT, stop
+
+    def extent(self, pages: int, first: int = FIRST_PAGE) -> Extent:
+        """So many pages of its video RAM."""
+        return Extent(GuestSpace(self), self.memory.vram.ctypes.data + first * PAGE_SIZE, pages)
+
+    def store(self, offset_bytes: int, value: int) -> None:
+        """Let the guest of `STORE_AS_TOLD` store one byte into its video RAM."""
+        self.memory.words(MAILBOX, 1)[0] = VRAM_BASE + offset_bytes
+        self.memory.ram[MAILBOX + 8] = value
+        self.until_halt()
+
+
+@dataclass
+class KvmMemory:
+    """As the contract's `Memory`."""
+
+    extent: Extent
+    write: Callable[[int, int], None]
+
+
+@contextlib.contextmanager
+def _kvm_memory(log: str) -> Iterator[KvmMemory]:
+    with TinyMachine(STORE_AS_TOLD, log) as machine:
+        machine.until_halt()
+        base = FIRST_PAGE * PAGE_SIZE
+        yield KvmMemory(machine.extent(64), lambda offset, value: machine.store(base + offset, value))
+
+
+def kvm_bitmap(tmp_path: Path) -> contextlib.AbstractContextManager[KvmMemory]:
+    return _kvm_memory("bitmap")
+
+
+def kvm_manual(tmp_path: Path) -> contextlib.AbstractContextManager[KvmMemory]:
+    return _kvm_memory("manual")
+
+
+def kvm_ring(tmp_path: Path) -> contextlib.AbstractContextManager[KvmMemory]:
+    return _kvm_memory("ring")
+
+
+KVM_MEMORIES: Final = [kvm_bitmap, kvm_manual, kvm_ring]
+"""One for each form of KVM's log."""
