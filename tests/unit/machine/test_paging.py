@@ -1,0 +1,211 @@
+"""Page tables read by us and by a plain model of the CPU: they agree, whatever the guest wrote into them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unit.machine.soft_mmu import DIRTY, LARGE, PRESENT, PageFault, SoftCpu, Tables, has_memory, translate
+from vramtap.machine import paging
+from vramtap.machine.boot import prepare
+from vramtap.machine.layout import BOOT_PDPT, BOOT_PDS, BOOT_PML4, VRAM_BASE
+from vramtap.machine.memory import GuestMemory
+from vramtap.machine.paging_reverse import MAX_TABLES, Leaves, mappings
+
+FRAME = 4096
+TABLES = (0x1000, 0x2000, 0x3000, 0x40_0000, 0x3FF_F000, VRAM_BASE, VRAM_BASE + 5 * FRAME)
+"""RAM's last frame and video RAM too."""
+OUTSIDE = (0x400_0000, VRAM_BASE - FRAME, VRAM_BASE + (16 << 20), 1 << 40, (1 << 52) - FRAME)
+INDICES = (0, 1, 255, 256, 511)
+ASKED = (VRAM_BASE // FRAME + 4, 4)
+
+frames = st.sampled_from(
+    [*TABLES, *TABLES, *OUTSIDE, 0, 0x20_0000, 0x4000_0000, 0xC000_0000, 0xE000_0000]
+) | st.integers(ASKED[0] - 1, ASKED[0] + ASKED[1]).map(lambda frame: frame * FRAME)
+flags = st.integers(0, 0xFFF) | st.sampled_from([PRESENT, PRESENT | LARGE, PRESENT | LARGE | 0x1000])
+high = st.sampled_from([0, 0, 1 << 63, 0x7FF << 52])
+words = st.builds(lambda frame, low, top: frame | low | PRESENT | top, frames, flags, high) | st.integers(
+    0, (1 << 64) - 1
+)
+contents = st.dictionaries(
+    st.tuples(st.sampled_from(TABLES), st.sampled_from(INDICES)), words, min_size=1, max_size=25
+)
+
+
+@pytest.fixture(scope="module")
+def memory() -> GuestMemory:
+    return GuestMemory()
+
+
+def fill(memory: GuestMemory, content: dict[tuple[int, int], int]) -> None:
+    for table in TABLES:
+        memory.words(table, 512)[:] = 0
+    for (table, index), word in content.items():
+        memory.words(table + index * 8, 1)[0] = word
+
+
+def addresses() -> Iterator[int]:
+    for a, b, c, d in itertools.product(INDICES, repeat=4):
+        yield (a << 39 | b << 30 | c << 21 | d << 12) | (0xFFFF << 48 if a >= 256 else 0)
+
+
+def model(memory: GuestMemory, cr3: int) -> dict[tuple[int, int], tuple[int, int]]:
+    """By entry and page size: the lowest address it maps, and where to."""
+    found: dict[tuple[int, int], tuple[int, int]] = {}
+    for virtual in addresses():
+        try:
+            step = translate(memory, cr3, virtual)
+        except PageFault:
+            continue
+        base = virtual & -step.page_bytes
+        known = found.setdefault((step.entries[-1], step.page_bytes), (base, step.base))
+        assert known[0] <= base
+    return found
+
+
+def told(leaves: Leaves) -> dict[tuple[int, int], tuple[int, int]]:
+    rows = zip(
+        leaves.entry.tolist(),
+        leaves.virtual.tolist(),
+        leaves.frame.tolist(),
+        leaves.frames.tolist(),
+        strict=True,
+    )
+    listed = [((entry, count * FRAME), (virtual, frame * FRAME)) for entry, virtual, frame, count in rows]
+    assert len({key for key, _ in listed}) == len(listed), "an entry is told twice"
+    return dict(listed)
+
+
+@given(content=contents, cr3=st.sampled_from([*TABLES, TABLES[0] | 0xFFF, *OUTSIDE]))
+@settings(deadline=None, max_examples=150)
+def test_the_reverse_finds_what_translating_every_address_finds(
+    memory: GuestMemory, content: dict[tuple[int, int], int], cr3: int
+) -> None:
+    fill(memory, content)
+    expected = model(memory, cr3)
+    answer = mappings(memory, cr3, *ASKED)
+    assert answer.complete
+    tables = set(answer.tables.tolist())
+
+    def maps(key: tuple[int, int], base: int, wanted: set[int]) -> bool:
+        return any(base <= frame * FRAME < base + key[1] for frame in wanted)
+
+    extent = set(range(ASKED[0], ASKED[0] + ASKED[1]))
+    assert told(answer.leaves) == {k: v for k, v in expected.items() if maps(k, v[1], extent)}
+    assert told(answer.table_leaves) == {k: v for k, v in expected.items() if maps(k, v[1], tables)}
+    assert {key[0] // FRAME for key in expected} <= tables
+    assert all(has_memory(frame * FRAME) for frame in tables)
+
+
+@given(content=contents, cr3=st.sampled_from([*TABLES, *OUTSIDE]), offset=st.integers(0, FRAME - 1))
+@settings(deadline=None, max_examples=100)
+def test_a_walk_is_what_the_cpu_does(
+    memory: GuestMemory, content: dict[tuple[int, int], int], cr3: int, offset: int
+) -> None:
+    fill(memory, content)
+    before = memory.ram[:0x4000].copy()
+    for virtual in [*addresses(), 1 << 47, 1 << 63, (1 << 64) - (1 << 48)]:
+        answer = paging.walk(memory, cr3, virtual | offset)
+        try:
+            step = translate(memory, cr3, virtual | offset)
+        except PageFault:
+            assert answer is None
+        else:
+            physical = step.base + (virtual | offset) % step.page_bytes
+            assert answer == paging.Translation(physical, step.entries[-1], step.page_bytes)
+    assert np.array_equal(memory.ram[:0x4000], before), "looking marks nothing"
+
+
+def test_the_boot_tables_are_understood() -> None:
+    memory = GuestMemory()
+    prepare(memory, "")
+    entry = BOOT_PDS + (VRAM_BASE >> 21) * 8
+    assert paging.walk(memory, BOOT_PML4, VRAM_BASE + 0x1234) == paging.Translation(
+        VRAM_BASE + 0x1234, entry, 2 << 20
+    )
+    answer = mappings(memory, BOOT_PML4, VRAM_BASE // FRAME, 4096)
+    assert told(answer.leaves) == {
+        (entry + 8 * n, 2 << 20): (VRAM_BASE + (n << 21), VRAM_BASE + (n << 21)) for n in range(8)
+    }
+    assert answer.tables.tolist() == [BOOT_PML4 // FRAME, BOOT_PDPT // FRAME, *range(3, 7)]
+    assert told(answer.table_leaves) == {(BOOT_PDS, 2 << 20): (0, 0)}
+
+
+def test_a_table_that_leads_to_itself_is_looked_at_once_a_level() -> None:
+    memory = GuestMemory()
+    memory.words(0x1000, 512)[:] = 0x1000 | PRESENT
+    answer = mappings(memory, 0x1000, VRAM_BASE // FRAME, 16)
+    assert answer.complete
+    assert answer.tables.tolist() == [1]
+    assert answer.table_leaves.entry.tolist() == list(range(0x1000, 0x2000, 8)), "2 ** 36 addresses"
+    assert len(answer.leaves.entry) == 0
+
+
+def test_a_shared_table_is_told_once_at_its_lowest_address() -> None:
+    memory = GuestMemory()
+    for table, below in ((0x1000, 0x2000), (0x2000, 0x3000), (0x3000, 0x4000)):
+        memory.words(table, 512)[7:] = below | PRESENT
+    memory.words(0x4000, 512)[:] = VRAM_BASE | PRESENT
+    answer = mappings(memory, 0x1000, VRAM_BASE // FRAME, 1)
+    assert answer.leaves.entry.tolist() == list(range(0x4000, 0x5000, 8))
+    lowest = 7 << 39 | 7 << 30 | 7 << 21
+    assert answer.leaves.virtual.tolist() == [lowest + page * FRAME for page in range(512)]
+
+
+def test_more_tables_than_are_looked_at_are_admitted() -> None:
+    memory = GuestMemory()
+    ram = memory.ram.view(np.uint64)
+    ram[:] = (np.random.default_rng(1).integers(0, 1 << 14, len(ram)) << 12).astype(np.uint64) | np.uint64(1)
+    answer = mappings(memory, 0x1000, VRAM_BASE // FRAME, 4096)
+    assert not answer.complete
+    assert len(answer.tables) <= MAX_TABLES
+
+
+def test_as_many_tables_as_are_looked_at_are_complete() -> None:
+    memory = GuestMemory()
+    tables = Tables(memory, 0x1000)
+    for number in range(MAX_TABLES - 4):  # and 1 of level 4, 1 of level 3, 2 of level 2
+        tables.entry(number << 21)
+    assert mappings(memory, tables.root, VRAM_BASE // FRAME, 1).complete
+    tables.entry(MAX_TABLES << 21)
+    assert not mappings(memory, tables.root, VRAM_BASE // FRAME, 1).complete
+
+
+@given(
+    at=st.lists(st.sampled_from(range(40)), max_size=30),
+    content=st.lists(st.integers(0, (1 << 64) - 1), min_size=40, max_size=40),
+)
+@settings(deadline=None)
+def test_dirty_bits_are_read_and_only_they_are_cleared(
+    memory: GuestMemory, at: list[int], content: list[int]
+) -> None:
+    places = [0x5000 + 8 * n for n in range(20)] + [VRAM_BASE + 0x5000 + 8 * n for n in range(20)]
+    for place, word in zip(places, content, strict=True):
+        memory.words(place, 1)[0] = word
+    entries = np.array([places[n] for n in at], dtype=np.int64)
+    before = paging.fetch_and_clear_dirty(memory, entries)
+    assert before.tolist() == [content[n] for n in at]
+    now = [int(memory.words(place, 1)[0]) for place in places]
+    assert now == [word & ~DIRTY if n in at else word for n, word in enumerate(content)]
+    paging.set_dirty(memory, entries)
+    assert all(int(word) & DIRTY for word in paging.read_entries(memory, entries))
+
+
+def test_the_model_forgets_that_a_page_is_dirty_only_when_it_is_flushed() -> None:
+    memory = GuestMemory()
+    tables = Tables(memory, 0x1000)
+    tables.map(0x7000, 0x9000)
+    cpu = SoftCpu(memory, tables.root)
+    entries = np.array([tables.entry(0x7000)])
+    cpu.load(0x7000)
+    assert not int(paging.fetch_and_clear_dirty(memory, entries)[0]) & DIRTY
+    for flushed in (True, False, True):
+        cpu.store(0x7008, 5)
+        assert bool(int(paging.fetch_and_clear_dirty(memory, entries)[0]) & DIRTY) is flushed
+        if not flushed:
+            cpu.invalidate(0x7000)
