@@ -27,7 +27,7 @@ def hook() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return module
+    return module.novnc  # type: ignore[no-any-return]  # loaded by its path, as hatchling does it
 
 
 def _regular(name: str, content: bytes) -> tuple[tarfile.TarInfo, bytes]:

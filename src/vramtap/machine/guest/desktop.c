@@ -83,7 +83,8 @@ static void paint(struct rect area)
     if (rect_empty(part))
         return;
     struct rect within = rect_within(part, console_window.inside);
-    bool covered = within.x0 == part.x0 && within.x1 == part.x1 && within.y0 == part.y0 && within.y1 == part.y1;
+    bool covered = within.x0 == part.x0 && within.x1 == part.x1 &&
+                   within.y0 == part.y0 && within.y1 == part.y1;
     if (!covered) {
         paint_backdrop();
         paint_bar();
@@ -110,8 +111,8 @@ void desktop_start(void)
                  columns * FONT_WIDTH + 2 * CONSOLE_MARGIN, rows * FONT_HEIGHT + 2 * CONSOLE_MARGIN);
     window_place(&picture_window, "drag me", width * 14 / 25, height / 2, picture_width, picture_height);
     picture_pixels = picture(picture_width, picture_height);
-    console_start(console_window.inside.x0 + CONSOLE_MARGIN, console_window.inside.y0 + CONSOLE_MARGIN, columns,
-                  rows);
+    console_start(console_window.inside.x0 + CONSOLE_MARGIN, console_window.inside.y0 + CONSOLE_MARGIN,
+                  columns, rows);
     console_print("This is the guest of vramtap's embedded machine.\n");
     console_print("What you type is echoed here.\n");
     console_type('\n');

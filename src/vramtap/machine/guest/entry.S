@@ -1,4 +1,5 @@
 /* Entry: a stack of our own, then C. RDI still holds the address of struct boot_info. */
+    .file "entry.S"
     .section .text.entry, "ax", @progbits
     .globl _start
 _start:

@@ -52,7 +52,8 @@ static void straddle(struct random *random)
     for (int i = 0; i < 8; i++) {
         uint32_t log_size = 1 + random_below(random, 3);
         uint64_t offset = (uint64_t)(somewhere(random, 2 * PAGE) - framebuffer) / PAGE * PAGE + PAGE;
-        store(framebuffer + offset - 1 - random_below(random, (1u << log_size) - 1), random_next(random), log_size);
+        uint32_t before = 1 + random_below(random, (1u << log_size) - 1);
+        store(framebuffer + offset - before, random_next(random), log_size);
     }
 }
 

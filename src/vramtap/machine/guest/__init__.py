@@ -1,0 +1,1 @@
+"""The guest that comes with the package: `guest.elf`, compiled when the package is built."""
