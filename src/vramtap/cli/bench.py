@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+from typing import Final
 
 import click
 from rich.console import Console
@@ -15,6 +16,9 @@ from rich.table import Table
 from vramtap.bench.trackers import ROUNDS, SLICE_S, TRACKERS, WORKLOADS, Cost, measure
 from vramtap.machine.choose_cpu import CPU_NAMES, LOG_FORMS, CpuName, LogForm
 from vramtap.trackers.choose import NAMES
+
+_WIDTH: Final = 110
+"""Characters the table takes."""
 
 
 @click.group()
@@ -93,7 +97,9 @@ def trackers(
     elif markdown:
         click.echo(as_markdown(costs))
     else:
-        Console().print(_table(costs))
+        console = Console()
+        # In a file or a pipe there is no width to fit.
+        Console(width=None if console.is_terminal else _WIDTH).print(_table(costs))
 
 
 def as_markdown(costs: list[Cost]) -> str:

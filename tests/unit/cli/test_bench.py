@@ -1,0 +1,53 @@
+"""`vramtap bench trackers`: a table, JSON, Markdown, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from vramtap.bench.trackers import Cost
+from vramtap.cli.bench import as_markdown, command
+
+ARGUMENTS = ["trackers", "--mode", "320x200", "--rounds", "1", "--slice", "0.05", "-w", "idle", "-w", "caret"]
+
+
+def cost(workload: str, tracker: str, slowdown: float = 1.5) -> Cost:
+    return Cost(workload, tracker, 12.4, 345.6, 7.0, 0.25, 100.0, 150.0, slowdown, 60)
+
+
+def run(*more: str) -> str:
+    result = CliRunner().invoke(command, [*ARGUMENTS, "-t", "log", *more])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_json_has_every_figure_and_no_nan() -> None:
+    said = json.loads(run("--json"))
+    assert [row["workload"] for row in said["costs"]] == ["idle", "caret"]
+    assert said["costs"][0]["slowdown"] is None
+    assert said["costs"][1]["slowdown"] > 0
+    assert said["cpu"] == "unicorn"
+
+
+def test_people_get_a_table() -> None:
+    said = run()
+    assert "slowdown" in said
+    assert "caret" in said
+    assert "\u2026" not in said  # nothing is cut short in a pipe
+
+
+def test_markdown_has_a_row_a_workload() -> None:
+    lines = as_markdown(
+        [cost("a", "log"), cost("a", "compare"), cost("b", "log", float("nan")), cost("b", "compare")]
+    )
+    rows = lines.splitlines()
+    assert rows[0].count("|") == rows[1].count("|") == rows[2].count("|")
+    assert rows[2] == "| a | 150 | 12 | 346 | 1.50 | 12 | 346 | 1.50 |"
+    assert rows[3].startswith("| b | 150 | 12 | 346 | - |")
+
+
+@pytest.mark.parametrize("more", [["-w", "nonsense"], ["--rounds", "0"], ["--cpu", "z80"], ["--slice", "-1"]])
+def test_nonsense_is_refused(more: list[str]) -> None:
+    assert CliRunner().invoke(command, [*ARGUMENTS, *more]).exit_code == 2
