@@ -42,10 +42,14 @@ struct rect canvas_clipped(void)
 
 void canvas_fill(struct rect area, uint32_t colour)
 {
+    uint64_t both = (uint64_t)colour << 32 | colour;
     area = rect_within(area, clip);
     for (int y = area.y0; y < area.y1; y++) {
-        uint32_t *line = canvas_line(y);
-        for (int x = area.x0; x < area.x1; x++)
+        uint32_t *line = canvas_line(y) + area.x0;
+        int pixels = area.x1 - area.x0, x = 0;
+        for (; x + 1 < pixels; x += 2)
+            *(uint64_t *)(line + x) = both;
+        if (x < pixels)
             line[x] = colour;
     }
 }
@@ -60,29 +64,24 @@ void canvas_shade(struct rect area)
     }
 }
 
-static void draw_glyph(int x, int y, char character, uint32_t colour, int scale)
+void canvas_glyph(int x, int y, char character, uint32_t colour)
 {
-    struct rect cell = {x, y, x + FONT_WIDTH * scale, y + FONT_HEIGHT * scale};
+    struct rect cell = {x, y, x + FONT_WIDTH, y + FONT_HEIGHT};
     struct rect part = rect_within(cell, clip);
     const uint8_t *rows = font_glyph(character);
     for (int at_y = part.y0; at_y < part.y1; at_y++) {
         uint32_t *line = canvas_line(at_y);
-        uint8_t row = rows[(at_y - y) / scale];
-        for (int at_x = part.x0; row && at_x < part.x1; at_x++)
-            if (row & (0x80 >> ((at_x - x) / scale)))
+        uint32_t row = (uint32_t)rows[at_y - y] << (part.x0 - x);
+        for (int at_x = part.x0; row && at_x < part.x1; at_x++, row <<= 1)
+            if (row & 0x80)
                 line[at_x] = colour;
     }
 }
 
-void canvas_glyph(int x, int y, char character, uint32_t colour)
+void canvas_text(int x, int y, const char *text, uint32_t colour)
 {
-    draw_glyph(x, y, character, colour, 1);
-}
-
-void canvas_text(int x, int y, const char *text, uint32_t colour, int scale)
-{
-    for (; *text; text++, x += FONT_WIDTH * scale)
-        draw_glyph(x, y, *text, colour, scale);
+    for (; *text; text++, x += FONT_WIDTH)
+        canvas_glyph(x, y, *text, colour);
 }
 
 void canvas_picture(struct rect area, const uint32_t *pixels)
@@ -106,14 +105,29 @@ uint32_t colour_between(uint32_t from, uint32_t to, uint32_t step, uint32_t step
     return mixed;
 }
 
+/* Looks at two pixels at a time, and stores those of them that differ. */
+static void store_changed(uint32_t *to, const uint32_t *from)
+{
+    uint64_t pixels = *(const uint64_t *)from, differ = *(const uint64_t *)to ^ pixels;
+    if (!differ)
+        return;
+    if (!(uint32_t)differ)
+        to[1] = (uint32_t)(pixels >> 32);
+    else if (!(differ >> 32))
+        to[0] = (uint32_t)pixels;
+    else
+        *(uint64_t *)to = pixels;
+}
+
 void canvas_present(struct rect area)
 {
     area = rect_within(area, (struct rect){0, 0, screen.width, screen.height});
     for (int y = area.y0; y < area.y1; y++) {
-        const uint32_t *from = canvas_line(y);
-        uint32_t *to = screen_line(y);
-        for (int x = area.x0; x < area.x1; x++)
-            if (to[x] != from[x])
-                to[x] = from[x];
+        const uint32_t *from = canvas_line(y) + area.x0, *end = from + (area.x1 - area.x0);
+        uint32_t *to = screen_line(y) + area.x0;
+        for (; from + 1 < end; from += 2, to += 2)
+            store_changed(to, from);
+        if (from < end && *to != *from)
+            *to = *from;
     }
 }

@@ -22,8 +22,7 @@ void canvas_fill(struct rect area, uint32_t colour);
 /* Half as bright. */
 void canvas_shade(struct rect area);
 void canvas_glyph(int x, int y, char character, uint32_t colour);
-/* Each pixel of the font `scale` pixels wide and high. */
-void canvas_text(int x, int y, const char *text, uint32_t colour, int scale);
+void canvas_text(int x, int y, const char *text, uint32_t colour);
 /* pixels: (x1 - x0) * (y1 - y0) of them. */
 void canvas_picture(struct rect area, const uint32_t *pixels);
 

@@ -72,8 +72,8 @@ static void paint_bar(void)
     canvas_fill((struct rect){0, 0, screen.width, BAR_HEIGHT}, BAR);
     int text_y = (BAR_HEIGHT - FONT_HEIGHT) / 2;
     canvas_fill((struct rect){10, 8, 16, 14}, BAR_NAME);
-    canvas_text(24, text_y, "vramtap", BAR_INK, 1);
-    canvas_text(clock_area().x0, text_y, clock, BAR_INK, 1);
+    canvas_text(24, text_y, "vramtap", BAR_INK);
+    canvas_text(clock_area().x0, text_y, clock, BAR_INK);
 }
 
 static void paint(struct rect area)
@@ -104,8 +104,8 @@ void desktop_start(void)
     int columns = width * 5 / 8 / FONT_WIDTH, rows = height * 5 / 8 / FONT_HEIGHT;
     columns = columns < CONSOLE_MAX_COLUMNS ? columns : CONSOLE_MAX_COLUMNS;
     rows = rows < CONSOLE_MAX_ROWS ? rows : CONSOLE_MAX_ROWS;
-    int picture_width = width * 2 / 5 < 320 ? width * 2 / 5 : 320;
-    int picture_height = height * 2 / 5 < 200 ? height * 2 / 5 : 200;
+    int picture_width = width * 2 / 5 < PICTURE_MAX_WIDTH ? width * 2 / 5 : PICTURE_MAX_WIDTH;
+    int picture_height = height * 2 / 5 < PICTURE_MAX_HEIGHT ? height * 2 / 5 : PICTURE_MAX_HEIGHT;
 
     window_place(&console_window, "console", width / 20, BAR_HEIGHT + height / 20,
                  columns * FONT_WIDTH + 2 * CONSOLE_MARGIN, rows * FONT_HEIGHT + 2 * CONSOLE_MARGIN);

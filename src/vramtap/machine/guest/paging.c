@@ -76,8 +76,12 @@ static uint64_t *directory_entry(uint64_t address)
 
 static void map_small(uint64_t address, uint64_t physical, uint64_t pages)
 {
-    for (; pages; pages--, address += PAGE, physical += PAGE)
-        below(directory_entry(address))[slot(address, 1)] = physical | PRESENT | WRITABLE;
+    uint64_t *table = NULL;
+    for (; pages; pages--, address += PAGE, physical += PAGE) {
+        if (!table || !slot(address, 1))
+            table = below(directory_entry(address));
+        table[slot(address, 1)] = physical | PRESENT | WRITABLE;
+    }
 }
 
 static uint64_t home_of(uint32_t at)

@@ -12,8 +12,9 @@
 #define NEAR_HILLS 0x2C2745
 #define DETAIL 240
 #define FADE 1024u
+#define GLOW_REACH 12 /* radii of the sun, squared */
 
-static uint32_t pixels[PICTURE_MAX_PIXELS];
+static uint32_t pixels[PICTURE_MAX_WIDTH * PICTURE_MAX_HEIGHT];
 
 /* Lines below the top where a range of hills begins at column x. */
 static int ridge(int x, int width, int height, int level, int roughness, int phase)
@@ -23,28 +24,38 @@ static int ridge(int x, int width, int height, int level, int roughness, int pha
     return height * level / 100 - rise * height * roughness / (100 * WAVE_HEIGHT);
 }
 
-static uint32_t sky(int x, int y, int width, int height)
+struct sun {
+    int x, y, radius;
+};
+
+static uint32_t sky(int x, int y, uint32_t colour, const struct sun *sun)
 {
-    int radius = height / 6, right = x - width * 3 / 5, down = y - height * 11 / 25;
-    int distance = right * right + down * down, reach = 12 * radius * radius;
-    if (distance <= radius * radius)
+    int right = x - sun->x, down = y - sun->y;
+    int distance = right * right + down * down, near = sun->radius * sun->radius, far = GLOW_REACH * near;
+    if (distance <= near)
         return SUN;
-    uint32_t colour = colour_between(SKY_TOP, SKY_BOTTOM, (uint32_t)y, (uint32_t)height);
-    if (distance >= reach)
+    if (distance >= far)
         return colour;
     /* Fades with the square, so that no edge is seen where it ends. */
-    uint32_t glow = (uint32_t)(reach - distance) * FADE / (uint32_t)reach;
+    uint32_t glow = (uint32_t)(far - distance) * FADE / (uint32_t)far;
     return colour_between(colour, GLOW, glow * glow / FADE, FADE);
 }
 
 const uint32_t *picture(int width, int height)
 {
+    static int far_hills[PICTURE_MAX_WIDTH], near_hills[PICTURE_MAX_WIDTH];
+    struct sun sun = {width * 3 / 5, height * 11 / 25, height / 6};
     for (int x = 0; x < width; x++) {
-        int far = ridge(x, width, height, 66, 9, 30), near = ridge(x, width, height, 83, 7, 150);
-        for (int y = 0; y < height; y++)
-            pixels[y * width + x] = y >= near  ? NEAR_HILLS
-                                    : y >= far ? FAR_HILLS
-                                               : sky(x, y, width, height);
+        far_hills[x] = ridge(x, width, height, 66, 9, 30);
+        near_hills[x] = ridge(x, width, height, 83, 7, 150);
+    }
+    uint32_t *pixel = pixels;
+    for (int y = 0; y < height; y++) {
+        uint32_t colour = colour_between(SKY_TOP, SKY_BOTTOM, (uint32_t)y, (uint32_t)height);
+        for (int x = 0; x < width; x++)
+            *pixel++ = y >= near_hills[x]  ? NEAR_HILLS
+                       : y >= far_hills[x] ? FAR_HILLS
+                                           : sky(x, y, colour, &sun);
     }
     return pixels;
 }

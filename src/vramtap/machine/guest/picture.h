@@ -4,9 +4,10 @@
 
 #include <stdint.h>
 
-#define PICTURE_MAX_PIXELS (320 * 240)
+#define PICTURE_MAX_WIDTH 320
+#define PICTURE_MAX_HEIGHT 200
 
-/* Once for a size; width * height is at most PICTURE_MAX_PIXELS. */
+/* A row after the other; within the maxima. */
 const uint32_t *picture(int width, int height);
 
 #endif

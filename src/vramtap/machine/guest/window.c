@@ -57,7 +57,7 @@ void window_paint_frame(const struct window *window)
         uint32_t colour = colour_between(TITLE_TOP, TITLE_BOTTOM, (uint32_t)i, TITLE_HEIGHT);
         canvas_fill((struct rect){in.x0, out.y0 + EDGE + i, in.x1, out.y0 + EDGE + i + 1}, colour);
     }
-    canvas_text(in.x0 + 8, out.y0 + EDGE + (TITLE_HEIGHT - FONT_HEIGHT) / 2, window->title, TITLE_INK, 1);
+    canvas_text(in.x0 + 8, out.y0 + EDGE + (TITLE_HEIGHT - FONT_HEIGHT) / 2, window->title, TITLE_INK);
     for (int i = 0; i < 3; i++) {
         int x = in.x1 - (3 - i) * BUTTON_STEP, y = out.y0 + EDGE + (TITLE_HEIGHT - BUTTON) / 2;
         canvas_fill((struct rect){x, y + 1, x + BUTTON, y + BUTTON - 1}, button_colours[i]);
