@@ -100,6 +100,9 @@ _BY_SCANCODE: Final = {index: (index, name) for index, name in enumerate(_FIRST_
     scancode: (linux, name) for scancode, linux, name in _LATER
 }
 
+# Print Screen is named twice: with Alt its code is 0x54. The later one, the key alone, stays.
+_BY_QCODE: Final = {name: scancode for scancode, (_, name) in _BY_SCANCODE.items()} | {"sysrq": 0x54}
+
 # Rows of a US keyboard: QEMU's names of the keys, what they type, and what they type with Shift.
 _US_ROWS: Final = (
     ("grave_accent 1 2 3 4 5 6 7 8 9 0 minus equal", "`1234567890-=", "~!@#$%^&*()_+"),
@@ -232,6 +235,11 @@ def qcode_of_scancode(scancode: int) -> str | None:
     """QEMU's name of a key by its XT scancode (0x80 added for an 0xE0 prefix); None if it has none."""
     found = _BY_SCANCODE.get(scancode)
     return found[1] if found else None
+
+
+def scancode_of_qcode(qcode: str) -> int | None:
+    """The XT scancode of a key by QEMU's name (0x80 added for an 0xE0 prefix); None if it has none."""
+    return _BY_QCODE.get(qcode)
 
 
 def evdev_of_scancode(scancode: int) -> int | None:
