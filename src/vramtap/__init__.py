@@ -6,6 +6,9 @@ async with vramtap.open("qemu:/run/vm.qmp") as tap:
         ...
 tracker = vramtap.track(array)
 tracker.collect()
+with vramtap.Machine("kernel.elf") as machine:
+    async with vramtap.open(machine) as tap:
+        ...
 ```
 """
 
@@ -16,20 +19,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from vramtap.machine.machine import Machine
     from vramtap.tap import Tap
     from vramtap.trackers.contract import Tracker
 
-__all__ = ["open", "track"]
+__all__ = ["Machine", "open", "track"]
 
 # Nothing heavy is imported here: the helper that attaches to a process starts with this package, and
 # should be up in tens of milliseconds.
 
 
-def open(url: str, *, tracker: str = "auto") -> Tap:
+def __getattr__(name: str) -> object:
+    if name == "Machine":
+        from vramtap.machine.machine import Machine
+
+        return Machine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def open(url: str | Machine, *, tracker: str = "auto") -> Tap:
     """A tap of a target, to be entered with `async with`.
 
     Args:
-        url: As on the command line: `qemu:PATH`, `x11::99`, `pid:...`, `shm:...`.
+        url: As on the command line: `qemu:PATH`, `x11::99`, `pid:...`, `shm:...`, `demo:`. Or a `Machine` of
+            the caller's own, which goes on when the tap is left.
         tracker: `auto`, `log` or `compare`.
 
     Returns:
@@ -39,9 +52,9 @@ def open(url: str, *, tracker: str = "auto") -> Tap:
         UsageError: the URL means nothing.
     """
     from vramtap.tap import Tap
-    from vramtap.targets.open import open_target
+    from vramtap.targets.open import machine_target, open_target
 
-    return Tap(open_target(url), tracker=tracker)
+    return Tap(open_target(url) if isinstance(url, str) else machine_target(url), tracker=tracker)
 
 
 def track(array: NDArray[Any], *, tracker: str = "auto") -> Tracker:

@@ -157,6 +157,15 @@ async def test_a_tracker_that_cannot_work_is_refused_and_the_target_let_go(file:
         await vramtap.open(f"shm:{file}?mode=1x1", tracker="log").__aenter__()
 
 
+async def test_a_machine_of_ones_own_is_offered() -> None:
+    with vramtap.Machine(command_line="workload=idle mode=320x200", cpu="unicorn") as machine:
+        async with asyncio.timeout(60), vramtap.open(machine) as tap:
+            while tap.screen.width != 320:
+                await tap.refresh()
+    with pytest.raises(AttributeError, match="no attribute 'Machines'"):
+        vramtap.__getattr__("Machines")
+
+
 def test_the_package_alone_loads_nothing_heavy() -> None:
     code = "import sys, vramtap; print([name for name in ('numpy', 'asyncio') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -209,6 +209,11 @@ class Machine:
                 raise TimedOut("run_frames", "machine", f"{count} frames were not drawn in {timeout_s:g} s")
             self._check()
 
+    def wait_for_halt(self, timeout_s: float) -> None:
+        """Wait until the guest has halted once or has ended, or the time is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.halts > 0 or self.ended is not None, timeout_s)
+
     def release(self) -> None:
         """Let a guest that is held run on."""
         with self._changed:
@@ -292,12 +297,12 @@ class Machine:
             stop = self._cpu.run()
             with self._changed:
                 self._running = False
+                self.halts += stop.kind is ExitKind.HALT
                 self._changed.notify_all()
             if stop.kind is ExitKind.FAULT:
                 at = self._cpu.registers()
                 return f"the guest stopped: {stop.detail} at rip {at.rip:#x}, cr2 {at.cr2:#x}"
             if stop.kind is ExitKind.HALT:
-                self.halts += 1
                 self._halt()
         return "the machine was closed"
 

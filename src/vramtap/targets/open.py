@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.targets.contract import Target
 from vramtap.targets.url import TargetSpec, parse
+
+if TYPE_CHECKING:
+    from vramtap.machine.machine import Machine
 
 # Each kind is imported when it is asked for: a tap of QEMU needs no X library.
 
@@ -35,11 +38,18 @@ def _shm(spec: TargetSpec) -> Target:
     return FileTarget(spec)
 
 
+def _demo(spec: TargetSpec) -> Target:
+    from vramtap.targets.demo import DemoTarget
+
+    return DemoTarget(spec)
+
+
 _KINDS: Final[Mapping[str, Callable[[TargetSpec], Target]]] = {
     "qemu": _qemu,
     "x11": _x11,
     "pid": _pid,
     "shm": _shm,
+    "demo": _demo,
 }
 
 
@@ -57,3 +67,10 @@ def open_target(url: str) -> Target:
     """
     spec = parse(url)
     return _KINDS[spec.kind](spec)
+
+
+def machine_target(machine: Machine) -> Target:
+    """A machine of this process that the caller runs, as a target."""
+    from vramtap.targets.machine import MachineTarget
+
+    return MachineTarget(machine)

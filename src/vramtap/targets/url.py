@@ -2,6 +2,7 @@
 
     KIND:REST                      qemu:/run/vm.qmp    x11::99
     KIND:REST?NAME=VALUE&...       pid:812?address=0x7f3a10000000&mode=1024x768
+    KIND:?NAME=VALUE&...           demo:?workload=scroll&seed=7
 
 In REST and in values `%XX` stands for a byte, so that a path may hold a `?` (`%3F`).
 """
@@ -28,13 +29,17 @@ _EXAMPLES: Final = {
     "x11": "x11::99",
     "pid": "pid:812?address=0x7f3a10000000&mode=1024x768",
     "shm": "shm:/dev/shm/screen?mode=1024x768",
+    "demo": "demo:?workload=video-window",
 }
 _PARAMETERS: Final[Mapping[str, tuple[str, ...]]] = {
     "qemu": (),
     "x11": (),
     "pid": ("address", *_GEOMETRY),
     "shm": _GEOMETRY,
+    "demo": ("workload", "seed", "hz", "mode", "frames", "cpu", "log", "image"),
 }
+_NAMELESS: Final = frozenset({"demo"})
+"""Kinds that need no more than their name."""
 _SIZE: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})", re.ASCII)
 _GREYS: Final = tuple(level * 0x010101 for level in range(256))
 
@@ -45,8 +50,9 @@ class TargetSpec:
 
     Args:
         url: As the user wrote it.
-        kind: What is tapped: `qemu`, `x11`, `pid`, `shm`.
-        rest: What stands between the colon and the question mark: a path, a display, a pid.
+        kind: What is tapped: `qemu`, `x11`, `pid`, `shm`, `demo`.
+        rest: What stands between the colon and the question mark: a path, a display, a pid;
+            empty for `demo`.
         query: The parameters; only names that the kind knows.
     """
 
@@ -75,6 +81,36 @@ class TargetSpec:
             raise UsageError("target", self.url, f"{name}={text} is not a number", "decimal, or hex with 0x")
         return value
 
+    def choice(self, name: str, known: Iterable[str], default: str) -> str:
+        """A parameter that is one of a few words.
+
+        Args:
+            name: Of the parameter.
+            known: The words.
+            default: Taken when it was not given.
+
+        Raises:
+            UsageError: it is another word; says which may have been meant.
+        """
+        text = self.query.get(name, default)
+        words = list(known)
+        if text not in words and text != default:
+            raise UsageError("target", self.url, f"{name}={text} is not known", _hint(text, words))
+        return text
+
+    def size(self) -> tuple[int, int]:
+        """The width and height that `mode=WxH` gives, in pixels; each below 100,000.
+
+        Raises:
+            UsageError: it is missing or of another form.
+        """
+        text = self.query.get("mode", "")
+        size = _SIZE.fullmatch(text)
+        if size is None:
+            what = f"mode={text} is not WIDTHxHEIGHT" if text else "mode= is missing"
+            raise UsageError("target", self.url, what, f"as in {_EXAMPLES[self.kind]}")
+        return int(size[1]), int(size[2])
+
     def mode(self) -> Mode:
         """The geometry that `mode=WxH&format=&stride=&offset=` give.
 
@@ -84,12 +120,7 @@ class TargetSpec:
         Raises:
             UsageError: a parameter is missing, unknown or out of bounds.
         """
-        text = self.query.get("mode", "")
-        size = _SIZE.fullmatch(text)
-        if size is None:
-            what = f"mode={text} is not WIDTHxHEIGHT" if text else "mode= is missing"
-            raise UsageError("target", self.url, what, f"as in {_EXAMPLES[self.kind]}")
-        width, height = int(size[1]), int(size[2])
+        width, height = self.size()
         name = self.query.get("format", PixelFormat.XR24.fourcc)
         known = {known.fourcc: known for known in PixelFormat}
         pixel_format = known.get(name.upper())
@@ -134,8 +165,9 @@ def parse(url: str) -> TargetSpec:
         what = f"{kind!r} is no kind of target" if colon else "has no kind"
         raise UsageError("target", shown, what, _hint(kind, _PARAMETERS, _examples()))
     rest, _, query = tail.partition("?")
-    if not rest:
-        raise UsageError("target", shown, f"nothing after {kind}:", f"as in {_EXAMPLES[kind]}")
+    if bool(rest) == (kind in _NAMELESS):
+        what = f"{rest!r} names nothing" if rest else f"nothing after {kind}:"
+        raise UsageError("target", shown, what, f"as in {_EXAMPLES[kind]}")
     spec = TargetSpec(url, kind, unquote(rest), _parse_query(shown, kind, query))
     if "\0" in spec.rest:
         raise UsageError("target", shown, "holds a zero byte")

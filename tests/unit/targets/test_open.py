@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vramtap.errors import UsageError
+from vramtap.targets.demo import DemoTarget
 from vramtap.targets.open import open_target
 from vramtap.targets.process import ProcessTarget
 from vramtap.targets.qemu import QemuTarget
@@ -19,6 +20,7 @@ from vramtap.targets.x11 import X11Target
         ("x11::99", X11Target),
         ("pid:1?address=0x1000&mode=8x8", ProcessTarget),
         ("shm:/dev/shm/x?mode=8x8", FileTarget),
+        ("demo:", DemoTarget),
     ],
 )
 def test_each_kind_has_its_target(url: str, kind: type) -> None:

@@ -22,6 +22,8 @@ from vramtap.targets.url import MAX_URL_CHARS, TargetSpec, parse, parse_number
         ("shm:/dev/shm/a%3Fb?mode=4x2", "shm", "/dev/shm/a?b", {"mode": "4x2"}),
         ("shm:/dev/shm/a?", "shm", "/dev/shm/a", {}),
         ("shm:/tmp/100%/x", "shm", "/tmp/100%/x", {}),
+        ("demo:", "demo", "", {}),
+        ("demo:?seed=7&image=/a%26b", "demo", "", {"seed": "7", "image": "/a&b"}),
     ],
 )
 def test_a_target_is_taken_apart(url: str, kind: str, rest: str, query: dict[str, str]) -> None:
@@ -37,6 +39,7 @@ def test_a_target_is_taken_apart(url: str, kind: str, rest: str, query: dict[str
         ("vnc:1", r"no kind of target \(known: "),
         ("qemu:", r"nothing after qemu: \(as in qemu:/run/vm.qmp\)"),
         ("x11:?", r"nothing after x11:"),
+        ("demo:caret", r"'caret' names nothing \(as in demo:\?workload=video-window\)"),
         (
             "pid:1?adress=1",
             r"'adress' is no parameter of pid: \(did you mean address\? known: address, mode,",
@@ -131,7 +134,7 @@ def test_a_number_that_must_be_there() -> None:
 
 @given(
     st.text(max_size=60)
-    | st.from_regex(r"(qemu|x11|pid|shm):[^\n]{0,20}\?[a-z=&0-9x%]{0,40}", fullmatch=True)
+    | st.from_regex(r"(qemu|x11|pid|shm|demo):[^\n]{0,20}\?[a-z=&0-9x%]{0,40}", fullmatch=True)
 )
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     said = ""
