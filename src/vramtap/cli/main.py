@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "watch": "Print a line for every change.",
     "screenshot": "Write the screen to a PNG file.",
     "bench": "Measure on this machine.",
+    "demo": "Show a small machine of vramtap's own.",
     "doctor": "Say what this kernel and user can do.",
 }
 
@@ -51,7 +52,7 @@ class _Lazy(click.Group):
 def cli(verbose: int) -> None:
     """Show a guest's screen by following the pages its video RAM was written through.
 
-    TARGET is qemu:PATH-TO-QMP-SOCKET, x11::99, pid:PID?address=0x...&mode=WxH or shm:PATH?mode=WxH.
+    TARGET is qemu:PATH-TO-QMP-SOCKET, x11::99, pid:PID?address=0x...&mode=WxH, shm:PATH?mode=WxH or demo:.
     """
     configure_log(verbose)
 

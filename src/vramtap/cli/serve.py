@@ -7,8 +7,9 @@ import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -34,51 +35,96 @@ class Address(NamedTuple):
     chosen: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class Serving:
+    """How targets are served: what the options of `serve` say, unchecked.
+
+    Args:
+        vnc: `HOST:PORT`, or None.
+        web: `HOST:PORT`, or None.
+        tracker: Name of the tracker.
+        password_file: File with the VNC password.
+        token: What browsers must show.
+        allow_host: Names by which browsers reach this host.
+        view_only: Ignore input.
+        as_json: Print JSON lines.
+    """
+
+    vnc: str | None
+    web: str | None
+    tracker: str
+    password_file: Path | None
+    token: str | None
+    allow_host: tuple[str, ...]
+    view_only: bool
+    as_json: bool
+
+
+_OPTIONS: Final = (
+    click.option("--vnc", metavar="HOST:PORT", help=f"Listen for VNC clients [{DEFAULT_VNC}]; port 0: any."),
+    click.option("--web", metavar="HOST:PORT", help=f"Listen for browsers [{DEFAULT_WEB}]; port 0: any."),
+    click.option("--tracker", type=click.Choice(NAMES), default="auto", help="How writes are found."),
+    click.option(
+        "--password-file", type=click.Path(path_type=Path), help="VNC password: the file's first line."
+    ),
+    click.option("--token", help="What browsers must show; made by itself where not on loopback."),
+    click.option(
+        "--allow-host", multiple=True, metavar="NAME", help="A name by which browsers reach this host."
+    ),
+    click.option("--view-only", is_flag=True, help="Ignore keys and pointer."),
+    click.option("--json", "as_json", is_flag=True, help="Print addresses and the report as JSON lines."),
+)
+
+
+def options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that `Serving` is made of."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
-@click.option("--vnc", metavar="HOST:PORT", help=f"Listen for VNC clients [{DEFAULT_VNC}]; port 0: any.")
-@click.option("--web", metavar="HOST:PORT", help=f"Listen for browsers [{DEFAULT_WEB}]; port 0: any.")
-@click.option("--tracker", type=click.Choice(NAMES), default="auto", help="How writes are found.")
-@click.option("--password-file", type=click.Path(path_type=Path), help="VNC password: the file's first line.")
-@click.option("--token", help="What browsers must show; made by itself where not on loopback.")
-@click.option("--allow-host", multiple=True, metavar="NAME", help="A name by which browsers reach this host.")
-@click.option("--view-only", is_flag=True, help="Ignore keys and pointer.")
-@click.option("--json", "as_json", is_flag=True, help="Print addresses and the report as JSON lines.")
+@options
 @run.command
-async def command(
-    targets: tuple[str, ...],
-    vnc: str | None,
-    web: str | None,
-    tracker: str,
-    password_file: Path | None,
-    token: str | None,
-    allow_host: tuple[str, ...],
-    view_only: bool,
-    as_json: bool,
-) -> None:
+async def command(targets: tuple[str, ...], **how: Any) -> None:  # noqa: ANN401 - click's, checked by Serving
     """Show every TARGET to VNC clients and browsers until all have ended, or Ctrl-C.
 
     With neither --vnc nor --web both are served. Several targets get VNC ports one after the other, and a
     page each. The VNC password is read from --password-file or from the variable VRAMTAP_PASSWORD, never
     from the command line, where every user could read it.
     """
-    both = vnc is None and web is None
-    vnc_at = _address("--vnc", vnc, DEFAULT_VNC) if both or vnc else None
-    web_at = _address("--web", web, DEFAULT_WEB) if both or web else None
-    options = SessionOptions(password=_password(password_file), view_only=view_only)
-    taps = [Tap(open_target(url), tracker=tracker) for url in targets]
+    await serve(targets, Serving(**how), "Ctrl-C ends it; the targets go on.")
+
+
+async def serve(targets: Iterable[str], how: Serving, note: str) -> None:
+    """Show targets until all have ended.
+
+    Args:
+        targets: TARGET strings.
+        how: The options.
+        note: The last line said to people before it runs.
+
+    Raises:
+        VramtapError: a target cannot be tapped, or an address not be had.
+    """
+    both = how.vnc is None and how.web is None
+    vnc_at = _address("--vnc", how.vnc, DEFAULT_VNC) if both or how.vnc else None
+    web_at = _address("--web", how.web, DEFAULT_WEB) if both or how.web else None
+    session = SessionOptions(password=_password(how.password_file), view_only=how.view_only)
+    taps = [Tap(open_target(url), tracker=how.tracker) for url in targets]
     async with contextlib.AsyncExitStack() as stack:
         for tap in taps:
             await stack.enter_async_context(tap)
         if vnc_at is not None:
             for index, tap in enumerate(taps):
-                await _start_vnc(stack, tap, vnc_at, index, options, as_json)
+                await _start_vnc(stack, tap, vnc_at, index, session, how.as_json)
         if web_at is not None:
-            await _start_web(stack, taps, web_at, options, token, allow_host, as_json)
+            await _start_web(stack, taps, web_at, session, how)
         for tap in taps:
-            stack.callback(_report, tap, as_json)
-        if not as_json:
-            click.echo("Ctrl-C ends it; the targets go on.")
+            stack.callback(_report, tap, how.as_json)
+        if not how.as_json:
+            click.echo(note)
         await asyncio.gather(*(tap.ended() for tap in taps))
 
 
@@ -106,10 +152,10 @@ async def _start_vnc(
     tap: Tap,
     address: Address,
     index: int,
-    options: SessionOptions,
+    session: SessionOptions,
     as_json: bool,
 ) -> None:
-    named = dataclasses.replace(options, name=f"vramtap {tap.target.url}")
+    named = dataclasses.replace(session, name=f"vramtap {tap.target.url}")
     port = address.port + index if address.port else 0
     try:
         server = await stack.enter_async_context(VncServer(tap, address.host, port, named))
@@ -127,13 +173,13 @@ async def _start_web(
     stack: contextlib.AsyncExitStack,
     taps: list[Tap],
     address: Address,
-    options: SessionOptions,
-    token: str | None,
-    allow_host: tuple[str, ...],
-    as_json: bool,
+    session: SessionOptions,
+    how: Serving,
 ) -> None:
     def made(port: int) -> WebServer:
-        return WebServer(taps, address.host, port, options=options, token=token, allow_hosts=allow_host)
+        return WebServer(
+            taps, address.host, port, options=session, token=how.token, allow_hosts=how.allow_host
+        )
 
     try:
         server = await stack.enter_async_context(made(address.port))
@@ -142,7 +188,7 @@ async def _start_web(
             raise
         server = await stack.enter_async_context(made(0))
     for url in server.urls:
-        _say(as_json, {"web": url}, f"page {url}", taps[0] if len(taps) == 1 else None)
+        _say(how.as_json, {"web": url}, f"page {url}", taps[0] if len(taps) == 1 else None)
 
 
 def _say(as_json: bool, fields: dict[str, object], line: str, tap: Tap | None) -> None:

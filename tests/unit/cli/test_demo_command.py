@@ -1,0 +1,62 @@
+"""What `vramtap demo` makes of its options."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+import click
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vramtap.cli import demo, serve
+from vramtap.cli.demo import demo_url
+from vramtap.cli.serve import Serving
+from vramtap.targets.url import parse
+
+
+def served(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[list[str], Serving]:
+    """What the command would serve."""
+    calls: list[tuple[list[str], Serving]] = []
+
+    async def record(targets: list[str], how: Serving, note: str) -> None:
+        assert note
+        calls.append((targets, how))
+
+    monkeypatch.setattr(demo, "serve", record)
+    command: click.Command = demo.command
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return calls[0]
+
+
+def test_without_options_it_is_the_desktop(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, how = served(monkeypatch)
+    assert targets == ["demo:"]
+    assert (how.vnc, how.web, how.tracker) == (None, None, "auto"), "VNC and the page at their usual ports"
+
+
+def test_its_options_become_parameters_and_the_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, how = served(
+        monkeypatch,
+        *("--workload", "scroll", "--cpu", "kvm", "--log", "ring", "--seed", "7", "--hz", "0"),
+        *("--mode", "640x480", "--image", "/a b&c", "--web", "127.0.0.1:0", "--view-only", "--json"),
+    )
+    assert targets == ["demo:?workload=scroll&cpu=kvm&log=ring&image=/a%20b%26c&seed=7&hz=0&mode=640x480"]
+    assert parse(targets[0]).query["image"] == "/a b&c"
+    assert (how.vnc, how.web, how.view_only, how.as_json) == (None, "127.0.0.1:0", True, True)
+
+
+def test_it_takes_every_option_of_serve() -> None:
+    def names(command: click.Command) -> set[str]:
+        return {parameter.name or "" for parameter in command.params if isinstance(parameter, click.Option)}
+
+    assert names(serve.command) <= names(demo.command)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40))
+def test_any_path_survives_the_url(path: str) -> None:
+    url = demo_url({"image": path, "seed": None})
+    assert parse(url).query == {"image": path}
+    assert unquote(url) == f"demo:?image={path}"
