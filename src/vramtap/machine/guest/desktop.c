@@ -119,6 +119,9 @@ void desktop_start(void)
     pointer_place(width / 2, height / 2);
     dragging = false;
     clock[0] = 0;
+    /* All of it is drawn, once. */
+    console_changes(damage);
+    pointer_changes(damage);
     damage_count = 0;
     damage((struct rect){0, 0, width, height});
 }
