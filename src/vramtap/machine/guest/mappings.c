@@ -53,7 +53,7 @@ void frame_remap(uint32_t n)
         struct random random = random_of(options.seed, n);
         uint64_t at = (uint64_t)framebuffer - FRAMEBUFFER_HOME;
         uint32_t step = 1 + random_below(&random, FRAMEBUFFER_PLACES - 1);
-        frame_random(n + 1); /* dirty bits that nobody has seen yet */
+        frame_random(~n); /* dirty bits that nobody has seen yet */
         framebuffer_move((uint32_t)(at / FRAMEBUFFER_STEP) + step, n / MOVE_FRAMES % 2);
     }
     frame_random(n);

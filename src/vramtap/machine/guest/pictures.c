@@ -2,6 +2,7 @@
 #include <stddef.h>
 
 #include "canvas.h"
+#include "debug.h"
 #include "desktop.h"
 #include "options.h"
 #include "paging.h"
@@ -139,6 +140,8 @@ static struct rect flip_box(uint32_t n)
 /* Two pages: the one that is not shown is drawn on, then shown. */
 void frame_flip(uint32_t n)
 {
+    if (!screen_fits((uint32_t)screen.width, (uint32_t)screen.height, 2))
+        die("flip: two pages of this mode are larger than the video RAM", NULL);
     struct random random = random_of(options.seed, 0);
     uint32_t paper = (uint32_t)random_next(&random) & 0x3F3F3F, box = paper ^ 0xE0B070;
     screen.draw_first = n & 1 ? (uint32_t)screen.height : 0;

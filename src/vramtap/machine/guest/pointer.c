@@ -5,7 +5,7 @@
 
 #define WIDTH 11
 #define HEIGHT 17
-#define OUTLINE 0x0C1218
+#define OUTLINE 0x05080B
 #define BODY 0xFFFFFF
 
 /* Its tip is at the left upper corner. */

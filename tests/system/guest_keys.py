@@ -1,0 +1,27 @@
+"""The keys of a US keyboard, by what they type: scan codes of set 1."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_ROWS: Final = {
+    0x02: ("1234567890-=", "!@#$%^&*()_+"),
+    0x10: ("qwertyuiop[]", "QWERTYUIOP{}"),
+    0x1E: ("asdfghjkl;'`", 'ASDFGHJKL:"~'),
+    0x2B: ("\\zxcvbnm,./", "|ZXCVBNM<>?"),
+}
+"""The code of each row's first key; the rest follow."""
+_SHIFT: Final = 0x2A
+_OTHERS: Final = {"\b": 0x0E, "\t": 0x0F, "\n": 0x1C, " ": 0x39}
+
+
+def stroke_of(character: str) -> list[int]:
+    """The keys to hold down for a character, in order."""
+    if character in _OTHERS:
+        return [_OTHERS[character]]
+    for first, (plain, shifted) in _ROWS.items():
+        if character in plain:
+            return [first + plain.index(character)]
+        if character in shifted:
+            return [_SHIFT, first + shifted.index(character)]
+    raise ValueError(f"{character!r} is on no key")
