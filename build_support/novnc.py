@@ -3,6 +3,8 @@
 The package is fetched by name through the `npm` client, or taken from the file that the environment
 variable `VRAMTAP_NOVNC_TARBALL` names, and is checked against the digest pinned here before a single
 byte of it is unpacked. It is never in git; wheels and source archives carry it.
+
+`python -m build_support.novnc` does it outside of a build.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import zlib
@@ -193,3 +196,17 @@ def _read(path: Path) -> bytes:
     if len(data) > _MAX_TARBALL_BYTES:
         raise FetchError(f"{path} is longer than {_MAX_TARBALL_BYTES} bytes; that is not noVNC {VERSION}")
     return data
+
+
+def main() -> None:
+    """Have noVNC in place in this checkout."""
+    root = Path(__file__).resolve().parents[1]
+    try:
+        done = install(root / DESTINATION)
+    except BuildError as error:
+        sys.exit(f"vramtap build: {error}")
+    print(f"{DESTINATION}: {f'noVNC {VERSION} fetched' if done else 'up to date'}")
+
+
+if __name__ == "__main__":
+    main()
