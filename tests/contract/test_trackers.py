@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contract.kvm_guest import KVM_MEMORIES
+from contract.paged_guest import PAGED_MEMORIES
 from contract.scribe import PAGE, Scribe
 from vramtap.errors import TargetGone, VramtapError
 from vramtap.linux.procfs import vm_flags
@@ -24,6 +25,7 @@ from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PageRuns
 from vramtap.trackers.compare import CompareTracker
 from vramtap.trackers.contract import Everything, Reason, Tracker
+from vramtap.trackers.dirtybits import DirtyBitsTracker
 from vramtap.trackers.kvmlog import KvmLogTracker
 from vramtap.trackers.writelog import LogTracker
 
@@ -97,9 +99,10 @@ SUPPORTED = [(CompareTracker, memory) for memory in MEMORIES] + [
 
 KVM = [(CompareTracker, KVM_MEMORIES[0]), (LogTracker, KVM_MEMORIES[0])]
 KVM += [(KvmLogTracker, memory) for memory in KVM_MEMORIES]
+PAGED = [(DirtyBitsTracker, memory) for memory in PAGED_MEMORIES]
 
 
-@pytest.fixture(params=[*SUPPORTED, *KVM], ids=lambda p: f"{p[0].__name__}-{p[1].__name__}")
+@pytest.fixture(params=[*SUPPORTED, *KVM, *PAGED], ids=lambda p: f"{p[0].__name__}-{p[1].__name__}")
 def armed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Tracker, Memory]]:
     make: Callable[[], Tracker]
     factory: Callable[[Path], AbstractContextManager[Memory]]

@@ -12,8 +12,8 @@ from vramtap.trackers.contract import Tracker
 from vramtap.trackers.probe import probe_log
 from vramtap.trackers.writelog import LogTracker
 
-NAMES: Final = ("auto", "log", "compare")
-"""What `--tracker` takes."""
+NAMES: Final = ("auto", "log", "compare", "dirtybits", "kvmlog")
+"""What `--tracker` takes; the last two are for the embedded machine only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,10 @@ def choose(name: str, extent: Extent, *, allow_filtered: bool = False) -> Choice
         raise UsageError("--tracker", name, "no such tracker", f"one of {', '.join(NAMES)}")
     if name == "compare":
         return _compare(extent, "asked for")
+    if name in ("dirtybits", "kvmlog"):
+        tracker = _of_the_machine(name)
+        tracker.arm(extent)
+        return Choice(tracker, "asked for")
     log = LogTracker(allow_filtered=allow_filtered)
     if name == "log":
         log.arm(extent)
@@ -65,6 +69,17 @@ def choose(name: str, extent: Extent, *, allow_filtered: bool = False) -> Choice
     except VramtapError as error:
         return _compare(extent, f"log refused: {error}")
     return Choice(log, "the kernel logs writes here (a page was written and seen)")
+
+
+def _of_the_machine(name: str) -> Tracker:
+    # Loaded when asked for: only the embedded machine has use for them.
+    if name == "dirtybits":
+        from vramtap.trackers.dirtybits import DirtyBitsTracker
+
+        return DirtyBitsTracker()
+    from vramtap.trackers.kvmlog import KvmLogTracker
+
+    return KvmLogTracker()
 
 
 def _compare(extent: Extent, why: str) -> Choice:

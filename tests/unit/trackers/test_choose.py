@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from contract.scribe import PAGE, Scribe
+from machine_code import assemble
 from vramtap.errors import TargetGone, UsageError, VramtapError
+from vramtap.machine.machine import Machine
 from vramtap.memory.extent import Extent
 from vramtap.memory.mapped import FileSpace
 from vramtap.memory.own import extent_of
@@ -74,6 +76,16 @@ def test_a_tracker_asked_for_by_name_is_taken_or_refused(ours: Extent, nobodys: 
         choice.tracker.disarm()
     with pytest.raises(VramtapError, match="no process is known"):
         choose("log", nobodys)
+
+
+@pytest.mark.parametrize("name", ["dirtybits", "kvmlog"])
+def test_the_machines_own_trackers_are_taken_for_a_machine_only(name: str, ours: Extent) -> None:
+    with Machine(assemble("hlt"), cpu="kvm" if name == "kvmlog" else "unicorn") as machine:
+        choice = choose(name, machine.extent)
+        assert (choice.tracker.name, choice.why) == (name, "asked for")
+        choice.tracker.disarm()
+    with pytest.raises(VramtapError, match="not memory of the embedded machine"):
+        choose(name, ours)
 
 
 def test_an_unknown_name_is_a_usage_error(ours: Extent) -> None:
