@@ -43,9 +43,9 @@ from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 
 KICK_SIGNAL: Final = signal.SIGRTMAX - 5
 """Any real-time signal that the C library keeps for nothing; only ever sent to a thread inside `run`."""
-RING_ENTRIES: Final = 8192
-"""Of the dirty ring, 128 KiB. The video RAM's 4,096 pages appear at most once each between two resets, and
-KVM stops the guest about 600 entries before the ring's end: this one it never fills."""
+RING_ENTRIES: Final = 65536
+"""Of the dirty ring, 1 MiB: the most that KVM takes (KVM_DIRTY_RING_MAX_ENTRIES). Where the processor logs,
+the video RAM's 4,096 pages appear once each between two resets; where KVM emulates, each store is an entry."""
 
 _RAM_SLOT, _VRAM_SLOT, _PASSING_SLOT = 0, 1, 2
 _PASSING_ADDRESS: Final = 0x7FFE_0000
@@ -322,6 +322,14 @@ class KvmCpu:
     def _ring_waits(self) -> bool:
         return self._vcpu.ring is not None and self._vcpu.ring.waiting
 
+    def _empty_ring(self) -> None:
+        """Make room in the ring for the guest to go on, whoever wants to know what was in it."""
+        with self._log_lock:
+            if self._vcpu.ring is not None and not self._vcpu.ring.waiting:
+                self._vcpu.ring.skip()
+                self._vm.reset_dirty_rings()
+            self._reap()
+
     def _reap(self) -> None:
         """Move what is in the ring into our set; the vCPU is not in the guest."""
         if self._vcpu.ring is None or not self._vcpu.ring.waiting:
@@ -359,8 +367,7 @@ class KvmCpu:
                 case exits.Interrupted():
                     return Exit(ExitKind.KICKED)
                 case exits.DirtyRingFull():
-                    with self._log_lock:
-                        self._reap()
+                    self._empty_ring()
                 case _:
                     return Exit(ExitKind.FAULT, _fault(stop))
 

@@ -1,0 +1,115 @@
+"""The dirty ring against a model of the kernel's side of it, overruns included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vramtap.linux.kvm_ring import ENTRY, SKIP, DirtyRing
+
+DIRTY, RESET = 1, 2
+
+
+class KernelRing:
+    """virt/kvm/dirty_ring.c: where it writes, where it resets, and that it does not look before it writes."""
+
+    def __init__(self, size: int) -> None:
+        self.memory = bytearray(size * ENTRY.itemsize)
+        self.entries = np.frombuffer(self.memory, dtype=ENTRY)
+        self.size = size
+        self.dirty_index = 0
+        self.reset_index = 0
+
+    @property
+    def soft_full(self) -> bool:
+        return self.dirty_index - self.reset_index >= self.size - SKIP
+
+    def push(self, page: int) -> None:
+        self.entries[self.dirty_index % self.size] = (DIRTY, 1, page)
+        self.dirty_index += 1
+
+    def reset(self) -> None:
+        while self.entries["flags"][self.reset_index % self.size] & RESET:
+            self.entries["flags"][self.reset_index % self.size] = 0
+            self.reset_index += 1
+        assert self.reset_index <= self.dirty_index, "an entry was passed that was never written"
+
+
+@given(
+    size=st.sampled_from([128, 256, 2048]),
+    batches=st.lists(st.tuples(st.integers(0, 3000), st.booleans()), max_size=30),
+)
+def test_whatever_is_overrun_no_page_is_lost_unsaid_and_the_guest_goes_on(
+    size: int, batches: list[tuple[int, bool]]
+) -> None:
+    kernel = KernelRing(size)
+    ring = DirtyRing(kernel.memory)
+    written: set[int] = set()
+    said: set[int] = set()
+    overflow = False
+    page = 0
+    for batch, collect in batches:
+        exits = 0
+        while kernel.soft_full:
+            exits += 1
+            assert exits <= 3100 // SKIP, "the guest is never let in again"
+            if not ring.waiting:
+                ring.skip()
+            reaped = ring.reap()
+            said |= set(reaped.pages.tolist())
+            overflow |= reaped.overflow
+            kernel.reset()
+        for _ in range(batch):
+            page += 1
+            written.add(page)
+            kernel.push(page)
+        if collect:
+            reaped = ring.reap()
+            assert set(reaped.slots.tolist()) <= {1}
+            kernel.reset()
+            assert not ring.waiting
+            said |= set(reaped.pages.tolist())
+            assert said <= written
+            assert said == written or overflow or reaped.overflow
+            written, said, overflow = set(), set(), False
+
+
+@given(st.lists(st.integers(0, 100), max_size=20))
+def test_a_ring_that_is_never_full_names_each_page_once_in_order(batches: list[int]) -> None:
+    kernel = KernelRing(128)
+    ring = DirtyRing(kernel.memory)
+    page = 0
+    for batch in batches:
+        pages = [page + n for n in range(batch)]
+        page += batch
+        for number in pages:
+            kernel.push(number)
+        assert ring.waiting == bool(pages)
+        reaped = ring.reap()
+        assert reaped.pages.tolist() == pages
+        assert not reaped.overflow
+        kernel.reset()
+        assert kernel.reset_index == kernel.dirty_index
+
+
+@pytest.mark.parametrize("over", [0, 1, 63, 64, 127, 128, 129, 500])
+def test_a_wholly_dirty_ring_vouches_for_nothing_and_recovers(over: int) -> None:
+    kernel = KernelRing(128)
+    ring = DirtyRing(kernel.memory)
+    for page in range(128 + over):
+        kernel.push(page)
+    assert ring.reap().overflow
+    kernel.reset()
+    while kernel.soft_full:
+        assert not ring.waiting
+        ring.skip()
+        kernel.reset()
+    for page in range(10):
+        kernel.push(page)
+    reaped = ring.reap()
+    assert sorted(reaped.pages.tolist()) == list(range(10))
+    assert not reaped.overflow
+    kernel.reset()
+    assert kernel.reset_index == kernel.dirty_index
