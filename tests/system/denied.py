@@ -19,11 +19,13 @@ class Denial(NamedTuple):
         number: Of the call on x86-64 (asm/unistd_64.h).
         errno: What it fails with.
         second_argument: Only calls with this second argument fail, if it is not None.
+        third_argument: The same for the third.
     """
 
     number: int
     errno: int
     second_argument: int | None = None
+    third_argument: int | None = None
 
 
 DENIALS: Final = {
@@ -33,12 +35,14 @@ DENIALS: Final = {
     "process_vm_readv": Denial(310, errno.EPERM),
     # _IOWR('f', 16, struct pm_scan_arg) of linux/fs.h; kernels that do not know it say ENOTTY.
     "PAGEMAP_SCAN": Denial(16, errno.ENOTTY, 0xC0606610),
+    # openat(2) for reading and writing, of nothing new, is how a device is opened: O_RDWR | O_CLOEXEC.
+    "devices": Denial(257, errno.EACCES, third_argument=os.O_RDWR | os.O_CLOEXEC),
 }
 
 # linux/bpf_common.h and linux/filter.h: what a step does.
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 # linux/seccomp.h: where struct seccomp_data has what is loaded, and what is returned.
-_AT_NUMBER, _AT_ARCHITECTURE, _AT_SECOND_ARGUMENT = 0, 4, 24
+_AT_NUMBER, _AT_ARCHITECTURE, _AT_SECOND_ARGUMENT, _AT_THIRD_ARGUMENT = 0, 4, 24, 32
 _ALLOW, _FAIL = 0x7FFF0000, 0x00050000
 _X86_64: Final = 0xC000003E
 # linux/prctl.h
@@ -72,6 +76,8 @@ def deny(denial: Denial) -> None:
     tests = [(_AT_ARCHITECTURE, _X86_64), (_AT_NUMBER, denial.number)]
     if denial.second_argument is not None:
         tests.append((_AT_SECOND_ARGUMENT, denial.second_argument))
+    if denial.third_argument is not None:
+        tests.append((_AT_THIRD_ARGUMENT, denial.third_argument))
     steps: list[_Step] = []
     for left, (at, value) in zip(range(len(tests), 0, -1), tests, strict=True):
         # Where it differs, past the rest of the tests and the failure.

@@ -48,8 +48,13 @@ def pixels(machine: Machine) -> NDArray[np.uint32]:
 
 def find(machine: Machine, text: str, ink: int) -> tuple[int, int] | None:
     """Left upper corner `(x, y)` of the only place where a text stands in this colour; None if nowhere."""
+    return locate(pixels(machine), text, ink)
+
+
+def locate(picture: NDArray[np.uint32], text: str, ink: int) -> tuple[int, int] | None:
+    """The same in a picture, shape `(height, width)`, `0x00RRGGBB`."""
     shape = np.concatenate([font()[character] for character in text], axis=1)
-    drawn = pixels(machine) == ink
+    drawn = picture == ink
     # Where the first row with anything in it fits: few places, looked at as a whole.
     row = int(shape.any(axis=1).argmax())
     windows = sliding_window_view(drawn, shape.shape[1], axis=1)[row : row + drawn.shape[0] - HEIGHT + 1]

@@ -236,13 +236,44 @@ def serve(
         env: Variables set on top of this process's own.
         prefix: A command that runs the program.
     """
-    extra = tuple(arguments)
-    argv = ["-v", "serve", *targets, "--json", "--vnc", "127.0.0.1:0", *extra]
+    with _serving(["serve", *targets], len(targets), arguments, web, env, prefix) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def demo(
+    *options: str,
+    web: bool = False,
+    env: Mapping[str, str] | None = None,
+    prefix: Iterable[str] = (),
+) -> Iterator[Served]:
+    """`vramtap demo` on free ports of loopback inside the `with` block.
+
+    Args:
+        options: Of the command.
+        web: Serve the page too.
+        env: Variables set on top of this process's own.
+        prefix: A command that runs the program.
+    """
+    with _serving(["demo"], 1, options, web, env, prefix) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def _serving(
+    command: Iterable[str],
+    targets: int,
+    arguments: Iterable[str],
+    web: bool,
+    env: Mapping[str, str] | None,
+    prefix: Iterable[str],
+) -> Iterator[Served]:
+    argv = ["-v", *command, "--json", "--vnc", "127.0.0.1:0", *arguments]
     if web:
         argv += ["--web", "127.0.0.1:0"]
     with started(*argv, env=env, prefix=prefix) as child:
         served = Served(child)
-        while len(served.vnc) < len(targets) or (web and not served.web):
+        while len(served.vnc) < targets or (web and not served.web):
             line = child.line()
             assert line is not None, f"it ended with status {child.process.wait()}: {child.log}"
             said = json.loads(line)
