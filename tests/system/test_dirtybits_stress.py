@@ -1,0 +1,191 @@
+"""Dirty bits read and cleared while a real CPU stores: nothing is lost, and what it takes that nothing is.
+
+The guest adds one to a counter in each page of the extent, page after page, for ever. Whoever follows it
+keeps a copy, reads what is named, and now and then, with the guest stopped, compares all of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from contract.paged_guest import SCREEN, PagedMachine
+from machine_code import assemble
+from unit.machine.soft_mmu import Tables
+from vramtap.machine import paging
+from vramtap.machine.cpu import Registers
+from vramtap.machine.layout import IMAGE_BASE, VRAM_BASE
+from vramtap.machine.machine import Machine
+from vramtap.machine.memory import GuestMemory
+from vramtap.machine.space import GuestSpace, Stoppable
+from vramtap.memory.extent import Extent
+from vramtap.pages import PAGE_SIZE, PageRuns
+from vramtap.trackers import dirtybits
+from vramtap.trackers.contract import Everything
+from vramtap.trackers.dirtybits import DirtyBitsTracker
+
+PAGES: Final = 2048
+TABLES: Final = 0x20_0000
+COUNTING: Final = f"""
+    mov ${TABLES}, %eax
+    mov %rax, %cr3
+    movabs ${SCREEN}, %rbx
+1:  xor %ecx, %ecx
+2:  mov %rcx, %rdx
+    shl $12, %rdx
+    incq (%rbx, %rdx)
+    mov $200, %esi
+3:  dec %esi
+    jnz 3b
+    inc %ecx
+    cmp ${PAGES}, %ecx
+    jb 2b
+    jmp 1b
+"""
+"""It takes its time between two stores, so that pages get dirty all the time, not all at once."""
+STORES: Final = 300_000
+ROUNDS: Final = 3000
+"""By then a fault must have shown; it takes a few."""
+
+
+class Unstopped:
+    """The machine without its stop; translations are still forgotten as they should be."""
+
+    name: Final = "unicorn"
+
+    def __init__(self, machine: Machine) -> None:
+        self.memory = machine.memory
+        self._machine = machine
+
+    @property
+    def cpu(self) -> Unstopped:
+        return self
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        yield
+
+    def registers(self) -> Registers:
+        return Registers(0, 0, 0, TABLES)
+
+    def flush_tlb(self) -> None:
+        with self._machine.paused():
+            self._machine.cpu.flush_tlb()
+
+
+def read_all_then_write_all(memory: GuestMemory, entries: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """What a clear without lock or stop comes to."""
+    before = paging.read_entries(memory, entries)
+    view = memory.ram.view(np.uint64)
+    for entry, word in zip(entries.tolist(), before, strict=True):
+        view[entry >> 3] = word & ~np.uint64(paging.DIRTY)
+    return before
+
+
+@dataclass
+class Follower:
+    """Keeps a copy of the counters by what a tracker names."""
+
+    tracker: DirtyBitsTracker
+    memory: GuestMemory
+
+    def __post_init__(self) -> None:
+        self.mine = np.zeros(PAGES * PAGE_SIZE, dtype=np.uint8)
+        self.named = 0
+
+    def look(self) -> None:
+        answer = self.tracker.collect()
+        runs = PageRuns.full(PAGES) if isinstance(answer, Everything) else answer
+        self.named += runs.count if not isinstance(answer, Everything) else 0
+        self.tracker.source.read(runs, self.mine)
+
+    @property
+    def lost(self) -> bool:
+        """With the guest stopped, and after a look."""
+        return not np.array_equal(self.mine, self.memory.vram[: PAGES * PAGE_SIZE])
+
+    @property
+    def stores(self) -> int:
+        return int(self.memory.vram[: PAGES * PAGE_SIZE].view(np.uint64)[:: PAGE_SIZE // 8].sum())
+
+
+def follow(
+    stopping: Callable[[Machine], object], *, until: Callable[[Follower, int], bool], check_every: int = 1
+) -> Follower:
+    """Follow the counting guest until it is enough."""
+    machine = Machine(assemble(COUNTING), cpu="unicorn")
+    tables = Tables(machine.memory, TABLES)
+    tables.map(IMAGE_BASE, IMAGE_BASE)
+    tables.map(SCREEN, VRAM_BASE, PAGES)
+    seen = stopping(machine)
+    extent = Extent(GuestSpace(seen), machine.memory.vram.ctypes.data, PAGES)  # type: ignore[arg-type]
+    with machine:
+        tracker = DirtyBitsTracker()
+        tracker.arm(extent)
+        follower = Follower(tracker, machine.memory)
+        for number in range(ROUNDS):
+            follower.look()
+            if number % check_every == 0:
+                with machine.paused():
+                    follower.look()
+                    if until(follower, number):
+                        break
+        with machine.paused():
+            tracker.disarm()
+    return follower
+
+
+def itself(machine: Machine) -> Stoppable:
+    return machine
+
+
+def enough(follower: Follower, number: int) -> bool:
+    assert not follower.lost, f"round {number}"
+    return follower.stores >= STORES and number >= 100
+
+
+def test_a_storing_cpu_loses_nothing() -> None:
+    follower = follow(itself, until=enough, check_every=5)
+    assert follower.stores >= STORES
+    assert follower.named > PAGES
+
+
+def test_with_the_stop_even_a_clear_in_two_steps_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dirtybits, "fetch_and_clear_dirty", read_all_then_write_all)
+    assert follow(itself, until=enough, check_every=5).named > PAGES
+
+
+def test_without_the_stop_a_clear_in_two_steps_loses_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dirtybits, "fetch_and_clear_dirty", read_all_then_write_all)
+    assert follow(Unstopped, until=lambda follower, _: follower.lost).lost
+
+
+def test_without_the_flush_stores_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(machine: Machine) -> Stoppable:
+        monkeypatch.setattr(machine.cpu, "flush_tlb", lambda: None)
+        return machine
+
+    assert follow(without, until=lambda follower, _: follower.lost).lost
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_translation_that_is_not_forgotten_hides_the_next_store(
+    flushed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = PagedMachine("unicorn")
+    if not flushed:
+        monkeypatch.setattr(machine.cpu, "flush_tlb", lambda: None)
+    tracker = DirtyBitsTracker()
+    tracker.arm(machine.extent)
+    tracker.collect()
+    machine.store(SCREEN, 1)
+    assert tracker.collect() == PageRuns([(0, 1)])
+    machine.store(SCREEN, 2)
+    assert (tracker.collect() == PageRuns([(0, 1)])) is flushed
+    tracker.disarm()
