@@ -5,7 +5,7 @@
 #include "screen.h"
 #include "workloads.h"
 
-#define ALIAS_CYCLE 10
+#define ALIAS_CYCLE 16
 #define ALIAS_MOST 64
 #define MOVE_FRAMES 4
 #define LARGE_CYCLE 16
@@ -31,17 +31,18 @@ static void write_alias(uint32_t n)
     }
 }
 
-/* Frames 0 to 4: mapped, written, written, unmapped, nothing; 5 to 7: all three within the frame; 8: mapped
- * and written, 9: written and unmapped. In each, something is written the usual way too. */
+/* Frames 0 to 3 of a cycle: mapped, written, written, unmapped; 10 and 11: all three within the frame;
+ * 12: mapped and written, 13: written and unmapped; none of it in the others. In each, something is written
+ * the usual way too. */
 void frame_alias(uint32_t n)
 {
     uint32_t cycle = n / ALIAS_CYCLE, phase = n % ALIAS_CYCLE;
-    bool within = phase >= 5 && phase <= 7;
-    if (phase == 0 || phase == 8 || within)
+    bool within = phase == 10 || phase == 11;
+    if (phase == 0 || phase == 12 || within)
         map_some(within ? n : cycle);
-    if (phase == 1 || phase == 2 || phase == 8 || phase == 9 || within)
+    if (phase == 1 || phase == 2 || phase == 12 || phase == 13 || within)
         write_alias(n);
-    if (phase == 3 || phase == 9 || within)
+    if (phase == 3 || phase == 13 || within)
         unmap_alias();
     frame_random(n);
 }
