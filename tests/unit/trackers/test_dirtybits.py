@@ -7,15 +7,19 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from unit.machine.soft_mmu import DIRTY, FRAME, LARGE, SoftCpu, Tables
+from unit.machine.soft_mmu import DIRTY, FRAME, LARGE, PRESENT, SoftCpu, Tables
 from unit.trackers.paged_guest import DATA, FRAMES, OFFSET, PAGES, SCREEN, TABLES, PagedGuest
 from vramtap.errors import TargetGone, VramtapError
+from vramtap.machine.cpu import Registers
 from vramtap.machine.layout import VRAM_BASE
 from vramtap.machine.memory import GuestMemory
+from vramtap.machine.paging import read_entries
 from vramtap.machine.paging_reverse import MAX_TABLES, mappings
 from vramtap.memory.own import extent_of
 from vramtap.pages import PageRuns
+from vramtap.trackers import dirtybits
 from vramtap.trackers.contract import Everything, Reason
 from vramtap.trackers.dirtybits import MAX_PATIENCE, DirtyBitsTracker
 from vramtap.trackers.known_tables import KnownTables
@@ -387,6 +391,45 @@ def test_without_the_flush_pages_are_lost(flushes: bool) -> None:
     assert tracker.collect() == PageRuns([(1, 2)])
     guest.draw(1)
     assert (tracker.collect() == PageRuns([(1, 2)])) is flushes
+
+
+@pytest.mark.parametrize("stops", [True, False])
+@pytest.mark.parametrize("does", ["draws", "unmaps"])
+def test_a_clear_in_two_steps_needs_the_stop(stops: bool, does: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = PagedGuest()
+    tracker = DirtyBitsTracker()
+    tracker.arm(guest.extent)
+    tracker.collect()
+    there = guest.tables.entry(SCREEN + 3 * FRAME)
+
+    def in_two_steps(memory: GuestMemory, entries: NDArray[np.int64]) -> NDArray[np.uint64]:
+        before = read_entries(memory, entries)
+        if not guest.cpu.stopped:
+            guest.draw(3)
+            if does == "unmaps":
+                guest.unmap(SCREEN + 3 * FRAME)
+        memory.ram.view(np.uint64)[entries >> 3] = before & ~np.uint64(DIRTY)
+        return before
+
+    guest.draw(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(dirtybits, "fetch_and_clear_dirty", in_two_steps)
+        if not stops:
+            patch.setattr(guest, "paused", contextlib.nullcontext)
+            patch.setattr(guest.cpu, "flush_tlb", guest.cpu.tlb.clear)
+            patch.setattr(guest.cpu, "registers", lambda: Registers(0, 0, 0, guest.cpu.cr3))
+        assert tracker.collect() == PageRuns([(1, 2)])
+    if stops:
+        guest.draw(3)
+        assert tracker.collect() == PageRuns([(3, 4)])
+        if does == "unmaps":
+            guest.unmap(SCREEN + 3 * FRAME)
+    else:
+        answer = tracker.collect()
+        assert (answer == PageRuns()) is (does == "draws"), "page 3 was drawn, and nobody says so"
+    mapped = bool(int(guest.memory.words(there, 1)[0]) & PRESENT)
+    assert mapped is (does == "draws" or not stops), "what the guest took away is back"
+    tracker.disarm()
 
 
 def test_disarming_gives_the_guest_its_dirty_bits_back(guest: PagedGuest) -> None:

@@ -62,6 +62,7 @@ class GuestProgram(RuleBasedStateMachine):
         other.map(TABLES, TABLES, 32)
         other.map(OTHER, OTHER, 16)
         other.map(SCREEN, FRAMES, PAGES)
+        self.screen_table = self.guest.tables.entry(SCREEN) // FRAME * FRAME
         self.roots = [self.guest.tables.root, other.root]
         self.guest.tables.map(OTHER, OTHER, 16)
         self.table_frames = [
@@ -147,6 +148,20 @@ class GuestProgram(RuleBasedStateMachine):
             # of its stores into tables.
             word |= before & DIRTY
         self.store(way + index * 8, word)
+        if forget:
+            self.guest.cpu.tlb.clear()
+
+    @rule(page=st.integers(0, PAGES - 1), index=st.integers(PAGES, 511), forget=st.booleans())
+    def map_draw_and_unmap(self, page: int, index: int, forget: bool) -> None:
+        entry = self.screen_table + index * 8
+        way = self.reached(entry // FRAME * FRAME, 0)
+        if way is None or entry in self.mapping_tables:
+            return
+        before = int(self.guest.memory.words(entry, 1)[0])
+        self.store(way + entry % FRAME, FRAMES + page * FRAME | 3)
+        self.value += 1
+        self.store((SCREEN & -(1 << 21)) + index * FRAME, self.value << 12)
+        self.store(way + entry % FRAME, before)
         if forget:
             self.guest.cpu.tlb.clear()
 
