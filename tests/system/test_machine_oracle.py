@@ -18,7 +18,7 @@ from vramtap.pages import PageRuns
 DRAWING = [name for name in WORKLOADS if name != "idle"]
 FRAMES = 24
 """Of each workload: enough for a cycle of each that has cycles."""
-FRAMES_ON_KVM = 10
+FRAMES_ON_KVM = 6
 SMALL = "mode=320x200 hz=0"
 
 
