@@ -46,6 +46,8 @@ class _KvmDescriptor(Descriptor):
         An integer lets other threads run meanwhile, and so does a struct of up to 1,024 bytes, which is
         copied into the call and back; a longer one goes without copying and holds them up.
         """
+        if self._fd < 0:
+            raise _error(name, f"{self.name}{what}", errno.EBADF)
         try:
             return int(fcntl.ioctl(self._fd, request, argument, True))
         except OSError as error:
@@ -302,6 +304,8 @@ class Vcpu(_KvmDescriptor):
         Raises:
             KernelError: KVM will not run it.
         """
+        if self._fd < 0:
+            raise _error("KVM_RUN", self.name, errno.EBADF)
         try:
             fcntl.ioctl(self._fd, abi.KVM_RUN, 0)
         except InterruptedError:

@@ -45,7 +45,7 @@ KICK_SIGNAL: Final = signal.SIGRTMAX - 5
 """Any real-time signal that the C library keeps for nothing; only ever sent to a thread inside `run`."""
 RING_ENTRIES: Final = 65536
 """Of the dirty ring, 1 MiB: the most that KVM takes (KVM_DIRTY_RING_MAX_ENTRIES). Where the processor logs,
-the video RAM's 4,096 pages appear once each between two resets; where KVM emulates, each store is an entry."""
+the video RAM's 4,096 pages appear once each between two resets; where KVM emulates, each store does."""
 
 _RAM_SLOT, _VRAM_SLOT, _PASSING_SLOT = 0, 1, 2
 _PASSING_ADDRESS: Final = 0x7FFE_0000
