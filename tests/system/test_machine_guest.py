@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from system.guest_screen import (
     read,
 )
 from vramtap.machine.devices.dispi import VIRT_HEIGHT, XRES, Y_OFFSET, YRES
+from vramtap.machine.layout import BOOT_INFO, COMMAND_LINE, COMMAND_LINE_BYTES, BootInfo
 from vramtap.machine.machine import Machine
 from vramtap.machine.ports import NEVER_NS
 from vramtap.pages import PAGE_SIZE, PageRuns
@@ -40,11 +42,16 @@ def guest(command_line: str, *, record_writes: bool = False) -> Machine:
     return Machine(cpu="unicorn", command_line=command_line, held=True, record_writes=record_writes)
 
 
-def digest(command_line: str, frames: int) -> str:
-    with guest(command_line) as machine:
-        machine.run_frames(frames)
+def digest(command_line: str, frames: int, cpu: Literal["unicorn", "kvm"] = "unicorn") -> str:
+    """Of what is shown after each frame, and of all video RAM after the last."""
+    drawn = hashlib.sha256()
+    with Machine(cpu=cpu, command_line=command_line, held=True) as machine:
+        for _ in range(frames):
+            machine.run_frames(1)
+            drawn.update(pixels(machine).tobytes())
+        drawn.update(machine.memory.vram.tobytes())
         assert machine.frames == frames
-        return hashlib.sha256(machine.memory.vram).hexdigest()
+    return drawn.hexdigest()
 
 
 @pytest.mark.parametrize("workload", BY_SEED)
@@ -59,6 +66,12 @@ def test_the_same_seed_draws_the_same(workload: str) -> None:
 def test_a_workload_without_chance_draws_the_same_for_any_seed(workload: str) -> None:
     frames = 1 if workload == "workload=idle" else 5
     assert digest(f"{workload} {SMALL} hz=0", frames) == digest(f"{workload} {SMALL} hz=0 seed=9", frames)
+
+
+@pytest.mark.parametrize("workload", ["workload=scroll", "workload=remap", "program=random"])
+def test_both_cpus_draw_the_same(workload: str) -> None:
+    line = f"{workload} {SMALL} hz=0 seed=8"
+    assert digest(line, 12, "unicorn") == digest(line, 12, "kvm")
 
 
 @pytest.mark.parametrize("workload", BY_SEED)
@@ -363,6 +376,38 @@ def test_a_bad_command_line_ends_it_with_a_clear_word(line: str) -> None:
         assert machine.frames == 0
 
 
+BAD_BOOT = {
+    "no magic": ("magic", 0, "started without the machine's boot information"),
+    "short": ("size", 39, "started without the machine's boot information"),
+    "no RAM": ("ram_bytes", 0, "the command line is not in RAM"),
+    "little RAM": ("ram_bytes", 16 << 20, "RAM is not 32 MiB to 1 GiB"),
+    "odd RAM": ("ram_bytes", (64 << 20) - 4096, "RAM is not 32 MiB to 1 GiB"),
+    "command line far off": ("command_line", 1 << 40, "the command line is not in RAM"),
+    "little video RAM": ("vram_bytes", 1 << 20, "video RAM is not 2 MiB to 64 MiB"),
+    "endless video RAM": ("vram_bytes", 1 << 63, "video RAM is not 2 MiB to 64 MiB"),
+    "video RAM for less": ("vram_bytes", 2 << 20, "the mode is larger than the video RAM"),
+    "video RAM in RAM": ("vram_base", 0x200000, "video RAM lies in RAM, beyond 4 GiB or across a large page"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BOOT)
+def test_nonsense_from_the_machine_ends_it_with_a_clear_word(name: str) -> None:
+    field, value, said = BAD_BOOT[name]
+    with guest("") as machine:
+        setattr(BootInfo.from_buffer(machine.memory.ram[BOOT_INFO:]), field, value)  # type: ignore[arg-type]
+        machine.release()
+        assert machine.wait_end(60)
+        assert machine.debug.text == f"vramtap guest: {said}\n"
+
+
+def test_a_command_line_without_an_end_is_refused() -> None:
+    with guest("") as machine:
+        machine.memory.ram[COMMAND_LINE : COMMAND_LINE + COMMAND_LINE_BYTES] = ord(" ")
+        machine.release()
+        assert machine.wait_end(60)
+        assert machine.debug.text == "vramtap guest: command line: does not end\n"
+
+
 def test_the_largest_numbers_are_taken() -> None:
     line = "seed=18446744073709551615 frames=4294967295 hz=0 workload=random"
     with guest(f"  {line}   {SMALL} ") as machine:
@@ -402,6 +447,7 @@ def test_it_loops_for_ever_as_it_is_told() -> None:
         machine.release()
         code = b""
         while code != b"\xeb\xfe":  # jmp to itself
+            assert not machine.wait_end(0.05)
             with machine.paused():
                 rip = machine.cpu.registers().rip
                 code = bytes(machine.memory.ram[rip : rip + 2])

@@ -107,7 +107,8 @@ static void check(const struct boot_info *boot)
 {
     if (boot->magic != BOOT_MAGIC || boot->size < sizeof *boot)
         die("started without the machine's boot information", NULL);
-    if (boot->command_line > boot->ram_bytes - COMMAND_LINE_BYTES)
+    bool fits = boot->ram_bytes >= COMMAND_LINE_BYTES;
+    if (!fits || boot->command_line > boot->ram_bytes - COMMAND_LINE_BYTES)
         die("the command line is not in RAM", NULL);
 }
 

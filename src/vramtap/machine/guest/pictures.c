@@ -49,7 +49,7 @@ static char letter(uint32_t n)
 
 void frame_typing(uint32_t n)
 {
-    desktop_type(letter(n));
+    desktop_type(letter(n - 1));
     desktop_show();
 }
 
@@ -177,6 +177,6 @@ void frame_modes(uint32_t n)
         screen_mode(modes[next].width, modes[next].height, random_below(&random, 3) != 0);
         desktop_start();
     }
-    desktop_type(letter(n));
+    desktop_type(letter(n - 1));
     desktop_show();
 }
