@@ -1,0 +1,258 @@
+"""The wrappers of KVM on the real one, with guests of a few bytes of real-mode code."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vramtap.errors import KernelError
+from vramtap.linux import kvm_abi as abi
+from vramtap.linux import kvm_exits as exits
+from vramtap.linux.kvm import Kvm, Vcpu, Vm
+from vramtap.pages import PAGE_SIZE, PageRuns
+
+PAGES: Final = 200
+"""Not a multiple of 64: the end of a bitmap matters."""
+CODE: Final = 0x1000
+
+
+@dataclass
+class Guest:
+    """A virtual machine with one slot of memory and one CPU in real mode."""
+
+    vm: Vm
+    vcpu: Vcpu
+    memory: NDArray[np.uint8]
+
+    def run_to_halt(self) -> None:
+        stop = self.vcpu.run()
+        assert stop == exits.Halt()
+
+    def log_pages(self, wanted: bool) -> None:
+        flags = abi.KVM_MEM_LOG_DIRTY_PAGES if wanted else 0
+        self.vm.set_memory(0, 0, self.memory.ctypes.data, PAGES * PAGE_SIZE, flags)
+
+    def dirty(self) -> PageRuns:
+        return PageRuns.from_bitmap(self.vm.dirty_log(0).tobytes(), PAGES)
+
+
+@contextmanager
+def guest(code: str, *, manual: bool = False, ring_entries: int = 0) -> Iterator[Guest]:
+    memory = np.frombuffer(mmap.mmap(-1, PAGES * PAGE_SIZE), dtype=np.uint8)
+    machine_code = bytes.fromhex(code)
+    memory[CODE : CODE + len(machine_code)] = np.frombuffer(machine_code, dtype=np.uint8)
+    with Kvm.open() as kvm, kvm.create_vm() as vm:
+        if manual:
+            vm.enable_manual_protect()
+        if ring_entries:
+            vm.enable_dirty_rings(ring_entries)
+        vm.set_tss_address(0x7FFF_0000)
+        vm.set_memory(0, 0, memory.ctypes.data, PAGES * PAGE_SIZE)
+        with vm.create_vcpu() as vcpu:
+            vcpu.set_cpuid(kvm.supported_cpuid())
+            sregs = vcpu.sregs()
+            sregs.cs.base, sregs.cs.selector = 0, 0
+            vcpu.set_sregs(sregs)
+            vcpu.set_regs(abi.KvmRegs(rip=CODE, rflags=2))
+            yield Guest(vm, vcpu, memory)
+
+
+def test_the_device_is_kvm_and_says_what_it_can() -> None:
+    with Kvm.open() as kvm:
+        assert kvm.api_version() == 12
+        assert kvm.check_extension(abi.KVM_CAP_IMMEDIATE_EXIT) == 1
+        assert kvm.check_extension(0xFFFF) == 0
+        cpuid = kvm.supported_cpuid()
+        assert 0 < cpuid.nent <= abi.CPUID_ENTRIES
+        assert 1 in {entry.function for entry in cpuid.entries[: cpuid.nent]}
+
+
+def test_ports_and_hlt() -> None:
+    # mov al, 5; out 0x10, al; in ax, 0x11; hlt
+    with guest("b005 e610 e511 f4") as it:
+        out = it.vcpu.run()
+        assert isinstance(out, exits.Io)
+        assert (out.port, out.size, out.count, out.outward, bytes(out.data)) == (0x10, 1, 1, True, b"\x05")
+        asked = it.vcpu.run()
+        assert isinstance(asked, exits.Io)
+        assert (asked.port, asked.size, asked.count, asked.outward) == (0x11, 2, 1, False)
+        asked.data[:] = b"\x34\x12"
+        it.run_to_halt()
+        regs = it.vcpu.regs()
+        assert (regs.rax, regs.rip) == (0x1234, CODE + 7)
+
+
+def test_strings_of_port_accesses() -> None:
+    # mov dx, 0x1ce; mov cx, 6; mov si, 0x2000; rep outsw; mov cx, 5; mov di, 0x3000; rep insb; hlt
+    with guest("bace01 b90600 be0020 f36f b90500 bf0030 f36c f4") as it:
+        it.memory[0x2000:0x200C] = np.arange(12)
+        sent, answered = b"", 0
+        while (stop := it.vcpu.run()) != exits.Halt():
+            assert isinstance(stop, exits.Io)
+            assert len(stop.data) == stop.size * stop.count
+            if stop.outward:
+                assert stop.size == 2
+                sent += bytes(stop.data)
+            else:
+                stop.data[:] = bytes(range(answered, answered + stop.count))
+                answered += stop.count
+        assert sent == bytes(range(12))
+        assert it.memory[0x3000:0x3006].tolist() == [0, 1, 2, 3, 4, 0]
+
+
+def test_memory_that_is_not_there() -> None:
+    # mov ax, 0xf000; mov ds, ax; mov [0x10], bl; hlt: past the slot's 800 KiB
+    with guest("b800f0 8ed8 881e1000 f4") as it:
+        assert it.vcpu.run() == exits.Mmio(0xF0010, 1, True)
+
+
+def test_registers_that_are_set_are_had() -> None:
+    with guest("f4") as it:
+        names = [field[0] for field in abi.KvmRegs._fields_ if field[0] not in ("rip", "rflags")]
+        regs = abi.KvmRegs(rip=CODE, rflags=2, **{name: 0x1111 * at for at, name in enumerate(names)})
+        it.vcpu.set_regs(regs)
+        assert bytes(it.vcpu.regs()) == bytes(regs)
+        sregs = it.vcpu.sregs()
+        sregs.cs.l = 1  # 64-bit code without long mode
+        with pytest.raises(KernelError) as caught:
+            it.vcpu.set_sregs(sregs)
+        assert caught.value.errno == errno.EINVAL
+
+
+def test_immediate_exit_finishes_what_was_begun() -> None:
+    with guest("e511 f4") as it:  # in ax, 0x11; hlt
+        asked = it.vcpu.run()
+        assert isinstance(asked, exits.Io)
+        asked.data[:] = b"\x34\x12"
+        it.vcpu.immediate_exit = True
+        assert it.vcpu.run() == exits.Interrupted()
+        regs = it.vcpu.regs()
+        assert (regs.rax & 0xFFFF, regs.rip) == (0x1234, CODE + 2)
+        it.vcpu.immediate_exit = False
+        assert not it.vcpu.immediate_exit
+        it.run_to_halt()
+
+
+def test_a_blocked_signal_that_is_let_through_inside_ends_a_run_and_stays_pending() -> None:
+    number = signal.SIGRTMAX - 7
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        with guest("ebfe") as it:  # 1: jmp 1b
+            it.vcpu.set_signal_mask(before - {number})
+            signal.pthread_kill(threading.get_ident(), number)
+            assert it.vcpu.run() == exits.Interrupted()
+            assert number in signal.sigpending()
+            assert signal.getsignal(number) is signal.SIG_DFL
+            assert signal.sigtimedwait({number}, 0) is not None
+            # And once it runs.
+            thread = threading.get_ident()
+            timer = threading.Timer(0.02, signal.pthread_kill, (thread, number))
+            timer.start()
+            assert it.vcpu.run() == exits.Interrupted()
+            timer.join()
+            assert signal.sigtimedwait({number}, 0) is not None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# mov byte [0x5000], 1; mov ax, 0x9000; mov ds, ax; mov byte [0], 1; mov byte [0x7fff], 1; hlt; restart
+STORES: Final = "c606005001 b80090 8ed8 c606000001 c606ff7f01 31c0 8ed8 f4 ebe5"
+STORED: Final = PageRuns([(0x5, 0x6), (0x90, 0x91), (0x97, 0x98)])
+
+
+def test_the_log_is_read_and_cleared_by_one_call() -> None:
+    with guest(STORES) as it:
+        with pytest.raises(KernelError) as caught:
+            it.vm.dirty_log(0)
+        assert caught.value.errno == errno.ENOENT
+        it.log_pages(True)
+        assert it.dirty() == PageRuns()
+        for _ in range(2):
+            it.run_to_halt()
+            assert it.dirty() == STORED
+            assert it.dirty() == PageRuns()
+        it.log_pages(False)
+        it.run_to_halt()
+        with pytest.raises(KernelError):
+            it.vm.dirty_log(0)
+
+
+def test_with_manual_protect_reading_clears_nothing_and_clearing_only_what_it_is_told() -> None:
+    with guest(STORES, manual=True) as it:
+        it.log_pages(True)
+        assert it.dirty() == PageRuns()
+        it.run_to_halt()
+        assert it.dirty() == STORED
+        assert it.dirty() == STORED
+        # Page 0x90 in the granule from 0x80 on; 0x97 is left alone.
+        it.vm.clear_dirty_log(0, 0x80, np.packbits(np.arange(64) == 0x10, bitorder="little"))
+        assert it.dirty() == PageRuns([(0x5, 0x6), (0x97, 0x98)])
+        # To the slot's end, which is inside a granule.
+        it.vm.clear_dirty_log(0, 0, np.full(32, 0xFF, dtype=np.uint8))
+        assert it.dirty() == PageRuns()
+        it.run_to_halt()
+        assert it.dirty() == STORED
+
+
+def test_the_ring_names_what_was_written_until_it_is_reset() -> None:
+    with guest(STORES, ring_entries=1024) as it:
+        it.log_pages(True)
+        with pytest.raises(KernelError) as caught:
+            it.vm.dirty_log(0)
+        assert caught.value.errno == errno.ENXIO
+        ring = it.vcpu.ring
+        assert ring is not None
+        assert not ring.waiting
+        for _ in range(3):
+            it.run_to_halt()
+            assert ring.waiting
+            reaped = ring.reap()
+            assert not reaped.overflow
+            assert PageRuns.from_pages(reaped.pages) == STORED
+            assert set(reaped.slots.tolist()) == {0}
+            assert not ring.waiting
+            it.vm.reset_dirty_rings()
+
+
+def test_a_full_ring_stops_the_guest_until_it_is_reset() -> None:
+    # mov cx, 3000; 1: mov bx, cx; and bx, 0x7000; inc byte [bx + 0x2000]; loop 1b; hlt
+    with guest("b9b80b 89cb 81e30070 fe870020 e2f4 f4", ring_entries=1024) as it:
+        it.log_pages(True)
+        ring = it.vcpu.ring
+        assert ring is not None
+        pages: set[int] = set()
+        while True:
+            stop = it.vcpu.run()
+            if not ring.waiting and stop == exits.DirtyRingFull():
+                ring.skip()
+            pages |= set(ring.reap().pages.tolist())
+            it.vm.reset_dirty_rings()
+            if stop == exits.Halt():
+                break
+            assert stop == exits.DirtyRingFull()
+        assert pages == {2}
+        # 3,000 stores, each of which was made once.
+        assert int(it.memory[0x2000]) == 3000 % 256
+
+
+@pytest.mark.parametrize("entries", [1, 100, 1 << 24])
+def test_a_ring_of_no_good_size_is_refused(entries: int) -> None:
+    with Kvm.open() as kvm, kvm.create_vm() as vm, pytest.raises(KernelError) as caught:
+        vm.enable_dirty_rings(entries)
+    assert caught.value.errno in (errno.EINVAL, errno.E2BIG)
+
+
+def test_slots_that_overlap_are_refused() -> None:
+    with guest("f4") as it, pytest.raises(KernelError) as caught:
+        it.vm.set_memory(1, PAGE_SIZE, it.memory.ctypes.data, PAGE_SIZE)
+    assert caught.value.errno == errno.EEXIST
