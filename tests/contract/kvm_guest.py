@@ -11,7 +11,7 @@ from typing import Final, Self
 import numpy as np
 
 from vramtap.machine.boot import prepare
-from vramtap.machine.cpu import Cpu, ExitKind
+from vramtap.machine.cpu import Cpu, ExitKind, Ports
 from vramtap.machine.kvm_cpu import RING_ENTRIES, KvmCpu
 from vramtap.machine.layout import BOOT_INFO, BOOT_PML4, BOOT_STACK, IMAGE_BASE, VRAM_BASE
 from vramtap.machine.memory import GuestMemory
@@ -46,11 +46,18 @@ class SilentPorts:
 class TinyMachine:
     """A KVM CPU with a few bytes of code; it runs on the thread that says so, and stands still between."""
 
-    def __init__(self, code: bytes, log: str = "bitmap", ring_entries: int = RING_ENTRIES) -> None:
+    def __init__(
+        self,
+        code: bytes,
+        log: str = "bitmap",
+        *,
+        ports: Ports | None = None,
+        ring_entries: int = RING_ENTRIES,
+    ) -> None:
         self.memory = GuestMemory()
         prepare(self.memory, "")
         self.memory.ram[IMAGE_BASE : IMAGE_BASE + len(code)] = np.frombuffer(code, dtype=np.uint8)
-        self.kvm = KvmCpu(self.memory, SilentPorts(), log=log, ring_entries=ring_entries)
+        self.kvm = KvmCpu(self.memory, ports or SilentPorts(), log=log, ring_entries=ring_entries)
         self.kvm.start_at(IMAGE_BASE, stack=BOOT_STACK, argument=BOOT_INFO, tables=BOOT_PML4)
 
     def __enter__(self) -> Self:

@@ -1,0 +1,348 @@
+"""The KVM CPU on the real /dev/kvm: what it tells the machine, how it is stopped, and its log."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from contract.kvm_guest import FORMS, SilentPorts, TinyMachine
+from vramtap.errors import KernelError, Refused, TargetGone, UsageError, VramtapError
+from vramtap.linux import kvm_exits as exits
+from vramtap.linux.kvm import Kvm, Vcpu
+from vramtap.machine.cpu import Exit, ExitKind
+from vramtap.machine.kvm_cpu import KICK_SIGNAL, KvmCpu
+from vramtap.machine.layout import BOOT_INFO, BOOT_PDS, BOOT_PML4, BOOT_STACK, IMAGE_BASE, VRAM_BASE
+from vramtap.machine.memory import GuestMemory
+from vramtap.pages import PAGE_SIZE, PageRuns
+
+HALT = Exit(ExitKind.HALT)
+KICKED = Exit(ExitKind.KICKED)
+DIRTY = np.uint64(0x40)
+
+
+class NotedPorts:
+    """Notes what is written, answers with numbers counted up, and may fail."""
+
+    def __init__(self, fail_at: int = -1) -> None:
+        self.written: list[tuple[int, int, int]] = []
+        self.fail_at = fail_at
+        self.answers = 0
+
+    def read(self, port: int, size: int) -> int:
+        self._fail(port)
+        self.answers += 1
+        return self.answers
+
+    def write(self, port: int, size: int, value: int) -> None:
+        self._fail(port)
+        self.written.append((port, size, value))
+
+    def _fail(self, port: int) -> None:
+        if port == self.fail_at:
+            raise KernelError("use", f"port {port:#x}", 5)
+
+
+class KickingPorts(NotedPorts):
+    """Kicks at every write, twice."""
+
+    def __init__(self, kick: Callable[[], None]) -> None:
+        super().__init__()
+        self.kick = kick
+
+    def write(self, port: int, size: int, value: int) -> None:
+        self.kick()
+        self.kick()
+
+
+@contextmanager
+def machine(code: str, ports: NotedPorts | None = None, log: str = "bitmap") -> Iterator[TinyMachine]:
+    with TinyMachine(bytes.fromhex(code), log, ports=ports or NotedPorts()) as tiny:
+        yield tiny
+
+
+def test_a_guest_is_entered_as_the_layout_says() -> None:
+    # mov rax, cs; mov rbx, ds; mov rcx, ss; mov [rdi], rax; mov [rdi+8], rbx; mov [rdi+16], rcx; pushfq; hlt
+    with machine("8cc8 8cdb 8cd1 488907 48895f08 48894f10 9c f4") as tiny:
+        assert tiny.kvm.run() == HALT
+        registers = tiny.kvm.registers()
+        assert (registers.rip, registers.rsp) == (IMAGE_BASE + 19, BOOT_STACK - 8)
+        assert (registers.cr2, registers.cr3) == (0, BOOT_PML4)
+        assert [int(word) & 0xFFFF for word in tiny.memory.words(BOOT_INFO, 3)] == [8, 16, 16]
+        assert int(tiny.memory.words(BOOT_STACK - 8, 1)[0]) & 0x200 == 0, "interrupts are off"
+
+
+def test_segments_can_be_loaded_from_the_table() -> None:
+    # mov eax, 16; mov ds, eax; mov ss, eax; push 8; lea rax, [rip+3]; push rax; retfq; hlt
+    with machine("b810000000 8ed8 8ed0 6a08 488d0503000000 50 48cb f4") as tiny:
+        assert tiny.kvm.run() == HALT
+
+
+def test_ports_are_asked_with_their_sizes() -> None:
+    # mov eax, 0x12345678; mov dx, 0x1cf; out dx, al; out dx, ax; out dx, eax; in ax, dx; mov [rdi], ax; hlt
+    ports = NotedPorts()
+    with machine("b878563412 66bacf01 ee 66ef ef 66ed 668907 f4", ports) as tiny:
+        assert tiny.kvm.run() == HALT
+        assert ports.written == [(0x1CF, 1, 0x78), (0x1CF, 2, 0x5678), (0x1CF, 4, 0x12345678)]
+        assert int(tiny.memory.words(BOOT_INFO, 1)[0]) & 0xFFFF == 1
+
+
+def test_strings_of_port_accesses_come_one_by_one() -> None:
+    # mov rsi, rdi; mov ecx, 5; mov dx, 0xe9; rep outsb;
+    # mov edi, 0x9000; mov ecx, 3; mov dx, 0x60; rep insb; hlt
+    ports = NotedPorts()
+    with machine("4889fe b905000000 66bae900 f36e bf00900000 b903000000 66ba6000 f36c f4", ports) as tiny:
+        tiny.memory.ram[BOOT_INFO : BOOT_INFO + 5] = np.frombuffer(b"hello", dtype=np.uint8)
+        assert tiny.kvm.run() == HALT
+        assert ports.written == [(0xE9, 1, byte) for byte in b"hello"]
+        assert tiny.memory.ram[0x9000:0x9004].tolist() == [1, 2, 3, 0]
+
+
+@pytest.mark.parametrize("code", ["b001 e6f4 f4", "e4f4 f4"], ids=["out", "in"])
+def test_what_a_port_raises_comes_out_and_the_guest_stands_behind_the_instruction(code: str) -> None:
+    ports = NotedPorts(fail_at=0xF4)
+    with machine(code, ports) as tiny:
+        with pytest.raises(KernelError, match="port 0xf4"):
+            tiny.kvm.run()
+        length = len(bytes.fromhex(code)) - 1
+        assert tiny.kvm.registers().rip == IMAGE_BASE + length
+        assert tiny.kvm.run() == HALT
+
+
+@pytest.mark.parametrize(
+    ("code", "detail"),
+    [
+        ("0f0b", "triple fault"),  # ud2
+        ("48b80000000001000000 c60001", "triple fault"),  # a page that no table maps
+        ("b800000090 c60001", "access to guest-physical 0x90000000, where nothing is"),
+        ("b800000090 8b00", "access to guest-physical 0x90000000, where nothing is"),
+    ],
+)
+def test_a_guest_that_cannot_go_on_says_why(code: str, detail: str) -> None:
+    with machine(code) as tiny:
+        assert tiny.kvm.run() == Exit(ExitKind.FAULT, detail)
+        tiny.kvm.registers()
+
+
+@pytest.mark.parametrize(
+    ("stop", "words"),
+    [
+        (exits.InternalError(1, ()), "cannot emulate .*suberror 1"),
+        (exits.InternalError(77, ()), "suberror 77"),
+        (exits.FailEntry(0x80000021), "reason 0x80000021"),
+        (exits.Other(37), "reason 37"),
+    ],
+)
+def test_what_kvm_cannot_do_is_told_with_its_number(
+    stop: exits.VmExit, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with machine("f4") as tiny:
+        monkeypatch.setattr(Vcpu, "run", lambda self: stop)
+        told = tiny.kvm.run()
+    assert told.kind is ExitKind.FAULT
+    assert re.search(words, told.detail)
+
+
+def test_an_endless_loop_is_kicked_out_of_and_can_be_gone_on_with() -> None:
+    with machine("ff07 ebfc") as tiny:  # 1: inc dword [rdi]; jmp 1b
+        tiny.memory.words(BOOT_INFO, 1)[0] = 0
+        counted = 0
+        stops: list[Exit] = []
+        for _ in range(20):
+            stops.clear()
+            thread = threading.Thread(target=lambda: stops.append(tiny.kvm.run()))
+            thread.start()
+            while int(tiny.memory.words(BOOT_INFO, 1)[0]) == counted:
+                assert thread.is_alive()
+            while thread.is_alive():
+                tiny.kvm.kick()
+            assert stops == [KICKED]
+            counted = int(tiny.memory.words(BOOT_INFO, 1)[0])
+            tiny.kvm.kick()  # It does not run: nothing comes of it.
+
+
+def test_kicks_lose_no_port_access_and_make_none_twice() -> None:
+    # mov ecx, 3000; mov dx, 0x60;
+    # 1: mov eax, ecx; out dx, eax; in eax, dx; add [rdi], rax; dec ecx; jnz 1b; hlt
+    kick_given = threading.Event()
+
+    class WaitingPorts(NotedPorts):
+        def write(self, port: int, size: int, value: int) -> None:
+            super().write(port, size, value)
+            if value == 1500:
+                kick_given.clear()
+                kick_given.wait(10)
+
+    ports = WaitingPorts()
+    with machine("b9b80b0000 66ba6000 89c8 ef ed 480107 ffc9 75f5 f4", ports) as tiny:
+        tiny.memory.words(BOOT_INFO, 1)[0] = 0
+        done = threading.Event()
+
+        def kick() -> None:
+            while not done.is_set():
+                tiny.kvm.kick()
+                kick_given.set()
+
+        thread = threading.Thread(target=kick)
+        thread.start()
+        kicked = 0
+        try:
+            while (stop := tiny.kvm.run()) == KICKED:
+                kicked += 1
+        finally:
+            done.set()
+            thread.join()
+        assert stop == HALT
+        assert kicked > 0
+        assert [value for _, _, value in ports.written] == list(range(3000, 0, -1))
+        assert ports.answers == 3000
+        assert int(tiny.memory.words(BOOT_INFO, 1)[0]) == 3000 * 3001 // 2
+
+
+def test_a_port_may_kick_the_run_it_is_asked_in() -> None:
+    with machine("e610 e610 f4", KickingPorts(lambda: tiny.kvm.kick())) as tiny:
+        assert tiny.kvm.run() == KICKED
+        assert tiny.kvm.registers().rip == IMAGE_BASE + 2
+        assert tiny.kvm.run() == KICKED
+        assert tiny.kvm.run() == HALT
+
+
+def test_a_kick_leaves_the_process_and_the_thread_as_they_were() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with machine("e610 ebfe", KickingPorts(lambda: tiny.kvm.kick())) as tiny:
+        assert tiny.kvm.run() == KICKED
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    assert KICK_SIGNAL not in signal.sigpending()
+    assert signal.getsignal(KICK_SIGNAL) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("shadowed", [False, True])
+def test_after_a_flush_a_store_sets_the_dirty_bit_again(shadowed: bool) -> None:
+    # mov eax, VRAM_BASE + 0x5000; 1: mov byte [rax], 1; hlt; jmp 1b
+    with machine("b8005000e0 c60001 f4 ebfa") as tiny:
+        tiny.kvm._shadowed = shadowed
+        entry = tiny.memory.words(BOOT_PDS + (VRAM_BASE >> 21) * 8, 1)
+        for _ in range(3):
+            assert tiny.kvm.run() == HALT
+            assert int(entry[0] & DIRTY)
+            entry[0] &= ~DIRTY
+            tiny.kvm.flush_tlb()
+            assert not int(entry[0] & DIRTY)
+
+
+def test_a_translation_that_was_changed_holds_after_a_flush() -> None:
+    # mov eax, VRAM_BASE; 1: mov byte [rax], 1; hlt; jmp 1b
+    with machine("b8000000e0 c60001 f4 ebfa") as tiny:
+        assert tiny.kvm.run() == HALT
+        entry = tiny.memory.words(BOOT_PDS + (VRAM_BASE >> 21) * 8, 1)
+        entry[0] += np.uint64(2 << 20)
+        tiny.kvm.flush_tlb()
+        assert tiny.memory.vram[2 << 20] == 0
+        assert tiny.kvm.run() == HALT
+        assert tiny.memory.vram[2 << 20] == 1
+
+
+# The log
+
+# mov eax, VRAM_BASE + 0x5000;
+# 1: inc byte [rax]; inc byte [rax + 0x1000]; inc byte [rax + 0x400000]; hlt; jmp 1b
+STORES = "b8005000e0 fe00 fe8000100000 fe8000004000 f4 ebef"
+STORED = PageRuns([(5, 7), (1029, 1030)])
+PAGES = 4096
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_log_names_what_was_written_once(form: str) -> None:
+    with machine(STORES, log=form) as tiny:
+        tiny.until_halt()
+        tiny.kvm.start_log()
+        assert not tiny.kvm.log_waits()
+        for _ in range(3):
+            tiny.until_halt()
+            assert tiny.kvm.log_waits() in (True, None)
+            fetched = tiny.kvm.fetch_log(0, PAGES)
+            assert (fetched.pages, fetched.overflow) == (STORED, False)
+            assert not tiny.kvm.log_waits()
+            assert tiny.kvm.fetch_log(0, PAGES).pages == PageRuns()
+
+
+def test_the_manual_form_clears_nothing_that_was_not_asked_for() -> None:
+    with machine(STORES, log="manual") as tiny:
+        tiny.kvm.start_log()
+        tiny.until_halt()
+        assert tiny.kvm.fetch_log(6, 1000).pages == PageRuns([(6, 7)])
+        assert tiny.kvm.fetch_log(0, PAGES).pages == PageRuns([(5, 6), (1029, 1030)])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_reader_at_a_time_and_none_of_the_others_pages(form: str) -> None:
+    with machine(STORES, log=form) as tiny:
+        tiny.kvm.start_log()
+        with pytest.raises(Refused, match="another tracker"):
+            tiny.kvm.start_log()
+        tiny.until_halt()
+        tiny.kvm.stop_log()
+        tiny.kvm.stop_log()
+        tiny.until_halt()
+        tiny.kvm.start_log()
+        assert tiny.kvm.fetch_log(0, PAGES).pages == PageRuns()
+        tiny.until_halt()
+        assert tiny.kvm.fetch_log(0, PAGES).pages == STORED
+
+
+# 3: mov edi, VRAM_BASE; mov ecx, 4096; 1: inc dword [rdi]; add edi, 4096; dec ecx; jnz 1b; hlt; jmp 3b
+ALL_PAGES = bytes.fromhex("bf000000e0 b900100000 ff07 81c700100000 ffc9 75f4 f4 ebe7")
+
+
+def test_a_ring_that_fills_loses_no_page_or_says_so() -> None:
+    with TinyMachine(ALL_PAGES, "ring", ring_entries=1024) as tiny:
+        tiny.kvm.start_log()
+        for turn in range(1, 6):
+            tiny.until_halt()
+            assert (tiny.memory.vram[::PAGE_SIZE] == turn).all()
+            fetched = tiny.kvm.fetch_log(0, PAGES)
+            assert fetched.overflow or fetched.pages == PageRuns.full(PAGES)
+            assert tiny.kvm.fetch_log(0, PAGES).pages == PageRuns()
+
+
+def test_a_ring_of_the_usual_size_holds_all_pages() -> None:
+    with TinyMachine(ALL_PAGES, "ring") as tiny:
+        tiny.kvm.start_log()
+        for _ in range(3):
+            tiny.until_halt()
+            fetched = tiny.kvm.fetch_log(0, PAGES)
+            assert (fetched.pages, fetched.overflow) == (PageRuns.full(PAGES), False)
+
+
+# Beginnings and ends
+
+
+def test_an_unknown_form_of_log_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="one of bitmap, manual, ring"):
+        KvmCpu(GuestMemory(), SilentPorts(), log="syslog")
+
+
+@pytest.mark.parametrize(("form", "remedy"), [("ring", "use log=bitmap"), ("bitmap", "use cpu=unicorn")])
+def test_what_kvm_lacks_is_named(form: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Kvm, "check_extension", lambda self, number: 0)
+    with pytest.raises(VramtapError, match=f"no KVM_CAP_.* in this kernel \\({remedy}\\)"):
+        KvmCpu(GuestMemory(), SilentPorts(), log=form)
+
+
+def test_once_closed_it_says_so() -> None:
+    with machine("f4") as tiny:
+        cpu = tiny.kvm
+        cpu.start_log()
+        cpu.close()
+        cpu.close()
+        cpu.kick()
+        cpu.stop_log()
+        for call in (cpu.run, cpu.start_log, cpu.log_waits, lambda: cpu.fetch_log(0, 1)):
+            with pytest.raises(TargetGone, match="closed"):
+                call()
+    assert KICK_SIGNAL not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
