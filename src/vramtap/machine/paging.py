@@ -131,12 +131,14 @@ def has_memory(frame: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def _views(
     memory: GuestMemory, entries: NDArray[np.int64]
-) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.bool_], NDArray[np.int64]]]:
+) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.bool_] | slice, NDArray[np.int64]]]:
     """RAM and video RAM as words: which of the entries lie there, and at which word."""
     in_vram = entries >= VRAM_BASE
+    if not in_vram.any():
+        yield memory.ram.view(np.uint64), slice(None), entries >> 3
+        return
     yield memory.ram.view(np.uint64), ~in_vram, entries[~in_vram] >> 3
-    if in_vram.any():
-        yield memory.vram.view(np.uint64), in_vram, (entries[in_vram] - VRAM_BASE) >> 3
+    yield memory.vram.view(np.uint64), in_vram, (entries[in_vram] - VRAM_BASE) >> 3
 
 
 def shift_of(level: int) -> int:

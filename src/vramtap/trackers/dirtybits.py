@@ -40,6 +40,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vramtap.errors import TargetGone, VramtapError
 from vramtap.machine.cpu import Cpu
@@ -196,18 +197,23 @@ class DirtyBitsTracker:
             self._wait -= 1
             self._unknown[:] = True
             return
-        if known is None or known.root != root or self._tables_changed(memory, known, stored):
+        if known is not None and known.root == root:
+            words = read_entries(memory, known.entry)
+            changed = self._tables_changed(known, words, stored)
+        else:
+            changed = True
+        if known is None or changed:
             # Nothing is cleared by what was known: a frame that was a table may hold data now.
             known = self._walk(memory, root)
             cpu.flush_tlb()
         else:
-            self._harvest(memory, cpu, known)
+            self._harvest(memory, cpu, known, words)
         if known.complete and known.mapped:
             self._unknown |= known.doubt != NO_DOUBT
         else:
             self._unknown[:] = True
 
-    def _tables_changed(self, memory: GuestMemory, known: KnownTables, stored: PageRuns) -> bool:
+    def _tables_changed(self, known: KnownTables, words: NDArray[np.uint64], stored: PageRuns) -> bool:
         """Whether a table was, or may have been, stored to since the last look.
 
         The dirty bits of the entries that map tables say so. That entries still mean what they did is asked
@@ -215,17 +221,18 @@ class DirtyBitsTracker:
         """
         if not known.complete:
             return True
-        words = read_entries(memory, known.entry)
         if (words[len(known.page) :] & _DIRTY).any() or ((words ^ known.meaning) & _MEANING).any():
             return True
+        if not stored:
+            return False
         in_vram = known.tables[known.tables >= VRAM_FRAME] - VRAM_FRAME
-        return bool(stored) and bool(stored.to_mask(VRAM_BYTES // PAGE_SIZE)[in_vram].any())
+        return bool(stored.to_mask(VRAM_BYTES // PAGE_SIZE)[in_vram].any())
 
-    def _harvest(self, memory: GuestMemory, cpu: Cpu, known: KnownTables) -> None:
-        """Take the dirty bits of the extent."""
-        followed = known.entry[: len(known.page)]
-        dirty = np.flatnonzero(fetch_and_clear_dirty(memory, followed) & _DIRTY)
+    def _harvest(self, memory: GuestMemory, cpu: Cpu, known: KnownTables, words: NDArray[np.uint64]) -> None:
+        """Take the dirty bits of the extent, which `words` shows, and let the next store set them again."""
+        dirty = np.flatnonzero(words[: len(known.page)] & _DIRTY)
         if len(dirty):
+            fetch_and_clear_dirty(memory, known.entry[dirty])
             cpu.flush_tlb()
             known.cleared[dirty] = True
             self._pending[known.page[dirty]] = True

@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 
 from unit.machine.soft_mmu import DIRTY, FRAME, LARGE, PRESENT, SoftCpu, Tables
 from unit.trackers.paged_guest import DATA, FRAMES, OFFSET, PAGES, SCREEN, TABLES, PagedGuest
+from unit.trackers.two_steps import InTwoSteps
 from vramtap.errors import TargetGone, VramtapError
 from vramtap.machine.cpu import Registers
 from vramtap.machine.layout import VRAM_BASE
-from vramtap.machine.memory import GuestMemory
-from vramtap.machine.paging import read_entries
 from vramtap.machine.paging_reverse import MAX_TABLES, mappings
 from vramtap.memory.own import extent_of
 from vramtap.pages import PageRuns
-from vramtap.trackers import dirtybits
 from vramtap.trackers.contract import Everything, Reason
 from vramtap.trackers.dirtybits import MAX_PATIENCE, DirtyBitsTracker
 from vramtap.trackers.known_tables import KnownTables
@@ -138,15 +136,15 @@ def test_an_alias_outside_the_window_is_in_doubt_when_it_is_asked_for(
 class TrustsTheLastWalk(DirtyBitsTracker):
     """What must not be done: to take the entries found once for all that there are."""
 
-    def _tables_changed(self, memory: GuestMemory, known: KnownTables, stored: PageRuns) -> bool:
+    def _tables_changed(self, known: KnownTables, words: NDArray[np.uint64], stored: PageRuns) -> bool:
         return False
 
 
 class LooksAtTheTables(DirtyBitsTracker):
     """Neither must this: to look for aliases in the tables as they are when it is asked."""
 
-    def _tables_changed(self, memory: GuestMemory, known: KnownTables, stored: PageRuns) -> bool:
-        found = mappings(memory, known.root, self._frame, len(self._pending))
+    def _tables_changed(self, known: KnownTables, words: NDArray[np.uint64], stored: PageRuns) -> bool:
+        found = mappings(self._machine.memory, known.root, self._frame, len(self._pending))
         return len(found.leaves.entry) != len(known.page)
 
 
@@ -397,33 +395,28 @@ def test_without_the_flush_pages_are_lost(flushes: bool) -> None:
 @pytest.mark.parametrize("does", ["draws", "unmaps"])
 def test_a_clear_in_two_steps_needs_the_stop(stops: bool, does: str, monkeypatch: pytest.MonkeyPatch) -> None:
     guest = PagedGuest()
-    tracker = DirtyBitsTracker()
-    tracker.arm(guest.extent)
-    tracker.collect()
     there = guest.tables.entry(SCREEN + 3 * FRAME)
 
-    def in_two_steps(memory: GuestMemory, entries: NDArray[np.int64]) -> NDArray[np.uint64]:
-        before = read_entries(memory, entries)
+    def goes_on() -> None:
         if not guest.cpu.stopped:
             guest.draw(3)
             if does == "unmaps":
                 guest.unmap(SCREEN + 3 * FRAME)
-        memory.ram.view(np.uint64)[entries >> 3] = before & ~np.uint64(DIRTY)
-        return before
 
+    tracker = InTwoSteps(goes_on)
+    tracker.arm(guest.extent)
+    tracker.collect()
     guest.draw(1)
     with monkeypatch.context() as patch:
-        patch.setattr(dirtybits, "fetch_and_clear_dirty", in_two_steps)
         if not stops:
             patch.setattr(guest, "paused", contextlib.nullcontext)
             patch.setattr(guest.cpu, "flush_tlb", guest.cpu.tlb.clear)
             patch.setattr(guest.cpu, "registers", lambda: Registers(0, 0, 0, guest.cpu.cr3))
         assert tracker.collect() == PageRuns([(1, 2)])
     if stops:
-        guest.draw(3)
-        assert tracker.collect() == PageRuns([(3, 4)])
-        if does == "unmaps":
-            guest.unmap(SCREEN + 3 * FRAME)
+        goes_on()
+        answer = tracker.collect()
+        assert answer == PageRuns([(3, 4)]) if does == "draws" else isinstance(answer, Everything)
     else:
         answer = tracker.collect()
         assert (answer == PageRuns()) is (does == "draws"), "page 3 was drawn, and nobody says so"
