@@ -21,6 +21,7 @@ import numpy as np
 from vramtap.errors import KernelError, Refused, VramtapError
 from vramtap.linux.procfs import MapsQuery, read_maps, vm_flags
 from vramtap.linux.vm_rw import read_many
+from vramtap.machine.kvm_probe import probe_kvm
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
@@ -243,6 +244,20 @@ def _soft_dirty() -> Finding:
     return Finding(what, False, "clear_refs accepted 4, but a written page shows no bit 55", "none needed")
 
 
+def _kvm() -> Finding:
+    what = "KVM for the embedded machine"
+    try:
+        found = probe_kvm()
+    except VramtapError as error:
+        return Finding(what, False, str(error), error.remedy or "the machine runs without it: cpu=unicorn")
+    good = [form for form, wrong in found.items() if wrong is None]
+    bad = [f"{form}: {wrong}" for form, wrong in found.items() if wrong is not None]
+    if not good:
+        return Finding(what, False, "; ".join(bad), "use cpu=unicorn")
+    detail = "; ".join([f"a guest ran, and its store was logged ({', '.join(good)})", *bad])
+    return Finding(what, True, detail)
+
+
 def _library(module: str, what: str, remedy: str) -> Finding:
     try:
         importlib.import_module(module)
@@ -274,6 +289,7 @@ _PROBES: Final[tuple[Callable[[], Finding], ...]] = (
     _foreign_processes,
     _maps_query,
     _soft_dirty,
+    _kvm,
     _x11,
     _jpeg,
     _page,

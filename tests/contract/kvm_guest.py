@@ -12,7 +12,7 @@ import numpy as np
 
 from vramtap.machine.boot import prepare
 from vramtap.machine.cpu import Cpu, ExitKind, Ports
-from vramtap.machine.kvm_cpu import RING_ENTRIES, KvmCpu
+from vramtap.machine.kvm_cpu import LOG_FORMS, RING_ENTRIES, KvmCpu
 from vramtap.machine.layout import BOOT_INFO, BOOT_PML4, BOOT_STACK, IMAGE_BASE, VRAM_BASE
 from vramtap.machine.memory import GuestMemory
 from vramtap.machine.space import GuestSpace
@@ -30,7 +30,7 @@ STORE_AS_TOLD: Final = bytes.fromhex(
     "8810"  # mov [rax], dl
     "ebec"  # jmp 1b
 )
-FORMS: Final = ("bitmap", "manual", "ring")
+FORMS: Final = LOG_FORMS
 
 
 class SilentPorts:

@@ -9,6 +9,7 @@ import os
 import pytest
 from click.testing import CliRunner
 
+from lab.require import require
 from vramtap import doctor
 from vramtap.cli.main import cli
 from vramtap.errors import KernelError
@@ -40,3 +41,46 @@ def test_one_that_cannot_be_begun_does_not_keep_the_others_from_being_made(
     broken = [finding for finding in said if "pidfd_open" in finding["detail"]]
     assert [finding["essential"] for finding in broken] == [False, True]
     assert all(finding["remedy"] == "allow it in the container's profile" for finding in broken)
+
+
+KVM = "KVM for the embedded machine"
+
+
+def kvm_finding() -> doctor.Finding:
+    (found,) = (finding for finding in doctor.examine() if finding.what == KVM)
+    return found
+
+
+def test_kvm_is_found_to_work_by_running_a_guest() -> None:
+    found = kvm_finding()
+    assert found.ok
+    assert not found.essential
+    assert found.detail == "a guest ran, and its store was logged (bitmap, manual, ring)"
+
+
+def test_kvm_without_permission_is_a_no_that_names_the_group() -> None:
+    require(os.geteuid() == 0, "only root can become a user that owns nothing")
+    before = os.getgroups()
+    os.setgroups([])
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        found = doctor._kvm()
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(before)
+    assert not found.ok
+    assert "open /dev/kvm: EACCES" in found.detail
+    assert found.remedy.startswith("add the user to group kvm")
+
+
+def test_kvm_of_which_one_form_of_log_does_not_work_is_a_yes_that_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "probe_kvm", lambda: {"bitmap": None, "ring": "EINVAL"})
+    assert kvm_finding() == doctor.Finding(
+        KVM, True, "a guest ran, and its store was logged (bitmap); ring: EINVAL"
+    )
+    monkeypatch.setattr(doctor, "probe_kvm", lambda: {"bitmap": "nothing was named"})
+    assert kvm_finding() == doctor.Finding(KVM, False, "bitmap: nothing was named", "use cpu=unicorn")

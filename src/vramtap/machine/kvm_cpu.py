@@ -78,6 +78,8 @@ _CAPABILITY: Final = {
     "ring": "KVM_CAP_DIRTY_LOG_RING",
 }
 """What KVM needs for each form of its log."""
+LOG_FORMS: Final = tuple(_CAPABILITY)
+"""The first is there wherever KVM is."""
 
 
 @dataclass(frozen=True, slots=True)

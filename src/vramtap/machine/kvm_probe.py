@@ -1,0 +1,76 @@
+"""Whether KVM works here for the machine: a guest of four instructions is run, and its store looked for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from vramtap.errors import VramtapError
+from vramtap.machine.boot import prepare
+from vramtap.machine.cpu import ExitKind
+from vramtap.machine.kvm_cpu import LOG_FORMS, KvmCpu
+from vramtap.machine.layout import BOOT_PML4, BOOT_STACK, IMAGE_BASE, VRAM_BASE, VRAM_BYTES
+from vramtap.machine.memory import GuestMemory
+from vramtap.pages import PAGE_SIZE, PageRuns
+
+_PAGE: Final = 77
+_CODE: Final = (
+    b"\xb8"
+    + (VRAM_BASE + _PAGE * PAGE_SIZE).to_bytes(4, "little")
+    + bytes.fromhex("f4 c60001 f4")  # mov eax, the page; hlt; mov byte [rax], 1; hlt
+)
+
+
+class _NoPorts:
+    """The guest uses no port."""
+
+    def read(self, port: int, size: int) -> int:
+        return (1 << 8 * size) - 1
+
+    def write(self, port: int, size: int, value: int) -> None:
+        return
+
+
+def probe_kvm() -> dict[str, str | None]:
+    """Run a guest once for each form of KVM's log.
+
+    Returns:
+        For each form None if the log named exactly the page the guest stored into, once; else what was wrong.
+
+    Raises:
+        NotFound: there is no KVM here.
+        Refused: this user may not use it.
+        VramtapError: no guest runs.
+    """
+    memory = GuestMemory()
+    prepare(memory, "")
+    memory.ram[IMAGE_BASE : IMAGE_BASE + len(_CODE)] = np.frombuffer(_CODE, dtype=np.uint8)
+    # The first form is there wherever KVM is: what is wrong with it is wrong with KVM.
+    found = {LOG_FORMS[0]: _try(memory, LOG_FORMS[0])}
+    for form in LOG_FORMS[1:]:
+        try:
+            found[form] = _try(memory, form)
+        except VramtapError as error:
+            found[form] = str(error)
+    return found
+
+
+def _try(memory: GuestMemory, form: str) -> str | None:
+    cpu = KvmCpu(memory, _NoPorts(), log=form)
+    try:
+        cpu.start_at(IMAGE_BASE, stack=BOOT_STACK, argument=0, tables=BOOT_PML4)
+        cpu.start_log()
+        for _ in range(2):
+            before = cpu.fetch_log(0, VRAM_BYTES // PAGE_SIZE)
+            stop = cpu.run()
+            if stop.kind is not ExitKind.HALT:
+                at = cpu.registers().rip
+                raise VramtapError("KVM_RUN", "trial guest", f"{stop.detail or stop.kind.name} at {at:#x}")
+        seen = cpu.fetch_log(0, VRAM_BYTES // PAGE_SIZE)
+        after = cpu.fetch_log(0, VRAM_BYTES // PAGE_SIZE)
+    finally:
+        cpu.close()
+    if before.pages or seen.pages != PageRuns([(_PAGE, _PAGE + 1)]) or after.pages:
+        return f"page {_PAGE} was written, the log said {before.pages}, {seen.pages}, {after.pages}"
+    return None
