@@ -28,6 +28,7 @@ from rfb_client import Broken, RfbClient
 from system import denied as denial
 from system.follower import Follower
 from system.program import PATIENCE_S, assert_one_line, run, serve, started
+from vramtap.trackers.choose import NAMES
 
 WIDTH, HEIGHT = 640, 480
 SIZE_BYTES = WIDTH * HEIGHT * 4
@@ -392,7 +393,7 @@ def test_a_tracker_that_does_not_exist(writer: Writer) -> None:
     assert_one_line(
         run("serve", url_of(writer), "--tracker", "magic"),
         2,
-        r"serve: Invalid value for '--tracker': 'magic' is not one of 'auto', 'log', 'compare' \(see .+\)",
+        rf"serve: Invalid value for '--tracker': 'magic' is not one of {', '.join(map(repr, NAMES))} \(see .+\)",
     )
 
 

@@ -13,6 +13,9 @@ import pytest
 from vramtap.cli import main as entry
 from vramtap.cli.main import COMMANDS
 from vramtap.errors import NotFound, UsageError
+from vramtap.trackers.choose import NAMES
+
+TRACKERS = ", ".join(map(repr, NAMES))
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -67,7 +70,7 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         (("serve",), r"serve: Missing argument 'TARGET...' (see vramtap serve --help)"),
         (
             ("watch", "shm:/x?mode=1x1", "--tracker", "magic"),
-            "watch: Invalid value for '--tracker': 'magic' is not one of 'auto', 'log', 'compare' "
+            f"watch: Invalid value for '--tracker': 'magic' is not one of {TRACKERS} "
             "(see vramtap watch --help)",
         ),
         (
