@@ -26,6 +26,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from unicorn import (
     UC_ARCH_X86,
+    UC_ERR_INSN_INVALID,
     UC_HOOK_BLOCK,
     UC_HOOK_INSN,
     UC_HOOK_INTR,
@@ -127,7 +128,9 @@ class UnicornCpu:
         try:
             self._uc.emu_start(begin, _FOR_EVER)
         except UcError as error:
-            return Exit(ExitKind.FAULT, self._fault or str(error))
+            # An opcode it does not know is not told as an exception.
+            unknown = EXCEPTIONS[6] if error.errno == UC_ERR_INSN_INVALID else str(error)
+            return Exit(ExitKind.FAULT, self._fault or unknown)
         if self._fault is not None:
             return Exit(ExitKind.FAULT, self._fault)
         with self._lock:

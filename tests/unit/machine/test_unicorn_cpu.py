@@ -127,7 +127,7 @@ def test_no_instruction_is_made_twice_however_often_it_is_kicked(record_writes: 
         ("movabs $0x8000000000000000, %rdi; mov (%rdi), %rax", "general protection fault"),
         ("int3", "breakpoint"),
         ("int $0x80", "exception 128"),
-        ("ud2", "UC_ERR_INSN_INVALID"),
+        ("ud2", "invalid opcode"),
         ("mov $0x40000000, %rdi; mov (%rdi), %rax", "guest-physical 0x40000000, where nothing is"),
         ("mov $0x40000000, %rdi; mov %rax, (%rdi)", "guest-physical 0x40000000, where nothing is"),
         ("mov $0x40000000, %rdi; jmp *%rdi", "guest-physical 0x40000000, where nothing is"),
