@@ -1,7 +1,7 @@
 """The reverse question about guest page tables: which entries map these frames, over all addresses.
 
 The tables are the guest's to write and may be anything: entries that point at their own table, at tables
-outside memory, at video RAM; one table shared by millions of addresses. So nothing here follows addresses:
+outside memory or in video RAM; one table shared by millions of addresses. So nothing here follows addresses:
 it goes through the tables level by level, all of a level in one numpy operation, each table once a level,
 `MAX_TABLES` at most, and an entry is told once however many addresses lead to it. There are but four
 levels, so a loop ends by itself.
@@ -65,7 +65,8 @@ class Mappings:
         leaves: Entries that map any of the frames asked about.
         tables: Frames of all tables reachable, sorted, each once, int64.
         table_leaves: Entries that map any of the tables.
-        complete: False if there were more than `MAX_TABLES`: then all of it is a part only.
+        complete: False if there are more than `MAX_TABLES`, or some lie outside RAM and video RAM, where a
+            CPU may find memory of its own (KVM's three pages for a TSS): then all of it is a part only.
     """
 
     leaves: Leaves
@@ -119,7 +120,7 @@ def _descend(
     level_tables = np.array([(cr3 & ADDRESS) // PAGE_SIZE], dtype=np.int64)
     level_tables = level_tables[has_memory(level_tables)]
     prefix = np.zeros(len(level_tables), dtype=np.uint64)
-    visited, large, complete = [level_tables], _NO_LEAVES, True
+    visited, large, complete = [level_tables], _NO_LEAVES, len(level_tables) > 0
     room = MAX_TABLES - 1
     for level in LEVELS[:-1]:
         words = _gather(memory, level_tables)
@@ -130,7 +131,9 @@ def _descend(
             leaf = is_large & ((word & np.uint64(reserved_bits(level, LARGE))) == 0)
             large = _joined(large, _leaves(word[leaf], table[leaf], base[leaf], column[leaf], level))
         frame = _frame(word)
-        below = np.flatnonzero(~is_large & has_memory(frame))
+        inside = has_memory(frame)
+        complete = complete and bool((inside | is_large).all())
+        below = np.flatnonzero(~is_large & inside)
         # Ordered by virtual address, so where a table is met first is the lowest address it serves.
         at = below[_first_of_each(frame[below])]
         if len(at) > room:

@@ -369,6 +369,28 @@ def test_too_many_tables_are_looked_at_ever_less_often(guest: PagedGuest) -> Non
     tracker.disarm()
 
 
+def test_a_table_that_is_no_memory_of_ours_is_in_doubt(guest: PagedGuest, tracker: DirtyBitsTracker) -> None:
+    guest.set_entry(SCREEN + (1 << 21), 0x7FFF_0000 | 3, level=2)
+    answer = tracker.collect()
+    assert isinstance(answer, Everything)
+    assert (answer.reason, "no memory" in answer.detail) == (Reason.ALIASED, True)
+    guest.set_entry(SCREEN + (1 << 21), 0, level=2)
+    while isinstance(tracker.collect(), Everything):
+        assert tracker.walks < 5
+    guest.draw(1)
+    assert tracker.collect() == PageRuns([(1, 2)])
+
+
+def test_other_tables_that_come_and_go_leave_no_trace(guest: PagedGuest, tracker: DirtyBitsTracker) -> None:
+    # A limit that is told; not what anybody wants.
+    other = Tables(guest.memory, 0x20_0000)
+    other.map(SCREEN, FRAMES, PAGES)
+    guest.cpu.load_cr3(other.root)
+    guest.draw(1)
+    guest.cpu.load_cr3(guest.tables.root)
+    assert tracker.collect() == PageRuns()
+
+
 # The CPU, and leaving
 
 
