@@ -390,10 +390,11 @@ def test_a_device_without_a_linear_framebuffer() -> None:
 
 
 def test_a_tracker_that_does_not_exist(writer: Writer) -> None:
+    known = ", ".join(map(repr, NAMES))
     assert_one_line(
         run("serve", url_of(writer), "--tracker", "magic"),
         2,
-        rf"serve: Invalid value for '--tracker': 'magic' is not one of {', '.join(map(repr, NAMES))} \(see .+\)",
+        rf"serve: Invalid value for '--tracker': 'magic' is not one of {known} \(see .+\)",
     )
 
 
