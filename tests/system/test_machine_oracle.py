@@ -28,7 +28,8 @@ def line(workload: str, seed: int = 7) -> str:
 
 def cut(frames: int, seed: int) -> list[int]:
     """So many frames, cut into intervals of one to four at random."""
-    rng, parts = random.Random(seed), []
+    rng = random.Random(seed)
+    parts: list[int] = []
     while sum(parts) < frames:
         parts.append(min(rng.randint(1, 4), frames - sum(parts)))
     return parts

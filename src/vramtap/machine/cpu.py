@@ -67,7 +67,10 @@ class Cpu(Protocol):
     is not called until the caller is done. The machine sees to that.
     """
 
-    name: Literal["unicorn", "kvm"]
+    @property
+    def name(self) -> Literal["unicorn", "kvm"]:
+        """What `cpu=` calls it."""
+        ...
 
     def start_at(self, entry: int, *, stack: int, argument: int, tables: int) -> None:
         """Put the CPU into 64-bit mode at an entry point, as `machine.layout` describes it.

@@ -23,7 +23,7 @@ from vramtap.machine.memory import GuestMemory
 def test_the_information_describes_the_machine() -> None:
     memory = GuestMemory()
     prepare(memory, "workload=idle seed=1")
-    info = BootInfo.from_buffer_copy(memory.ram, BOOT_INFO)
+    info = BootInfo.from_buffer_copy(memory.ram.tobytes(), BOOT_INFO)
     assert (info.magic, info.size) == (BOOT_MAGIC, 40)
     assert (info.ram_bytes, info.vram_base, info.vram_bytes) == (RAM_BYTES, VRAM_BASE, VRAM_BYTES)
     text = memory.ram[info.command_line : info.command_line + COMMAND_LINE_BYTES].tobytes()
