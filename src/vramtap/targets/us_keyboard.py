@@ -31,7 +31,9 @@ class UsKeyboard:
 
     def strokes(self, event: KeyEvent) -> list[Stroke]:
         """What to do for an event; nothing, with a line in the log, for a key that is not there."""
-        ident = (event.scancode, 0 if event.scancode else event.keysym)
+        # One that is no key's tells us nothing, and may come with keysyms of several keys.
+        known = qcode_of_scancode(event.scancode) is not None
+        ident = (event.scancode, 0) if known else (0, event.keysym)
         if not event.down:
             code = self._held.pop(ident, None)
             return [(code, False)] if code is not None and code not in self._held.values() else []
@@ -64,8 +66,5 @@ class UsKeyboard:
 
 
 def _find(event: KeyEvent) -> QemuKey | None:
-    if event.scancode:
-        code = qcode_of_scancode(event.scancode)
-        if code is not None:
-            return QemuKey(code)
-    return qemu_key_of_keysym(event.keysym)
+    code = qcode_of_scancode(event.scancode)
+    return QemuKey(code) if code is not None else qemu_key_of_keysym(event.keysym)
