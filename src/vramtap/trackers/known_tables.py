@@ -48,9 +48,7 @@ class KnownTables:
     def verdict(self, first: int, last: int) -> Everything | None:
         """Why these pages of the extent are in doubt as long as the tables stay as they are."""
         if not self.complete:
-            return Everything(
-                Reason.ALIASED, f"page tables that are no memory, or more than {MAX_TABLES}"
-            )
+            return Everything(Reason.ALIASED, f"page tables that are no memory, or more than {MAX_TABLES}")
         if not self.mapped:
             return Everything(Reason.UNMAPPED, "the guest maps no page of it")
         doubt = self.doubt[first:last]
