@@ -391,6 +391,22 @@ def test_other_tables_that_come_and_go_leave_no_trace(guest: PagedGuest, tracker
     assert tracker.collect() == PageRuns()
 
 
+def test_a_guest_that_clears_what_tells_of_it_leaves_no_trace(
+    guest: PagedGuest, tracker: DirtyBitsTracker
+) -> None:
+    # A limit too: the last store into a table clears the dirty bit of the entry it is made through, while
+    # the TLB remembers it as set.
+    table = guest.tables.entry(SCREEN) // FRAME * FRAME
+    through = guest.tables.entry(table)
+    above = guest.tables.entry(through)
+    guest.map(ALIAS, FRAMES + 2 * FRAME)
+    guest.draw(0, ALIAS)
+    guest.unmap(ALIAS)
+    for entry in (through, above):
+        guest.cpu.store(entry, int(guest.memory.words(entry, 1)[0]) & ~DIRTY)
+    assert tracker.collect() == PageRuns()
+
+
 # The CPU, and leaving
 
 
