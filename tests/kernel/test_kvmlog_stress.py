@@ -1,0 +1,68 @@
+"""kvmlog beside a guest that never stops storing: whoever reads what is named has the memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vramtap.linux.kvm import Vm
+from vramtap.machine.choose_cpu import LogForm
+from vramtap.machine.kvm_cpu import RING_ENTRIES
+from vramtap.machine.layout import BOOT_INFO, VRAM_BYTES
+from vramtap.machine.machine import Machine
+from vramtap.pages import PAGE_SIZE, PageRuns
+from vramtap.trackers.contract import Everything
+from vramtap.trackers.kvmlog import KvmLogTracker
+
+STORES_AT_RANDOM = bytes.fromhex(
+    "b801000000"  # mov eax, 1
+    "ba000000e0"  # mov edx, VRAM_BASE
+    "69c00d661900"  # 1: imul eax, eax, 1664525
+    "055ff36e3c"  # add eax, 1013904223
+    "89c1"  # mov ecx, eax
+    "c1e908"  # shr ecx, 8
+    "81e1fcffff00"  # and ecx, 0xfffffc: a word of the 16 MiB
+    "890411"  # mov [rcx + rdx], eax
+    "ff07"  # inc dword [rdi]
+    "ebe3"  # jmp 1b
+)
+PAGES = VRAM_BYTES // PAGE_SIZE
+
+
+TURNS, STORES_A_TURN = 30, 4000
+
+
+@pytest.mark.parametrize(
+    ("form", "ring_entries"), [("bitmap", 0), ("manual", 0), ("ring", RING_ENTRIES), ("ring", 1024)]
+)
+def test_no_store_is_missed(
+    form: LogForm, ring_entries: int, storm: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enable = Vm.enable_dirty_rings
+    monkeypatch.setattr(Vm, "enable_dirty_rings", lambda vm, entries: enable(vm, ring_entries))
+    mine = np.zeros(VRAM_BYTES, dtype=np.uint8)
+    with Machine(STORES_AT_RANDOM, cpu="kvm", log=form) as machine:
+        tracker = KvmLogTracker()
+        tracker.arm(machine.extent)
+        counter = machine.memory.ram[BOOT_INFO : BOOT_INFO + 4].view(np.uint32)
+
+        def follow(window: tuple[int, int]) -> bool:
+            answer = tracker.collect(window)
+            runs = PageRuns([window]) if isinstance(answer, Everything) else answer
+            tracker.source.read(runs, mine)
+            return isinstance(answer, Everything)
+
+        named = 0
+        for turn in range(TURNS * storm):
+            goal = int(counter[0]) + STORES_A_TURN
+            while int(counter[0]) < goal:
+                assert machine.ended is None, machine.ended
+            first = turn % 4 * 1000
+            named += not follow((0, PAGES) if turn % 2 else (first, first + 1000))
+        with machine.paused():
+            follow((0, PAGES))
+            assert np.array_equal(mine, machine.memory.vram)
+        # A ring of 1,024 entries is overrun in every turn.
+        assert named > 0 or ring_entries == 1024, "everything was always looked at"
+        tracker.disarm()
+        assert machine.ended is None
