@@ -26,7 +26,9 @@ def command(as_json: bool) -> None:
         click.echo(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
         return
     if not found:
-        click.echo("No QEMU with a QMP socket and no X display was found.")
+        click.echo(
+            "No QEMU with a QMP socket and no X display was found; `vramtap demo` brings a machine along."
+        )
         return
     # The target is there to be copied: it is never cut short.
     target = Column("target", overflow="fold")

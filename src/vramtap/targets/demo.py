@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self, cast
@@ -43,6 +44,9 @@ _HEIGHTS: Final = range(200, 1601)
 _MAX_FRAMES: Final = (1 << 32) - 1
 FIRST_FRAME_S: Final = 1.0
 """How long a guest's first picture is waited for; one that never halts is then shown as it is."""
+
+
+log = logging.getLogger(__name__)
 
 
 class DemoTarget:
@@ -94,6 +98,7 @@ class DemoTarget:
         except asyncio.CancelledError:
             making.add_done_callback(_close_made)
             raise
+        log.info("%s: CPU %s: %s", self.url, self._machine.cpu.name, self._machine.cpu_why)
         try:
             self._target = MachineTarget(self._machine, self.url)
             await self._target.__aenter__()

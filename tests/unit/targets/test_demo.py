@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
@@ -49,11 +50,14 @@ def test_what_means_nothing_is_refused_before_anything_runs(query: str, said: st
         open_target(f"demo:?{query}")
 
 
-async def test_the_first_picture_is_there_when_it_is_entered() -> None:
+async def test_the_first_picture_is_there_when_it_is_entered(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "vramtap")
     async with Tap(open_target("demo:?mode=640x480&cpu=unicorn")) as tap:
         assert (tap.screen.width, tap.screen.height) == (640, 480)
         assert len(set(tap.screen.pixels.ravel().tolist())) > 100, "a desktop"
         assert tap.target.input is not None
+    assert f"{tap.target.url}: CPU unicorn: asked for" in caplog.messages
+    assert "guest: vramtap guest: desktop, 640x480, seed 0" in caplog.messages
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
