@@ -13,7 +13,15 @@ import numpy as np
 from vramtap.machine.boot import prepare
 from vramtap.machine.cpu import Cpu, ExitKind, Ports
 from vramtap.machine.kvm_cpu import LOG_FORMS, RING_ENTRIES, KvmCpu
-from vramtap.machine.layout import BOOT_INFO, BOOT_PML4, BOOT_STACK, IMAGE_BASE, VRAM_BASE
+from vramtap.machine.layout import (
+    BOOT_INFO,
+    BOOT_PDPT,
+    BOOT_PDS,
+    BOOT_PML4,
+    BOOT_STACK,
+    IMAGE_BASE,
+    VRAM_BASE,
+)
 from vramtap.machine.memory import GuestMemory
 from vramtap.machine.space import GuestSpace
 from vramtap.memory.extent import Extent
@@ -31,6 +39,8 @@ STORE_AS_TOLD: Final = bytes.fromhex(
     "ebec"  # jmp 1b
 )
 FORMS: Final = LOG_FORMS
+_USER: Final = 0x4
+"""U/S of an entry of any level (Intel SDM volume 3, 4.5.4)."""
 
 
 class SilentPorts:
@@ -88,6 +98,27 @@ class TinyMachine:
         self.memory.words(MAILBOX, 1)[0] = VRAM_BASE + offset_bytes
         self.memory.ram[MAILBOX + 8] = value
         self.until_halt()
+
+
+def enter_user_mode(memory: GuestMemory, cpu: KvmCpu) -> None:
+    """Let a guest that has not run yet begin in ring 3, where it may use ports but not halt.
+
+    A KVM that emulates ring 0 (as where KVM itself runs in a guest) leaves ring 3 to the processor, on
+    shadows of the guest's tables, at a thousand times the speed: there stores are logged by faults, as on
+    most hosts.
+    """
+    for address, entries in ((BOOT_PML4, 1), (BOOT_PDPT, 4), (BOOT_PDS, 2048)):
+        memory.words(address, entries)[:] |= np.uint64(_USER)
+    vcpu = cpu._vcpu
+    sregs = vcpu.sregs()
+    for name in ("cs", "ds", "es", "fs", "gs", "ss"):
+        segment = getattr(sregs, name)
+        segment.dpl, segment.selector = 3, segment.selector | 3
+        setattr(sregs, name, segment)
+    vcpu.set_sregs(sregs)
+    regs = vcpu.regs()
+    regs.rflags |= 3 << 12  # IOPL
+    vcpu.set_regs(regs)
 
 
 @dataclass

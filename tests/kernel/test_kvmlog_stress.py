@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from contract.kvm_guest import enter_user_mode
 from vramtap.linux.kvm import Vm
 from vramtap.machine.choose_cpu import LogForm
-from vramtap.machine.kvm_cpu import RING_ENTRIES
+from vramtap.machine.kvm_cpu import RING_ENTRIES, KvmCpu
 from vramtap.machine.layout import BOOT_INFO, VRAM_BYTES
 from vramtap.machine.machine import Machine
 from vramtap.pages import PAGE_SIZE, PageRuns
@@ -35,13 +36,18 @@ TURNS, STORES_A_TURN = 30, 4000
 @pytest.mark.parametrize(
     ("form", "ring_entries"), [("bitmap", 0), ("manual", 0), ("ring", RING_ENTRIES), ("ring", 1024)]
 )
+@pytest.mark.parametrize("privilege", [0, 3])
 def test_no_store_is_missed(
-    form: LogForm, ring_entries: int, storm: int, monkeypatch: pytest.MonkeyPatch
+    form: LogForm, ring_entries: int, privilege: int, storm: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enable = Vm.enable_dirty_rings
     monkeypatch.setattr(Vm, "enable_dirty_rings", lambda vm, entries: enable(vm, ring_entries))
     mine = np.zeros(VRAM_BYTES, dtype=np.uint8)
-    with Machine(STORES_AT_RANDOM, cpu="kvm", log=form) as machine:
+    machine = Machine(STORES_AT_RANDOM, cpu="kvm", log=form)
+    assert isinstance(machine.cpu, KvmCpu)
+    if privilege == 3:
+        enter_user_mode(machine.memory, machine.cpu)
+    with machine:
         tracker = KvmLogTracker()
         tracker.arm(machine.extent)
         counter = machine.memory.ram[BOOT_INFO : BOOT_INFO + 4].view(np.uint32)

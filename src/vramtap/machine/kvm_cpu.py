@@ -223,7 +223,7 @@ class KvmCpu:
         processor has cached, as a guest's own change of PGE would (kernel: __set_sregs, arch/x86/kvm/x86.c).
         With two-dimensional paging that is all there is. Without it KVM runs the guest on shadows of its
         tables, follows what the guest writes there, and knows nothing of what this process writes; a shadow
-        outlives the flush, and lets stores through without setting the dirty bit that was cleared.
+        outlives the flush, and lets stores through without setting the dirty bit that was cleared (measured).
         Deleting a memory slot, any one, drops all shadows (kernel: kvm_arch_flush_shadow_memslot).
 
         Decision: PGE off and on; and where no two-dimensional paging is known of, a slot of one page comes

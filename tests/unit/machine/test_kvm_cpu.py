@@ -10,8 +10,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from contract.kvm_guest import FORMS, SilentPorts, TinyMachine
+from contract.kvm_guest import FORMS, SilentPorts, TinyMachine, enter_user_mode
 from vramtap.errors import KernelError, Refused, TargetGone, UsageError, VramtapError
 from vramtap.linux import kvm_exits as exits
 from vramtap.linux.kvm import Kvm, Vcpu
@@ -148,8 +151,11 @@ def test_what_kvm_cannot_do_is_told_with_its_number(
     assert re.search(words, told.detail)
 
 
-def test_an_endless_loop_is_kicked_out_of_and_can_be_gone_on_with() -> None:
+@pytest.mark.parametrize("ring", [0, 3])
+def test_an_endless_loop_is_kicked_out_of_and_can_be_gone_on_with(ring: int) -> None:
     with machine("ff07 ebfc") as tiny:  # 1: inc dword [rdi]; jmp 1b
+        if ring == 3:
+            enter_user_mode(tiny.memory, tiny.kvm)
         tiny.memory.words(BOOT_INFO, 1)[0] = 0
         counted = 0
         stops: list[Exit] = []
@@ -221,30 +227,56 @@ def test_a_kick_leaves_the_process_and_the_thread_as_they_were() -> None:
     assert signal.getsignal(KICK_SIGNAL) is signal.SIG_DFL
 
 
-@pytest.mark.parametrize("shadowed", [False, True])
-def test_after_a_flush_a_store_sets_the_dirty_bit_again(shadowed: bool) -> None:
-    # mov eax, VRAM_BASE + 0x5000; 1: mov byte [rax], 1; hlt; jmp 1b
-    with machine("b8005000e0 c60001 f4 ebfa") as tiny:
-        tiny.kvm._shadowed = shadowed
-        entry = tiny.memory.words(BOOT_PDS + (VRAM_BASE >> 21) * 8, 1)
+# 1: mov byte [rdi], 1; out 0x10, al; jmp 1b
+STORE_AND_SAY = "c60701 e610 ebf9"
+
+
+@contextmanager
+def storing(ring: int) -> Iterator[tuple[TinyMachine, Callable[[], None], NDArray[np.uint64]]]:
+    """A guest that stores into the video RAM, what runs it to the next store, and the entry that maps it."""
+    with machine(STORE_AND_SAY, KickingPorts(lambda: tiny.kvm.kick())) as tiny:
+        tiny.kvm.start_at(IMAGE_BASE, stack=BOOT_STACK, argument=VRAM_BASE, tables=BOOT_PML4)
+        if ring == 3:
+            enter_user_mode(tiny.memory, tiny.kvm)
+
+        def store() -> None:
+            assert tiny.kvm.run() == KICKED
+
+        yield tiny, store, tiny.memory.words(BOOT_PDS + (VRAM_BASE >> 21) * 8, 1)
+
+
+@pytest.mark.parametrize("ring", [0, 3])
+def test_after_a_flush_a_store_sets_the_dirty_bit_again(ring: int) -> None:
+    with storing(ring) as (tiny, store, entry):
         for _ in range(3):
-            assert tiny.kvm.run() == HALT
+            store()
             assert int(entry[0] & DIRTY)
             entry[0] &= ~DIRTY
             tiny.kvm.flush_tlb()
             assert not int(entry[0] & DIRTY)
 
 
-def test_a_translation_that_was_changed_holds_after_a_flush() -> None:
-    # mov eax, VRAM_BASE; 1: mov byte [rax], 1; hlt; jmp 1b
-    with machine("b8000000e0 c60001 f4 ebfa") as tiny:
-        assert tiny.kvm.run() == HALT
-        entry = tiny.memory.words(BOOT_PDS + (VRAM_BASE >> 21) * 8, 1)
+@pytest.mark.parametrize("ring", [0, 3])
+def test_a_translation_that_was_changed_holds_after_a_flush(ring: int) -> None:
+    with storing(ring) as (tiny, store, entry):
+        store()
         entry[0] += np.uint64(2 << 20)
         tiny.kvm.flush_tlb()
         assert tiny.memory.vram[2 << 20] == 0
-        assert tiny.kvm.run() == HALT
+        store()
         assert tiny.memory.vram[2 << 20] == 1
+
+
+def test_a_flush_takes_nothing_from_the_log() -> None:
+    with storing(3) as (tiny, store, _):
+        tiny.kvm.start_log()
+        store()
+        tiny.kvm.flush_tlb()
+        assert tiny.kvm.fetch_log(0, PAGES).pages == PageRuns([(0, 1)])
+        assert tiny.kvm.fetch_log(0, PAGES).pages == PageRuns()
+        tiny.kvm.flush_tlb()
+        store()
+        assert tiny.kvm.fetch_log(0, PAGES).pages == PageRuns([(0, 1)])
 
 
 # The log
@@ -277,6 +309,35 @@ def test_the_manual_form_clears_nothing_that_was_not_asked_for() -> None:
         tiny.until_halt()
         assert tiny.kvm.fetch_log(6, 1000).pages == PageRuns([(6, 7)])
         assert tiny.kvm.fetch_log(0, PAGES).pages == PageRuns([(5, 6), (1029, 1030)])
+
+
+LIST = 0x2_0000
+"""Where the guest below finds how many stores to make, and their offsets, 32 bits each."""
+# 3: mov esi, LIST; lodsd; mov ecx, eax;
+# 1: jrcxz 2f; lodsd; mov byte [rdi + rax], 1; dec ecx; jmp 1b; 2: out 0x10, al; jmp 3b
+STORE_LIST = "be00000200 ad 89c1 e309 ad c6040701 ffc9 ebf5 e610 ebe9"
+
+
+@pytest.mark.parametrize("ring", [0, 3])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_log_is_exact(form: str, ring: int) -> None:
+    with machine(STORE_LIST, KickingPorts(lambda: tiny.kvm.kick()), form) as tiny:
+        tiny.kvm.start_at(IMAGE_BASE, stack=BOOT_STACK, argument=VRAM_BASE, tables=BOOT_PML4)
+        if ring == 3:
+            enter_user_mode(tiny.memory, tiny.kvm)
+        stores = tiny.memory.ram[LIST : LIST + 4 * 2000].view(np.uint32)
+        tiny.kvm.start_log()
+
+        @settings(max_examples=40, deadline=None)
+        @given(st.lists(st.sampled_from([*range(70), *range(500, 520), 4000, 4095]), max_size=300))
+        def check(pages: list[int]) -> None:
+            stores[0] = len(pages)
+            stores[1 : len(pages) + 1] = [page * PAGE_SIZE + page % PAGE_SIZE for page in pages]
+            assert tiny.kvm.run() == KICKED
+            fetched = tiny.kvm.fetch_log(0, PAGES)
+            assert (fetched.pages, fetched.overflow) == (PageRuns.from_pages(pages), False)
+
+        check()
 
 
 @pytest.mark.parametrize("form", FORMS)
