@@ -170,6 +170,8 @@ async def test_a_guest_that_has_ended_before_cannot_be_tapped() -> None:
         await until(lambda: guest.ended)
         with pytest.raises(TargetGone, match=r"machine: the guest stopped: .* cr2 0x123456789a"):
             await vramtap.open(guest).__aenter__()
+        async with asyncio.timeout(60), MachineTarget(guest) as target:
+            assert "cr2 0x123456789a" in await target.gone()
 
 
 async def test_a_guest_that_runs_without_a_word_is_said_to_once(

@@ -62,7 +62,7 @@ class PciDevice:
             # Bits 24 to 30 and the two lowest are reserved, and read as zero.
             self._address = value & (_ENABLE | 0xFF_FFFC)
         elif port >= PORT_PCI_DATA and self._address & _ENABLE and self._at_bar0():
-            self._sizing = size == 4 and port == PORT_PCI_DATA and value | 0xF == _ALL_ONES
+            self._sizing = value | 0xF == _ALL_ONES
 
     def _at_bar0(self) -> bool:
         return self._address & 0xFF_FFFC == _DISPLAY | _BAR0

@@ -48,6 +48,7 @@ def test_a_guest_that_never_stops_talking_is_kept_short(caplog: pytest.LogCaptur
     heard.say(b"y\n" * 3 * TEXT_BYTES)
     assert len(caplog.messages) == LINES_A_SECOND
     assert len(heard.device.text) == TEXT_BYTES
+    assert len(heard.device._text) <= 2 * TEXT_BYTES, "and no more is kept than twice that"
     heard.now_ns += 10**9
     heard.say(b"z\n")
     left_out = 3 * TEXT_BYTES - (LINES_A_SECOND - 2)

@@ -151,6 +151,16 @@ def test_an_offset_that_does_not_fit_is_taken_back() -> None:
     assert guest.get(X_OFFSET) == 0
 
 
+def test_enabling_starts_at_the_first_pixel_with_rows_as_long_as_the_screen() -> None:
+    guest = Guest()
+    guest.mode(640, 480)
+    guest.set(VIRT_WIDTH, 1024)
+    guest.set(X_OFFSET, 8)
+    guest.set(Y_OFFSET, 9)
+    guest.mode(640, 480)
+    assert [guest.get(index) for index in (VIRT_WIDTH, X_OFFSET, Y_OFFSET)] == [640, 0, 0]
+
+
 def test_ports_of_other_sizes_meet_nothing() -> None:
     guest = Guest()
     guest.device.write(PORT_DISPI_INDEX, 2, XRES)

@@ -300,6 +300,25 @@ def test_a_move_home_is_not_added_to_what_follows() -> None:
     assert (0, -50, -40, 0) not in packets
 
 
+def test_moves_home_that_nobody_reads_are_bounded() -> None:
+    guest = Guest(mouse=True)
+    for _ in range(10_000):
+        guest.device.home(-1, 0)
+        guest.device.move(1, 0, 0)
+    packets = guest.packets()
+    assert len(packets) <= MAX_MOTIONS + 1
+    assert packets[-2:] == [(0, -1, 0, 0), (0, 1, 0, 0)]
+
+
+def test_a_reset_is_told_apart_from_a_change_of_the_way_to_ask() -> None:
+    guest = Guest()
+    guest.to_mouse(0xF0)
+    before = guest.device.pointing
+    assert before is not None
+    guest.to_mouse(0xF6, 0xF0)
+    assert guest.device.pointing not in (before, None)
+
+
 def test_the_wheel_turns_for_a_guest_that_knocked() -> None:
     guest = Guest(mouse=True)
     guest.device.move(0, 0, 0, 1)

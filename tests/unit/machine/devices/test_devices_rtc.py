@@ -176,6 +176,7 @@ def test_each_new_second_is_told() -> None:
     guest.get(REG_C)
     guest.set(REG_B, SET | UIE)
     assert guest.device.due_ns() == NEVER_NS
+    assert guest.get(REG_B) == SET, "setting the time takes the wish for its changes away"
 
 
 def test_no_rate_no_period() -> None:
