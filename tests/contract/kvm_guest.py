@@ -12,7 +12,8 @@ import numpy as np
 
 from vramtap.machine.boot import prepare
 from vramtap.machine.cpu import Cpu, ExitKind, Ports
-from vramtap.machine.kvm_cpu import LOG_FORMS, RING_ENTRIES, KvmCpu
+from vramtap.machine.kvm_cpu import KvmCpu
+from vramtap.machine.kvm_log import LOG_FORMS, RING_ENTRIES
 from vramtap.machine.layout import (
     BOOT_INFO,
     BOOT_PDPT,
@@ -51,6 +52,21 @@ class SilentPorts:
 
     def write(self, port: int, size: int, value: int) -> None:
         return
+
+
+class KickingPorts(SilentPorts):
+    """A guest that writes to a port is kicked, twice: so it stops where it cannot halt.
+
+    Args:
+        kick: What kicks it.
+    """
+
+    def __init__(self, kick: Callable[[], None]) -> None:
+        self.kick = kick
+
+    def write(self, port: int, size: int, value: int) -> None:
+        self.kick()
+        self.kick()
 
 
 class TinyMachine:

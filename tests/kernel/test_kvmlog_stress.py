@@ -8,7 +8,8 @@ import pytest
 from contract.kvm_guest import enter_user_mode
 from vramtap.linux.kvm import Vm
 from vramtap.machine.choose_cpu import LogForm
-from vramtap.machine.kvm_cpu import RING_ENTRIES, KvmCpu
+from vramtap.machine.kvm_cpu import KvmCpu
+from vramtap.machine.kvm_log import RING_ENTRIES
 from vramtap.machine.layout import BOOT_INFO, VRAM_BYTES
 from vramtap.machine.machine import Machine
 from vramtap.pages import PAGE_SIZE, PageRuns

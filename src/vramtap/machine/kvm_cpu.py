@@ -1,4 +1,4 @@
-"""The CPU by KVM, over the machine's memory in place, and KVM's log of the video RAM.
+"""The CPU by KVM, over the machine's memory in place.
 
 Stopping a vCPU, and losing no kick:
 
@@ -25,33 +25,25 @@ from __future__ import annotations
 
 import signal
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vramtap.errors import Refused, TargetGone, UsageError, VramtapError
+from vramtap.errors import TargetGone, UsageError, VramtapError
 from vramtap.linux import kvm_abi as abi
 from vramtap.linux import kvm_exits as exits
-from vramtap.linux.kvm import CLEAR_GRANULE_PAGES, Kvm, Vcpu, Vm
+from vramtap.linux.kvm import Kvm, Vcpu, Vm
 from vramtap.machine.cpu import Exit, ExitKind, Ports, Registers
-from vramtap.machine.layout import CODE_SELECTOR, DATA_SELECTOR, GDT, RAM_BYTES, VRAM_BASE, VRAM_BYTES
+from vramtap.machine.kvm_log import CAPABILITIES, LOG_FORMS, RING_ENTRIES, VramLog, set_vram_slot
+from vramtap.machine.layout import CODE_SELECTOR, DATA_SELECTOR, GDT, RAM_BYTES
 from vramtap.machine.memory import GuestMemory
-from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
+from vramtap.pages import PAGE_SIZE
 
 KICK_SIGNAL: Final = signal.SIGRTMAX - 5
 """Any real-time signal that the C library keeps for nothing; only ever sent to a thread inside `run`."""
-RING_ENTRIES: Final = 65536
-"""Of the dirty ring, 1 MiB: the most that KVM takes (KVM_DIRTY_RING_MAX_ENTRIES). Where the processor logs,
-the video RAM's 4,096 pages appear once each between two resets; where KVM emulates, each store does."""
-
-_RAM_SLOT, _VRAM_SLOT, _PASSING_SLOT = 0, 1, 2
+_RAM_SLOT, _PASSING_SLOT = 0, 2
 _PASSING_ADDRESS: Final = 0x7FFE_0000
 _TSS_ADDRESS: Final = 0x7FFF_0000
 """Between RAM and video RAM, where no guest has business."""
-_VRAM_PAGES: Final = VRAM_BYTES // PAGE_SIZE
 
 # Intel SDM volume 3, 2.5 and 2.2.1.
 _CR0_BOOT: Final = 0x8001_0033
@@ -71,28 +63,6 @@ _TASK_LIMIT: Final = 103
 _TWO_DIMENSIONAL: Final = ("/sys/module/kvm_intel/parameters/ept", "/sys/module/kvm_amd/parameters/npt")
 _INTERNAL: Final = {1: "an instruction that KVM cannot emulate", 4: "an exit that KVM does not expect"}
 """By suberror (linux/kvm.h: KVM_INTERNAL_ERROR_*)."""
-
-_CAPABILITY: Final = {
-    "bitmap": "KVM_CAP_USER_MEMORY",
-    "manual": "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
-    "ring": "KVM_CAP_DIRTY_LOG_RING",
-}
-"""What KVM needs for each form of its log."""
-LOG_FORMS: Final = tuple(_CAPABILITY)
-"""The first is there wherever KVM is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What KVM's log said.
-
-    Args:
-        pages: Written, relative to the video RAM.
-        overflow: The log was full: pages may be missing.
-    """
-
-    pages: PageRuns
-    overflow: bool = False
 
 
 class KvmCpu:
@@ -117,39 +87,36 @@ class KvmCpu:
     def __init__(
         self, memory: GuestMemory, ports: Ports, *, log: str = "bitmap", ring_entries: int = RING_ENTRIES
     ) -> None:
-        if log not in _CAPABILITY:
-            raise UsageError("log", log, "no such form of KVM's log", f"one of {', '.join(_CAPABILITY)}")
-        self.log: Final = log
+        if log not in LOG_FORMS:
+            raise UsageError("log", log, "no such form of KVM's log", f"one of {', '.join(LOG_FORMS)}")
         self._memory = memory
         self._ports = ports
         self._lock = threading.Lock()
         self._thread: int | None = None
         self._kicked = False
         self._outside: set[int] | None = None
-        self._log_lock = threading.Lock()
-        self._logging = False
         self._closed = False
-        self._harvest: NDArray[np.bool_] = np.zeros(_VRAM_PAGES, dtype=np.bool_)
-        self._overflow = False
         self._shadowed = not any(_says_yes(Path(path)) for path in _TWO_DIMENSIONAL)
         with Kvm.open() as kvm:
             _require(kvm, log)
             self._vm = kvm.create_vm()
             try:
-                self._vcpu = self._furnish(kvm, ring_entries)
+                self._vcpu = self._furnish(kvm, log, ring_entries)
             except BaseException:
                 self._vm.close()
                 raise
+        self.vram_log: Final = VramLog(self._vm, self._vcpu, memory, log)
+        """KVM's log of the video RAM; read by one tracker at a time."""
 
-    def _furnish(self, kvm: Kvm, ring_entries: int) -> Vcpu:
+    def _furnish(self, kvm: Kvm, log: str, ring_entries: int) -> Vcpu:
         vm: Vm = self._vm
-        if self.log == "manual":
+        if log == "manual":
             vm.enable_manual_protect()
-        elif self.log == "ring":
+        elif log == "ring":
             vm.enable_dirty_rings(ring_entries)
         vm.set_tss_address(_TSS_ADDRESS)
         vm.set_memory(_RAM_SLOT, 0, self._memory.ram.ctypes.data, RAM_BYTES)
-        self._set_vram_flags(0)
+        set_vram_slot(vm, self._memory)
         vcpu = vm.create_vcpu()
         try:
             vcpu.set_cpuid(kvm.supported_cpuid())
@@ -183,7 +150,8 @@ class KvmCpu:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {KICK_SIGNAL})
         try:
             with self._lock:
-                self._check_open()
+                if self._closed:
+                    raise TargetGone("KVM_RUN", "machine", "it was closed")
                 if before != self._outside:
                     self._vcpu.set_signal_mask(before - {KICK_SIGNAL})
                     self._outside = {int(number) for number in before}
@@ -241,120 +209,11 @@ class KvmCpu:
 
     def close(self) -> None:
         """Give the vCPU and the machine back to the kernel; harmless twice."""
-        with self._log_lock:
+        self.vram_log.end()
+        with self._lock:
             self._closed = True
             self._vcpu.close()
             self._vm.close()
-
-    # The log: from any thread, but where it says otherwise
-
-    def start_log(self) -> None:
-        """Begin to log the video RAM. With a ring the CPU is stopped.
-
-        Raises:
-            Refused: somebody else reads this log: what one reads, the other does not see.
-            TargetGone: closed.
-        """
-        with self._log_lock:
-            self._check_open()
-            if self._logging:
-                raise Refused("kvmlog", "machine", "another tracker reads its log", "use one at a time")
-            self._set_vram_flags(abi.KVM_MEM_LOG_DIRTY_PAGES)
-            self._logging = True
-            if self.log == "ring":
-                # Entries of an earlier log.
-                self._reap()
-                self._take_harvest()
-
-    def stop_log(self) -> None:
-        """End it: the guest's stores are no longer trapped. Harmless twice, and once closed."""
-        with self._log_lock:
-            if self._logging and not self._closed:
-                self._set_vram_flags(0)
-            self._logging = False
-
-    def fetch_log(self, first: int, last: int) -> Fetched:
-        """Read and clear the log. With a ring the CPU is stopped.
-
-        Args:
-            first: First page of the video RAM that is asked about.
-            last: Page past the last.
-
-        Returns:
-            All pages written in that range, and maybe others, which are cleared as well.
-
-        Raises:
-            TargetGone: closed.
-            KernelError: KVM refused.
-        """
-        with self._log_lock:
-            self._check_open()
-            if self.log == "ring":
-                self._reap()
-                return self._take_harvest()
-            written = np.unpackbits(self._vm.dirty_log(_VRAM_SLOT), bitorder="little").astype(np.bool_)
-            if self.log == "manual":
-                written[:first] = written[last:] = False
-                self._clear(written)
-            return Fetched(PageRuns.from_mask(written[:_VRAM_PAGES]))
-
-    def log_waits(self) -> bool | None:
-        """Whether the log has something to tell; None where it cannot be asked without clearing it.
-
-        Raises:
-            TargetGone: closed.
-            KernelError: KVM refused.
-        """
-        with self._log_lock:
-            self._check_open()
-            if self.log == "bitmap":
-                return None
-            if self.log == "manual":
-                return bool(self._vm.dirty_log(_VRAM_SLOT).any())
-            return self._overflow or self._ring_waits() or bool(self._harvest.any())
-
-    def _clear(self, written: NDArray[np.bool_]) -> None:
-        """Clear these pages and no others; one that was written again since is read after."""
-        pages = np.flatnonzero(written)
-        if len(pages):
-            start = int(pages[0]) // CLEAR_GRANULE_PAGES * CLEAR_GRANULE_PAGES
-            end = -(-(int(pages[-1]) + 1) // CLEAR_GRANULE_PAGES) * CLEAR_GRANULE_PAGES
-            self._vm.clear_dirty_log(_VRAM_SLOT, start, np.packbits(written[start:end], bitorder="little"))
-
-    def _ring_waits(self) -> bool:
-        return self._vcpu.ring is not None and self._vcpu.ring.waiting
-
-    def _empty_ring(self) -> None:
-        """Make room in the ring for the guest to go on, whoever wants to know what was in it."""
-        with self._log_lock:
-            if self._vcpu.ring is not None and not self._vcpu.ring.waiting:
-                self._vcpu.ring.skip()
-                self._vm.reset_dirty_rings()
-            self._reap()
-
-    def _reap(self) -> None:
-        """Move what is in the ring into our set; the vCPU is not in the guest."""
-        if self._vcpu.ring is None or not self._vcpu.ring.waiting:
-            return
-        reaped = self._vcpu.ring.reap()
-        inside = (reaped.slots == _VRAM_SLOT) & (reaped.pages >= 0) & (reaped.pages < _VRAM_PAGES)
-        self._harvest[reaped.pages[inside]] = True
-        self._overflow = self._overflow or reaped.overflow
-        self._vm.reset_dirty_rings()
-
-    def _take_harvest(self) -> Fetched:
-        pages = PageRuns.from_mask(self._harvest) if self._harvest.any() else NO_PAGES
-        fetched = Fetched(pages, self._overflow)
-        self._harvest[:] = False
-        self._overflow = False
-        return fetched
-
-    def _set_vram_flags(self, flags: int) -> None:
-        self._vm.set_memory(_VRAM_SLOT, VRAM_BASE, self._memory.vram.ctypes.data, VRAM_BYTES, flags)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise TargetGone("kvm", "machine", "it was closed")
 
     # What the guest does, on the thread that runs it
 
@@ -369,7 +228,7 @@ class KvmCpu:
                 case exits.Interrupted():
                     return Exit(ExitKind.KICKED)
                 case exits.DirtyRingFull():
-                    self._empty_ring()
+                    self.vram_log.make_room()
                 case _:
                     return Exit(ExitKind.FAULT, _fault(stop))
 
@@ -395,7 +254,7 @@ def _require(kvm: Kvm, log: str) -> None:
     Raises:
         VramtapError: it has not.
     """
-    for name in ("KVM_CAP_USER_MEMORY", "KVM_CAP_IMMEDIATE_EXIT", _CAPABILITY[log]):
+    for name in ("KVM_CAP_USER_MEMORY", "KVM_CAP_IMMEDIATE_EXIT", CAPABILITIES[log]):
         if not kvm.check_extension(getattr(abi, name)):
             remedy = "use cpu=unicorn" if log == "bitmap" else "use log=bitmap"
             raise VramtapError("KVM_CHECK_EXTENSION", kvm.name, f"no {name} in this kernel", remedy)

@@ -9,8 +9,9 @@ import numpy as np
 from vramtap.errors import VramtapError
 from vramtap.machine.boot import prepare
 from vramtap.machine.cpu import ExitKind
-from vramtap.machine.kvm_cpu import LOG_FORMS, KvmCpu
-from vramtap.machine.layout import BOOT_PML4, BOOT_STACK, IMAGE_BASE, VRAM_BASE, VRAM_BYTES
+from vramtap.machine.kvm_cpu import KvmCpu
+from vramtap.machine.kvm_log import LOG_FORMS
+from vramtap.machine.layout import BOOT_PML4, BOOT_STACK, IMAGE_BASE, VRAM_BASE
 from vramtap.machine.memory import GuestMemory
 from vramtap.pages import PAGE_SIZE, PageRuns
 
@@ -60,15 +61,15 @@ def _try(memory: GuestMemory, form: str) -> str | None:
     cpu = KvmCpu(memory, _NoPorts(), log=form)
     try:
         cpu.start_at(IMAGE_BASE, stack=BOOT_STACK, argument=0, tables=BOOT_PML4)
-        cpu.start_log()
+        cpu.vram_log.start()
         for _ in range(2):
-            before = cpu.fetch_log(0, VRAM_BYTES // PAGE_SIZE)
+            before = cpu.vram_log.fetch()
             stop = cpu.run()
             if stop.kind is not ExitKind.HALT:
                 at = cpu.registers().rip
                 raise VramtapError("KVM_RUN", "trial guest", f"{stop.detail or stop.kind.name} at {at:#x}")
-        seen = cpu.fetch_log(0, VRAM_BYTES // PAGE_SIZE)
-        after = cpu.fetch_log(0, VRAM_BYTES // PAGE_SIZE)
+        seen = cpu.vram_log.fetch()
+        after = cpu.vram_log.fetch()
     finally:
         cpu.close()
     if before.pages or seen.pages != PageRuns([(_PAGE, _PAGE + 1)]) or after.pages:

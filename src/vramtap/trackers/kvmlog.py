@@ -73,9 +73,9 @@ class KvmLogTracker:
                 "use ?cpu=kvm",
             )
         with space.machine.paused():
-            cpu.start_log()
+            cpu.vram_log.start()
         self._machine: Stoppable = space.machine
-        self._cpu = cpu
+        self._log = cpu.vram_log
         self._first = (frame - VRAM_BASE) // PAGE_SIZE
         self._devices: DeviceLog = space.machine.memory.follow_devices()
         self._extent = extent
@@ -105,7 +105,7 @@ class KvmLogTracker:
     def _gather(self, first: int, last: int) -> None:
         """Add what was written to what is kept."""
         with self._stopped():
-            fetched = self._cpu.fetch_log(self._first + first, self._first + last)
+            fetched = self._log.fetch(self._first + first, self._first + last)
         self._keep(fetched.pages.union(self._devices.take()))
         if fetched.overflow:
             # Pages may be missing anywhere, so each is news until it is asked about.
@@ -113,7 +113,7 @@ class KvmLogTracker:
             self._why = Everything(Reason.OVERFLOW, f"{self.source}: KVM's dirty ring was full")
 
     def _stopped(self) -> AbstractContextManager[None]:
-        return self._machine.paused() if self._cpu.log == "ring" else contextlib.nullcontext()
+        return self._machine.paused() if self._log.form == "ring" else contextlib.nullcontext()
 
     def _keep(self, vram_pages: PageRuns) -> None:
         if vram_pages:
@@ -143,7 +143,7 @@ class KvmLogTracker:
         def question() -> bool:
             try:
                 self._keep(self._devices.take())
-                waits = self._cpu.log_waits()
+                waits = self._log.waits()
                 if waits is None:
                     self._gather(0, extent.pages)
             except VramtapError:
@@ -164,10 +164,10 @@ class KvmLogTracker:
         self._machine.memory.unfollow(self._devices)
         try:
             with self._machine.paused():
-                self._cpu.stop_log()
+                self._log.stop()
         except TargetGone:
             # Its CPU runs no more.
-            self._cpu.stop_log()
+            self._log.stop()
 
 
 class _Answered:

@@ -1,4 +1,4 @@
-"""The KVM CPU on the real /dev/kvm: what it tells the machine, how it is stopped, and its log."""
+"""The KVM CPU on the real /dev/kvm: what it tells the machine, and how it is stopped."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from contract.kvm_guest import FORMS, SilentPorts, TinyMachine, enter_user_mode
-from vramtap.errors import KernelError, Refused, TargetGone, UsageError, VramtapError
+from contract.kvm_guest import KickingPorts, SilentPorts, TinyMachine, enter_user_mode
+from vramtap.errors import KernelError, TargetGone, UsageError, VramtapError
 from vramtap.linux import kvm_exits as exits
 from vramtap.linux.kvm import Kvm, Vcpu
-from vramtap.machine.cpu import Exit, ExitKind
+from vramtap.machine.cpu import Exit, ExitKind, Ports
 from vramtap.machine.kvm_cpu import KICK_SIGNAL, KvmCpu
 from vramtap.machine.layout import BOOT_INFO, BOOT_PDS, BOOT_PML4, BOOT_STACK, IMAGE_BASE, VRAM_BASE
 from vramtap.machine.memory import GuestMemory
-from vramtap.pages import PAGE_SIZE, PageRuns
+from vramtap.pages import PageRuns
 
 HALT = Exit(ExitKind.HALT)
 KICKED = Exit(ExitKind.KICKED)
@@ -51,21 +49,9 @@ class NotedPorts:
             raise KernelError("use", f"port {port:#x}", 5)
 
 
-class KickingPorts(NotedPorts):
-    """Kicks at every write, twice."""
-
-    def __init__(self, kick: Callable[[], None]) -> None:
-        super().__init__()
-        self.kick = kick
-
-    def write(self, port: int, size: int, value: int) -> None:
-        self.kick()
-        self.kick()
-
-
 @contextmanager
-def machine(code: str, ports: NotedPorts | None = None, log: str = "bitmap") -> Iterator[TinyMachine]:
-    with TinyMachine(bytes.fromhex(code), log, ports=ports or NotedPorts()) as tiny:
+def machine(code: str, ports: Ports | None = None) -> Iterator[TinyMachine]:
+    with TinyMachine(bytes.fromhex(code), ports=ports or NotedPorts()) as tiny:
         yield tiny
 
 
@@ -269,115 +255,14 @@ def test_a_translation_that_was_changed_holds_after_a_flush(ring: int) -> None:
 
 def test_a_flush_takes_nothing_from_the_log() -> None:
     with storing(3) as (tiny, store, _):
-        tiny.kvm.start_log()
+        tiny.kvm.vram_log.start()
         store()
         tiny.kvm.flush_tlb()
-        assert tiny.kvm.fetch_log(0, PAGES).pages == PageRuns([(0, 1)])
-        assert tiny.kvm.fetch_log(0, PAGES).pages == PageRuns()
+        assert tiny.kvm.vram_log.fetch().pages == PageRuns([(0, 1)])
+        assert tiny.kvm.vram_log.fetch().pages == PageRuns()
         tiny.kvm.flush_tlb()
         store()
-        assert tiny.kvm.fetch_log(0, PAGES).pages == PageRuns([(0, 1)])
-
-
-# The log
-
-# mov eax, VRAM_BASE + 0x5000;
-# 1: inc byte [rax]; inc byte [rax + 0x1000]; inc byte [rax + 0x400000]; hlt; jmp 1b
-STORES = "b8005000e0 fe00 fe8000100000 fe8000004000 f4 ebef"
-STORED = PageRuns([(5, 7), (1029, 1030)])
-PAGES = 4096
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_the_log_names_what_was_written_once(form: str) -> None:
-    with machine(STORES, log=form) as tiny:
-        tiny.until_halt()
-        tiny.kvm.start_log()
-        assert not tiny.kvm.log_waits()
-        for _ in range(3):
-            tiny.until_halt()
-            assert tiny.kvm.log_waits() in (True, None)
-            fetched = tiny.kvm.fetch_log(0, PAGES)
-            assert (fetched.pages, fetched.overflow) == (STORED, False)
-            assert not tiny.kvm.log_waits()
-            assert tiny.kvm.fetch_log(0, PAGES).pages == PageRuns()
-
-
-def test_the_manual_form_clears_nothing_that_was_not_asked_for() -> None:
-    with machine(STORES, log="manual") as tiny:
-        tiny.kvm.start_log()
-        tiny.until_halt()
-        assert tiny.kvm.fetch_log(6, 1000).pages == PageRuns([(6, 7)])
-        assert tiny.kvm.fetch_log(0, PAGES).pages == PageRuns([(5, 6), (1029, 1030)])
-
-
-LIST = 0x2_0000
-"""Where the guest below finds how many stores to make, and their offsets, 32 bits each."""
-# 3: mov esi, LIST; lodsd; mov ecx, eax;
-# 1: jrcxz 2f; lodsd; mov byte [rdi + rax], 1; dec ecx; jmp 1b; 2: out 0x10, al; jmp 3b
-STORE_LIST = "be00000200 ad 89c1 e309 ad c6040701 ffc9 ebf5 e610 ebe9"
-
-
-@pytest.mark.parametrize("ring", [0, 3])
-@pytest.mark.parametrize("form", FORMS)
-def test_the_log_is_exact(form: str, ring: int) -> None:
-    with machine(STORE_LIST, KickingPorts(lambda: tiny.kvm.kick()), form) as tiny:
-        tiny.kvm.start_at(IMAGE_BASE, stack=BOOT_STACK, argument=VRAM_BASE, tables=BOOT_PML4)
-        if ring == 3:
-            enter_user_mode(tiny.memory, tiny.kvm)
-        stores = tiny.memory.ram[LIST : LIST + 4 * 2000].view(np.uint32)
-        tiny.kvm.start_log()
-
-        @settings(max_examples=40, deadline=None)
-        @given(st.lists(st.sampled_from([*range(70), *range(500, 520), 4000, 4095]), max_size=300))
-        def check(pages: list[int]) -> None:
-            stores[0] = len(pages)
-            stores[1 : len(pages) + 1] = [page * PAGE_SIZE + page % PAGE_SIZE for page in pages]
-            assert tiny.kvm.run() == KICKED
-            fetched = tiny.kvm.fetch_log(0, PAGES)
-            assert (fetched.pages, fetched.overflow) == (PageRuns.from_pages(pages), False)
-
-        check()
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_one_reader_at_a_time_and_none_of_the_others_pages(form: str) -> None:
-    with machine(STORES, log=form) as tiny:
-        tiny.kvm.start_log()
-        with pytest.raises(Refused, match="another tracker"):
-            tiny.kvm.start_log()
-        tiny.until_halt()
-        tiny.kvm.stop_log()
-        tiny.kvm.stop_log()
-        tiny.until_halt()
-        tiny.kvm.start_log()
-        assert tiny.kvm.fetch_log(0, PAGES).pages == PageRuns()
-        tiny.until_halt()
-        assert tiny.kvm.fetch_log(0, PAGES).pages == STORED
-
-
-# 3: mov edi, VRAM_BASE; mov ecx, 4096; 1: inc dword [rdi]; add edi, 4096; dec ecx; jnz 1b; hlt; jmp 3b
-ALL_PAGES = bytes.fromhex("bf000000e0 b900100000 ff07 81c700100000 ffc9 75f4 f4 ebe7")
-
-
-def test_a_ring_that_fills_loses_no_page_or_says_so() -> None:
-    with TinyMachine(ALL_PAGES, "ring", ring_entries=1024) as tiny:
-        tiny.kvm.start_log()
-        for turn in range(1, 6):
-            tiny.until_halt()
-            assert (tiny.memory.vram[::PAGE_SIZE] == turn).all()
-            fetched = tiny.kvm.fetch_log(0, PAGES)
-            assert fetched.overflow or fetched.pages == PageRuns.full(PAGES)
-            assert tiny.kvm.fetch_log(0, PAGES).pages == PageRuns()
-
-
-def test_a_ring_of_the_usual_size_holds_all_pages() -> None:
-    with TinyMachine(ALL_PAGES, "ring") as tiny:
-        tiny.kvm.start_log()
-        for _ in range(3):
-            tiny.until_halt()
-            fetched = tiny.kvm.fetch_log(0, PAGES)
-            assert (fetched.pages, fetched.overflow) == (PageRuns.full(PAGES), False)
+        assert tiny.kvm.vram_log.fetch().pages == PageRuns([(0, 1)])
 
 
 # Beginnings and ends
@@ -398,12 +283,9 @@ def test_what_kvm_lacks_is_named(form: str, remedy: str, monkeypatch: pytest.Mon
 def test_once_closed_it_says_so() -> None:
     with machine("f4") as tiny:
         cpu = tiny.kvm
-        cpu.start_log()
         cpu.close()
         cpu.close()
         cpu.kick()
-        cpu.stop_log()
-        for call in (cpu.run, cpu.start_log, cpu.log_waits, lambda: cpu.fetch_log(0, 1)):
-            with pytest.raises(TargetGone, match="closed"):
-                call()
+        with pytest.raises(TargetGone, match="closed"):
+            cpu.run()
     assert KICK_SIGNAL not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -9,7 +9,7 @@ import pytest
 from vramtap.errors import KernelError, Refused, VramtapError
 from vramtap.linux import kvm_exits as exits
 from vramtap.linux.kvm import Kvm, Vcpu, Vm
-from vramtap.machine.kvm_cpu import Fetched, KvmCpu
+from vramtap.machine.kvm_log import Fetched, VramLog
 from vramtap.machine.kvm_probe import probe_kvm
 from vramtap.pages import NO_PAGES, PageRuns
 
@@ -32,7 +32,7 @@ def test_a_form_that_is_not_there_does_not_spoil_the_others(monkeypatch: pytest.
 def test_a_log_that_does_not_name_the_page_is_not_believed(
     monkeypatch: pytest.MonkeyPatch, pages: PageRuns
 ) -> None:
-    monkeypatch.setattr(KvmCpu, "fetch_log", lambda self, first, last: Fetched(pages))
+    monkeypatch.setattr(VramLog, "fetch", lambda self: Fetched(pages))
     assert all(wrong is not None and "page 77 was written" in wrong for wrong in probe_kvm().values())
 
 

@@ -75,7 +75,7 @@ def test_an_extent_past_the_video_rams_end_is_refused() -> None:
     with TinyMachine(b"\xf4") as machine:
         with pytest.raises(VramtapError, match="past the end"):
             KvmLogTracker().arm(machine.extent(2, VRAM_BYTES // PAGE_SIZE - 1))
-        machine.kvm.start_log()
+        machine.kvm.vram_log.start()
 
 
 def test_only_pages_of_the_extent_are_named(armed: Armed) -> None:
@@ -102,7 +102,7 @@ def test_only_the_ring_stops_the_guest(armed: Armed) -> None:
     tracker, machine = armed
     before = machine.pauses
     tracker.collect()
-    assert machine.pauses - before == (1 if machine.kvm.log == "ring" else 0)
+    assert machine.pauses - before == (1 if machine.kvm.vram_log.form == "ring" else 0)
 
 
 def test_disarmed_nothing_is_logged_and_no_device_is_followed(armed: Armed) -> None:
@@ -111,13 +111,13 @@ def test_disarmed_nothing_is_logged_and_no_device_is_followed(armed: Armed) -> N
     tracker.disarm()
     assert not machine.memory._logs
     machine.store(BASE, 1)
-    if machine.kvm.log == "ring":
+    if machine.kvm.vram_log.form == "ring":
         ring = machine.kvm._vcpu.ring
         assert ring is not None
         assert not ring.waiting
     else:
         with pytest.raises(KernelError, match="KVM_GET_DIRTY_LOG vm slot 1: ENOENT"):
-            machine.kvm.fetch_log(0, 1)
+            machine.kvm.vram_log.fetch(0, 1)
 
 
 def test_a_second_tracker_is_refused_and_the_first_sees_all(armed: Armed) -> None:
@@ -153,7 +153,7 @@ def test_an_overflow_is_everything_for_each_window_once(monkeypatch: pytest.Monk
         tracker.arm(machine.extent(4096, 0))
         tracker.collect()
         machine.until_halt()
-        monkeypatch.setattr(machine.kvm, "_overflow", True)
+        monkeypatch.setattr(machine.kvm.vram_log, "_overflow", True)
         for window in ((0, 100), (100, 4096)):
             answer = tracker.collect(window)
             assert isinstance(answer, Everything)
