@@ -119,7 +119,10 @@ class VramLog:
             if self.form == "ring":
                 self._reap()
                 return self._take_harvest()
-            written = np.unpackbits(self._vm.dirty_log(VRAM_SLOT), bitorder="little").astype(np.bool_)
+            bitmap = self._vm.dirty_log(VRAM_SLOT)
+            if not bitmap.any():
+                return Fetched(NO_PAGES)
+            written = np.unpackbits(bitmap, bitorder="little").astype(np.bool_)
             if self.form == "manual":
                 written[:first] = written[last:] = False
                 self._clear(written)
