@@ -7,7 +7,8 @@
 
 #define ALIAS_CYCLE 16
 #define ALIAS_MOST 64
-#define MOVE_FRAMES 4
+#define MOVE_FRAMES 6
+#define FIRST_MOVE 2 /* early: a run of a few frames has seen one */
 #define LARGE_CYCLE 16
 
 /* The frames that are mapped twice in one cycle: some of those that are shown. */
@@ -50,7 +51,7 @@ void frame_alias(uint32_t n)
 /* Every few frames to another address: in turn with the same tables, and with new and clean ones. */
 void frame_remap(uint32_t n)
 {
-    if (n % MOVE_FRAMES == 0) {
+    if (n % MOVE_FRAMES == FIRST_MOVE) {
         struct random random = random_of(options.seed, n);
         uint64_t at = (uint64_t)framebuffer - FRAMEBUFFER_HOME;
         uint32_t step = 1 + random_below(&random, FRAMEBUFFER_PLACES - 1);
