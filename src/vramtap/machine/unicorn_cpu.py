@@ -1,33 +1,18 @@
 """The CPU by emulation: Unicorn, over the machine's memory in place.
 
-Stopping Unicorn, and what it costs to get it wrong (measured on Unicorn 2.1.4):
-
-Facts. `emu_stop` from another thread ends the run at the next block of translated code, with RIP exact. From
-inside a port hook it does not end it there: the rest of the block still runs. Once memory is hooked, code is
-translated with a further check after each store, and a run that ends at such a check leaves RIP *before* the
-store, which is then made twice: 300,136 turns of a loop of `inc` counted 300,155. `emu_stop` before
-`emu_start` has begun is forgotten. A run that ends by `hlt` and one that was stopped return alike.
-
-Consequences. A kick may not touch a run while memory is hooked; a port access cannot end a run; after a run
-it must be known whether it was kicked, and a kick that came too early must be given again.
-
-Decision. While stores are recorded a kick only sets a flag, and a hook at the start of each block stops the
-run, where nothing can be made twice. Otherwise the kick stops it. The flag is set and the run stopped under
-one lock, under which a run also clears the flag: so a run that was stopped always finds it set. A `hlt` that
-coincides with a kick is told as a kick, which the machine allows: `hlt` may return for no reason. The
-machine kicks again until the run has ended.
+A port access cannot end a run: `emu_stop` from a port hook lets the rest of the block run. A run that ends by
+`hlt` and one that was stopped return alike, so a `hlt` that coincides with a kick is told as a kick, which
+the machine allows: `hlt` may return for no reason. How a kick stops it is in `machine.stop_hook`.
 """
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Final, Literal
 
 import numpy as np
 from unicorn import (
     UC_ARCH_X86,
     UC_ERR_INSN_INVALID,
-    UC_HOOK_BLOCK,
     UC_HOOK_INSN,
     UC_HOOK_INTR,
     UC_HOOK_MEM_INVALID,
@@ -53,6 +38,7 @@ from unicorn.x86_const import (
 from vramtap.machine.cpu import Exit, ExitKind, Ports, Registers
 from vramtap.machine.layout import RAM_BYTES, VRAM_BASE, VRAM_BYTES
 from vramtap.machine.memory import GuestMemory
+from vramtap.machine.stop_hook import StopHook
 from vramtap.pages import PAGE_SIZE, PageRuns
 
 _FOR_EVER: Final = (1 << 64) - 1
@@ -91,8 +77,6 @@ class UnicornCpu:
     def __init__(self, memory: GuestMemory, ports: Ports, *, record_writes: bool = False) -> None:
         self._memory = memory
         self._ports = ports
-        self._lock = threading.Lock()
-        self._kicked = False
         self._fault: str | None = None
         self._cr2 = 0
         self._written: np.ndarray[Any, np.dtype[np.bool_]] | None = None
@@ -103,12 +87,12 @@ class UnicornCpu:
         self._uc.hook_add(UC_HOOK_INSN, self._on_out, aux1=UC_X86_INS_OUT)
         self._uc.hook_add(UC_HOOK_INTR, self._on_exception)
         self._uc.hook_add(UC_HOOK_MEM_INVALID, self._on_nothing_there)
+        self._stop = StopHook(self._uc)
         if record_writes:
             self._written = np.zeros(VRAM_BYTES // PAGE_SIZE, dtype=np.bool_)
             self._uc.hook_add(
                 UC_HOOK_MEM_WRITE, self._on_store, begin=VRAM_BASE, end=VRAM_BASE + VRAM_BYTES - 1
             )
-            self._uc.hook_add(UC_HOOK_BLOCK, self._on_block)
 
     def start_at(self, entry: int, *, stack: int, argument: int, tables: int) -> None:
         """Put the CPU into 64-bit mode at an entry point; see `Cpu.start_at`."""
@@ -122,8 +106,7 @@ class UnicornCpu:
 
     def run(self) -> Exit:
         """Run the guest until something happens; see `Cpu.run`."""
-        with self._lock:
-            self._kicked = False
+        self._stop.asked = False
         begin = self._uc.reg_read(UC_X86_REG_RIP)
         try:
             self._uc.emu_start(begin, _FOR_EVER)
@@ -133,15 +116,11 @@ class UnicornCpu:
             return Exit(ExitKind.FAULT, self._fault or unknown)
         if self._fault is not None:
             return Exit(ExitKind.FAULT, self._fault)
-        with self._lock:
-            return Exit(ExitKind.KICKED if self._kicked else ExitKind.HALT)
+        return Exit(ExitKind.KICKED if self._stop.asked else ExitKind.HALT)
 
     def kick(self) -> None:
         """Make `run` return soon; see `Cpu.kick`."""
-        with self._lock:
-            self._kicked = True
-            if self._written is None:
-                self._uc.emu_stop()
+        self._stop.asked = True
 
     def registers(self) -> Registers:
         """As they are now."""
@@ -177,8 +156,10 @@ class UnicornCpu:
         self._ports.write(port, size, value)
 
     def _on_exception(self, uc: Uc, vector: int, data: object) -> None:
-        self._fault = EXCEPTIONS.get(vector, f"exception {vector}")
-        self._cr2 = uc.reg_read(UC_X86_REG_CR2)
+        # Not the double fault that follows when the instruction is tried once more before the run ends.
+        if self._fault is None:
+            self._fault = EXCEPTIONS.get(vector, f"exception {vector}")
+            self._cr2 = uc.reg_read(UC_X86_REG_CR2)
         uc.emu_stop()
 
     def _on_nothing_there(
@@ -186,10 +167,6 @@ class UnicornCpu:
     ) -> bool:
         self._fault = f"access to guest-physical {address:#x}, where nothing is"
         return False
-
-    def _on_block(self, uc: Uc, address: int, size: int, data: object) -> None:
-        if self._kicked:
-            uc.emu_stop()
 
     def _on_store(self, uc: Uc, access: int, address: int, size: int, value: int, data: object) -> None:
         # Guest-physical, and told once for a store across a page's end: the second page is taken to be the
