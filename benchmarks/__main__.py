@@ -20,8 +20,9 @@ from typing import Any, Final
 from rich.console import Console
 
 from benchmarks import first_update, idle
-from vramtap.bench.trackers import ROUNDS, TRACKERS, WORKLOADS, Cost, measure
+from vramtap.bench.trackers import ROUNDS, TRACKERS, Cost, measure
 from vramtap.cli.bench import as_markdown
+from vramtap.machine.workloads import MEASURED
 
 README: Final = Path(__file__).resolve().parent.parent / "README.md"
 _SHOTS: Final = 15
@@ -106,7 +107,7 @@ def _viewers_table(figures: dict[str, Any]) -> str:
 
 def _trackers(options: argparse.Namespace, update: Update) -> dict[str, Any]:
     """What each tracker costs on the embedded machine's workloads."""
-    costs = measure(WORKLOADS, TRACKERS, rounds=options.rounds, progress=update)
+    costs = measure(MEASURED, TRACKERS, rounds=options.rounds, progress=update)
     return {"costs": [asdict(cost) for cost in costs]}
 
 

@@ -19,7 +19,7 @@ from system.guest_screen import pixels
 from system.program import PATIENCE_S, Served, assert_one_line, demo, run, serve, started
 from vramtap.machine.layout import RAM_BYTES, VRAM_BASE
 from vramtap.machine.machine import Machine
-from vramtap.targets.demo import WORKLOADS
+from vramtap.machine.workloads import WORKLOADS
 
 SMALL = "mode=320x200"
 FRAMES = 24

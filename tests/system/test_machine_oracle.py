@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from system.oracle import ON_KVM, ON_UNICORN, Oracle, true_pages, watching
-from vramtap.bench.trackers import WORKLOADS
 from vramtap.machine.choose_cpu import LogForm
 from vramtap.machine.machine import Machine
+from vramtap.machine.workloads import MEASURED
 from vramtap.pages import PageRuns
 
-DRAWING = [name for name in WORKLOADS if name != "idle"]
+DRAWING = [name for name in MEASURED if name != "idle"]
 FRAMES = 24
 """Of each workload: enough for a cycle of each that has cycles."""
 FRAMES_ON_KVM = 6

@@ -24,20 +24,6 @@ from vramtap.targets.bochs import Dispi
 from vramtap.trackers.choose import choose
 from vramtap.trackers.contract import Everything, Tracker
 
-WORKLOADS: Final = (
-    "idle",
-    "caret",
-    "typing",
-    "scroll",
-    "drag",
-    "video-window",
-    "video-full",
-    "random",
-    "flip",
-    "modes",
-    "alias",
-    "remap",
-)
 TRACKERS: Final = ("compare", "log", "dirtybits")
 """Those that need no KVM."""
 INTERVAL_S: Final = 1 / 60

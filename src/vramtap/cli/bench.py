@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vramtap.bench.trackers import ROUNDS, SLICE_S, TRACKERS, WORKLOADS, Cost, measure
+from vramtap.bench.trackers import ROUNDS, SLICE_S, TRACKERS, Cost, measure
 from vramtap.machine.choose_cpu import CPU_NAMES, LOG_FORMS, CpuName, LogForm
+from vramtap.machine.workloads import MEASURED, WORKLOADS
 from vramtap.trackers.choose import NAMES
 
 _WIDTH: Final = 110
@@ -27,7 +28,14 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--workload", "-w", "workloads", multiple=True, type=click.Choice(WORKLOADS), help="[all]")
+@click.option(
+    "--workload",
+    "-w",
+    "workloads",
+    multiple=True,
+    type=click.Choice(WORKLOADS),
+    help="[all but desktop, large]",
+)
 @click.option(
     "--tracker",
     "-t",
@@ -68,7 +76,7 @@ def trackers(
     collect and what follows it: the pages reported are read, compared and converted. Slowdown is the guest's
     frame rate without tracking over that with it, taken side by side.
     """
-    names = workloads or WORKLOADS
+    names = workloads or MEASURED
     chosen = trackers or TRACKERS
     load = os.getloadavg()[0]
     costs: list[Cost] = []

@@ -10,7 +10,7 @@ import click
 from vramtap.cli import run
 from vramtap.cli.serve import Serving, options, serve
 from vramtap.machine.choose_cpu import CPU_NAMES, LOG_FORMS
-from vramtap.targets.demo import WORKLOADS
+from vramtap.machine.workloads import WORKLOADS
 
 _PARAMETERS: Final = ("workload", "cpu", "log", "image", "seed", "hz", "mode")
 

@@ -15,28 +15,12 @@ from vramtap.display.mode import Mode
 from vramtap.errors import UsageError
 from vramtap.machine.choose_cpu import CPU_NAMES, LOG_FORMS, CpuName, LogForm
 from vramtap.machine.machine import Machine
+from vramtap.machine.workloads import WORKLOADS
 from vramtap.memory.extent import Extent
 from vramtap.targets.contract import Input
 from vramtap.targets.machine import MachineTarget
 from vramtap.targets.url import TargetSpec
 
-WORKLOADS: Final = (
-    "desktop",
-    "idle",
-    "caret",
-    "typing",
-    "scroll",
-    "drag",
-    "video-window",
-    "video-full",
-    "random",
-    "flip",
-    "modes",
-    "alias",
-    "remap",
-    "large",
-)
-"""What the guest can do (machine/guest/main.c)."""
 MAX_HZ: Final = 1024
 _WIDTHS: Final = range(320, 2561, 8)
 _HEIGHTS: Final = range(200, 1601)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from vramtap.bench.trackers import WORKLOADS, Cost, measure
+from vramtap.bench.trackers import Cost, measure
 from vramtap.errors import UsageError, VramtapError
 
 
@@ -49,17 +49,3 @@ def test_a_guest_that_ends_is_an_error() -> None:
 def test_a_tracker_there_is_not_is_refused() -> None:
     with pytest.raises(UsageError, match="clairvoyance"):
         costs(["caret"], ["clairvoyance"])
-
-
-def test_the_workloads_are_those_of_the_plan() -> None:
-    assert set(WORKLOADS) >= {
-        "idle",
-        "caret",
-        "typing",
-        "scroll",
-        "drag",
-        "video-window",
-        "video-full",
-        "random",
-    }
-    assert len(set(WORKLOADS)) == len(WORKLOADS)

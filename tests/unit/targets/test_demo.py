@@ -13,8 +13,9 @@ from vramtap.errors import TargetGone, UsageError, VramtapError
 from vramtap.machine import choose_cpu
 from vramtap.machine.layout import RAM_BYTES
 from vramtap.machine.machine import Machine
+from vramtap.machine.workloads import WORKLOADS
 from vramtap.tap import Tap
-from vramtap.targets.demo import WORKLOADS, DemoTarget, command_line
+from vramtap.targets.demo import DemoTarget, command_line
 from vramtap.targets.open import open_target
 from vramtap.targets.url import parse
 
