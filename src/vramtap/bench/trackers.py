@@ -1,13 +1,17 @@
 """What a tracker costs: per look on our side, and in the guest's frame rate on its side.
 
-Each workload runs in one machine, as fast as it can. Time is cut into slices; in every round each tracker
-gets one, and so does nobody, in an order that turns from round to round. A tracker's slowdown is the median,
-over the rounds, of the untracked slice's frame rate over its own: both are measured within seconds of each
-other, so that what the rest of the computer does meanwhile falls on both.
+A workload's frames are not all alike. So each turn of a tracker, and of nobody, runs the same frames: it
+gets a machine of its own, started anew from the same seed, and draws as many frames as fitted into a turn
+untracked, as fast as it can. In every round each tracker gets one turn, and so does nobody, in an order that
+moves on from round to round. A tracker's slowdown is the median, over the rounds, of its time over the
+untracked time: both are measured within seconds of each other, so that what the rest of the computer does
+meanwhile falls on both.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import statistics
 import threading
 import time
@@ -29,25 +33,27 @@ TRACKERS: Final = ("compare", "log", "dirtybits")
 INTERVAL_S: Final = 1 / 60
 """Between two looks, as a tap looks."""
 SLICE_S: Final = 0.5
-"""30 looks; a full-screen video draws some hundred frames meanwhile."""
+"""30 looks; a full-screen video draws some thirty frames meanwhile."""
 ROUNDS: Final = 5
+NOBODY: Final = "nobody"
+_FIRST_FRAMES: Final = 2
 _STARTING_S: Final = 30.0
 """For the guest to draw its first frames."""
 
 
 @dataclass(slots=True)
-class Slice:
+class Turn:
     """One tracker's turn.
 
     Args:
-        frames_per_s: Drawn by the guest meanwhile.
+        took_s: For the turn's frames, seconds.
         collect_us: Of each collect, microseconds.
         look_us: Of each collect with the reading and comparing of the pixels that followed.
         pages: Reported by each collect.
         everything: How many collects answered `Everything`.
     """
 
-    frames_per_s: float
+    took_s: float
     collect_us: list[float] = field(default_factory=list)
     look_us: list[float] = field(default_factory=list)
     pages: list[int] = field(default_factory=list)
@@ -66,10 +72,11 @@ class Cost:
             convert.
         pages: Median of the pages a collect reported; everything counts as all of the extent.
         everything: Share of the collects that answered `Everything`.
+        frames: Drawn in each turn; the same ones in all.
         frames_per_s: Of the guest while tracked, median.
         untracked_per_s: Of the guest while not, median.
-        slowdown: Untracked over tracked frame rate, median of the rounds; 1.0 is none. NaN where the guest
-            draws no frames.
+        slowdown: Tracked over untracked time for these frames, median of the rounds; 1.0 is none. NaN where
+            the guest draws no frames.
         looks: How many were measured.
     """
 
@@ -79,6 +86,7 @@ class Cost:
     look_us: float
     pages: float
     everything: float
+    frames: int
     frames_per_s: float
     untracked_per_s: float
     slowdown: float
@@ -118,56 +126,96 @@ def measure(
     """
     for workload in workloads:
         line = f"workload={workload} seed={seed} hz=0 mode={mode}"
-        with Machine(cpu=cpu, log=log, command_line=line, held=True) as machine:
-            _start(machine, workload)
-            slices: dict[str, list[Slice]] = {name: [] for name in ("none", *trackers)}
-            for turn in range(rounds):
-                names = ["none", *trackers]
-                for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                    progress(f"{workload}: {name}, round {turn + 1} of {rounds}")
-                    slices[name].append(_slice(machine, name, slice_s))
-            for name in trackers:
-                yield _cost(workload, name, slices["none"], slices[name], machine.extent.pages)
+
+        def machine(line: str = line) -> Machine:
+            return Machine(cpu=cpu, log=log, command_line=line, held=True)
+
+        progress(f"{workload}: how many frames make a turn")
+        frames = _frames_in(machine(), workload, slice_s)
+        names = [NOBODY, *trackers]
+        turns: dict[str, list[Turn]] = {name: [] for name in names}
+        for number in range(rounds):
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                progress(f"{workload}: {name}, round {number + 1} of {rounds}")
+                turns[name].append(_turn(machine(), workload, name, frames, slice_s))
+        for name in trackers:
+            yield _cost(workload, name, frames, turns[NOBODY], turns[name])
+
+
+def _frames_in(machine: Machine, workload: str, slice_s: float) -> int:
+    """How many frames the guest draws untracked in so many seconds; at least one, or none if it is idle."""
+    with machine:
+        _start(machine, workload)
+        machine.release()
+        before = machine.frames
+        _wait(machine, time.perf_counter() + slice_s)
+        return max(machine.frames - before, int(workload != "idle"))
 
 
 def _start(machine: Machine, workload: str) -> None:
-    """Let the guest set its mode and draw its first picture, then run."""
-    if workload == "idle":
-        ready = threading.Event()
-        machine.on_mode = ready.set
+    """Let the guest set its mode and draw its first picture, and hold it there."""
+    machine.run_frames(1 if workload == "idle" else _FIRST_FRAMES, timeout_s=_STARTING_S)
+
+
+def _turn(machine: Machine, workload: str, name: str, frames: int, slice_s: float) -> Turn:
+    """Draw the frames, looked at by the tracker of this name; without frames, look for so many seconds."""
+    with machine:
+        _start(machine, workload)
+        if name == NOBODY:
+            return Turn(_drawing_s(machine, frames, slice_s, lambda: None))
+        tracker, screen, turn = choose(name, machine.extent).tracker, Screen(), Turn(0.0)
+        try:
+            # The first answer is everything, and the screen is read as a whole: neither is measured.
+            _look(machine, tracker, screen)
+
+            def look() -> None:
+                answer, collect_us, look_us = _look(machine, tracker, screen)
+                everything = isinstance(answer, Everything)
+                turn.collect_us.append(collect_us)
+                turn.look_us.append(look_us)
+                turn.everything += everything
+                turn.pages.append(machine.extent.pages if isinstance(answer, Everything) else answer.count)
+
+            turn.took_s = _drawing_s(machine, frames, slice_s, look)
+        finally:
+            tracker.disarm()
+        return turn
+
+
+def _drawing_s(machine: Machine, frames: int, slice_s: float, look: Callable[[], None]) -> float:
+    """Look at the interval until the frames are drawn; returns how long they took, seconds.
+
+    Raises:
+        VramtapError: the machine ended, or draws them no more.
+    """
+    began_s = due_s = time.perf_counter()
+    drawn: concurrent.futures.Future[float] = concurrent.futures.Future()
+
+    def draw() -> None:
+        try:
+            machine.run_frames(frames)
+        except VramtapError as error:
+            drawn.set_exception(error)
+        else:
+            drawn.set_result(time.perf_counter() - began_s)
+
+    if frames:
+        threading.Thread(target=draw, name="vramtap-bench").start()
+    else:
         machine.release()
-        if not ready.wait(_STARTING_S):
-            raise VramtapError("bench", workload, f"the guest set no mode within {_STARTING_S:.0f} s")
-        return
-    machine.run_frames(2, timeout_s=_STARTING_S)
-    machine.release()
-
-
-def _slice(machine: Machine, name: str, slice_s: float) -> Slice:
-    if name == "none":
-        frames, began_s = machine.frames, time.perf_counter()
-        _wait(machine, began_s + slice_s)
-        return Slice((machine.frames - frames) / (time.perf_counter() - began_s))
-    tracker, screen = choose(name, machine.extent).tracker, Screen()
-    try:
-        result = Slice(0.0)
-        # The first answer is everything, and the screen is read as a whole: neither is what is measured.
-        _look(machine, tracker, screen)
-        frames, began_s = machine.frames, time.perf_counter()
-        due_s = began_s
-        while due_s < began_s + slice_s:
-            due_s += INTERVAL_S
+    while True:
+        due_s += INTERVAL_S
+        if frames:
+            with contextlib.suppress(TimeoutError):
+                took_s = drawn.result(max(0.0, due_s - time.perf_counter()))
+                look()
+                return took_s
+        else:
             _wait(machine, due_s)
-            answer, collect_us, look_us = _look(machine, tracker, screen)
-            result.collect_us.append(collect_us)
-            result.look_us.append(look_us)
-            everything = isinstance(answer, Everything)
-            result.everything += everything
-            result.pages.append(machine.extent.pages if isinstance(answer, Everything) else answer.count)
-        result.frames_per_s = (machine.frames - frames) / (time.perf_counter() - began_s)
-        return result
-    finally:
-        tracker.disarm()
+            if due_s - began_s > slice_s:
+                return slice_s
+        look()
 
 
 def _wait(machine: Machine, until_s: float) -> None:
@@ -194,22 +242,19 @@ def _look(machine: Machine, tracker: Tracker, screen: Screen) -> tuple[PageRuns 
     return answer, (collected_ns - began_ns) / 1e3, (time.perf_counter_ns() - began_ns) / 1e3
 
 
-def _cost(workload: str, name: str, free: list[Slice], tracked: list[Slice], pages: int) -> Cost:
-    ratios = [
-        without.frames_per_s / with_.frames_per_s
-        for without, with_ in zip(free, tracked, strict=True)
-        if with_.frames_per_s
-    ]
-    looks = sum(len(part.collect_us) for part in tracked)
+def _cost(workload: str, name: str, frames: int, free: list[Turn], tracked: list[Turn]) -> Cost:
+    ratios = [mine.took_s / nobodys.took_s for nobodys, mine in zip(free, tracked, strict=True)]
+    looks = sum(len(turn.collect_us) for turn in tracked)
     return Cost(
         workload,
         name,
-        statistics.median(us for part in tracked for us in part.collect_us),
-        statistics.median(us for part in tracked for us in part.look_us),
-        statistics.median(count for part in tracked for count in part.pages),
-        sum(part.everything for part in tracked) / looks,
-        statistics.median(part.frames_per_s for part in tracked),
-        statistics.median(part.frames_per_s for part in free),
-        statistics.median(ratios) if ratios else float("nan"),
+        statistics.median(us for turn in tracked for us in turn.collect_us),
+        statistics.median(us for turn in tracked for us in turn.look_us),
+        statistics.median(count for turn in tracked for count in turn.pages),
+        sum(turn.everything for turn in tracked) / looks,
+        frames,
+        frames / statistics.median(turn.took_s for turn in tracked),
+        frames / statistics.median(turn.took_s for turn in free),
+        statistics.median(ratios) if frames else float("nan"),
         looks,
     )

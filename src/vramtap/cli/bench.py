@@ -74,7 +74,7 @@ def trackers(
 
     The workloads run in the embedded machine, as fast as it can, looked at 60 times a second. A look is a
     collect and what follows it: the pages reported are read, compared and converted. Slowdown is the guest's
-    frame rate without tracking over that with it, taken side by side.
+    time for the same frames with tracking over that without, taken side by side.
     """
     names = workloads or MEASURED
     chosen = trackers or TRACKERS
@@ -82,7 +82,7 @@ def trackers(
     costs: list[Cost] = []
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("starting", total=len(names) * rounds * (len(chosen) + 1))
+        task = progress.add_task("starting", total=len(names) * (rounds * (len(chosen) + 1) + 1))
 
         def step(what: str) -> None:
             progress.update(task, description=what, advance=1)

@@ -14,7 +14,7 @@ ARGUMENTS = ["trackers", "--mode", "320x200", "--rounds", "1", "--slice", "0.05"
 
 
 def cost(workload: str, tracker: str, slowdown: float = 1.5) -> Cost:
-    return Cost(workload, tracker, 12.4, 345.6, 7.0, 0.25, 100.0, 150.0, slowdown, 60)
+    return Cost(workload, tracker, 12.4, 345.6, 7.0, 0.25, 50, 100.0, 150.0, slowdown, 60)
 
 
 def run(*more: str) -> str:
