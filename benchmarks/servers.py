@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -73,7 +74,9 @@ def x11vnc(display: str, *arguments: str, name: str = "x11vnc") -> Iterator[Serv
 def x0vncserver(display: str) -> Iterator[Server]:
     """TigerVNC's x0vncserver on an X display."""
     port = _free_port()
-    argv = ["x0vncserver", "-display", display, "-rfbport", str(port), "-localhost"]
+    # Debian's x0vncserver is a script that starts the server and leaves: what it costs says nothing.
+    program = shutil.which("X0tigervnc") or "x0vncserver"
+    argv = [program, "-display", display, "-rfbport", str(port), "-localhost"]
     argv += ["-SecurityTypes", "None", "-AlwaysShared"]
     with _listening("x0vncserver", argv, port) as server:
         yield server
