@@ -9,7 +9,7 @@ import os
 import pytest
 from click.testing import CliRunner
 
-from lab.require import require
+from lab.nobody import as_nobody
 from vramtap import doctor
 from vramtap.cli.main import cli
 from vramtap.errors import KernelError
@@ -59,17 +59,8 @@ def test_kvm_is_found_to_work_by_running_a_guest() -> None:
 
 
 def test_kvm_without_permission_is_a_no_that_names_the_group() -> None:
-    require(os.geteuid() == 0, "only root can become a user that owns nothing")
-    before = os.getgroups()
-    os.setgroups([])
-    os.setegid(65534)
-    os.seteuid(65534)
-    try:
+    with as_nobody():
         found = doctor._kvm()
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(before)
     assert not found.ok
     assert "open /dev/kvm: EACCES" in found.detail
     assert found.remedy.startswith("add the user to group kvm")

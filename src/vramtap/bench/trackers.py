@@ -75,8 +75,8 @@ class Cost:
         frames: Drawn in each turn; the same ones in all.
         frames_per_s: Of the guest while tracked, median.
         untracked_per_s: Of the guest while not, median.
-        slowdown: Tracked over untracked time for these frames, median of the rounds; 1.0 is none. NaN where
-            the guest draws no frames.
+        slowdown: Tracked over untracked time for these frames, median of the rounds; 1.0 is none. None
+            where the guest draws no frames.
         looks: How many were measured.
     """
 
@@ -89,7 +89,7 @@ class Cost:
     frames: int
     frames_per_s: float
     untracked_per_s: float
-    slowdown: float
+    slowdown: float | None
     looks: int
 
 
@@ -255,6 +255,6 @@ def _cost(workload: str, name: str, frames: int, free: list[Turn], tracked: list
         frames,
         frames / statistics.median(turn.took_s for turn in tracked),
         frames / statistics.median(turn.took_s for turn in free),
-        statistics.median(ratios) if frames else float("nan"),
+        statistics.median(ratios) if frames else None,
         looks,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 from typing import Final
 
@@ -100,7 +99,7 @@ def trackers(
         ):
             costs.append(cost)
     if as_json:
-        rows = [_finite(dataclasses.asdict(cost)) for cost in costs]
+        rows = [dataclasses.asdict(cost) for cost in costs]
         click.echo(json.dumps({"cpu": cpu, "mode": mode, "load": load, "costs": rows}, indent=2))
     elif markdown:
         click.echo(as_markdown(costs))
@@ -149,9 +148,4 @@ def _table(costs: list[Cost]) -> Table:
 
 
 def _slowdown(cost: Cost) -> str:
-    return "-" if math.isnan(cost.slowdown) else f"{cost.slowdown:.2f}"
-
-
-def _finite(row: dict[str, object]) -> dict[str, object]:
-    """JSON has no NaN: what is not a number is null."""
-    return {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in row.items()}
+    return "-" if cost.slowdown is None else f"{cost.slowdown:.2f}"

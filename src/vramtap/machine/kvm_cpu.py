@@ -34,7 +34,7 @@ from vramtap.linux import kvm_exits as exits
 from vramtap.linux.kvm import Kvm, Vcpu, Vm
 from vramtap.machine.cpu import Exit, ExitKind, Ports, Registers
 from vramtap.machine.kvm_log import CAPABILITIES, LOG_FORMS, RING_ENTRIES, VramLog, set_vram_slot
-from vramtap.machine.layout import CODE_SELECTOR, DATA_SELECTOR, GDT, RAM_BYTES
+from vramtap.machine.layout import BOOT_CR0, BOOT_CR4, BOOT_EFER, CODE_SELECTOR, DATA_SELECTOR, GDT, RAM_BYTES
 from vramtap.machine.memory import GuestMemory
 from vramtap.pages import PAGE_SIZE
 
@@ -46,13 +46,7 @@ _TSS_ADDRESS: Final = 0x7FFF_0000
 """Between RAM and video RAM, where no guest has business."""
 
 # Intel SDM volume 3, 2.5 and 2.2.1.
-_CR0_BOOT: Final = 0x8001_0033
-"""PG, WP, NE, ET, MP, PE."""
-_CR4_BOOT: Final = 0x2A0
-"""OSFXSR, PGE, PAE."""
 _CR4_PGE: Final = 1 << 7
-_EFER_BOOT: Final = 0x501
-"""LMA, LME, SCE."""
 _RFLAGS_BOOT: Final = 0x2
 """Bit 1 is always set."""
 # Intel SDM volume 3, 3.4.5.1 and 3.5.
@@ -136,7 +130,7 @@ class KvmCpu:
         sregs.ldt = abi.KvmSegment(unusable=1)
         sregs.gdt = abi.KvmDtable(base=GDT, limit=_GDT_LIMIT)
         sregs.idt = abi.KvmDtable()
-        sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = _CR0_BOOT, tables, _CR4_BOOT, _EFER_BOOT
+        sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = BOOT_CR0, tables, BOOT_CR4, BOOT_EFER
         self._vcpu.set_sregs(sregs)
         self._vcpu.set_regs(abi.KvmRegs(rip=entry, rsp=stack, rdi=argument, rflags=_RFLAGS_BOOT))
 

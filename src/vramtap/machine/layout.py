@@ -40,6 +40,13 @@ BOOT_STACK: Final = 0x9_0000
 IMAGE_LOWEST: Final = 0x1_0000
 IMAGE_BASE: Final = 0x10_0000
 
+BOOT_CR0: Final = 0x8001_0033
+"""PG, WP, NE, ET, MP, PE (Intel SDM volume 3, 2.5)."""
+BOOT_CR4: Final = 0x2A0
+"""OSFXSR, PGE, PAE."""
+BOOT_EFER: Final = 0x501
+"""LMA, LME, SCE."""
+
 BOOT_MAGIC: Final = 0x6F62_7476
 """`vtbo` in memory."""
 

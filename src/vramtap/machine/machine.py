@@ -110,7 +110,11 @@ class Machine:
         self._cpu, self.cpu_why = make_cpu(
             cpu, self.memory, _Locked(self._bus, self._devices), log=log, record_writes=record_writes
         )
-        self._cpu.start_at(entry, stack=BOOT_STACK, argument=BOOT_INFO, tables=BOOT_PML4)
+        try:
+            self._cpu.start_at(entry, stack=BOOT_STACK, argument=BOOT_INFO, tables=BOOT_PML4)
+        except BaseException:
+            self._cpu.close()
+            raise
         self._thread = threading.Thread(target=self._main, name="vramtap-machine", daemon=True)
 
     # Who uses it

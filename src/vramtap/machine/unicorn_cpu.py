@@ -36,20 +36,14 @@ from unicorn.x86_const import (
 )
 
 from vramtap.machine.cpu import Exit, ExitKind, Ports, Registers
-from vramtap.machine.layout import RAM_BYTES, VRAM_BASE, VRAM_BYTES
+from vramtap.machine.layout import BOOT_CR0, BOOT_CR4, BOOT_EFER, RAM_BYTES, VRAM_BASE, VRAM_BYTES
 from vramtap.machine.memory import GuestMemory
 from vramtap.machine.stop_hook import StopHook
 from vramtap.pages import PAGE_SIZE, PageRuns
 
 _FOR_EVER: Final = (1 << 64) - 1
 """An address no instruction is at: Unicorn stops when it gets there."""
-CR0_BOOT: Final = 0x8001_0033
-"""PG, WP, NE, ET, MP, PE (Intel SDM volume 3, 2.5)."""
-CR4_BOOT: Final = 0x2A0
-"""OSFXSR, PGE, PAE."""
 _EFER: Final = 0xC000_0080
-_EFER_BOOT: Final = 0x501
-"""LMA, LME, SCE."""
 EXCEPTIONS: Final = {
     0: "divide error",
     1: "debug exception",
@@ -97,9 +91,9 @@ class UnicornCpu:
     def start_at(self, entry: int, *, stack: int, argument: int, tables: int) -> None:
         """Put the CPU into 64-bit mode at an entry point; see `Cpu.start_at`."""
         self._uc.reg_write(UC_X86_REG_CR3, tables)
-        self._uc.reg_write(UC_X86_REG_CR4, CR4_BOOT)
-        self._uc.msr_write(_EFER, _EFER_BOOT)
-        self._uc.reg_write(UC_X86_REG_CR0, CR0_BOOT)
+        self._uc.reg_write(UC_X86_REG_CR4, BOOT_CR4)
+        self._uc.msr_write(_EFER, BOOT_EFER)
+        self._uc.reg_write(UC_X86_REG_CR0, BOOT_CR0)
         self._uc.reg_write(UC_X86_REG_RSP, stack)
         self._uc.reg_write(UC_X86_REG_RDI, argument)
         self._uc.reg_write(UC_X86_REG_RIP, entry)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from vramtap.bench.trackers import Cost, measure
@@ -25,11 +23,12 @@ def test_each_tracker_is_measured_on_each_workload() -> None:
         assert 0 < cost.collect_us <= cost.look_us
         assert cost.frames_per_s > 0
         assert cost.untracked_per_s > 0
+        assert cost.slowdown is not None
         assert cost.slowdown > 0
         assert 0 <= cost.everything <= 1
 
 
-def test_a_video_writes_every_page_of_the_screen() -> None:
+def test_a_video_writes_no_page_beside_the_screen() -> None:
     (cost,) = costs(["video-full"], ["log"], rounds=3)
     assert cost.pages <= 320 * 200 * 4 // 4096 + 1
     assert cost.pages > 1
@@ -38,7 +37,7 @@ def test_a_video_writes_every_page_of_the_screen() -> None:
 def test_a_guest_that_draws_nothing_has_no_slowdown() -> None:
     (cost,) = costs(["idle"], ["log"])
     assert cost.pages == 0
-    assert math.isnan(cost.slowdown)
+    assert cost.slowdown is None
 
 
 def test_a_guest_that_ends_is_an_error() -> None:

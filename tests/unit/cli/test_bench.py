@@ -13,7 +13,7 @@ from vramtap.cli.bench import as_markdown, command
 ARGUMENTS = ["trackers", "--mode", "320x200", "--rounds", "1", "--slice", "0.05", "-w", "idle", "-w", "caret"]
 
 
-def cost(workload: str, tracker: str, slowdown: float = 1.5) -> Cost:
+def cost(workload: str, tracker: str, slowdown: float | None = 1.5) -> Cost:
     return Cost(workload, tracker, 12.4, 345.6, 7.0, 0.25, 50, 100.0, 150.0, slowdown, 60)
 
 
@@ -40,7 +40,7 @@ def test_people_get_a_table() -> None:
 
 def test_markdown_has_a_row_a_workload() -> None:
     lines = as_markdown(
-        [cost("a", "log"), cost("a", "compare"), cost("b", "log", float("nan")), cost("b", "compare")]
+        [cost("a", "log"), cost("a", "compare"), cost("b", "log", None), cost("b", "compare")]
     )
     rows = lines.splitlines()
     assert rows[0].count("|") == rows[1].count("|") == rows[2].count("|")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.require import require
+from lab.nobody import as_nobody
 from vramtap.errors import KernelError, NotFound, Refused, Unsupported, VramtapError
 from vramtap.linux import kvm_abi as abi
 from vramtap.linux.kvm import Kvm, Vcpu, Vm
@@ -147,18 +147,9 @@ def test_without_the_device_it_says_what_would_bring_it(tmp_path: Path) -> None:
 
 
 def test_without_permission_it_names_the_group() -> None:
-    require(os.geteuid() == 0, "only root can become a user that owns nothing")
-    before = os.getgroups()
-    os.setgroups([])
-    os.setegid(65534)
-    os.seteuid(65534)
-    try:
-        with pytest.raises(Refused, match=r"open /dev/kvm: EACCES \(add the user to group kvm"):
-            Kvm.open()
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(before)
+    refused = pytest.raises(Refused, match=r"open /dev/kvm: EACCES \(add the user to group kvm")
+    with as_nobody(), refused:
+        Kvm.open()
 
 
 def test_where_a_container_withholds_it_the_container_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from machine_code import assemble
 from vramtap.errors import TargetGone, TimedOut, UsageError
 from vramtap.machine.layout import IMAGE_BASE, VRAM_BASE
 from vramtap.machine.machine import Machine
+from vramtap.machine.ports import NEVER_NS
 from vramtap.pages import PageRuns
 
 COUNTING = f"""
@@ -73,6 +74,7 @@ def test_nothing_is_stored_while_it_is_paused(cpu: str) -> None:
                 with guest.paused():  # inside another
                     registers = guest.cpu.registers()
                     assert IMAGE_BASE <= registers.rip < IMAGE_BASE + 64
+                assert not guest.wait_end(0.001)
                 assert word(guest) == before
                 assert not guest.running
 
@@ -95,6 +97,7 @@ def test_many_who_pause_at_once_all_get_their_stop(cpu: str) -> None:
             for _ in range(30):
                 with guest.paused():
                     before = word(guest)
+                    assert not guest.wait_end(0.0005)
                     moved.append(word(guest) - before)
 
         threads = [threading.Thread(target=pause) for _ in range(3)]
@@ -108,13 +111,12 @@ def test_many_who_pause_at_once_all_get_their_stop(cpu: str) -> None:
 def test_a_key_ends_the_halt_and_only_that(cpu: str) -> None:
     with machine(ECHOING, cpu) as guest:
         for scancode in (0x1E, 0x30):
-            seen = threading.Event()
-            halts = guest.halts
+            before = int(guest.memory.vram[0])
             with guest.devices():
                 guest.ps2.key(scancode, True)
-            while int(guest.memory.vram[1]) != scancode and not seen.wait(0.001):
-                assert guest.ended is None
-            assert guest.halts >= halts
+            while int(guest.memory.vram[1]) != scancode:
+                assert not guest.wait_end(0.001), guest.ended
+            assert int(guest.memory.vram[0]) == before + 1
 
 
 def test_a_guest_that_halts_for_good_costs_nothing() -> None:
@@ -124,7 +126,7 @@ def test_a_guest_that_halts_for_good_costs_nothing() -> None:
             before = guest.progress
         with guest.paused():
             assert guest.progress - before <= 2  # the line raised once, however late it is seen
-        assert not guest.rtc.hz or guest.rtc.due_ns()
+            assert guest.rtc.due_ns() == NEVER_NS
 
 
 @pytest.mark.parametrize(
@@ -199,11 +201,15 @@ def test_the_true_set_of_pages_is_known_with_unicorn() -> None:
 
 def test_an_endless_loop_is_paused_while_stores_are_recorded() -> None:
     with machine(ENDLESS, "unicorn", record_writes=True) as guest:
+        before = 0
         for _ in range(5):
+            while word(guest) == before:
+                assert not guest.wait_end(0.001), guest.ended
             with guest.paused():
                 before = word(guest)
+                assert not guest.wait_end(0.001)
                 assert word(guest) == before
-        guest.written()
+        assert guest.written() == PageRuns([(0, 1)])
 
 
 def test_progress_tells_a_stuck_guest_from_one_that_works() -> None:
@@ -214,6 +220,7 @@ def test_progress_tells_a_stuck_guest_from_one_that_works() -> None:
     with machine(ENDLESS, "unicorn") as guest:
         with guest.paused():
             before = guest.progress
+        assert not guest.wait_end(0.001)
         with guest.paused():
             assert guest.progress == before
 
