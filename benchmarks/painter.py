@@ -1,0 +1,153 @@
+"""A process that writes memory of its own and times its own stores (`painter.c`)."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lab.cache import compiled
+from lab.errors import LabError
+from lab.supervise import spawn, stop
+from vramtap.pages import PageRuns
+
+_SOURCE: Final = Path(__file__).resolve().parent / "painter.c"
+ROW_PIXELS: Final = 1024
+"""A row of 1024 pixels of 32 bits is a page: so any number of pages is a screen."""
+
+
+class Filled(NamedTuple):
+    """One fill, as the writer's own clock saw it.
+
+    Args:
+        began_s: On the monotonic clock.
+        first_us: The first store, microseconds.
+        all_us: All of them, microseconds.
+    """
+
+    began_s: float
+    first_us: float
+    all_us: float
+
+
+class Painted(NamedTuple):
+    """What was painted at the writer's own speed."""
+
+    frames: int
+    took_s: float
+
+    @property
+    def per_s(self) -> float:
+        """Frames a second."""
+        return self.frames / self.took_s
+
+
+class Painter:
+    """The writer's process, alive inside the `with` block.
+
+    Args:
+        pages: Of its memory.
+        mode: How it is shown, `WIDTHxHEIGHT` of 32 bits a pixel; by default rows of a page each.
+    """
+
+    def __init__(self, pages: int, mode: str = "") -> None:
+        self.pages = pages
+        self._mode = mode or f"{ROW_PIXELS}x{pages}"
+        self._process: subprocess.Popen[bytes]
+        self.address = 0
+        """Where its memory begins in its address space."""
+
+    @classmethod
+    def of_screen(cls, width: int, height: int) -> Self:
+        """One with the memory of a screen of 32 bits a pixel."""
+        return cls(-(-width * height * 4 // 4096), f"{width}x{height}")
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    @property
+    def url(self) -> str:
+        """What the code under test is told to tap."""
+        width = int(self._mode.partition("x")[0])
+        return f"pid:{self.pid}?address={self.address:#x}&mode={self._mode}&stride={width * 4}"
+
+    def __enter__(self) -> Self:
+        """Start it.
+
+        Raises:
+            LabError: it could not map the memory.
+        """
+        self._process = spawn(
+            [compiled(_SOURCE), str(self.pages)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        try:
+            self.address = int(self._answer("READY")[0], 16)
+        except BaseException:
+            stop(self._process)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Kill it."""
+        stop(self._process)
+
+    def fill(self, first: int, last: int) -> Filled:
+        """Write every byte of the pages `[first, last)` at once."""
+        self._say(f"fill {first} {last}")
+        began, stored, done = map(int, self._answer("FILLED"))
+        return Filled(began / 1e9, stored / 1e3, done / 1e3)
+
+    def video(self, duration_s: float, rounds: int) -> Painted:
+        """Paint all pages again and again at its own speed.
+
+        Args:
+            duration_s: How long; the frame under way is finished.
+            rounds: Of arithmetic for every 8 bytes, the decoder's part.
+        """
+        self._say(f"video {round(duration_s * 1e9)} {rounds}")
+        frames, took = map(int, self._answer("PAINTED"))
+        return Painted(frames, took / 1e9)
+
+    def replay(self, frames: Sequence[PageRuns], hz: int) -> NDArray[np.int64]:
+        """Write one word of each page of each frame, so many frames a second.
+
+        Returns:
+            Shape `(frames, 3)`: of each frame's stores the time and the CPU time in nanoseconds, and
+            whether the writer was put to sleep meanwhile.
+        """
+        with tempfile.TemporaryDirectory(prefix="vramtap-painter-") as directory:
+            into, out = Path(directory) / "frames", Path(directory) / "times"
+            into.write_bytes(encoded(frames))
+            self._say(f"replay {into} {hz} {out}")
+            self._answer("REPLAYED")
+            return np.fromfile(out, np.int64).reshape(-1, 3)
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+
+    def _answer(self, word: str) -> list[str]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().decode().split()
+        if line[:1] != [word]:
+            raise LabError(f"painter: {' '.join(line)!r} instead of {word}")
+        return line[1:]
+
+
+def encoded(frames: Sequence[PageRuns]) -> bytes:
+    """The frames as `painter.c` reads them: 32-bit words, counts before what they count."""
+    words: list[NDArray[np.uint32]] = [np.array([len(frames)], np.uint32)]
+    for runs in frames:
+        words += [np.array([len(runs)], np.uint32), runs.array.astype(np.uint32).reshape(-1)]
+    return np.concatenate(words).tobytes()
