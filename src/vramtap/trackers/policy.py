@@ -58,8 +58,13 @@ class Policy(Protocol):
         """
         ...
 
-    def woken(self, state: State) -> State:
-        """The decision after the first write to an armed extent: all tiles logged, not armed."""
+    def woken(self, state: State, slept_s: float | None = None) -> State:
+        """The decision after the first write to an armed extent: all tiles logged, not armed.
+
+        Args:
+            state: The last one this policy gave.
+            slept_s: For how long the extent was armed, seconds; None if nobody knows.
+        """
         ...
 
 
@@ -80,7 +85,7 @@ class LogAlways:
         """See `Policy.step`."""
         return state
 
-    def woken(self, state: State) -> State:
+    def woken(self, state: State, slept_s: float | None = None) -> State:
         """See `Policy.woken`."""
         return dataclasses.replace(state, armed=False)
 
@@ -98,7 +103,7 @@ class CompareAlways:
         """See `Policy.step`."""
         return state
 
-    def woken(self, state: State) -> State:
+    def woken(self, state: State, slept_s: float | None = None) -> State:
         """See `Policy.woken`."""
         return dataclasses.replace(state, armed=False)
 
@@ -134,7 +139,7 @@ class RandomPolicy:
         arm = bool(random.random() < self._arm) and not dirty.any()
         return _RandomState(turned, armed=arm, looks=looks)
 
-    def woken(self, state: State) -> State:
+    def woken(self, state: State, slept_s: float | None = None) -> State:
         """See `Policy.woken`."""
         looks = state.looks if isinstance(state, _RandomState) else 0
         return _RandomState(_closed(len(state.open)), looks=looks)
@@ -237,7 +242,7 @@ class OnlinePolicy:
         settled = not seen and bool((ahead == rule.lowest_us).all())
         return _OnlineState(opened, False, 0.0, rule, ahead, rent_us, settled)
 
-    def woken(self, state: State) -> State:
+    def woken(self, state: State, slept_s: float | None = None) -> State:
         """See `Policy.woken`."""
         assert isinstance(state, _OnlineState)
         assert state.rule is not None
