@@ -1,0 +1,1 @@
+"""Recorded traces that tests and benchmarks replay, and what records them again: `python -m traces`."""
