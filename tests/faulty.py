@@ -115,6 +115,7 @@ class FaultyTarget:
         self.extent = Extent(FaultySpace(self.faults, self.memory), 0, PAGES)
         self.input: Input | None = None
         self.tolerates_injection = False
+        self.announces_mode = False
         self.on_activity: Callable[[], None] = lambda: None
         self.on_write: Callable[[int, int], None] = lambda first, last: None
         """Told the pages, after they were written."""
@@ -224,6 +225,7 @@ class SoftLog:
         self._waker: _SoftWaker | None = None
         self.collects = 0
         self.disarmed = 0
+        self.learned: list[PageRuns] = []
         target.on_write = self._mark
 
     def _mark(self, first: int, last: int) -> None:
@@ -263,6 +265,9 @@ class SoftLog:
         assert self._waker is None, "restore before the waker was cancelled"
         self._written = self._written.union(runs)
 
+    def learn(self, changed: PageRuns) -> None:
+        self.learned.append(changed)
+
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         assert self._waker is None, "woken twice"
         self._waker = _SoftWaker(callback, self._forget_waker)
@@ -280,6 +285,8 @@ class SoftLog:
 
 
 class _SoftWaker:
+    fd = None
+
     def __init__(self, callback: Callable[[], None], on_cancel: Callable[[], None]) -> None:
         self._callback = callback
         self._on_cancel = on_cancel

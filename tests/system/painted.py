@@ -50,6 +50,7 @@ class PaintedTarget:
         self.listener = Listener()
         self.input: Input | None = self.listener
         self.tolerates_injection = False
+        self.announces_mode = True
         self.on_activity: Callable[[], None] = lambda: None
         self._memory = np.frombuffer(mmap.mmap(-1, MAX_BYTES), dtype=np.uint8)
         self.extent: Extent = extent_of(self._memory)[0]

@@ -9,7 +9,7 @@ import signal
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,7 @@ async def test_a_new_size_is_followed() -> None:
     with Xvfb(width=640, height=480) as server, XClient(server.display) as client:
         client.put(0, 0, np.random.default_rng(2).integers(0, 1 << 24, (480, 640), np.uint32))
         async with target_of(server.url) as target:
+            assert target.announces_mode
             heard = asyncio.Event()
             target.on_activity = heard.set
             with x_connection(server.display) as connection:
@@ -220,6 +221,37 @@ async def test_a_new_palette_is_followed() -> None:
     assert after.palette is not None
     assert before.palette != after.palette
     assert after.palette[7] == 0x12FF01
+
+
+@pytest.mark.parametrize("framebuffer", Framebuffer)
+async def test_new_colors_are_written_where_the_screen_begins(framebuffer: Framebuffer) -> None:
+    with (
+        Xvfb(framebuffer, 640, 480, depth=8) as server,
+        x_connection(server.display) as connection,
+    ):
+        root = connection.get_setup().roots[0]
+        colors, item = connection.generate_id(), xproto.COLORITEM
+        connection.core.CreateColormap(1, colors, root.root, root.root_visual)
+        async with target_of(server.url) as target:
+            assert target.announces_mode
+            mode = await target.mode()
+            assert mode is not None
+            log = LogTracker()
+            log.arm(target.extent)
+            try:
+                log.collect()
+                changes: tuple[Callable[[], object], ...] = (
+                    lambda: connection.core.InstallColormap(colors),
+                    lambda: connection.core.StoreColors(colors, 1, [item.synthetic(7, 1 << 8, 0, 0, 7)]),
+                )
+                for change in changes:
+                    assert log.collect(mode.window) == PageRuns()
+                    change()
+                    connection.core.GetInputFocus().reply()
+                    first = mode.window[0]
+                    assert log.collect(mode.window) == PageRuns([(first, first + 1)])
+            finally:
+                log.disarm()
 
 
 async def test_eight_bits_with_fixed_colors_are_understood() -> None:

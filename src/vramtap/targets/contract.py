@@ -73,6 +73,10 @@ class Target(Protocol):
     """Its keyboard and pointer, if it takes any."""
     tolerates_injection: bool
     """Whether its own seccomp filter, if it has one, is known to allow the injected call."""
+    announces_mode: bool
+    """Once attached: whether nothing but an event changes its geometry or palette, so that `mode` need not be
+    asked at a rate. Either `on_activity` is called after the change, or a page of the scanout (`Mode.window`)
+    is written by it."""
     on_activity: Callable[[], None]
     """Set by the tap; the target calls it when something happened that no page write shows (a reset)."""
 

@@ -49,6 +49,7 @@ class DemoTarget:
         self.extent: Extent
         self.input: Input | None = None
         self.tolerates_injection = True
+        self.announces_mode = True
         self._cpu = cast(CpuName, spec.choice("cpu", CPU_NAMES, "auto"))
         self._log = cast(LogForm, spec.choice("log", LOG_FORMS, "bitmap"))
         self._image = spec.query.get("image")

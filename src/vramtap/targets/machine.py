@@ -42,6 +42,7 @@ class MachineTarget:
         self.extent = machine.extent
         self.input: Input | None = MachineInput(machine.ps2)
         self.tolerates_injection = True
+        self.announces_mode = True
         self.on_activity: Callable[[], None] = lambda: None
         self._machine = machine
         self._hooks: _Hooks | None = None

@@ -45,6 +45,7 @@ class ProcessTarget:
         self.extent: Extent
         self.input: Input | None = None
         self.tolerates_injection = False
+        self.announces_mode = True  # It is the user's, and stays.
         self.on_activity: Callable[[], None] = lambda: None
         pid = parse_number(spec.rest)
         if pid is None or not 0 < pid <= MAX_PID:

@@ -75,6 +75,8 @@ class QemuTarget:
         self.extent: Extent
         self.input: Input | None = None
         self.tolerates_injection = True
+        # No event tells that the guest has written a register; they can only be read.
+        self.announces_mode = False
         self.on_activity: Callable[[], None] = lambda: None
         self._space: ProcessSpace | None = None
         self._vram_bar = self._mmio_bar = -1

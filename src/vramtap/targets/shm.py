@@ -52,6 +52,8 @@ class FileTarget:
         self.extent: Extent
         self.input: Input | None = None
         self.tolerates_injection = False
+        # It is the user's, and stays. A file that is cut short is noticed by whoever reads its pages.
+        self.announces_mode = True
         self.on_activity: Callable[[], None] = lambda: None
         asked = spec.mode()
         self._needs_bytes = asked.end_bytes

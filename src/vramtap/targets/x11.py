@@ -70,6 +70,7 @@ class X11Target:
         self.extent: Extent
         self.input: Input | None = None
         self.tolerates_injection = False
+        self.announces_mode = False
         self.on_activity: Callable[[], None] = lambda: None
         self.server = ""
         """What runs there (`Xvfb`)."""
@@ -121,6 +122,7 @@ class X11Target:
         first = place.address // PAGE_SIZE
         last = -(-(place.address + place.header.end_offset) // PAGE_SIZE)
         self.extent = Extent(self._space, first * PAGE_SIZE, last - first)
+        self.announces_mode = self._announces_mode()
         log.info("%s: %s (pid %d), pixels in %s", self.url, self.server, link.pid, place.where)
 
     def _find(self, link: Link, space: ProcessSpace) -> Candidate:
@@ -193,6 +195,19 @@ class X11Target:
         except ModeError as error:
             log.warning("%s: %s", self.url, error)
             return None
+
+    def _announces_mode(self) -> bool:
+        """Whether a new size and new colours are both heard of.
+
+        The size comes as an event. Of colours there is none: ColormapNotify tells that the root window's own
+        map is installed or no longer, but not that another one is, nor that a colour is stored (X protocol,
+        "ColormapNotify"). But Xvfb writes every colour it shows into the map before the pixels, mostly in
+        the page in which they begin.
+        """
+        if self._format.pixel_format is not PixelFormat.C8 or self._format.fixed_colors:
+            return True
+        header, address = self._place.header, self._place.address
+        return (address + header.header_bytes) // PAGE_SIZE == (address + header.pixels_offset) // PAGE_SIZE
 
     def _palette(self) -> tuple[int, ...] | None:
         """The colours of 8-bit pixels; a server rewrites them whenever a client wants others."""

@@ -29,6 +29,12 @@ def test_each_kind_has_its_target(url: str, kind: type) -> None:
     assert target.url == url
 
 
+def test_only_what_has_to_be_asked_does_not_announce_its_mode() -> None:
+    announcing = ("pid:1?address=0x1000&mode=8x8", "shm:/dev/shm/x?mode=8x8", "demo:")
+    assert all(open_target(url).announces_mode for url in announcing)
+    assert not open_target("qemu:/run/vm.qmp").announces_mode
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
