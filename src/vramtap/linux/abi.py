@@ -37,6 +37,21 @@ class UffdioWriteprotect(ctypes.Structure):
     _fields_: ClassVar = [("range", UffdioRange), ("mode", _u64)]
 
 
+class UffdMsg(ctypes.Structure):
+    """`struct uffd_msg` (linux/userfaultfd.h), its `arg` as that of a page fault."""
+
+    _fields_: ClassVar = [
+        ("event", ctypes.c_uint8),
+        ("reserved1", ctypes.c_uint8),
+        ("reserved2", ctypes.c_uint16),
+        ("reserved3", _u32),
+        ("flags", _u64),
+        ("address", _u64),
+        ("ptid", _u32),
+        ("pad", _u32),
+    ]
+
+
 class PageRegion(ctypes.Structure):
     """`struct page_region` (linux/fs.h)."""
 
@@ -163,11 +178,16 @@ PROCMAP_QUERY: Final = _ioc(_READ | _WRITE, ord("f"), 17, ProcmapQuery)
 
 UFFD_API: Final = 0xAA
 UFFD_USER_MODE_ONLY: Final = 1
+UFFD_FEATURE_PAGEFAULT_FLAG_WP: Final = 1 << 0
+UFFD_FEATURE_EVENT_REMAP: Final = 1 << 2
+UFFD_FEATURE_EVENT_REMOVE: Final = 1 << 3
+UFFD_FEATURE_EVENT_UNMAP: Final = 1 << 6
 UFFD_FEATURE_WP_HUGETLBFS_SHMEM: Final = 1 << 12
 UFFD_FEATURE_WP_UNPOPULATED: Final = 1 << 13
 UFFD_FEATURE_WP_ASYNC: Final = 1 << 15
 UFFDIO_REGISTER_MODE_WP: Final = 1 << 1
 UFFDIO_WRITEPROTECT_MODE_WP: Final = 1 << 0
+UFFD_EVENT_PAGEFAULT: Final = 0x12
 
 PAGE_IS_WPALLOWED: Final = 1 << 0
 PAGE_IS_WRITTEN: Final = 1 << 1

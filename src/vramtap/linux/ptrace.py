@@ -53,6 +53,8 @@ _SETSIGMASK: Final = 0x420B
 
 _GET_RSEQ_CONFIGURATION: Final = 0x420F
 
+_LOOK_AGAIN_S: Final = 0.05
+"""A stop is reported within a millisecond; so rarely is one missed that this need not be short."""
 _EVENT_STOP: Final = 128
 _MAX_STEPS: Final = 8
 """Steps asked for until one runs an instruction: each stop that is reported in between takes one."""
@@ -211,8 +213,12 @@ class Tracee:
             if pid:
                 break
             left = deadline - time.monotonic()
-            # Every stop of the tracee sends SIGCHLD; being blocked it stays pending until taken here.
-            if left <= 0 or signal.sigtimedwait([signal.SIGCHLD], left) is None:
+            # Every stop of the tracee sends SIGCHLD; being blocked it stays pending until taken here. It is
+            # looked for now and then all the same: on a busy machine a thread was seen that had stopped,
+            # with no signal left to tell.
+            if left > 0:
+                signal.sigtimedwait([signal.SIGCHLD], min(left, _LOOK_AGAIN_S))
+            else:
                 state = procfs.status_field(self.pid, "State")
                 raise TimedOut(
                     operation,

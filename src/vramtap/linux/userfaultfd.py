@@ -19,9 +19,26 @@ writes too, so the flag loses nothing. Synchronous protection must never be comb
 writes (a read(2) into the buffer) would then fail in the target.
 """
 
+FULL_OPEN_FLAGS: Final = os.O_CLOEXEC | os.O_NONBLOCK
+"""How the descriptor for synchronous protection is opened: full, so that the kernel's own writes wait too.
+
+The process it is opened in needs CAP_SYS_PTRACE, or the system `vm.unprivileged_userfaultfd=1`.
+"""
+
 LOG_FEATURES: Final = (
     abi.UFFD_FEATURE_WP_ASYNC | abi.UFFD_FEATURE_WP_UNPOPULATED | abi.UFFD_FEATURE_WP_HUGETLBFS_SHMEM
 )
+
+GUARD_FEATURES: Final = (
+    abi.UFFD_FEATURE_PAGEFAULT_FLAG_WP
+    | abi.UFFD_FEATURE_WP_UNPOPULATED
+    | abi.UFFD_FEATURE_WP_HUGETLBFS_SHMEM
+    | abi.UFFD_FEATURE_EVENT_REMAP
+    | abi.UFFD_FEATURE_EVENT_REMOVE
+    | abi.UFFD_FEATURE_EVENT_UNMAP
+)
+"""For synchronous protection. The events say what changes memory without a write to it: moved, given back,
+unmapped. Whoever does that waits until the event was read, as a writer waits for its page."""
 
 
 class Userfaultfd(Descriptor):
@@ -83,9 +100,18 @@ class Userfaultfd(Descriptor):
         Raises:
             KernelError: ENOENT: some of it is not registered.
         """
-        argument = abi.UffdioWriteprotect(
-            range=abi.UffdioRange(start=start, len=end - start), mode=abi.UFFDIO_WRITEPROTECT_MODE_WP
-        )
+        self._writeprotect(start, end, abi.UFFDIO_WRITEPROTECT_MODE_WP)
+
+    def lift(self, start: int, end: int) -> None:
+        """Make `[start, end)` writable again and wake who waits there.
+
+        Raises:
+            KernelError: ENOENT: some of it is not registered, with any userfaultfd.
+        """
+        self._writeprotect(start, end, 0)
+
+    def _writeprotect(self, start: int, end: int, mode: int) -> None:
+        argument = abi.UffdioWriteprotect(range=abi.UffdioRange(start=start, len=end - start), mode=mode)
         self._ioctl("UFFDIO_WRITEPROTECT", abi.UFFDIO_WRITEPROTECT, argument, f" {start:#x}-{end:#x}")
 
     def _ioctl(self, name: str, request: int, argument: ctypes.Structure, what: str) -> None:

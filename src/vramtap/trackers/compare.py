@@ -91,6 +91,9 @@ class CompareTracker:
         """Report these pages again."""
         self._restored = self._restored.union(runs)
 
+    def learn(self, changed: PageRuns) -> None:
+        """Nothing depends on it."""
+
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """Nothing but comparing finds a change: it must be asked."""
         return None

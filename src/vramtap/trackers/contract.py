@@ -24,6 +24,10 @@ class Reason(StrEnum):
     """Part of the extent has no memory behind it now, or the guest maps no part of it."""
     ALIASED = "aliased"
     """A frame is mapped at more than one address, or may have been for a while."""
+    ARMED = "armed"
+    """The extent was armed: what was written while the log changed hands is found by looking once."""
+    WOKEN = "woken"
+    """The first write after it was armed: what was written until the log was back is found by looking."""
     LARGE_PAGE = "large-page"
     """A mapping has no dirty bit for each page: one large page covers many."""
 
@@ -43,6 +47,14 @@ class Everything:
 
 class Waker(Protocol):
     """A wait for the first write that is under way."""
+
+    @property
+    def fd(self) -> int | None:
+        """What becomes readable at the first write: whoever waits watches it, and nobody calls back.
+
+        None where the callback comes.
+        """
+        ...
 
     def cancel(self) -> None:
         """End it; called exactly once, before the next collect, restore or disarm."""
@@ -111,6 +123,16 @@ class Tracker(Protocol):
         """Report these pages again: whoever collected them could not use them."""
         ...
 
+    def learn(self, changed: PageRuns) -> None:
+        """Hear what the consumer found changed in what was last collected, once it has read it.
+
+        Only a tracker that reports pages unasked has use for it; not to call it costs speed, never a write.
+
+        Args:
+            changed: Pages relative to the extent whose bytes differed from those read before.
+        """
+        ...
+
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """Wait for the first write without being asked.
 
@@ -118,7 +140,8 @@ class Tracker(Protocol):
             callback: Called once, from any thread, when a collect may have something to say.
 
         Returns:
-            What ends the waiting, also after the callback; None where this tracker must be asked.
+            What ends the waiting, also after the callback; None where this tracker must be asked, at
+            least for now.
         """
         ...
 

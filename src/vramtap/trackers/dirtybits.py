@@ -161,6 +161,9 @@ class DirtyBitsTracker:
         """Report these pages again."""
         self._pending |= runs.to_mask(self.source.pages)
 
+    def learn(self, changed: PageRuns) -> None:
+        """Nothing depends on it."""
+
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """A dirty bit tells nobody that it was set: it must be asked for."""
         return None

@@ -28,6 +28,9 @@ class IdleWatch:
         RuntimeError: no thread can be started.
     """
 
+    fd: Final = None
+    """It calls back."""
+
     def __init__(
         self,
         question: Callable[[], bool],

@@ -124,6 +124,9 @@ class KvmLogTracker:
         """Report these pages again."""
         self._pending = self._pending.union(runs)
 
+    def learn(self, changed: PageRuns) -> None:
+        """Nothing depends on it."""
+
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """Ask KVM at a low rate, from a thread, without clearing anything; None where no thread is to be had.
 
@@ -172,6 +175,8 @@ class KvmLogTracker:
 
 class _Answered:
     """A wait that was over at once."""
+
+    fd: Final = None
 
     def cancel(self) -> None:
         """Nothing is under way."""

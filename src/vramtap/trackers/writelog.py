@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vramtap.errors import KernelError, VramtapError
-from vramtap.linux.inject import fetch_userfaultfd
+from vramtap.linux.inject import Fetched, fetch_userfaultfd
 from vramtap.linux.pagemap import Pagemap
 from vramtap.linux.procfs import MapsQuery
 from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
@@ -53,6 +53,8 @@ near 2 ms for the worst scatter.
 MAX_GAP_PAGES: Final = 64
 """A gap up to this many pages is always bridged: 64 faults (64 us) cost less than another call (150 us)."""
 
+
+_NOWHERE: Final = np.empty((0, 2), dtype=np.int64)
 
 HOLE_EVERY: Final = 36
 """While idle the mapping is asked about at every 36th question, about once a second: it never goes away in
@@ -81,6 +83,7 @@ class LogTracker:
         self._extent: Extent | None = None
         self._close: list[Callable[[], None]] = []
         self._unknown = NO_PAGES
+        self._unknown_why = Everything(Reason.FIRST)
         self._restored = NO_PAGES
         self.stopped_us = 0.0
         """How long a thread of the target stood still while the log was attached, in microseconds."""
@@ -92,7 +95,19 @@ class LogTracker:
             Refused: no ptrace rights, or no process is known whose writes could be logged.
             KernelError: the kernel lacks the interface, or the memory is of a kind it cannot protect.
         """
+        self.arm_fetched(extent, fetch_userfaultfd)
+
+    def arm_fetched(self, extent: Extent, fetch: Callable[..., Fetched]) -> Fetched | None:
+        """Protect the extent, of another process with what `fetch(pid, allow_filtered=...)` brings out of it.
+
+        Returns:
+            What was fetched, its first descriptor now ours; None for this process.
+
+        Raises:
+            VramtapError: as `arm`.
+        """
         self.disarm()
+        fetched = None
         pid = extent.space.pid
         if pid is None:
             raise VramtapError(
@@ -105,7 +120,7 @@ class LogTracker:
         if own:
             self._uffd = Userfaultfd.of_self()
         else:
-            fetched = fetch_userfaultfd(pid, allow_filtered=self._allow_filtered)
+            fetched = fetch(pid, allow_filtered=self._allow_filtered)
             self._uffd, self.stopped_us = Userfaultfd(fetched.fd, f"pid {pid}"), fetched.stopped_us
         self._close.append(self._uffd.close)
         try:
@@ -121,9 +136,13 @@ class LogTracker:
             self._uffd.protect(extent.address, extent.end)
         except BaseException:
             self.disarm()
+            if fetched is not None and fetched.watchdog is not None:
+                fetched.watchdog.close()
             raise
         self._extent = extent
         self._unknown, self._restored = PageRuns.full(extent.pages), NO_PAGES
+        self._unknown_why = Everything(Reason.FIRST)
+        return fetched
 
     @property
     def source(self) -> Extent:
@@ -134,6 +153,18 @@ class LogTracker:
 
     def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
         """Read the log of the window and clear it; see `Tracker.collect`."""
+        return self.collect_but(NO_PAGES, window)
+
+    def collect_but(
+        self, left_open: PageRuns, window: tuple[int, int] | None = None
+    ) -> PageRuns | Everything:
+        """The same, but for some pages: they are not protected again, and not reported.
+
+        Args:
+            left_open: What stays as it is. Some of it may be protected again and reported all the same, where
+                a call for each of many small pieces around it would cost more.
+            window: As for `collect`.
+        """
         extent = self.source
         first, last = window or (0, extent.pages)
         start, end = extent.address + first * PAGE_SIZE, extent.address + last * PAGE_SIZE
@@ -143,9 +174,11 @@ class LogTracker:
         if not self._maps.mapped(start, end):
             return self._lost(extent, Everything(Reason.UNMAPPED, f"{extent} has a hole"))
         found = NO_PAGES
+        if len(hits) and left_open:
+            hits = _without(hits, left_open, extent.address)
         if len(hits):
             parts = []
-            for lower, upper in bridge(hits):
+            for lower, upper in bridge(hits, left_open.array * PAGE_SIZE + extent.address):
                 try:
                     part = self._pagemap.written(lower, upper, protect=True)
                 except VramtapError:
@@ -159,7 +192,7 @@ class LogTracker:
         if self._unknown and self._unknown.clip(first, last):
             self._unknown = self._unknown.difference(PageRuns([(first, last)]))
             self._take_restored(first, last)
-            return Everything(Reason.FIRST)
+            return self._unknown_why
         return found.union(self._take_restored(first, last))
 
     def _take_restored(self, first: int, last: int) -> PageRuns:
@@ -171,24 +204,45 @@ class LogTracker:
 
     def _lost(self, extent: Extent, answer: Everything) -> Everything:
         """Nothing is vouched for any more, inside the window or outside."""
-        self._unknown = PageRuns.full(extent.pages)
+        self._unknown, self._unknown_why = PageRuns.full(extent.pages), answer
         return answer
 
     def _renew(self, extent: Extent, first: int, last: int) -> Everything:
         """Register and protect what lies at the extent's addresses now."""
-        self._lost(extent, Everything(Reason.REMAPPED))
+        self._uffd.unregister(extent.address, extent.end)
+        answer = self.resume(Everything(Reason.REMAPPED, f"{extent} was mapped anew; protected again"))
+        if answer.reason is not Reason.UNMAPPED:
+            self._unknown = self._unknown.difference(PageRuns([(first, last)]))
+        return answer
+
+    def suspend(self) -> None:
+        """Lift all protection and forget the log; `collect` is not to be called before `resume`."""
+        extent = self.source
+        self._uffd.unregister(extent.address, extent.end)
+
+    def resume(self, why: Everything) -> Everything:
+        """Protect again what lies at the extent's addresses now; nothing is known of what was written before.
+
+        Args:
+            why: What the next answer about each page will be.
+
+        Returns:
+            It, or that there is memory no more at some of the addresses.
+        """
+        extent = self.source
         try:
-            self._uffd.unregister(extent.address, extent.end)
             self._uffd.register(extent.address, extent.end)
             self._uffd.protect(extent.address, extent.end)
         except KernelError as error:
-            return Everything(Reason.UNMAPPED, str(error))
-        self._unknown = self._unknown.difference(PageRuns([(first, last)]))
-        return Everything(Reason.REMAPPED, f"{extent} was mapped anew; protected again")
+            return self._lost(extent, Everything(Reason.UNMAPPED, str(error)))
+        return self._lost(extent, why)
 
     def restore(self, runs: PageRuns) -> None:
         """Report these pages again."""
         self._restored = self._restored.union(runs)
+
+    def learn(self, changed: PageRuns) -> None:
+        """Nothing depends on it."""
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """Ask the kernel at a low rate, from a thread; see `IdleWatch`. None where no thread is to be had."""
@@ -222,21 +276,29 @@ class LogTracker:
             self._close.pop()()
 
 
-def bridge(hits: NDArray[np.int64]) -> list[tuple[int, int]]:
+def bridge(hits: NDArray[np.int64], apart: NDArray[np.int64] = _NOWHERE) -> list[tuple[int, int]]:
     """Few ranges that cover all hits.
 
     Args:
         hits: Byte ranges, shape `(n, 2)`, sorted, disjoint, half-open; at least one.
+        apart: Byte ranges in the same form, none of them hit, that should not be covered.
 
     Returns:
-        At most `MAX_PROTECT_CALLS` ranges in order: gaps of up to `MAX_GAP_PAGES` are bridged, and then
-        the smallest that are left until there are few enough.
+        At most `MAX_PROTECT_CALLS` ranges in order: gaps of up to `MAX_GAP_PAGES` with nothing of `apart` in
+        them are bridged, and then the smallest that are left until there are few enough.
     """
     gaps = hits[1:, 0] - hits[:-1, 1]
-    split = np.flatnonzero(gaps > MAX_GAP_PAGES * PAGE_SIZE)
+    between = np.searchsorted(apart[:, 0], hits[:, 0])
+    split = np.flatnonzero((gaps > MAX_GAP_PAGES * PAGE_SIZE) | (between[1:] > between[:-1]))
     if len(split) >= MAX_PROTECT_CALLS:
         widest = np.argsort(gaps[split], kind="stable")[-(MAX_PROTECT_CALLS - 1) :]
         split = np.sort(split[widest])
     starts = hits[np.concatenate([[0], split + 1]), 0]
     ends = hits[np.concatenate([split, [len(hits) - 1]]), 1]
     return [(int(lower), int(upper)) for lower, upper in zip(starts, ends, strict=True)]
+
+
+def _without(hits: NDArray[np.int64], left_open: PageRuns, address: int) -> NDArray[np.int64]:
+    """The byte ranges of `hits` less the pages left open, of an extent that begins at `address`."""
+    pages = PageRuns((hits - address) // PAGE_SIZE).difference(left_open)
+    return pages.array * PAGE_SIZE + address
