@@ -24,6 +24,7 @@ from vramtap.machine.layout import (
     VRAM_BASE,
 )
 from vramtap.machine.memory import GuestMemory
+from vramtap.machine.runs import Runs
 from vramtap.machine.space import GuestSpace
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE
@@ -81,6 +82,7 @@ class TinyMachine:
         ring_entries: int = RING_ENTRIES,
     ) -> None:
         self.memory = GuestMemory()
+        self.runs = Runs()
         prepare(self.memory, "")
         self.memory.ram[IMAGE_BASE : IMAGE_BASE + len(code)] = np.frombuffer(code, dtype=np.uint8)
         self.kvm = KvmCpu(self.memory, ports or SilentPorts(), log=log, ring_entries=ring_entries)
@@ -102,7 +104,9 @@ class TinyMachine:
 
     def until_halt(self) -> None:
         """Run it until it halts."""
+        self.runs.begin()
         stop = self.kvm.run()
+        self.runs.end(stop.kind is ExitKind.HALT)
         assert stop.kind is ExitKind.HALT, stop
 
     def extent(self, pages: int, first: int = FIRST_PAGE) -> Extent:

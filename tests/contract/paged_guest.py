@@ -15,6 +15,7 @@ from vramtap.machine.choose_cpu import CpuName, make_cpu
 from vramtap.machine.cpu import ExitKind
 from vramtap.machine.layout import BOOT_INFO, BOOT_STACK, IMAGE_BASE, VRAM_BASE
 from vramtap.machine.memory import GuestMemory
+from vramtap.machine.runs import Runs
 from vramtap.machine.space import GuestSpace
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE
@@ -35,6 +36,7 @@ class PagedMachine:
 
     def __init__(self, cpu: CpuName) -> None:
         self.memory = GuestMemory()
+        self.runs = Runs()
         prepare(self.memory, "")
         self.memory.store(IMAGE_BASE, STORE_AS_TOLD)
         self.tables = Tables(self.memory, TABLES)
@@ -53,7 +55,9 @@ class PagedMachine:
 
     def until_halt(self) -> None:
         """Run it until it halts."""
+        self.runs.begin()
         stop = self.cpu.run()
+        self.runs.end(stop.kind is ExitKind.HALT)
         assert stop.kind is ExitKind.HALT, stop
 
     def store(self, virtual: int, value: int) -> None:

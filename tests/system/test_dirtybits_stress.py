@@ -84,6 +84,7 @@ class Unstopped:
 
     def __init__(self, machine: Machine) -> None:
         self.memory = machine.memory
+        self.runs = machine.runs
         self.cpu = RunningCpu(machine)
 
     @contextlib.contextmanager

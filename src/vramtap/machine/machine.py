@@ -15,7 +15,7 @@ from typing import Final, Self
 from vramtap.errors import TargetGone, TimedOut, UsageError, VramtapError
 from vramtap.machine.boot import prepare
 from vramtap.machine.choose_cpu import CpuName, LogForm, make_cpu
-from vramtap.machine.cpu import Cpu, ExitKind, Registers
+from vramtap.machine.cpu import Cpu, Exit, ExitKind, Registers
 from vramtap.machine.devices.debug import DebugDevice
 from vramtap.machine.devices.dispi import DispiDevice
 from vramtap.machine.devices.pci import PciDevice
@@ -25,6 +25,7 @@ from vramtap.machine.image import load, read_image
 from vramtap.machine.layout import BOOT_INFO, BOOT_PML4, BOOT_STACK
 from vramtap.machine.memory import GuestMemory
 from vramtap.machine.ports import NEVER_NS, PortBus
+from vramtap.machine.runs import Runs
 from vramtap.machine.space import vram_extent
 from vramtap.machine.unicorn_cpu import UnicornCpu
 from vramtap.pages import PageRuns
@@ -61,6 +62,7 @@ class Machine:
     Attributes:
         memory: RAM and video RAM.
         extent: The video RAM, for a tracker.
+        runs: Tells who wants to know when the CPU runs and when it stands still.
         dispi: The display's registers; `words()`.
         ps2: Keyboard and mouse.
         debug: What the guest said on its debug port.
@@ -78,6 +80,7 @@ class Machine:
         held: bool = False,
     ) -> None:
         self.memory = GuestMemory()
+        self.runs = Runs()
         self.extent = vram_extent(self)
         self.ended: str | None = None
         self.on_end: Callable[[], None] = lambda: None
@@ -298,17 +301,27 @@ class Machine:
 
     def _run(self) -> str:
         while self._may_run():
-            stop = self._cpu.run()
-            with self._changed:
-                self._running = False
-                self.halts += stop.kind is ExitKind.HALT
-                self._changed.notify_all()
+            stop = self._run_cpu()
             if stop.kind is ExitKind.FAULT:
                 at = self._cpu.registers()
                 return f"the guest stopped: {stop.detail} at rip {at.rip:#x}, cr2 {at.cr2:#x}"
             if stop.kind is ExitKind.HALT:
                 self._halt()
         return "the machine was closed"
+
+    def _run_cpu(self) -> Exit:
+        halted = False
+        self.runs.begin()
+        try:
+            stop = self._cpu.run()
+            halted = stop.kind is ExitKind.HALT
+            return stop
+        finally:
+            with self._changed:
+                self._running = False
+                self.halts += halted
+                self._changed.notify_all()
+            self.runs.end(halted)
 
     def _may_run(self) -> bool:
         """Wait until nobody pauses or holds the guest; False when it is to end."""

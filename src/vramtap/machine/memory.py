@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import threading
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -18,16 +19,21 @@ class DeviceLog:
 
     A store by a device goes through no page table of the guest and no slot of KVM: neither dirty bits nor
     KVM's log see it, so a tracker that reads those has to add these pages.
+
+    Args:
+        noted: Called after pages were noted, on the thread whose access made the device store.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, noted: Callable[[], None] = lambda: None) -> None:
         self._lock = threading.Lock()
         self._pages = NO_PAGES
+        self._noted = noted
 
     def note(self, runs: PageRuns) -> None:
         """These pages, relative to the video RAM, were written."""
         with self._lock:
             self._pages = self._pages.union(runs)
+        self._noted()
 
     def take(self) -> PageRuns:
         """What was written since the last call."""
@@ -50,9 +56,9 @@ class GuestMemory:
         self.vram: Final[NDArray[np.uint8]] = np.frombuffer(mmap.mmap(-1, VRAM_BYTES), dtype=np.uint8)
         self._logs: list[DeviceLog] = []
 
-    def follow_devices(self) -> DeviceLog:
-        """From here on, what devices write is noted for the caller too."""
-        log = DeviceLog()
+    def follow_devices(self, noted: Callable[[], None] = lambda: None) -> DeviceLog:
+        """From here on, what devices write is noted for the caller too; see `DeviceLog`."""
+        log = DeviceLog(noted)
         self._logs.append(log)
         return log
 

@@ -9,6 +9,7 @@ from vramtap.errors import VramtapError
 from vramtap.machine.cpu import Cpu
 from vramtap.machine.layout import VRAM_BASE, VRAM_BYTES
 from vramtap.machine.memory import GuestMemory
+from vramtap.machine.runs import Runs
 from vramtap.memory.extent import Extent
 from vramtap.memory.own import OwnSpace
 from vramtap.pages import PAGE_SIZE
@@ -18,6 +19,8 @@ class Stoppable(Protocol):
     """What a tracker needs of the machine; `machine.machine.Machine` is it."""
 
     memory: GuestMemory
+    runs: Runs
+    """When the CPU runs, and when it stands still."""
 
     @property
     def cpu(self) -> Cpu:

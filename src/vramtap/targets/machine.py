@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vramtap.display.mode import Mode
 from vramtap.errors import TargetGone
+from vramtap.linux.timerfd import Timerfd
 from vramtap.machine.layout import VRAM_BYTES
 from vramtap.machine.machine import Machine
 from vramtap.targets.bochs import Dispi
@@ -46,10 +47,11 @@ class MachineTarget:
         self.on_activity: Callable[[], None] = lambda: None
         self._machine = machine
         self._hooks: _Hooks | None = None
-        self._silence: _Silence | None = _Silence(machine)
+        self._silence: _Silence | None = None
 
     async def __aenter__(self) -> Self:
         """Attach; see `Target`."""
+        self._silence = _Silence(self._machine, self.url)
         self._hooks = _Hooks(self._machine, lambda: self.on_activity())
         return self
 
@@ -59,21 +61,13 @@ class MachineTarget:
         """Detach; the machine goes on."""
         if self._hooks is not None:
             self._hooks.detach()
+        if self._silence is not None:
+            await self._silence.close()
 
     async def mode(self) -> Mode | None:
         """What the display's registers say; see `Target`."""
         if self._machine.ended is not None:
             raise TargetGone("run", self.url, self._machine.ended)
-        if self._silence is not None and self._silence.is_long(asyncio.get_running_loop().time()):
-            self._silence = None
-            at = await asyncio.to_thread(self._machine.registers)
-            log.warning(
-                "%s: the guest has neither halted nor used a port for %g s; it is at rip %#x",
-                self.url,
-                SILENT_S,
-                at.rip,
-                extra={"target": self.url},
-            )
         return Dispi.from_words(self._machine.dispi.words()).mode(VRAM_BYTES)
 
     async def snapshot(self) -> NDArray[np.uint32]:
@@ -140,15 +134,77 @@ class _Hooks:
 
 
 class _Silence:
-    """Whether a guest runs without a word. Asked when the geometry is, so that it wakes nobody."""
+    """Says once that a guest runs without a word.
 
-    def __init__(self, machine: Machine) -> None:
+    The kernel's timer measures its runs, so that a guest that halts wakes nobody.
+
+    Args:
+        machine: Whose guest.
+        url: What messages call it.
+
+    Raises:
+        KernelError: no descriptor is left.
+    """
+
+    def __init__(self, machine: Machine, url: str) -> None:
         self._machine = machine
-        self._progress = -1
-        self._since_s = 0.0
+        self._url = url
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._measures = False
+        self._progress = 0
+        self._saying: asyncio.Task[None] | None = None
+        self._timer = Timerfd(blocking=False)
+        self._loop.add_reader(self._timer.fileno(), self._expired)
+        machine.runs.watch(self)
 
-    def is_long(self, now_s: float) -> bool:
-        progress = self._machine.progress
-        if progress != self._progress or not self._machine.running:
-            self._progress, self._since_s = progress, now_s
-        return now_s - self._since_s >= SILENT_S
+    def begins(self) -> None:
+        # A run that follows one that was stopped from outside continues it.
+        with self._lock:
+            if not self._measures:
+                self._measures = True
+                self._progress = self._machine.progress
+                self._timer.repeat(SILENT_S)
+
+    def ended(self, halted: bool) -> None:
+        with self._lock:
+            if halted and self._measures and self._timer.fileno() >= 0:
+                self._measures = False
+                self._timer.stop()
+
+    def _expired(self) -> None:
+        with self._lock:
+            # Not so if the guest has halted since the loop was told.
+            expired, before = self._timer.take(), self._progress
+            self._progress = self._machine.progress
+        if expired and self._progress == before:
+            self._leave()
+            self._saying = asyncio.create_task(self._say())
+
+    async def _say(self) -> None:
+        try:
+            at = await asyncio.to_thread(self._machine.registers)
+        except TargetGone:
+            # It has ended meanwhile: that is said instead.
+            return
+        log.warning(
+            "%s: the guest has neither halted nor used a port for %g s; it is at rip %#x",
+            self._url,
+            SILENT_S,
+            at.rip,
+            extra={"target": self._url},
+        )
+
+    def _leave(self) -> None:
+        self._machine.runs.unwatch(self)
+        with self._lock:
+            if self._timer.fileno() >= 0:
+                self._loop.remove_reader(self._timer.fileno())
+                self._timer.close()
+
+    async def close(self) -> None:
+        """Listen no more."""
+        self._leave()
+        if self._saying is not None:
+            self._saying.cancel()
+            await asyncio.wait([self._saying])

@@ -14,6 +14,7 @@ from typing import Literal
 from vramtap.machine.cpu import Exit, ExitKind, Registers
 from vramtap.machine.layout import RAM_BYTES, VRAM_BASE, VRAM_BYTES
 from vramtap.machine.memory import GuestMemory
+from vramtap.machine.runs import Runs
 
 PRESENT, WRITABLE, ACCESSED, DIRTY, LARGE = 1, 2, 1 << 5, 1 << 6, 1 << 7
 FRAME = 4096
@@ -159,6 +160,7 @@ class SoftMachine:
 
     def __init__(self, memory: GuestMemory | None = None, cr3: int = 0) -> None:
         self.memory = memory or GuestMemory()
+        self.runs = Runs()
         self.cpu = SoftCpu(self.memory, cr3)
 
     @contextlib.contextmanager

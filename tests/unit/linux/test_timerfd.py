@@ -1,0 +1,98 @@
+"""The kernel's timer: set, stopped, waited for, closed."""
+
+from __future__ import annotations
+
+import errno
+import math
+import resource
+import select
+import threading
+
+import pytest
+
+from vramtap.errors import KernelError
+from vramtap.linux.timerfd import Timerfd
+
+NEVER_S = 1e6
+"""No test takes so long."""
+
+
+def readable(timer: Timerfd) -> bool:
+    return bool(select.select([timer], [], [], 0)[0])
+
+
+def test_it_expires_again_and_again() -> None:
+    with Timerfd(blocking=True) as timer:
+        timer.repeat(1e-4)
+        assert sum(timer.take() for _ in range(3)) >= 3
+
+
+def test_one_that_is_not_due_says_so_without_waiting() -> None:
+    with Timerfd(blocking=False) as timer:
+        assert timer.take() == 0
+        timer.repeat(NEVER_S)
+        assert timer.take() == 0
+        assert not readable(timer)
+
+
+def test_it_expires_at_once_and_then_no_more() -> None:
+    with Timerfd(blocking=False) as timer:
+        timer.repeat(NEVER_S)
+        timer.expire()
+        assert select.select([timer], [], [], 60)[0]
+        assert timer.take() == 1
+        assert timer.take() == 0
+
+
+def test_stopped_it_has_not_expired() -> None:
+    with Timerfd(blocking=False) as timer:
+        timer.expire()
+        assert select.select([timer], [], [], 60)[0]
+        timer.stop()
+        assert not readable(timer)
+        assert timer.take() == 0
+
+
+def test_another_thread_sets_what_one_waits_for() -> None:
+    with Timerfd(blocking=True) as timer:
+        taken: list[int] = []
+        waiting = threading.Thread(target=lambda: taken.append(timer.take()))
+        waiting.start()
+        for _ in range(100):
+            timer.repeat(NEVER_S)
+            timer.stop()
+        assert taken == []
+        timer.expire()
+        waiting.join(60)
+        assert taken == [1]
+
+
+@pytest.mark.parametrize("interval_s", [0.0, -1.0, math.inf, math.nan])
+def test_what_is_no_time_is_refused(interval_s: float) -> None:
+    with Timerfd(blocking=False) as timer, pytest.raises(ValueError, match="timer of"):
+        timer.repeat(interval_s)
+
+
+def test_the_shortest_time_is_not_none() -> None:
+    with Timerfd(blocking=True) as timer:
+        timer.repeat(1e-12)  # rounded to zero it would never expire
+        assert timer.take() >= 1
+
+
+def test_closed_it_gives_ebadf() -> None:
+    timer = Timerfd(blocking=False)
+    timer.close()
+    for call in (timer.stop, timer.expire, timer.take):
+        with pytest.raises(KernelError) as caught:
+            call()
+        assert caught.value.errno == errno.EBADF
+
+
+def test_without_a_descriptor_there_is_none() -> None:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
+    try:
+        with pytest.raises(KernelError, match="EMFILE"):
+            Timerfd(blocking=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
