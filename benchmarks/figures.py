@@ -38,9 +38,8 @@ class Spread:
         if not values:
             raise ValueError("the spread of no figures")
         ordered = sorted(values)
-        return cls(
-            len(ordered), *(ranked(ordered, share) for share in (0.5, 0.95, 0.99)), ordered[0], ordered[-1]
-        )
+        median, p95, p99 = (ranked(ordered, share) for share in (0.5, 0.95, 0.99))
+        return cls(len(ordered), median, p95, p99, ordered[0], ordered[-1])
 
 
 def ranked(ordered: Sequence[float], share: float) -> float:

@@ -1,4 +1,10 @@
-"""How long the first update takes after a while without any change."""
+"""How long the first update takes after a while without any change, ours and its peers' in one run.
+
+On Xvfb the time runs from the drawing request. On a QEMU guest it runs from the write in the video RAM: what
+the guest itself needs from the command to the write is its own affair, and is told apart. The write is seen
+by a thread that looks closely until then. So that it can be judged whether this changes what is measured,
+every `UNWATCHED_EVERY`th shot is taken without it: from the command to the update both kinds are timed.
+"""
 
 from __future__ import annotations
 
@@ -6,46 +12,145 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, NamedTuple
 
-from benchmarks import servers
-from benchmarks.watching import Waiting, settle, write_seen
+from benchmarks import lanes, servers
+from benchmarks.lanes import Lane, Shot
+from benchmarks.rest import wakeups
+from benchmarks.watching import write_seen
+from lab.errors import LabError
 from lab.guest import Guest
 from lab.xclient import XClient
 from lab.xvfb import Framebuffer, Xvfb
 from vramtap.targets.qemu import QemuTarget
 
 Progress = Callable[[str], None]
-Latencies = dict[str, list[float]]
 
+QEMU: Final = "QEMU guest"
+XVFB: Final = "Xvfb"
+UNWATCHED_EVERY: Final = 5
 _X, _Y = 500, 300
+_ROW_PIXELS: Final = 1024
+_XVFB_SERVERS: Final = ("vramtap", "x11vnc", "x0vncserver")
 
 
-def on_qemu(shots: int, idle_s: float, progress: Progress) -> Latencies:
-    """Ours beside QEMU's own VNC, on one guest, the same writes.
+class Changed(NamedTuple):
+    """When a screen was changed, on the monotonic clock.
 
     Args:
-        shots: Single pixels written.
+        asked_s: Before it was asked for.
+        written_s: When it was seen in memory; None where nobody looked.
+    """
+
+    asked_s: float
+    written_s: float | None
+
+
+@dataclass(frozen=True)
+class Updates:
+    """The first updates of one server.
+
+    Args:
+        where: What it shows.
+        server: Its name.
+        ms: From the write (Xvfb: the drawing request) to the first byte of the update, each shot.
+        asked_ms: The same from the command on, of the shots whose write was watched.
+        unwatched_ms: From the command on, of those whose write was not.
+        lost: Shots without an update within `watching.SHOT_S`.
+        at_rest: Shots before which it did not wake up; None for servers not observed.
+    """
+
+    where: str
+    server: str
+    ms: list[float]
+    asked_ms: list[float]
+    unwatched_ms: list[float]
+    lost: int
+    at_rest: int | None
+
+
+def measure(
+    shots: int, idle_s: float, side_by_side: int, guests: int, tracker: str, progress: Progress
+) -> tuple[list[Updates], list[float]]:
+    """Ours beside QEMU's own VNC on the same guests, and beside x11vnc and x0vncserver on Xvfb.
+
+    Args:
+        shots: Of each server, with the write watched where it is a guest's.
         idle_s: Without any change before each.
+        side_by_side: Screens of each server on Xvfb.
+        guests: Guests under QEMU.
+        tracker: Ours, as `--tracker` names it.
         progress: Told what is going on.
 
     Returns:
-        Milliseconds from the write in the guest's video RAM to the first byte of the update, by server.
+        The updates, and how long the guest itself took from the command to the write, milliseconds.
     """
-    found: Latencies = {}
-    with Guest(("-vnc", "127.0.0.1:0,to=99")) as guest:
+    counts = dict.fromkeys([f"{XVFB} {name}" for name in _XVFB_SERVERS], shots)
+    with contextlib.ExitStack() as stack:
+        workers = stack.enter_context(ThreadPoolExecutor(max_workers=4, thread_name_prefix="shots"))
+        found = _on_xvfb(stack, side_by_side, tracker, progress)
+        if guests:
+            found += _on_qemu(stack, guests, tracker, workers, progress)
+            counts[QEMU] = shots + shots // (UNWATCHED_EVERY - 1)
+        taken = lanes.run(found, counts, idle_s, progress)
+    own_ms = [
+        (changed.written_s - changed.asked_s) * 1000
+        for changed in (shot.result.result() for shot in taken)
+        if changed.written_s is not None
+    ]
+    names = {lane.kind: [server.name for server in lane.servers] for lane in found}
+    return [
+        _updates(kind, name, [shot for shot in taken if shot.kind == kind])
+        for kind in counts
+        for name in names[kind]
+    ], own_ms
+
+
+def _updates(kind: str, name: str, shots: list[Shot[Changed]]) -> Updates:
+    where = QEMU if kind == QEMU else XVFB
+    from_write: list[float] = []
+    watched: list[float] = []
+    unwatched: list[float] = []
+    for shot in shots:
+        if name not in shot.arrived_s:
+            continue
+        changed, at_s = shot.result.result(), shot.arrived_s[name]
+        asked_ms = (at_s - changed.asked_s) * 1000
+        if where == XVFB:
+            from_write.append(asked_ms)
+        elif changed.written_s is None:
+            unwatched.append(asked_ms)
+        else:
+            watched.append(asked_ms)
+            from_write.append((at_s - changed.written_s) * 1000)
+    lost = sum(name not in shot.arrived_s for shot in shots)
+    at_rest = sum(bool(shot.rested) for shot in shots) if name == servers.VRAMTAP else None
+    return Updates(where, name, from_write, watched, unwatched, lost, at_rest)
+
+
+def _on_qemu(
+    stack: contextlib.ExitStack, count: int, tracker: str, workers: ThreadPoolExecutor, progress: Progress
+) -> list[Lane[Changed]]:
+    """Guests that are watched by both servers."""
+    guests = []
+    for _ in range(count):
+        guest = Guest(("-vnc", "127.0.0.1:0,to=99"))
+        guest.start()
+        stack.callback(guest.stop)
+        guests.append(guest)
+    found = []
+    for index, guest in enumerate(guests):
+        progress(f"guest {index + 1} of {count} boots")
+        guest.wait_ready()
         guest.quiet()
         pid, vram = asyncio.run(_vram(guest))
         own = servers.qemu_vnc(guest)
-        with servers.vramtap(guest.url) as ours, Waiting([ours, own]) as waiting:
-            for shot in range(shots):
-                progress(f"QEMU guest: shot {shot + 1} of {shots}, {idle_s:.0f} s idle before each")
-                settle([waiting], idle_s)
-                address = vram + (_Y * 1024 + _X) * 4
-                with write_seen(pid, address) as seen:
-                    colour = 0x00FF00 if shot % 2 else 0xFF0000
-                    guest.run(f"fbtool pixel {_X} {_Y} {colour:#x}")
-                    arrived = waiting.next_updates_s()
-                _note(found, arrived, seen[0])
+        ours = stack.enter_context(servers.vramtap(guest.url, "--tracker", tracker))
+        fire = partial(_draw_in_guest, workers, guest, pid, vram + (_Y * _ROW_PIXELS + _X) * 4)
+        found.append(Lane(QEMU, [ours, own], fire, partial(wakeups, ours.pid)))
     return found
 
 
@@ -55,38 +160,51 @@ async def _vram(guest: Guest) -> tuple[int, int]:
         return target.monitor.pid, target.extent.address
 
 
-def on_xvfb(shots: int, idle_s: float, progress: Progress) -> Latencies:
-    """Ours, x11vnc and x0vncserver, each on an Xvfb of its own, drawn on in turn.
+def _draw_in_guest(
+    workers: ThreadPoolExecutor, guest: Guest, pid: int, address: int, number: int
+) -> Future[Changed]:
+    command = f"fbtool pixel {_X} {_Y} {_colour(number):#x}"
+    watched = number % UNWATCHED_EVERY != UNWATCHED_EVERY - 1
 
-    All run the whole time, but only one has something to do at a time: on two cores three servers that
-    wake up together would measure each other.
+    def draw() -> Changed:
+        asked_s = time.monotonic()
+        if not watched:
+            guest.run(command)
+            return Changed(asked_s, None)
+        with write_seen(pid, address) as seen:
+            asked_s = time.monotonic()
+            guest.run(command)
+        if not seen:
+            raise LabError(f"guest: {command}: no write was seen")
+        return Changed(asked_s, seen[0])
 
-    Args:
-        shots: Small rectangles drawn on each.
-        idle_s: Without any change before each round.
-        progress: Told what is going on.
+    return workers.submit(draw)
 
-    Returns:
-        Milliseconds from the drawing request to the first byte of the update, by server.
-    """
-    found: Latencies = {}
-    with contextlib.ExitStack() as stack:
-        rows: list[tuple[XClient, Waiting]] = []
-        for start in (servers.vramtap, servers.x11vnc, servers.x0vncserver):
+
+def _on_xvfb(
+    stack: contextlib.ExitStack, side_by_side: int, tracker: str, progress: Progress
+) -> list[Lane[Changed]]:
+    """Screens with one server each."""
+    found = []
+    for name in _XVFB_SERVERS:
+        for index in range(side_by_side):
+            progress(f"Xvfb: {name} {index + 1} of {side_by_side} starts")
             xvfb = stack.enter_context(Xvfb(Framebuffer.PLAIN))
             client = stack.enter_context(XClient(xvfb.display))
-            server = stack.enter_context(start(xvfb.url if start is servers.vramtap else xvfb.display))
-            rows.append((client, stack.enter_context(Waiting([server]))))
-        for shot in range(shots):
-            progress(f"Xvfb: shot {shot + 1} of {shots}, {idle_s:.0f} s idle before each")
-            settle([waiting for _, waiting in rows], idle_s)
-            for client, waiting in rows:
-                began_s = time.monotonic()
-                client.fill(_X, _Y, 10, 10, 0x00FF00 if shot % 2 else 0xFF0000)
-                _note(found, waiting.next_updates_s(), began_s)
+            server = stack.enter_context(servers.on_xvfb(name, xvfb, tracker))
+            observed = partial(wakeups, server.pid) if name == servers.VRAMTAP else None
+            found.append(Lane(f"{XVFB} {name}", [server], partial(_draw_on_x, client), observed))
     return found
 
 
-def _note(found: Latencies, arrived_s: dict[str, float], began_s: float) -> None:
-    for name, at_s in arrived_s.items():
-        found.setdefault(name, []).append((at_s - began_s) * 1000)
+def _draw_on_x(client: XClient, number: int) -> Future[Changed]:
+    done: Future[Changed] = Future()
+    asked_s = time.monotonic()
+    client.fill(_X, _Y, 10, 10, _colour(number))
+    done.set_result(Changed(asked_s, None))
+    return done
+
+
+def _colour(number: int) -> int:
+    """Another one for every shot: an odd factor permutes the 24-bit numbers."""
+    return (number * 0x9E3779 + 0x00FF00) & 0xFFFFFF

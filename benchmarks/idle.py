@@ -1,20 +1,27 @@
-"""What a server costs while a viewer is connected and nothing changes."""
+"""What a server costs while a viewer is connected and nothing changes: wake-ups and CPU, helpers included.
+
+All are started together and measured over the same stretch, each on a screen of its own, after they have come
+to rest or after waiting for it has been given up.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Final
 
 from benchmarks import servers
+from benchmarks.rest import REST_LIMIT_S, family, name_of, spent, wait_for_rest
 from benchmarks.servers import Server
-from benchmarks.watching import Waiting, settle
+from benchmarks.watching import Waiting, drain
 from lab.guest import Guest
 from lab.xvfb import Framebuffer, Xvfb
 
 Progress = Callable[[str], None]
+
+DEMO: Final = "demo:?workload=idle&hz=0"
+"""A guest that draws nothing and has no timer."""
 
 
 @dataclass(frozen=True)
@@ -22,61 +29,83 @@ class Idle:
     """Over one measured stretch, a viewer connected, nothing drawn.
 
     Args:
-        cpu_ms_s: CPU milliseconds a second of the server's process, all threads.
-        wakeups_s: Voluntary context switches a second.
-        bytes_read: Of the target's memory, after the first picture; None for servers that do not tell.
+        where: What the server shows.
+        server: Its name.
+        rest_s: How long it took to come to rest, seconds; None if it did not.
+        voluntary: Context switches in the stretch because a thread waited, all processes and threads.
+        involuntary: Context switches in the stretch because another process was let run.
+        cpu_ms: CPU time in the stretch, all processes and threads, milliseconds.
+        threads_changed: How many threads began or ended in the stretch.
+        updates: Sent in the stretch: there should be none.
+        helpers: What the processes are called that belong to it.
+        bytes_read: Of the target's memory from the beginning on; None for servers that do not tell.
+        tracker: Of ours.
     """
 
-    cpu_ms_s: float
-    wakeups_s: float
+    where: str
+    server: str
+    rest_s: float | None
+    voluntary: int
+    involuntary: int
+    cpu_ms: float
+    threads_changed: int
+    updates: int
+    helpers: list[str]
     bytes_read: int | None
+    tracker: str | None
 
 
-def on_qemu(stretch_s: float, progress: Progress) -> dict[str, Idle]:
-    """Ours on a real guest whose console stands still."""
-    with Guest() as guest:
+def measure(stretch_s: float, tracker: str, progress: Progress, limit_s: float = REST_LIMIT_S) -> list[Idle]:
+    """Ours on a real guest, on Xvfb and on the embedded machine, and the peers on Xvfb beside it.
+
+    Args:
+        stretch_s: Measured.
+        tracker: Ours, as `--tracker` names it.
+        progress: Told what is going on.
+        limit_s: How long coming to rest is waited for.
+    """
+    with contextlib.ExitStack() as stack:
+        guest = stack.enter_context(Guest())
         guest.quiet()
-        screen_bytes = guest.screendump().size * 4
-        with servers.vramtap(guest.url) as ours, Waiting([ours]) as waiting:
-            progress(f"QEMU guest: idle for {stretch_s:.0f} s")
-            cost = _measure(ours, waiting, stretch_s)
-    return {ours.name: Idle(*cost, bytes_read=ours.report["bytes_read"] - screen_bytes)}
+        shown: dict[str, tuple[str, Server]] = {}
+        with contextlib.ExitStack() as running:
+            for where, url in (("QEMU guest", guest.url), ("embedded machine", DEMO)):
+                server = running.enter_context(servers.vramtap(url, "--tracker", tracker))
+                shown[f"{where}: {server.name}"] = where, server
+            for name in (servers.VRAMTAP, servers.X11VNC, servers.X0VNCSERVER):
+                xvfb = stack.enter_context(Xvfb(Framebuffer.PLAIN))
+                server = running.enter_context(servers.on_xvfb(name, xvfb, tracker))
+                shown[f"Xvfb: {name}"] = "Xvfb", server
+            viewers = {
+                title: running.enter_context(Waiting([server])) for title, (_, server) in shown.items()
+            }
+            everybody = list(viewers.values())
+            progress(f"waiting up to {limit_s:.0f} s until they come to rest")
+            pids = {title: server.pid for title, (_, server) in shown.items()}
 
+            def serve(pause_s: float) -> None:
+                drain(everybody, pause_s)
 
-def on_xvfb(stretch_s: float, progress: Progress) -> dict[str, Idle]:
-    """Each server alone on an Xvfb on which nothing is drawn."""
-    found = {}
-    with Xvfb(Framebuffer.PLAIN) as xvfb:
-        for start in (servers.vramtap, servers.x11vnc, servers.x0vncserver):
-            with contextlib.ExitStack() as stack:
-                url = xvfb.url if start is servers.vramtap else xvfb.display
-                server = stack.enter_context(start(url))
-                waiting = stack.enter_context(Waiting([server]))
-                progress(f"Xvfb: {server.name} idle for {stretch_s:.0f} s")
-                cost = _measure(server, waiting, stretch_s)
-            read = server.report.get("bytes_read")
-            # Xvfb's picture begins in the middle of a page, so one page more than its size is read.
-            first = -(-(xvfb.width * xvfb.height * 4 + 4095) // 4096) * 4096
-            found[server.name] = Idle(*cost, bytes_read=None if read is None else max(0, read - first))
-    return found
-
-
-def _measure(server: Server, waiting: Waiting, stretch_s: float) -> tuple[float, float]:
-    """CPU milliseconds and wake-ups a second, once the server has come to rest."""
-    settle([waiting], 3.0)
-    cpu_ns, wakeups = _spent(server.pid)
-    settle([waiting], stretch_s)
-    cpu_after_ns, wakeups_after = _spent(server.pid)
-    return (cpu_after_ns - cpu_ns) / 1e6 / stretch_s, (wakeups_after - wakeups) / stretch_s
-
-
-def _spent(pid: int) -> tuple[int, int]:
-    """CPU nanoseconds of the whole process, and voluntary context switches of the threads there are."""
-    wakeups = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for line in (task / "status").read_text().splitlines():
-            if line.startswith("voluntary_ctxt_switches"):
-                wakeups += int(line.split()[1])
-    # The CPU clock of another process: its complemented pid, and 2 for scheduler time (kernel:
-    # include/linux/posix-timers.h). Unlike the threads' own figures it keeps those that have ended.
-    return time.clock_gettime_ns(~pid << 3 | 2), wakeups
+            rests = wait_for_rest(pids, serve, limit_s=limit_s)
+            families = {title: family(pid) for title, pid in pids.items()}
+            before = {title: spent(processes) for title, processes in families.items()}
+            progress(f"idle for {stretch_s:.0f} s")
+            updates = dict(zip(viewers, drain(everybody, stretch_s), strict=True))
+            costs = {title: spent(families[title]).since(before[title]) for title in shown}
+            helpers = {title: [name_of(pid) for pid in families[title][1:]] for title in shown}
+    return [
+        Idle(
+            where,
+            server.name,
+            rests[title],
+            costs[title].voluntary,
+            costs[title].involuntary,
+            costs[title].cpu_ns / 1e6,
+            len(costs[title].threads),
+            updates[title],
+            helpers[title],
+            server.report.get("bytes_read"),
+            server.report.get("tracker"),
+        )
+        for title, (where, server) in shown.items()
+    ]

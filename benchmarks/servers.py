@@ -17,7 +17,11 @@ from typing import Any, Final
 from lab.errors import LabError
 from lab.guest import Guest
 from lab.supervise import spawn, stop
+from lab.xvfb import Xvfb
 
+VRAMTAP: Final = "vramtap"
+X11VNC: Final = "x11vnc"
+X0VNCSERVER: Final = "x0vncserver"
 START_S: Final = 20
 _REPORT_S: Final = 10
 
@@ -40,7 +44,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def vramtap(url: str, *arguments: str, name: str = "vramtap") -> Iterator[Server]:
+def vramtap(url: str, *arguments: str, name: str = VRAMTAP) -> Iterator[Server]:
     """`vramtap serve` of a target; its report is there when the block has ended."""
     program = Path(sys.executable).parent / "vramtap"
     argv: list[str | Path] = [program, "serve", url, "--vnc", "127.0.0.1:0", "--json", *arguments]
@@ -61,7 +65,7 @@ def vramtap(url: str, *arguments: str, name: str = "vramtap") -> Iterator[Server
 
 
 @contextlib.contextmanager
-def x11vnc(display: str, *arguments: str, name: str = "x11vnc") -> Iterator[Server]:
+def x11vnc(display: str, *arguments: str, name: str = X11VNC) -> Iterator[Server]:
     """x11vnc on an X display."""
     port = _free_port()
     argv = ["x11vnc", "-display", display, "-rfbport", str(port), "-listen", "127.0.0.1", "-no6"]
@@ -78,8 +82,21 @@ def x0vncserver(display: str) -> Iterator[Server]:
     program = shutil.which("X0tigervnc") or "x0vncserver"
     argv = [program, "-display", display, "-rfbport", str(port), "-localhost"]
     argv += ["-SecurityTypes", "None", "-AlwaysShared"]
-    with _listening("x0vncserver", argv, port) as server:
+    with _listening(X0VNCSERVER, argv, port) as server:
         yield server
+
+
+def on_xvfb(name: str, xvfb: Xvfb, tracker: str = "auto") -> contextlib.AbstractContextManager[Server]:
+    """The server of this name on an Xvfb.
+
+    Args:
+        name: `VRAMTAP`, `X11VNC` or `X0VNCSERVER`.
+        xvfb: What it shows.
+        tracker: Of vramtap.
+    """
+    if name == VRAMTAP:
+        return vramtap(xvfb.url, "--tracker", tracker)
+    return {X11VNC: x11vnc, X0VNCSERVER: x0vncserver}[name](xvfb.display)
 
 
 def qemu_vnc(guest: Guest) -> Server:

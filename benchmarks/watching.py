@@ -40,39 +40,21 @@ class Waiting:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def next_updates_s(self) -> dict[str, float]:
-        """Wait until every server has sent an update.
 
-        Returns:
-            When each began to arrive, on the monotonic clock, by the server's name.
-        """
-        waiting = dict(zip(self.clients, self.servers, strict=True))
-        arrived: dict[str, float] = {}
-        deadline_s = time.monotonic() + SHOT_S
-        while waiting:
-            left_s = deadline_s - time.monotonic()
-            ready = select.select([client.socket for client in waiting], [], [], max(0.0, left_s))[0]
-            now_s = time.monotonic()
-            if not ready:
-                names = ", ".join(server.name for server in waiting.values())
-                raise TimeoutError(f"no update within {SHOT_S:.0f} s from {names}")
-            for client in [client for client in waiting if client.socket in ready]:
-                if _take(client):
-                    arrived[waiting.pop(client).name] = now_s
-                    client.request()
-        return arrived
-
-
-def settle(waiting: Sequence[Waiting], quiet_s: float) -> None:
-    """Take in whatever comes to any of them, until nothing has come for so long."""
-    clients = [client for each in waiting for client in each.clients]
-    while ready := select.select([client.socket for client in clients], [], [], quiet_s)[0]:
-        for client in clients:
-            if client.socket in ready and _take(client):
+def drain(waiting: Sequence[Waiting], duration_s: float) -> list[int]:
+    """Take in whatever comes to any of them for so long; returns how many updates came to each."""
+    owner = {client.socket: (index, client) for index, each in enumerate(waiting) for client in each.clients}
+    until_s, updates = time.monotonic() + duration_s, [0] * len(waiting)
+    while (left_s := until_s - time.monotonic()) > 0:
+        for ready in select.select(list(owner), [], [], left_s)[0]:
+            index, client = owner[ready]
+            if take(client):
+                updates[index] += 1
                 client.request()
+    return updates
 
 
-def _take(client: RfbClient) -> bool:
+def take(client: RfbClient) -> bool:
     """Take in what has come; whether an update was in it (servers also send clipboards and bells)."""
     try:
         client.wait_update(_REST_S)
@@ -84,6 +66,9 @@ def _take(client: RfbClient) -> bool:
 @contextlib.contextmanager
 def write_seen(pid: int, address: int) -> Iterator[list[float]]:
     """Watch 8 bytes of a process closely.
+
+    This keeps a core half busy, but only until they are seen changed: what is timed from then on has the
+    machine to itself.
 
     Yields:
         A list that gets the moment, on the monotonic clock, at which the bytes were first seen changed;
@@ -98,7 +83,10 @@ def write_seen(pid: int, address: int) -> Iterator[list[float]]:
     before = int(into[0])
 
     def watch() -> None:
-        while not end.wait(_PROBE_PAUSE_S):
+        ended = False
+        while not ended:
+            # One look more when all is over: whoever wrote may have been back before the next was due.
+            ended = end.wait(_PROBE_PAUSE_S)
             read_many(pid, remote, length, local)
             if int(into[0]) != before:
                 seen.append(time.monotonic())
