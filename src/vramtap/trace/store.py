@@ -6,6 +6,7 @@ metadata `vramtap.trace` (the form's number), `vramtap.pages`, and `vramtap.meta
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import numpy as np
 
@@ -47,32 +48,72 @@ def save(path: str | os.PathLike[str], trace: Trace) -> None:
         KernelError: the path cannot be written.
     """
     arrow, parquet = _pyarrow()
+    with replacing(path) as file:
+        parquet.write_table(
+            _table(arrow, trace),
+            file,
+            compression="zstd",
+            row_group_size=ROWS_A_GROUP,
+            # Times and page numbers are steps from the last one: small ones.
+            use_dictionary=False,
+            column_encoding={
+                "at_ns": "DELTA_BINARY_PACKED",
+                "runs.list.element.first": "DELTA_BINARY_PACKED",
+                "runs.list.element.last": "DELTA_BINARY_PACKED",
+            },
+            write_statistics=False,
+        )
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Find out before a long recording whether it could be saved.
+
+    Args:
+        path: Of the file that is to be written.
+
+    Raises:
+        VramtapError: pyarrow is not installed.
+        KernelError: no file can be written there.
+    """
+    _pyarrow()
+    place = Path(os.path.realpath(path))
+    wrong = 0
+    if place.is_dir():
+        wrong = errno.EISDIR
+    elif not place.parent.is_dir():
+        wrong = errno.ENOENT
+    elif not os.access(place.parent, os.W_OK):
+        wrong = errno.EACCES
+    if wrong:
+        raise KernelError("write", os.fspath(path), wrong, "see the directory's rights and space")
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A new file in the place of an old one, once it is whole; a link stays one.
+
+    Args:
+        path: Of the file.
+
+    Yields:
+        A file open for writing, beside its place; renamed at the end, removed after an exception.
+
+    Raises:
+        KernelError: the path cannot be written.
+    """
     place = Path(os.path.realpath(path))
     beside = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
     try:
         try:
             with beside.open("xb") as file:
-                parquet.write_table(
-                    _table(arrow, trace),
-                    file,
-                    compression="zstd",
-                    row_group_size=ROWS_A_GROUP,
-                    # Times and page numbers are steps from the last one: small ones.
-                    use_dictionary=False,
-                    column_encoding={
-                        "at_ns": "DELTA_BINARY_PACKED",
-                        "runs.list.element.first": "DELTA_BINARY_PACKED",
-                        "runs.list.element.last": "DELTA_BINARY_PACKED",
-                    },
-                    write_statistics=False,
-                )
+                yield file
             beside.replace(place)
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise KernelError(
-            "write", str(path), error.errno or 0, "see the directory's rights and space"
+            "write", os.fspath(path), error.errno or 0, "see the directory's rights and space"
         ) from error
 
 
