@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from traces import workloads
+from traces import real, workloads
 from vramtap.trace.store import save
 
 
@@ -15,7 +15,7 @@ def main() -> int:
     Returns:
         Exit status: 0, or 2 for a name that there is not.
     """
-    recorders = {**workloads.RECORDERS}
+    recorders = {**workloads.RECORDERS, **real.RECORDERS}
     names = sys.argv[1:] or list(recorders)
     unknown = [name for name in names if name not in recorders]
     if unknown:
