@@ -265,6 +265,10 @@ class SoftLog:
         assert self._waker is None, "restore before the waker was cancelled"
         self._written = self._written.union(runs)
 
+    @property
+    def learns(self) -> bool:
+        return True
+
     def learn(self, changed: PageRuns) -> None:
         self.learned.append(changed)
 

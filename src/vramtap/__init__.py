@@ -43,7 +43,7 @@ def open(url: str | Machine, *, tracker: str = "auto") -> Tap:
     Args:
         url: As on the command line: `qemu:PATH`, `x11::99`, `pid:...`, `shm:...`, `demo:`. Or a `Machine` of
             the caller's own, which goes on when the tap is left.
-        tracker: `auto`, `log` or `compare`; of the embedded machine also `dirtybits` or `kvmlog`.
+        tracker: `auto`, `hybrid`, `log` or `compare`; of the embedded machine also `dirtybits` or `kvmlog`.
 
     Returns:
         Not attached until it is entered.
@@ -74,4 +74,4 @@ def track(array: NDArray[Any], *, tracker: str = "auto") -> Tracker:
     from vramtap.memory.own import extent_of
     from vramtap.trackers.choose import choose
 
-    return choose(tracker, extent_of(array)[0]).tracker
+    return choose(tracker, extent_of(array)[0], learns=False).tracker

@@ -12,6 +12,7 @@ from typing import Any, Final, Self, TypeVar
 
 from vramtap.display.damage import Damage
 from vramtap.display.mode import Mode
+from vramtap.display.page_spans import pages_of
 from vramtap.display.screen import Screen
 from vramtap.errors import TargetGone, TimedOut, VramtapError
 from vramtap.pages import NO_PAGES, PageRuns
@@ -30,6 +31,9 @@ MODE_BUSY_S: Final = 0.1
 """Between two looks at the geometry while pages are written: a new mode is drawn into once it is set."""
 MODE_IDLE_S: Final = 1.0
 """Between two looks at the geometry while nothing is written: how long a flip that draws nothing may wait."""
+MODE_ARMED_S: Final = 300.0
+"""Between two looks at the geometry of an armed target that does not announce it, at most; it begins with
+`MODE_IDLE_S` and doubles. To ask QEMU wakes two processes, so that nothing would ever be quite still."""
 FLIPPING_S: Final = 1.0
 """After a page flip the geometry is read every round for this long: flips come in series."""
 SNAPSHOT_IDLE_S: Final = 0.5
@@ -79,6 +83,7 @@ class Tap:
         self._unread = True
         self._began_s = self._mode_read_s = self._mode_due_s = self._flipping_until_s = float("-inf")
         self._not_before_s = self._active_s = float("-inf")
+        self._armed_mode_s = MODE_IDLE_S
         self._complaint: tuple[type[VramtapError], str] | None = None
 
     async def __aenter__(self) -> Self:
@@ -252,12 +257,17 @@ class Tap:
         settled = self._mode is not None and not self._unread
         if self._waker is None and settled and due - self._active_s > IDLE_AFTER_S:
             self._waker = self._tracker.wake(self._woken_in_thread)
+            if self._waker is not None and self._waker.fd is not None:
+                self._loop.add_reader(self._waker.fd, self._woken)
         if self._waker is not None:
             due = max(due, self._mode_due_s)
-        self._timer = self._loop.call_at(due, self._tick)
+        if due != float("inf"):
+            self._timer = self._loop.call_at(due, self._tick)
 
     def _stop_waiting(self) -> None:
         if self._waker is not None:
+            if self._waker.fd is not None:
+                self._loop.remove_reader(self._waker.fd)
             self._waker.cancel()
             self._waker = None
         if self._timer is not None:
@@ -360,8 +370,6 @@ class Tap:
     async def _look(self, answer: PageRuns | Everything) -> VramtapError | None:
         """Bring the screen up to date with what the tracker said; returns what went wrong."""
         now_s, active = self._began_s, bool(answer)
-        if active:
-            self._active_s = now_s
         try:
             # The pixels first: asking for the geometry takes QEMU's main loop a while. Only a guest that
             # flips pages is asked before, since what it writes is not what it shows.
@@ -398,6 +406,9 @@ class Tap:
 
     def _read(self, answer: PageRuns | Everything) -> None:
         damage = self.screen.refresh(self._tracker.source, self._runs(answer))
+        mode = self.screen.mode
+        if self._tracker.learns and mode is not None:
+            self._tracker.learn(pages_of(damage.rects, mode))
         self._unread = False
         self.stats.bytes_read = self.target.extent.space.bytes_read
         self._publish(damage)
@@ -417,8 +428,7 @@ class Tap:
             raise
         now_s = self._loop.time()
         self._mode_read_s = now_s
-        idle_s = SNAPSHOT_IDLE_S if mode is None else MODE_IDLE_S
-        self._mode_due_s = min(self._mode_due_s, now_s + (MODE_BUSY_S if active else idle_s))
+        self._mode_due_s = min(self._mode_due_s, now_s + self._mode_rest_s(mode, active))
         if mode == self._mode:
             return False
         log.info("%s: mode %s", self.target.url, mode or "not linear", extra={"target": self.target.url})
@@ -429,12 +439,23 @@ class Tap:
         self._mode = mode
         return True
 
+    def _mode_rest_s(self, mode: Mode | None, active: bool) -> float:
+        """How long the geometry that was read now may stand without being read again, seconds."""
+        armed = self._waker is not None and self._waker.fd is not None
+        self._armed_mode_s = min(2 * self._armed_mode_s, MODE_ARMED_S) if armed else MODE_IDLE_S
+        if mode is None:
+            return SNAPSHOT_IDLE_S
+        if active:
+            return MODE_BUSY_S
+        return float("inf") if self.target.announces_mode else self._armed_mode_s
+
     async def _snapshot(self) -> None:
         self.stats.snapshots += 1
         self._publish(self.screen.replace(await self.target.snapshot()))
 
     def _publish(self, damage: Damage) -> None:
         if damage:
+            self._active_s = self._began_s
             self.stats.updates += 1
             for viewer in self._viewers:
                 viewer.add(damage)

@@ -9,10 +9,11 @@ from vramtap.errors import NotFound, TargetGone, UsageError, VramtapError
 from vramtap.memory.extent import Extent
 from vramtap.trackers.compare import CompareTracker
 from vramtap.trackers.contract import Tracker
+from vramtap.trackers.hybrid import HybridTracker
 from vramtap.trackers.probe import probe_log
 from vramtap.trackers.writelog import LogTracker
 
-NAMES: Final = ("auto", "log", "compare", "dirtybits", "kvmlog")
+NAMES: Final = ("auto", "hybrid", "log", "compare", "dirtybits", "kvmlog")
 """What `--tracker` takes; the last two are for the embedded machine only."""
 
 
@@ -29,16 +30,17 @@ class Choice:
     why: str
 
 
-def choose(name: str, extent: Extent, *, allow_filtered: bool = False) -> Choice:
+def choose(name: str, extent: Extent, *, allow_filtered: bool = False, learns: bool = True) -> Choice:
     """Arm the tracker of this name on an extent.
 
-    `auto` takes `log` where writing a page of our own shows that the kernel logs it and the target lets
+    `auto` takes `hybrid` where writing a page of our own shows that the kernel logs it and the target lets
     itself be attached to; else `compare`, with the reason.
 
     Args:
         name: One of `NAMES`.
         extent: What to watch.
         allow_filtered: Attach to a target with a seccomp filter; see `linux.inject`.
+        learns: Whether the consumer will tell what changed (`Tracker.learn`); without, `auto` takes `log`.
 
     Raises:
         UsageError: no tracker has this name.
@@ -53,10 +55,11 @@ def choose(name: str, extent: Extent, *, allow_filtered: bool = False) -> Choice
         tracker = _of_the_machine(name)
         tracker.arm(extent)
         return Choice(tracker, "asked for")
-    log = LogTracker(allow_filtered=allow_filtered)
-    if name == "log":
+    hybrid = name == "hybrid" or (name == "auto" and learns)
+    log = (HybridTracker if hybrid else LogTracker)(allow_filtered=allow_filtered)
+    if name != "auto":
         log.arm(extent)
-        return Choice(log, "asked for")
+        return Choice(log, "asked for" + _unarmable(log))
     refusal = probe_log()
     if refusal is not None:
         return _compare(extent, f"log does not work on this kernel: {refusal}")
@@ -68,7 +71,13 @@ def choose(name: str, extent: Extent, *, allow_filtered: bool = False) -> Choice
         raise TargetGone(error.operation, error.object, error.reason) from error
     except VramtapError as error:
         return _compare(extent, f"log refused: {error}")
-    return Choice(log, "the kernel logs writes here (a page was written and seen)")
+    return Choice(log, "the kernel logs writes here (a page was written and seen)" + _unarmable(log))
+
+
+def _unarmable(tracker: Tracker) -> str:
+    if isinstance(tracker, HybridTracker) and tracker.unarmable:
+        return f"; asked while idle, not armed: {tracker.unarmable}"
+    return ""
 
 
 def _of_the_machine(name: str) -> Tracker:

@@ -91,6 +91,11 @@ class CompareTracker:
         """Report these pages again."""
         self._restored = self._restored.union(runs)
 
+    @property
+    def learns(self) -> bool:
+        """Never."""
+        return False
+
     def learn(self, changed: PageRuns) -> None:
         """Nothing depends on it."""
 

@@ -123,10 +123,15 @@ class Tracker(Protocol):
         """Report these pages again: whoever collected them could not use them."""
         ...
 
+    @property
+    def learns(self) -> bool:
+        """Whether `learn` is of use now: pages were reported that may or may not have been written."""
+        ...
+
     def learn(self, changed: PageRuns) -> None:
         """Hear what the consumer found changed in what was last collected, once it has read it.
 
-        Only a tracker that reports pages unasked has use for it; not to call it costs speed, never a write.
+        Not to call it costs speed, never a write.
 
         Args:
             changed: Pages relative to the extent whose bytes differed from those read before.

@@ -161,6 +161,11 @@ class DirtyBitsTracker:
         """Report these pages again."""
         self._pending |= runs.to_mask(self.source.pages)
 
+    @property
+    def learns(self) -> bool:
+        """Never."""
+        return False
+
     def learn(self, changed: PageRuns) -> None:
         """Nothing depends on it."""
 

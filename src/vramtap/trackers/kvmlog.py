@@ -124,6 +124,11 @@ class KvmLogTracker:
         """Report these pages again."""
         self._pending = self._pending.union(runs)
 
+    @property
+    def learns(self) -> bool:
+        """Never."""
+        return False
+
     def learn(self, changed: PageRuns) -> None:
         """Nothing depends on it."""
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Final
 
 from vramtap.linux.timerfd import Timerfd
 from vramtap.machine.space import GuestSpace
@@ -41,6 +42,9 @@ class MachineWatch:
         RuntimeError: no thread can be started.
         KernelError: no descriptor is left.
     """
+
+    fd: Final = None
+    """It calls back."""
 
     def __init__(
         self,

@@ -36,10 +36,12 @@ from vramtap.linux.inject import Fetched, fetch_userfaultfd
 from vramtap.linux.pagemap import Pagemap
 from vramtap.linux.procfs import MapsQuery
 from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
+from vramtap.machine.space import GuestSpace
 from vramtap.memory.extent import Extent
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.trackers.contract import Everything, Reason, Waker
 from vramtap.trackers.idle import IdleWatch
+from vramtap.trackers.machine_wake import MachineWatch
 
 log = logging.getLogger(__name__)
 
@@ -189,6 +191,19 @@ class LogTracker:
                     return self._renew(extent, first, last)
                 parts.append(part)
             found = PageRuns((np.concatenate(parts) - extent.address) // PAGE_SIZE)
+        return self._with_pending(found, first, last)
+
+    def pending(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+        """What is to be reported of the window whatever the log says; it is not asked."""
+        first, last = window or (0, self.source.pages)
+        return self._with_pending(NO_PAGES, first, last)
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether some page is to be reported whatever the log says."""
+        return bool(self._unknown or self._restored)
+
+    def _with_pending(self, found: PageRuns, first: int, last: int) -> PageRuns | Everything:
         if self._unknown and self._unknown.clip(first, last):
             self._unknown = self._unknown.difference(PageRuns([(first, last)]))
             self._take_restored(first, last)
@@ -215,10 +230,15 @@ class LogTracker:
             self._unknown = self._unknown.difference(PageRuns([(first, last)]))
         return answer
 
-    def suspend(self) -> None:
-        """Lift all protection and forget the log; `collect` is not to be called before `resume`."""
+    def suspend(self, why: Everything) -> None:
+        """Lift all protection and forget the log; until `resume` only `pending` may be called.
+
+        Args:
+            why: What the next answer about each page will be.
+        """
         extent = self.source
         self._uffd.unregister(extent.address, extent.end)
+        self._lost(extent, why)
 
     def resume(self, why: Everything) -> Everything:
         """Protect again what lies at the extent's addresses now; nothing is known of what was written before.
@@ -241,13 +261,30 @@ class LogTracker:
         """Report these pages again."""
         self._restored = self._restored.union(runs)
 
+    def rehearse(self, page: int) -> None:
+        """Do what a look does that finds this one page written, for who measures it."""
+        start = self.source.address + page * PAGE_SIZE
+        self._uffd.lift(start, start + PAGE_SIZE)
+        self._pagemap.written(start, start + PAGE_SIZE, protect=True)
+        self.restore(PageRuns([(page, page + 1)]))
+
+    def scan(self) -> None:
+        """Do what a look does that finds nothing, for who measures it."""
+        extent = self.source
+        self._pagemap.written(extent.address, extent.end, protect=False)
+
+    @property
+    def learns(self) -> bool:
+        """Never."""
+        return False
+
     def learn(self, changed: PageRuns) -> None:
         """Nothing depends on it."""
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
-        """Ask the kernel at a low rate, from a thread; see `IdleWatch`. None where no thread is to be had."""
+        """Ask from a thread: see `IdleWatch` and `MachineWatch`. None where there can be no thread."""
         extent = self.source
-        if self._restored or self._unknown:
+        if self.has_pending:
             # There is something to report already: it needs no write.
             callback()
         written = self._pagemap.question(extent.address, extent.end)
@@ -264,8 +301,10 @@ class LogTracker:
                 return True
 
         try:
+            if isinstance(extent.space, GuestSpace):
+                return MachineWatch(extent.space, question, callback)
             return IdleWatch(question, callback)
-        except RuntimeError as error:
+        except (RuntimeError, KernelError) as error:
             log.debug("%s: asked in turn: %s", extent, error)
             return None
 

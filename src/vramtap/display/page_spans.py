@@ -1,0 +1,32 @@
+"""Which pages of the extent the pixels of rectangles lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vramtap.display.mode import Mode
+from vramtap.display.region import Rect
+from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
+
+
+def pages_of(rects: Sequence[Rect], mode: Mode) -> PageRuns:
+    """The pages that hold a pixel of any of these rectangles.
+
+    Args:
+        rects: Inside the screen.
+        mode: Says where its rows lie.
+
+    Returns:
+        Relative to the extent.
+    """
+    if not rects:
+        return NO_PAGES
+    pixel_bytes, parts = mode.format.bytes_per_pixel, []
+    for rect in rects:
+        rows = np.arange(rect.y, rect.bottom, dtype=np.int64) * mode.stride_bytes + mode.offset_bytes
+        first = (rows + rect.x * pixel_bytes) // PAGE_SIZE
+        last = -(-(rows + rect.right * pixel_bytes) // PAGE_SIZE)
+        parts.append(np.stack([first, last], axis=1))
+    return PageRuns(np.concatenate(parts))

@@ -1,0 +1,50 @@
+"""Tiles: an extent cut into runs of pages that are decided on together."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vramtap.pages import PageRuns
+
+
+class Tiles:
+    """An extent's pages in tiles of so many; the last may be smaller.
+
+    Args:
+        pages: Of the extent.
+        tile_pages: Of each tile; at least 1.
+    """
+
+    def __init__(self, pages: int, tile_pages: int) -> None:
+        if pages < 1 or tile_pages < 1:
+            raise ValueError(f"{pages} pages in tiles of {tile_pages}")
+        edges = np.arange(0, pages + tile_pages, tile_pages, dtype=np.int64)
+        self._edges: Final = np.minimum(edges, pages)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Pages of each tile, shape `(tiles,)`."""
+        return np.diff(self._edges)
+
+    def __len__(self) -> int:
+        return len(self._edges) - 1
+
+    def count(self, runs: PageRuns) -> NDArray[np.int64]:
+        """How many of these pages lie in each tile, shape `(tiles,)`."""
+        array = runs.array
+        if not len(array):
+            return np.zeros(len(self), dtype=np.int64)
+        # Pages before each edge: all of the runs that begin before it, less what of the last reaches past it.
+        before = np.concatenate([[0], np.cumsum(array[:, 1] - array[:, 0])])
+        begun = np.searchsorted(array[:, 0], self._edges, side="left")
+        past = np.where(begun > 0, np.maximum(array[begun - 1, 1] - self._edges, 0), 0)
+        counts: NDArray[np.int64] = np.diff(before[begun] - past)
+        return counts
+
+    def runs(self, chosen: NDArray[np.bool_]) -> PageRuns:
+        """The pages of the tiles where `chosen` (shape `(tiles,)`) is true."""
+        at = np.flatnonzero(chosen)
+        return PageRuns(np.stack([self._edges[at], self._edges[at + 1]], axis=1))
