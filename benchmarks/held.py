@@ -1,10 +1,10 @@
 """How long a writer is held by the first write after a stillness, and what a whole repaint then loses.
 
 The writer times its own stores with a clock that needs no system call. It is silent until vramtap has
-stopped waking up, or for `LIMIT_S` if that never happens (`--tracker log` asks all the time); then it writes a
-page, or all of its screen, at once. The same shots are taken before anybody taps it: that is what they cost
-by themselves after such a silence. Then with one of vramtap's processes stopped (SIGSTOP) just before the shot
-and let go on after it: a writer must be let go by whoever is left.
+stopped waking up, or for `LIMIT_S` if that never happens (`--tracker log` asks all the time); then it writes
+a page, or all of its screen, at once. The same shots are taken before anybody taps it: that is what they
+cost by themselves after such a silence. Then with one of vramtap's processes stopped (SIGSTOP) just before
+the shot and let go on after it: a writer must be let go by whoever is left.
 """
 
 from __future__ import annotations

@@ -37,15 +37,21 @@ class Filled(NamedTuple):
 
 
 class Painted(NamedTuple):
-    """What was painted at the writer's own speed."""
+    """What was painted at the writer's own speed, and in which time, by the clock and of CPU."""
 
     frames: int
     took_s: float
+    cpu_s: float
 
     @property
     def per_s(self) -> float:
         """Frames a second."""
         return self.frames / self.took_s
+
+    @property
+    def per_cpu_s(self) -> float:
+        """Frames in a second of CPU time."""
+        return self.frames / self.cpu_s
 
 
 class Painter:
@@ -115,8 +121,8 @@ class Painter:
             rounds: Of arithmetic for every 8 bytes, the decoder's part.
         """
         self._say(f"video {round(duration_s * 1e9)} {rounds}")
-        frames, took = map(int, self._answer("PAINTED"))
-        return Painted(frames, took / 1e9)
+        frames, took, cpu = map(int, self._answer("PAINTED"))
+        return Painted(frames, took / 1e9, cpu / 1e9)
 
     def replay(self, frames: Sequence[PageRuns], hz: int) -> NDArray[np.int64]:
         """Write one word of each page of each frame, so many frames a second.

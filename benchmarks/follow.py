@@ -1,0 +1,143 @@
+"""`python -m benchmarks.follow URL TRACKER`: a tap in a process of its own, whose viewer keeps nothing.
+
+So what is measured is finding, reading, comparing and converting, and no protocol. TRACKER may be `blind`:
+then nothing is tracked, and the whole screen is read, compared and converted at a tap's own rate. What that
+takes from a writer is memory bandwidth and the CPU's caches, and not tracking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.rest import Spent, family, spent
+from lab.errors import LabError
+from lab.supervise import spawn, stop
+from vramtap.display.screen import Screen
+from vramtap.errors import VramtapError
+from vramtap.pages import PageRuns
+from vramtap.tap import INTERVAL_S, MAX_DUTY, Tap
+from vramtap.targets.open import open_target
+
+BLIND: Final = "blind"
+_ROOT: Final = Path(__file__).resolve().parents[1]
+
+
+class Follower:
+    """The tap's process.
+
+    Args:
+        process: Has said that it is ready.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def stats(self) -> dict[str, Any]:
+        """What it has done so far; `looks` among it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"stats\n")
+        self._process.stdin.flush()
+        return self._line()
+
+    def spent(self) -> Spent:
+        """What it and its helpers have spent so far."""
+        return spent(family(self._process.pid))
+
+    def _line(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise LabError(f"follow: it ended with status {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@contextlib.contextmanager
+def follower(url: str, tracker: str) -> Iterator[Follower]:
+    """A tap of this target, until the block ends.
+
+    Raises:
+        LabError: it cannot be tapped so.
+    """
+    argv = [sys.executable, "-m", "benchmarks.follow", url, tracker]
+    process = spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT)
+    try:
+        follower = Follower(process)
+        follower._line()
+        yield follower
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+    finally:
+        stop(process)
+
+
+async def _main(url: str, tracker: str) -> None:
+    following = _follow_blindly(url) if tracker == BLIND else _follow(url, tracker)
+    await following
+
+
+async def _follow(url: str, tracker: str) -> None:
+    async with Tap(open_target(url), tracker=tracker) as tap:
+
+        async def watch() -> None:
+            async for _ in tap.changes():
+                pass
+
+        def stats() -> dict[str, object]:
+            return {**tap.stats.as_dict(), "looks": tap.stats.polls}
+
+        await _until_told(watch(), stats)
+
+
+async def _follow_blindly(url: str) -> None:
+    """Read it all at a tap's interval, or as often as a tap would that has to."""
+    looks, screen = 0, Screen()
+    async with open_target(url) as target:
+        mode = await target.mode()
+        if mode is None:
+            raise VramtapError("follow", url, "shows no linear mode")
+        screen.set_mode(mode)
+        loop, everything = asyncio.get_running_loop(), PageRuns.full(target.extent.pages)
+
+        async def watch() -> None:
+            nonlocal looks
+            due_s = loop.time()
+            while True:
+                began_s = loop.time()
+                screen.refresh(target.extent, everything)
+                looks += 1
+                due_s = max(due_s + INTERVAL_S, began_s + (loop.time() - began_s) / MAX_DUTY)
+                await asyncio.sleep(due_s - loop.time())
+
+        await _until_told(watch(), lambda: {"tracker": BLIND, "looks": looks})
+
+
+async def _until_told(watch: Coroutine[None, None, None], stats: Callable[[], dict[str, object]]) -> None:
+    """Watch until standard input ends; answer each line of it with what was done so far."""
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    watching = asyncio.create_task(watch)
+    print(json.dumps(stats()), flush=True)
+    while await reader.readline():
+        if watching.done():
+            break
+        print(json.dumps(stats()), flush=True)
+    watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(_main(*sys.argv[1:3]))
+    except VramtapError as error:
+        sys.exit(f"follow: {error}")
