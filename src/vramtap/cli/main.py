@@ -20,6 +20,8 @@ COMMANDS: Final = {
     "watch": "Print a line for every change.",
     "screenshot": "Write the screen to a PNG file.",
     "bench": "Measure on this machine.",
+    "trace": "Record which pages a target writes, and replay it.",
+    "tune": "Choose the hybrid tracker's parameters for recorded traces.",
     "demo": "Show a small machine of vramtap's own.",
     "doctor": "Say what this kernel and user can do.",
 }

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vramtap.cli import run
+from vramtap.cli.trace_replay import command as replay
+from vramtap.cli.traces import bar, plain, title
 from vramtap.errors import UsageError
 from vramtap.targets.open import open_target
 from vramtap.targets.url import parse
@@ -39,10 +39,7 @@ def command() -> None:
     """Record which pages a target writes and when, and replay it."""
 
 
-def bar(what: str) -> Progress:
-    """A progress bar on stderr, which is gone when it is done."""
-    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+command.add_command(replay, "replay")
 
 
 @command.command()
@@ -121,7 +118,7 @@ async def _record_machine(
 @contextlib.contextmanager
 def _progress(total_s: float) -> Iterator[Callable[[Recording], None]]:
     """A bar that moves with each second recorded."""
-    with bar("recording") as progress:
+    with bar() as progress:
         task = progress.add_task("recording", total=total_s)
 
         def told(recording: Recording) -> None:
@@ -179,19 +176,10 @@ def show(file: Path, output: Path | None, as_json: bool) -> None:
         click.echo(f"{name.replace('_', ' '):{width}}  {value}")
     for name, text in trace.meta.items():
         # What a stranger's file says is not for the terminal to obey.
-        click.echo(f"{_plain(name):{width}}  {_plain(text)}")
+        click.echo(f"{plain(name):{width}}  {plain(text)}")
     if trace.intervals:
         for line in picture.as_text(picture.heat(trace, SHOW_COLUMNS, SHOW_ROWS)):
             click.echo(f"|{line:{min(SHOW_COLUMNS, trace.intervals)}}|")
-
-
-def title(trace: Trace, file: Path) -> str:
-    """What a trace is called: its own name, or the file's; printable."""
-    return _plain(trace.meta.get("name", "")) or file.stem
-
-
-def _plain(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text[:200])
 
 
 def summary(trace: Trace) -> dict[str, object]:

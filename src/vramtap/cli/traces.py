@@ -1,0 +1,104 @@
+"""What the commands about traces share: a progress bar, names, and the small files they take."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vramtap.errors import KernelError, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from vramtap.trace.trace import Trace
+    from vramtap.trackers.costs import Costs
+    from vramtap.trackers.policy import Parameters
+
+MAX_JSON_BYTES: Final = 1 << 20
+"""Of costs or parameters; they take a few hundred."""
+_NAME_CHARACTERS: Final = 200
+
+
+def bar() -> Progress:
+    """A progress bar on stderr, which is gone when it is done."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def title(trace: Trace, file: Path) -> str:
+    """What a trace is called: its own name, or the file's; printable."""
+    return plain(trace.meta.get("name", "")) or plain(file.stem)
+
+
+def plain(text: str) -> str:
+    """A stranger's words, with nothing in them that a terminal would obey."""
+    return "".join(character if character.isprintable() else "?" for character in text[:_NAME_CHARACTERS])
+
+
+def read_costs(path: Path | None) -> Costs:
+    """The costs in a JSON file; without one, those of the machine this was written on.
+
+    Raises:
+        VramtapError: it cannot be read, or says no costs.
+    """
+    from vramtap.trackers.costs import REFERENCE, Costs
+
+    return REFERENCE if path is None else Costs.from_mapping(_read_json("--costs", path))
+
+
+def read_parameters(path: Path | None) -> Parameters:
+    """The parameters of our policy in a JSON file, by themselves or in what `vramtap tune --json` wrote.
+
+    Raises:
+        VramtapError: it cannot be read, or says no parameters.
+    """
+    from vramtap.trackers.policy import Parameters
+
+    defaults = Parameters()
+    if path is None:
+        return defaults
+    values = _read_json("--parameters", path)
+    inner = values.get("parameters", values)
+    if not isinstance(inner, dict):
+        raise UsageError("--parameters", str(path), "holds no parameters")
+    for name, value in inner.items():
+        default = getattr(defaults, name, None)
+        if default is None:
+            known = ", ".join(field.name for field in dataclasses.fields(defaults))
+            raise UsageError("--parameters", f"{path} {plain(name)}", "is no parameter", f"known: {known}")
+        number = not isinstance(default, bool) and isinstance(default, float) and type(value) is int
+        if not number and type(value) is not type(default):
+            kind = type(default).__name__
+            raise UsageError("--parameters", f"{path} {name}", f"{plain(repr(value))} is no {kind}")
+        if not isinstance(value, bool) and not 0 < value < float("inf"):
+            raise UsageError("--parameters", f"{path} {name}", f"{value} is not more than 0")
+    return dataclasses.replace(defaults, **inner)
+
+
+def _read_json(option: str, path: Path) -> dict[str, object]:
+    """An object in a small file.
+
+    Raises:
+        NotFound: there is no such file.
+        KernelError: it cannot be read.
+        UsageError: it is none.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_JSON_BYTES + 1)
+    except FileNotFoundError as error:
+        raise NotFound(option, str(path), "no such file") from error
+    except OSError as error:
+        raise KernelError("read", str(path), error.errno or 0) from error
+    if len(text) > MAX_JSON_BYTES:
+        raise UsageError(option, str(path), f"is longer than {MAX_JSON_BYTES} bytes")
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(option, str(path), f"is no JSON: {plain(str(error))}") from error
+    if not isinstance(values, dict):
+        raise UsageError(option, str(path), "holds no JSON object")
+    return values
