@@ -35,7 +35,8 @@ class MachineWatch:
         space: The machine's.
         question: Whether something was written. Called in the caller's thread, the machine's and one of its
             own, never in two at a time; must not raise, nor stop the machine.
-        answer: Called once at the first yes, in one of these threads, unless cancelled before; must not wait.
+        answer: Called once at the first yes, in one of these threads, unless cancelled before; must neither
+            raise nor wait.
         interval_s: Between two questions while the CPU runs without a stop.
 
     Raises:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,28 +182,70 @@ async def test_a_guest_that_runs_without_a_word_is_said_to_once(
     monkeypatch.setattr(module, "SILENT_S", 0.01)
     with machine(SILENT) as guest:
         async with MachineTarget(guest) as target:
-            async with asyncio.timeout(60):
-                while not caplog.messages:
-                    await target.mode()
-                    await asyncio.sleep(0)
-            for _ in range(3):
-                await asyncio.sleep(0.01)
-                await target.mode()
+            await until(lambda: caplog.messages)
+            assert not guest.runs._watchers, "it is not measured any more"
+            assert await target.mode() is None
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert said == ["machine: the guest has neither halted nor used a port for 0.01 s; it is at rip 0x100001"]
 
 
-@pytest.mark.parametrize("source", ["1: hlt; jmp 1b", "1: in $0x64, %al; jmp 1b"], ids=["halted", "busy"])
-async def test_a_guest_that_waits_or_uses_ports_is_not(
-    source: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+async def test_a_guest_that_was_stopped_meanwhile_is_said_to_all_the_same(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENT_S", 0.01)
+    with machine(SILENT) as guest:
+        async with MachineTarget(guest):
+            while not caplog.messages:
+                with guest.paused():
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0)
+    assert "has neither halted" in caplog.messages[0]
+
+
+async def test_a_guest_that_uses_ports_is_not(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SILENT_S", 0.05)
-    with machine(source) as guest:
+    with machine("1: in $0x64, %al; jmp 1b") as guest:
         async with MachineTarget(guest) as target:
-            for _ in range(20):
-                await target.mode()
-                await asyncio.sleep(0.01)
+            assert target._silence is not None
+            timer, looks = target._silence._timer, []
+            take = timer.take
+
+            def counting_take() -> int:
+                looks.append(guest.progress)
+                return take()
+
+            monkeypatch.setattr(timer, "take", counting_take)
+            await until(lambda: len(looks) == 5)
     assert caplog.messages == []
+
+
+async def test_a_guest_that_halts_is_not_and_nobody_looks(caplog: pytest.LogCaptureFixture) -> None:
+    with machine("1: hlt; jmp 1b") as guest:
+        async with MachineTarget(guest) as target:
+            silence = target._silence
+            assert silence is not None
+            fdinfo = Path(f"/proc/self/fdinfo/{silence._timer.fileno()}")
+            for _ in range(3):
+                halts = guest.halts
+                guest.raise_line()
+                await until(lambda halts=halts: guest.halts > halts)  # type: ignore[misc]  # of this round
+                # The kernel says that the timer is not set (proc_pid_fdinfo(5)).
+                await until(lambda: "it_value: (0, 0)" in fdinfo.read_text())
+    assert caplog.messages == []
+
+
+async def test_the_measure_is_gone_with_the_tap() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with machine(SILENT) as guest:
+        async with MachineTarget(guest) as target:
+            assert len(guest.runs._watchers) == 1
+            silence = target._silence
+        assert not guest.runs._watchers
+        assert silence is not None
+        silence.ended(True)  # one that was on its way
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_a_tap_sees_what_the_display_clears() -> None:
