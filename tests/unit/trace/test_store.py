@@ -1,0 +1,225 @@
+"""Traces as files: what is written is read, anything else is refused in one line, nothing is half written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vramtap.errors import KernelError, NotFound, UsageError, VramtapError
+from vramtap.pages import PageRuns
+from vramtap.trace import store
+from vramtap.trace.store import load, save
+from vramtap.trace.trace import Trace, TraceBuilder
+
+RUNS = pyarrow.list_(
+    pyarrow.field(
+        "element",
+        pyarrow.struct(
+            [
+                pyarrow.field("first", pyarrow.int32(), False),
+                pyarrow.field("last", pyarrow.int32(), False),
+            ]
+        ),
+        nullable=False,
+    )
+)
+META = {"vramtap.trace": "1", "vramtap.pages": "10", "vramtap.meta": "{}"}
+
+
+def example(looks: int = 3) -> Trace:
+    builder = TraceBuilder(10)
+    for look in range(looks):
+        builder.add(look + 1, PageRuns([(look % 9, 10)]) if look % 2 else PageRuns())
+    return builder.build({"target": "x11::7", "name": "näme"})
+
+
+def write(path: Path, rows: list[dict[str, Any]], meta: dict[str, str] | None = None, **columns: Any) -> Path:  # noqa: ANN401
+    """A file by another hand: these rows, under this schema's metadata, columns of other types if named."""
+    fields = {
+        "at_ns": pyarrow.field("at_ns", pyarrow.int64(), False),
+        "runs": pyarrow.field("runs", RUNS, False),
+    }
+    fields |= columns
+    schema = pyarrow.schema([field for field in fields.values() if field is not None])
+    schema = schema.with_metadata(META if meta is None else meta)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), path)
+    return path
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(
+    pages=st.integers(1, 70),
+    looks=st.lists(st.sets(st.integers(0, 69)), max_size=20),
+    meta=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
+)
+def test_what_is_saved_is_loaded(
+    tmp_path: Path, pages: int, looks: list[set[int]], meta: dict[str, str]
+) -> None:
+    builder = TraceBuilder(pages)
+    for at_ns, written in enumerate(looks):
+        builder.add(at_ns * 1000, PageRuns.from_pages(page for page in written if page < pages))
+    trace = builder.build(meta)
+    save(tmp_path / "trace", trace)
+    assert load(tmp_path / "trace") == trace
+
+
+def test_more_looks_than_are_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "ROWS_A_GROUP", 7)
+    save(tmp_path / "trace", example(23))
+    assert load(tmp_path / "trace") == example(23)
+
+
+def test_a_trace_by_another_hand_is_taken(tmp_path: Path) -> None:
+    rows = [{"at_ns": 1, "runs": []}, {"at_ns": 2, "runs": [{"first": 0, "last": 3}]}]
+    trace = load(write(tmp_path / "trace", rows))
+    assert (trace.pages, trace.intervals) == (10, 2)
+    assert trace.written(1) == PageRuns([(0, 3)])
+
+
+def run(first: int, last: int) -> list[dict[str, Any]]:
+    return [{"at_ns": 1, "runs": [{"first": first, "last": last}]}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "meta", "said"),
+    [
+        (run(0, 11), META, "outside"),
+        (run(-1, 3), META, "outside"),
+        (run(3, 3), META, "empty"),
+        ([{"at_ns": 2, "runs": []}, {"at_ns": 1, "runs": []}], META, "order of time"),
+        (run(0, 1), {}, "no mark"),
+        (run(0, 1), META | {"vramtap.trace": "2"}, "not 1"),
+        (run(0, 1), META | {"vramtap.pages": "0"}, "0 pages"),
+        (run(0, 1), META | {"vramtap.pages": "-1"}, "no number of pages"),
+        (run(0, 1), META | {"vramtap.pages": "9" * 5000}, "no number of pages"),
+        (run(0, 1), META | {"vramtap.pages": "99999999"}, "outside"),
+        (run(0, 1), META | {"vramtap.meta": "{"}, "no JSON"),
+        (run(0, 1), META | {"vramtap.meta": "[" * 60_000}, "no JSON"),
+        (run(0, 1), META | {"vramtap.meta": "[]"}, "no list of texts"),
+        (run(0, 1), META | {"vramtap.meta": '{"a": 1}'}, "no list of texts"),
+        (run(0, 1), META | {"vramtap.meta": json.dumps({"a": "x" * 70_000})}, "more than"),
+    ],
+)
+def test_what_a_file_says_is_checked(
+    tmp_path: Path, rows: list[dict[str, Any]], meta: dict[str, str], said: str
+) -> None:
+    path = write(tmp_path / "trace", rows, meta)
+    with pytest.raises(UsageError, match=said) as refused:
+        load(path)
+    assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        ({"runs": None}, {"at_ns": 1}),
+        ({"more": pyarrow.field("more", pyarrow.int8())}, {"at_ns": 1, "runs": [], "more": 1}),
+        ({"at_ns": pyarrow.field("at_ns", pyarrow.int32(), False)}, {"at_ns": 1, "runs": []}),
+        ({"at_ns": pyarrow.field("at_ns", pyarrow.int64())}, {"at_ns": None, "runs": []}),
+        ({"runs": pyarrow.field("runs", RUNS)}, {"at_ns": 1, "runs": None}),
+        ({"runs": pyarrow.field("runs", pyarrow.string(), False)}, {"at_ns": 1, "runs": "all"}),
+    ],
+)
+def test_other_columns_are_refused(tmp_path: Path, columns: dict[str, Any], row: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="columns"):
+        load(write(tmp_path / "trace", [row], **columns))
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1PAR1", b"\0" * 500, b"not a trace at all\n" * 50])
+def test_what_is_no_parquet_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "trace").write_bytes(content)
+    with pytest.raises(UsageError, match="trace"):
+        load(tmp_path / "trace")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_broken_file_is_refused_or_a_trace(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "trace"
+    save(path, example(40))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(1, len(content)))])
+    said = ""
+    try:
+        load(path).dirty(10)
+    except UsageError as refused:
+        said = str(refused)
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("bound", ["MAX_INTERVALS", "MAX_RUNS", "MAX_FILE_BYTES", "MAX_META_BYTES"])
+def test_every_length_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    save(tmp_path / "trace", example(40))
+    monkeypatch.setattr(store, bound, 10)
+    with pytest.raises(UsageError, match="more than"):
+        load(tmp_path / "trace")
+
+
+def test_there_is_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no such file"):
+        load(tmp_path / "nothing")
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(KernelError, match="EISDIR"):
+        load(tmp_path)
+
+
+def test_a_save_that_fails_leaves_what_there_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "trace"
+    save(path, example(3))
+
+    def fail(table: pyarrow.Table, file: Any, **options: object) -> None:  # noqa: ANN401
+        file.write(b"half")
+        raise OSError(28, "no space")
+
+    monkeypatch.setattr(pyarrow.parquet, "write_table", fail)
+    with pytest.raises(KernelError, match="ENOSPC"):
+        save(path, example(5))
+    assert load(path) == example(3)
+    assert os.listdir(tmp_path) == ["trace"]
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "trace")
+    save(tmp_path / "link", example())
+    assert (tmp_path / "link").is_symlink()
+    assert load(tmp_path / "trace") == example()
+
+
+def test_a_place_is_tried_before_it_is_needed(tmp_path: Path) -> None:
+    store.check_place(tmp_path / "trace")
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(KernelError, match="ENOENT"):
+        store.check_place(tmp_path / "no" / "trace")
+    with pytest.raises(KernelError, match="EISDIR"):
+        store.check_place(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["save", "load", "check_place"])
+def test_without_pyarrow_one_line_says_what_brings_it(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(VramtapError, match=r"pip install 'vramtap\[trace\]'"):
+        getattr(store, what)(tmp_path / "trace", *[example()][: what == "save"])
+
+
+def test_who_serves_has_no_need_of_pyarrow() -> None:
+    code = (
+        "import sys, vramtap.cli.serve, vramtap.tap, vramtap.trace.record, vramtap.cli.trace, vramtap.cli.tune\n"
+        "assert not {'pyarrow', 'distributed', 'dask'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
