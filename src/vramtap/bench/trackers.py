@@ -6,6 +6,9 @@ untracked, as fast as it can. In every round each tracker gets one turn, and so 
 moves on from round to round. A tracker's slowdown is the median, over the rounds, of its time over the
 untracked time: both are measured within seconds of each other, so that what the rest of the computer does
 meanwhile falls on both.
+
+`blind` is no tracker: its turns read, compare and convert the whole screen at every look. What the guest
+loses to them is lost to reading, and not to tracking.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from vramtap.display.page_spans import pages_of
 from vramtap.display.screen import Screen
 from vramtap.errors import VramtapError
 from vramtap.machine.choose_cpu import CpuName, LogForm
@@ -28,8 +32,10 @@ from vramtap.targets.bochs import Dispi
 from vramtap.trackers.choose import choose
 from vramtap.trackers.contract import Everything, Tracker
 
-TRACKERS: Final = ("compare", "log", "dirtybits")
+TRACKERS: Final = ("compare", "log", "dirtybits", "hybrid")
 """Those that need no KVM."""
+BLIND: Final = "blind"
+"""Whose turns look without tracking."""
 INTERVAL_S: Final = 1 / 60
 """Between two looks, as a tap looks."""
 SLICE_S: Final = 0.5
@@ -78,6 +84,11 @@ class Cost:
         slowdown: Tracked over untracked time for these frames, median of the rounds; 1.0 is none. None
             where the guest draws no frames.
         looks: How many were measured.
+        lost_us: Of the guest's time between two looks, microseconds, median of the rounds: the difference to
+            the untracked time for these frames, which may fall below nothing by what measuring varies. 0.0
+            where the guest draws no frames.
+        total_us: What tracking costs in all from one look to the next: the guest's loss and our mean look.
+        slowdowns: Of each round, as `slowdown`; empty where that is None.
     """
 
     workload: str
@@ -91,6 +102,9 @@ class Cost:
     untracked_per_s: float
     slowdown: float | None
     looks: int
+    lost_us: float
+    total_us: float
+    slowdowns: Sequence[float]
 
 
 def measure(
@@ -109,7 +123,7 @@ def measure(
 
     Args:
         workloads: Of the guest that comes with the package.
-        trackers: Names for `choose`.
+        trackers: Names for `choose`, or `BLIND`.
         cpu: Of the machine.
         log: With KVM, the form of its log.
         mode: The guest's, `WIDTHxHEIGHT`.
@@ -164,7 +178,8 @@ def _turn(machine: Machine, workload: str, name: str, frames: int, slice_s: floa
         _start(machine, workload)
         if name == NOBODY:
             return Turn(_drawing_s(machine, frames, slice_s, lambda: None))
-        tracker, screen, turn = choose(name, machine.extent).tracker, Screen(), Turn(0.0)
+        tracker = None if name == BLIND else choose(name, machine.extent).tracker
+        screen, turn = Screen(), Turn(0.0)
         try:
             # The first answer is everything, and the screen is read as a whole: neither is measured.
             _look(machine, tracker, screen)
@@ -179,7 +194,8 @@ def _turn(machine: Machine, workload: str, name: str, frames: int, slice_s: floa
 
             turn.took_s = _drawing_s(machine, frames, slice_s, look)
         finally:
-            tracker.disarm()
+            if tracker is not None:
+                tracker.disarm()
         return turn
 
 
@@ -228,22 +244,30 @@ def _wait(machine: Machine, until_s: float) -> None:
         raise VramtapError("bench", "machine", machine.ended or "ended")
 
 
-def _look(machine: Machine, tracker: Tracker, screen: Screen) -> tuple[PageRuns | Everything, float, float]:
+def _look(
+    machine: Machine, tracker: Tracker | None, screen: Screen
+) -> tuple[PageRuns | Everything, float, float]:
     """What a tap does at each look; returns the answer, microseconds of the collect, and of it all."""
     began_ns = time.perf_counter_ns()
     mode = Dispi.from_words(machine.dispi.words()).mode(machine.extent.size_bytes)
-    window = mode.window if mode is not None and tracker.reads_memory else None
-    answer = tracker.collect(window)
+    answer: PageRuns | Everything = PageRuns([mode.window] if mode is not None else [])
+    if tracker is not None:
+        answer = tracker.collect(mode.window if mode is not None and tracker.reads_memory else None)
     collected_ns = time.perf_counter_ns()
     if mode is not None:
         screen.set_mode(mode)
         runs = PageRuns.full(machine.extent.pages) if isinstance(answer, Everything) else answer
-        screen.refresh(tracker.source, runs)
+        damage = screen.refresh(machine.extent if tracker is None else tracker.source, runs)
+        if tracker is not None and tracker.learns:
+            tracker.learn(pages_of(damage.rects, mode))
     return answer, (collected_ns - began_ns) / 1e3, (time.perf_counter_ns() - began_ns) / 1e3
 
 
 def _cost(workload: str, name: str, frames: int, free: list[Turn], tracked: list[Turn]) -> Cost:
-    ratios = [mine.took_s / nobodys.took_s for nobodys, mine in zip(free, tracked, strict=True)]
+    pairs = list(zip(free, tracked, strict=True)) if frames else []
+    ratios = [mine.took_s / nobodys.took_s for nobodys, mine in pairs]
+    lost = [(mine.took_s - nobodys.took_s) * 1e6 / len(mine.look_us) for nobodys, mine in pairs]
+    lost_us = statistics.median(lost) if lost else 0.0
     looks = sum(len(turn.collect_us) for turn in tracked)
     return Cost(
         workload,
@@ -255,6 +279,9 @@ def _cost(workload: str, name: str, frames: int, free: list[Turn], tracked: list
         frames,
         frames / statistics.median(turn.took_s for turn in tracked),
         frames / statistics.median(turn.took_s for turn in free),
-        statistics.median(ratios) if frames else None,
+        statistics.median(ratios) if ratios else None,
         looks,
+        lost_us,
+        lost_us + statistics.fmean(us for turn in tracked for us in turn.look_us),
+        ratios,
     )

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vramtap.bench.trackers import ROUNDS, SLICE_S, TRACKERS, Cost, measure
+from vramtap.bench.trackers import BLIND, ROUNDS, SLICE_S, TRACKERS, Cost, measure
 from vramtap.machine.choose_cpu import CPU_NAMES, LOG_FORMS, CpuName, LogForm
 from vramtap.machine.workloads import MEASURED, WORKLOADS
 from vramtap.trackers.choose import NAMES
 
-_WIDTH: Final = 110
+_WIDTH: Final = 120
 """Characters the table takes."""
 
 
@@ -40,8 +40,8 @@ def command() -> None:
     "-t",
     "trackers",
     multiple=True,
-    type=click.Choice(NAMES[1:]),
-    help=f"[{', '.join(TRACKERS)}]",
+    type=click.Choice([*NAMES[1:], BLIND]),
+    help=f"[{', '.join(TRACKERS)}]; {BLIND}: read it all, and track nothing.",
 )
 @click.option("--cpu", type=click.Choice(CPU_NAMES), default="unicorn", help="Of the embedded machine.")
 @click.option("--log", type=click.Choice(LOG_FORMS), default="bitmap", help="With KVM: its log's form.")
@@ -73,7 +73,8 @@ def trackers(
 
     The workloads run in the embedded machine, as fast as it can, looked at 60 times a second. A look is a
     collect and what follows it: the pages reported are read, compared and converted. Slowdown is the guest's
-    time for the same frames with tracking over that without, taken side by side.
+    time for the same frames with tracking over that without, taken side by side. Total is what it costs from
+    one look to the next: the guest's loss, and our look.
     """
     names = workloads or MEASURED
     chosen = trackers or TRACKERS
@@ -102,7 +103,7 @@ def trackers(
         rows = [dataclasses.asdict(cost) for cost in costs]
         click.echo(json.dumps({"cpu": cpu, "mode": mode, "load": load, "costs": rows}, indent=2))
     elif markdown:
-        click.echo(as_markdown(costs))
+        click.echo(f"{as_markdown(costs)}\n\n{totals_as_markdown(costs)}")
     else:
         console = Console()
         # In a file or a pipe there is no width to fit.
@@ -126,9 +127,28 @@ def as_markdown(costs: list[Cost]) -> str:
     return "\n".join(lines)
 
 
+def totals_as_markdown(costs: list[Cost]) -> str:
+    """What tracking costs in all from one look to the next, a workload a row, a tracker a column."""
+    names = list(dict.fromkeys(cost.tracker for cost in costs))
+    lines = [f"| {' | '.join(['total us a look', *names])} |", f"|{'---|' * (1 + len(names))}"]
+    for workload in dict.fromkeys(cost.workload for cost in costs):
+        row = {cost.tracker: cost for cost in costs if cost.workload == workload}
+        lines.append(f"| {' | '.join([workload, *(f'{row[name].total_us:.0f}' for name in names)])} |")
+    return "\n".join(lines)
+
+
 def _table(costs: list[Cost]) -> Table:
     table = Table("workload", "tracker")
-    for title in ("collect us", "look us", "pages", "everything", "frames/s", "untracked", "slowdown"):
+    for title in (
+        "collect us",
+        "look us",
+        "pages",
+        "everything",
+        "frames/s",
+        "untracked",
+        "slowdown",
+        "total us",
+    ):
         table.add_column(title, justify="right")
     before = ""
     for cost in costs:
@@ -142,6 +162,7 @@ def _table(costs: list[Cost]) -> Table:
             f"{cost.frames_per_s:.1f}",
             f"{cost.untracked_per_s:.1f}",
             _slowdown(cost),
+            f"{cost.total_us:.0f}",
         )
         before = cost.workload
     return table

@@ -8,13 +8,17 @@ import pytest
 from click.testing import CliRunner
 
 from vramtap.bench.trackers import Cost
-from vramtap.cli.bench import as_markdown, command
+from vramtap.cli.bench import as_markdown, command, totals_as_markdown
 
 ARGUMENTS = ["trackers", "--mode", "320x200", "--rounds", "1", "--slice", "0.05", "-w", "idle", "-w", "caret"]
 
 
-def cost(workload: str, tracker: str, slowdown: float | None = 1.5) -> Cost:
-    return Cost(workload, tracker, 12.4, 345.6, 7.0, 0.25, 50, 100.0, 150.0, slowdown, 60)
+def cost(workload: str, tracker: str, slowdown: float | None = 1.5, total_us: float = 400.4) -> Cost:
+    slowdowns = [] if slowdown is None else [slowdown]
+    return Cost(
+        *(workload, tracker, 12.4, 345.6, 7.0, 0.25, 50, 100.0, 150.0, slowdown, 60),
+        *(total_us - 350.0, total_us, slowdowns),
+    )
 
 
 def run(*more: str) -> str:
@@ -46,6 +50,22 @@ def test_markdown_has_a_row_a_workload() -> None:
     assert rows[0].count("|") == rows[1].count("|") == rows[2].count("|")
     assert rows[2] == "| a | 150 | 12 | 346 | 1.50 | 12 | 346 | 1.50 |"
     assert rows[3].startswith("| b | 150 | 12 | 346 | - |")
+
+
+def test_totals_have_a_row_a_workload_and_a_column_a_tracker() -> None:
+    costs = [cost("a", "log", total_us=100.6), cost("a", "blind"), cost("b", "log", None), cost("b", "blind")]
+    assert totals_as_markdown(costs).splitlines() == [
+        "| total us a look | log | blind |",
+        "|---|---|---|",
+        "| a | 101 | 400 |",
+        "| b | 400 | 400 |",
+    ]
+
+
+def test_markdown_says_both() -> None:
+    said = run("--markdown")
+    assert "log: collect us" in said
+    assert "| total us a look | log |" in said
 
 
 @pytest.mark.parametrize("more", [["-w", "nonsense"], ["--rounds", "0"], ["--cpu", "z80"], ["--slice", "-1"]])
