@@ -90,7 +90,10 @@ class Userfaultfd(Descriptor):
         self._ioctl("UFFDIO_REGISTER", abi.UFFDIO_REGISTER, argument, f" {start:#x}-{end:#x}")
 
     def unregister(self, start: int, end: int) -> None:
-        """Lift protection and registration of `[start, end)`."""
+        """Lift protection and registration of `[start, end)`; who is held there is not woken.
+
+        Kernel: userfaultfd_unregister() (fs/userfaultfd.c, 6.18) wakes those who wait for a missing page only.
+        """
         argument = abi.UffdioRange(start=start, len=end - start)
         self._ioctl("UFFDIO_UNREGISTER", abi.UFFDIO_UNREGISTER, argument, f" {start:#x}-{end:#x}")
 
@@ -109,6 +112,15 @@ class Userfaultfd(Descriptor):
             KernelError: ENOENT: some of it is not registered, with any userfaultfd.
         """
         self._writeprotect(start, end, 0)
+
+    def wake(self, start: int, end: int) -> None:
+        """Let everybody who is held in `[start, end)` try again, whatever lies there now.
+
+        Raises:
+            KernelError: ESRCH: the process has no memory any more.
+        """
+        argument = abi.UffdioRange(start=start, len=end - start)
+        self._ioctl("UFFDIO_WAKE", abi.UFFDIO_WAKE, argument, f" {start:#x}-{end:#x}")
 
     def _writeprotect(self, start: int, end: int, mode: int) -> None:
         argument = abi.UffdioWriteprotect(range=abi.UffdioRange(start=start, len=end - start), mode=mode)

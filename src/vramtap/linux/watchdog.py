@@ -220,7 +220,11 @@ def _faults(guard: Userfaultfd) -> list[int]:
 
 
 def _lift(guard: Userfaultfd, start: int, end: int) -> None:
-    # Refused when part of it was unmapped or the other side has unregistered it, which lifts it too. Where
-    # only part of it has gone the rest stays protected: the other side was told, and unregisters all of it.
-    with contextlib.suppress(VramtapError):
+    # Refused when part of it was unmapped or the other side has unregistered it, which lifts it but wakes
+    # nobody. Where only part of it has gone the rest stays protected, and who is woken runs into it again: the
+    # other side was told, and lifts all of it.
+    try:
         guard.lift(start, end)
+    except VramtapError:
+        with contextlib.suppress(VramtapError):
+            guard.wake(start, end)

@@ -20,8 +20,8 @@ once, after the new protection is in place; so both arming and handing over answ
 Decision. All of it happens in `collect`. Armed: take the log's registration away, register and protect with
 the other descriptor, answer Everything and stay armed. From then on `collect` answers nothing as long as
 neither a fault is in the descriptor nor the watchdog has told of one: a write that is held has not
-happened. When one has fired: let the watchdog finish, take the range away from it, which wakes whoever it
-has missed, protect it with the log, and answer Everything. Which tile is what, and when to arm, is
+happened. When one has fired: let the watchdog finish, lift and wake what it has missed, take the range away
+from it, protect it with the log, and answer Everything. Which tile is what, and when to arm, is
 `policy`'s to say.
 """
 
@@ -220,7 +220,7 @@ class HybridTracker:
             return False
         if not watchdog.idle:
             if not watchdog.alive:
-                self._disarm_watchdog("the watchdog has ended")
+                self._mourn(extent, watchdog)
             return False
         self._log.suspend(Everything(Reason.ARMED))
         try:
@@ -238,20 +238,28 @@ class HybridTracker:
 
     def _hand_over(self, extent: Extent, watchdog: Watchdog) -> None:
         """From synchronous protection to the log."""
-        if not watchdog.settle(SETTLE_S):
+        if not watchdog.settle(SETTLE_S) and watchdog.alive:
             log.warning("%s: the watchdog (pid %d) did not answer a write", extent, watchdog.pid)
         self._release(extent, watchdog)
         watchdog.forget()
         self.armed = False
         self._log.resume(Everything(Reason.WOKEN))
         if not watchdog.alive:
-            self._disarm_watchdog("the watchdog has ended")
+            self._mourn(extent, watchdog)
         self._take(self._policy.woken(self._state))
 
+    def _mourn(self, extent: Extent, watchdog: Watchdog) -> None:
+        self._disarm_watchdog("the watchdog has ended")
+        log.warning("%s: the watchdog (pid %d) has ended: never armed again", extent, watchdog.pid)
+
     def _release(self, extent: Extent, watchdog: Watchdog) -> None:
-        # Refused only where there is no memory at all any more, and then there is nothing to be released.
-        with contextlib.suppress(KernelError):
-            watchdog.guard.unregister(extent.address, extent.end)
+        # To take the registration away wakes nobody, so the protection is lifted first: stopped in between, we
+        # must leave no writer held whom the watchdog, refused by then, could not wake. Lifting is refused where
+        # part of the memory has gone, and so wakes nobody either: hence the third. All are refused only where
+        # there is no memory at all any more, and then there is nothing to be released.
+        for release in (watchdog.guard.lift, watchdog.guard.unregister, watchdog.guard.wake):
+            with contextlib.suppress(KernelError):
+                release(extent.address, extent.end)
 
     def restore(self, runs: PageRuns) -> None:
         """Report these pages again."""
