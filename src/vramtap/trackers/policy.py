@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vramtap.trackers.arming import Arming, ArmingRule
 from vramtap.trackers.costs import Costs
+from vramtap.trackers.twostate import TileRule, TileStates
 
 Tiles = NDArray[np.bool_]
 Counts = NDArray[np.int64]
+
+INTERVAL_S: Final = 1 / 60
+"""Between two looks of a tap, unless it is told another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,8 @@ class Policy(Protocol):
 
         Args:
             state: The last one this policy gave. If it says armed, the arming was not carried out.
-            dirty: Pages found written (logged tile) or changed (open tile), shape `(tiles,)`.
+            dirty: Pages found written (logged tile) or changed (open tile, and one that is protected again at
+                this look), shape `(tiles,)`.
         """
         ...
 
@@ -147,104 +153,118 @@ class RandomPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Of `OnlinePolicy`.
+    """Of `OnlinePolicy`; none is a time or a count of looks: those follow from the target's costs.
+
+    The defaults are those that cost the eight workloads and the three real traces of the tests at most 1.1
+    times their optimum; around them costs change slowly (`vramtap tune` finds others for other guests).
 
     Args:
         tile_pages: Pages of a tile; for whoever cuts the extent into tiles.
-        patience: A tile changes its state when the other would have been cheaper by so many times what
-            changing to and fro costs.
-        arm_after: The extent is armed when as much was spent on looks that found nothing as so many armings
-            with their wakings cost.
+        patience: A tile is opened when that would have saved so many times what opening and closing cost; 1.0
+            is the work-function rule. Where a tile begins; it learns.
+        patience_closing: The same for closing.
+        most_patience: The most that it learns.
+        margin: What learning may cost more than the rule that is proved, as a share of that.
+        trust: What it may cost more besides, at once: in openings and closings for a tile, in armings for the
+            extent.
+        arm_after: The rule that is proved arms when so many armings have been spent on looking in vain.
+        arm_soonest: The earliest that is learned, as a share of that.
+        forget: What the gaps before still count, each time another one is over.
         arms: Whether it arms at all.
+
+    Raises:
+        ValueError: one is out of its range.
     """
 
-    tile_pages: int = 16
-    patience: float = 1.0
+    tile_pages: int = 32
+    patience: float = 0.5
+    patience_closing: float = 0.1
+    most_patience: float = 8.0
+    margin: float = 0.1
+    trust: float = 4.0
     arm_after: float = 1.0
+    arm_soonest: float = 1 / 32
+    forget: float = 0.9
     arms: bool = True
 
+    def __post_init__(self) -> None:
+        for name, (least, most) in _RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, not from {least} to {most}")
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """What start() worked out, the same for all looks."""
 
-    pages: NDArray[np.float64]
-    read_us: NDArray[np.float64]
-    """The whole of each tile."""
-    lowest_us: NDArray[np.float64]
-    highest_us: NDArray[np.float64]
-    written_us: float
-    """A page written: the fault and the reading."""
-    protect_us: float
-    look_us: float
-    arm_at_us: float
+_RANGES: Final = {
+    "tile_pages": (1, 1 << 20),
+    "patience": (1e-3, 1e3),
+    "patience_closing": (1e-3, 1e3),
+    "most_patience": (1e-3, 1e3),
+    "margin": (1e-6, 1e3),
+    "trust": (0.0, 1e6),
+    "arm_after": (1e-6, 1e6),
+    "arm_soonest": (1e-6, 1.0),
+    "forget": (0.0, 1.0),
+}
+"""Wide enough for any search, narrow enough that no sum overflows."""
 
 
 @dataclass(frozen=True, slots=True)
 class _OnlineState(State):
-    rule: _Rule | None = None
-    ahead_us: NDArray[np.float64] | None = None
-    rent_us: float = 0.0
-    settled: bool = False
+    tiles: TileStates = field(kw_only=True)
+    arming: Arming = field(kw_only=True)
 
 
 class OnlinePolicy:
-    """Ours: a two-state task system for each tile, ski rental for the arming.
+    """Ours: a two-state task system for each tile (`twostate`), ski rental for the arming (`arming`).
+
+    What is proved of either, and what is not, stands there. A look that finds nothing in a settled extent
+    touches no array.
 
     Args:
         parameters: Tuned on traces.
+        interval_s: Between two looks, seconds: what a time asleep is measured with.
     """
 
     name: Final = "ours"
 
-    def __init__(self, parameters: Parameters | None = None) -> None:
+    def __init__(self, parameters: Parameters | None = None, interval_s: float = INTERVAL_S) -> None:
         self.parameters = parameters or Parameters()
+        self._interval_s = interval_s
 
     def start(self, pages: Counts, costs: Costs) -> State:
         """See `Policy.start`."""
-        sizes = pages.astype(np.float64)
-        read_us = sizes * costs.page_us
-        opening_us = sizes * costs.fault_weighted_us
-        closing_us = read_us + costs.protect_us
-        total = int(pages.sum())
-        rule = _Rule(
-            sizes,
-            read_us,
-            -self.parameters.patience * opening_us,
-            self.parameters.patience * closing_us,
-            costs.fault_weighted_us + costs.page_us,
-            costs.protect_us,
-            costs.look_us,
-            self.parameters.arm_after * (costs.arming_us(total) + costs.waking_us(total)),
+        p, total = self.parameters, int(pages.sum())
+        tiles = TileStates.begin(
+            TileRule.of(pages, costs, (p.patience, p.patience_closing), p.most_patience, p.margin, p.trust)
         )
-        return _OnlineState(_closed(len(pages)), rule=rule, ahead_us=rule.lowest_us, settled=True)
+        whole_us = costs.arming_us(total) + costs.waking_us(total)
+        rule = ArmingRule.of(costs.look_us, whole_us, p.arm_after, p.arm_soonest, p.forget, p.trust)
+        return _OnlineState(tiles.open, tiles=tiles, arming=Arming.begin(rule))
 
     def step(self, state: State, dirty: Counts) -> State:
         """See `Policy.step`."""
-        assert isinstance(state, _OnlineState)
-        assert state.rule is not None
-        assert state.ahead_us is not None
-        rule, seen = state.rule, bool(dirty.any())
-        if seen:
-            rent_us = 0.0
+        tiles, arming = _own(state)
+        if state.armed:
+            arming = arming.refused()
+        if dirty.any():
+            arming = arming.ended()
         else:
-            rent_us = (0.0 if state.armed else state.rent_us) + rule.look_us
-            if self.parameters.arms and rent_us >= rule.arm_at_us:
-                return _OnlineState(state.open, True, 0.0, rule, state.ahead_us, rent_us, state.settled)
-            if state.settled:
-                return _OnlineState(state.open, False, 0.0, rule, state.ahead_us, rent_us, True)
-        hit = dirty > 0
-        logged_hit = int(np.count_nonzero(hit & ~state.open))
-        share = np.where(state.open, rule.protect_us / (logged_hit + 1), rule.protect_us / max(logged_hit, 1))
-        ahead = state.ahead_us + dirty * rule.written_us + np.where(hit, share, 0.0) - rule.read_us
-        ahead = np.clip(ahead, rule.lowest_us, rule.highest_us)
-        opened = (state.open & (ahead > rule.lowest_us)) | (ahead >= rule.highest_us)
-        settled = not seen and bool((ahead == rule.lowest_us).all())
-        return _OnlineState(opened, False, 0.0, rule, ahead, rent_us, settled)
+            arming = arming.quiet()
+            if self.parameters.arms and arming.due:
+                return _OnlineState(tiles.open, True, tiles=tiles, arming=arming)
+            if tiles.settled:
+                return _OnlineState(tiles.open, tiles=tiles, arming=arming)
+        tiles = tiles.look(dirty)
+        return _OnlineState(tiles.open, tiles=tiles, arming=arming)
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
         """See `Policy.woken`."""
-        assert isinstance(state, _OnlineState)
-        assert state.rule is not None
-        rule = state.rule
-        return _OnlineState(_closed(len(state.open)), rule=rule, ahead_us=rule.lowest_us, settled=True)
+        tiles, arming = _own(state)
+        tiles = tiles.logged_again()
+        arming = arming.woken(None if slept_s is None else slept_s / self._interval_s)
+        return _OnlineState(tiles.open, tiles=tiles, arming=arming)
+
+
+def _own(state: State) -> tuple[TileStates, Arming]:
+    if not isinstance(state, _OnlineState):
+        raise TypeError(f"{type(state).__name__} is another policy's state")
+    return state.tiles, state.arming

@@ -1,0 +1,246 @@
+"""Two states for each tile, logged or open, and when to change: the online rule and what is proved of it.
+
+The task system. In a look a tile of `n` pages, `w` of them written, costs
+
+    logged   w * (fault + page) + share, if w > 0;        0 otherwise
+    open     n * page
+
+where `fault` is weighted, and `share` is an equal part of the look's one protecting call, among the logged
+tiles hit in it; for an open tile, what its part would be were it logged. Changing costs `D_open = n *
+fault` (each of its pages faults once more) and `D_close = n * page + protect` (all of it is read once more,
+and the call, as if it were made for this tile alone). Every look is a task, given as two costs; it is paid
+in the state the tile is in, and only then is the state changed.
+
+The theorem. A. Borodin, N. Linial, M. Saks, "An optimal on-line algorithm for metrical task system", JACM
+39(4), 1992: with N states no deterministic rule stays below 2N - 1 times the optimum (and a constant), and
+the work-function rule reaches it: **3** here. Costs of changing that differ between the two ways are the
+same as equal ones, half the sum each, up to one constant, since a tile goes there as often as back. The
+rule: with `wl` and `wo` the least cost of serving all so far and ending logged or open, `d = wl - wo` in
+[-D_open, D_close]; a logged tile is opened when d reaches D_close, an open one closed when it reaches
+-D_open.
+
+What it means here, where a look is paid first and decided on after. Let `C = D_open + D_close`. In a whole
+cycle (open and close) d goes up by C and down by C, so `wl` rises by W >= C, and adding up what is paid in
+either state gives W + C for the looks, C for the changes, and what the two deciding looks overshoot, which
+is at most what the dearest look of either kind moves d by: `n * fault + protect` and `n * page`, together
+C. So a cycle costs W + 3 C <= **4 W**: at most 4 times the optimum and a constant of 2 C, of which 1 is the
+price of not knowing a look before it is paid.
+
+Hysteresis is in it: d has to cross all of [-D_open, D_close] between two changes, so each change is paid
+for by looks that were dearer, by at least C - (one look), than they would have been in the other state.
+
+What is done with it. For traces this is too slow to open where opening pays and too quick where it does
+not: the **adviser** opens and closes at `patience * C`, a patience for each tile and way, which doubles (up
+to `most`) when the stay it led to did not earn C, and halves (down to where it began) when it did; and it
+closes tiles together as soon as together they have regretted one call. It is followed while it is **in
+credit**: what it spent on the tile beyond `1 + margin` times the work-function rule, counted from the last
+time that it was not behind, must stay within `trust * C`; else the rule itself is followed until it is
+again. One look and one change may pass before that is seen, C each. Hence at every moment
+
+    spent on a tile <= (1 + margin) * (4 * optimum + 2 * C) + (trust + 2) * C.
+
+Not covered. (1) The shares: the bound is against the best schedule of this tile *with these shares*; the
+one call made for all makes the tiles depend on each other, and nothing is proved of the best schedule of
+all. `trace.optimum` bounds that one for recorded traces. An armed stretch begins the count anew: the
+constant is for each waking, which by itself costs that much. (2) A change is done at the look after the
+decision: an open tile is read once more, and that look is charged as if it were the change. (3) D_open is
+the most that opening can cost; pages that are not written again never pay it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vramtap.trackers.costs import Costs
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class TileRule:
+    """What does not change; arrays of shape `(tiles,)`, microseconds.
+
+    Args:
+        read_us: A whole tile.
+        open_us: D_open, what opening costs.
+        close_us: D_close, what closing costs.
+        cycle_us: C, both.
+        written_us: A page written while logged.
+        protect_us: The call.
+        patience: Of the adviser where it begins: to open and to close, in cycles.
+        most: Its highest.
+        margin: What the adviser may spend more than the rule, as a share.
+        trust_us: What it may be behind besides.
+    """
+
+    read_us: Floats
+    open_us: Floats
+    close_us: Floats
+    cycle_us: Floats
+    written_us: float
+    protect_us: float
+    patience: tuple[float, float]
+    most: float
+    margin: float
+    trust_us: Floats
+
+    @classmethod
+    def of(
+        cls,
+        pages: NDArray[np.int64],
+        costs: Costs,
+        patience: tuple[float, float],
+        most: float,
+        margin: float,
+        trust: float,
+    ) -> Self:
+        """Work out what a target's costs make of tiles of so many pages."""
+        sizes: Floats = pages.astype(np.float64)
+        read_us, open_us = sizes * costs.page_us, sizes * costs.fault_weighted_us
+        close_us = read_us + costs.protect_us
+        cycle_us = open_us + close_us
+        written_us = costs.fault_weighted_us + costs.page_us
+        return cls(
+            read_us,
+            open_us,
+            close_us,
+            cycle_us,
+            written_us,
+            costs.protect_us,
+            patience,
+            most,
+            margin,
+            trust * cycle_us,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TileStates:
+    """What has been seen of each tile and decided; arrays of shape `(tiles,)`, never written to.
+
+    Args:
+        rule: What does not change.
+        open: Which are open.
+        regret_us: What the other state would have been cheaper by, since that was last nothing.
+        gain_us: What this state has been cheaper by, since it was entered.
+        earned: Whether that has ever been C.
+        patience: Of opening and of closing, shape `(2, tiles)`.
+        rule_open: Which would be open by the work-function rule.
+        ahead_us: Its d.
+        behind_us: What was spent more than it allows.
+        settled: Looks that find nothing change nothing any more.
+    """
+
+    rule: TileRule
+    open: Flags
+    regret_us: Floats
+    gain_us: Floats
+    earned: Flags
+    patience: Floats
+    rule_open: Flags
+    ahead_us: Floats
+    behind_us: Floats
+    settled: bool
+
+    @classmethod
+    def begin(cls, rule: TileRule) -> Self:
+        """All logged, nothing seen."""
+        tiles = len(rule.read_us)
+        none, nothing = np.zeros(tiles, dtype=np.bool_), np.zeros(tiles)
+        patience = np.repeat(np.array(rule.patience)[:, None], tiles, axis=1)
+        return cls(rule, none, nothing, nothing, ~none, patience, none, -rule.open_us, nothing, True)
+
+    def logged_again(self) -> Self:
+        """After a waking: all logged, and what was learned kept."""
+        begun = self.begin(self.rule)
+        return type(self)(
+            self.rule,
+            begun.open,
+            begun.regret_us,
+            begun.gain_us,
+            begun.earned,
+            self.patience,
+            begun.rule_open,
+            begun.ahead_us,
+            self.behind_us,
+            True,
+        )
+
+    def look(self, dirty: NDArray[np.int64]) -> Self:
+        """The decision after a look.
+
+        Args:
+            dirty: Pages found written or changed.
+        """
+        rule, was = self.rule, self.open
+        hit = dirty > 0
+        logged = int(np.count_nonzero(hit > was))
+        share = np.where(was, rule.protect_us / (logged + 1), rule.protect_us / max(logged, 1))
+        # What the look cost more logged than open.
+        dearer: Floats = np.multiply(dirty, rule.written_us, dtype=np.float64)
+        dearer += share * hit
+        dearer -= rule.read_us
+        worse = np.where(was, -dearer, dearer)
+        regret = np.maximum(self.regret_us + worse, 0.0)
+        gain = self.gain_us - worse
+        earned = self.earned | (gain >= rule.cycle_us)
+        patience = self.patience
+        opening, closing = self._advice(regret)
+
+        ahead = np.minimum(np.maximum(self.ahead_us + dearer, -rule.open_us), rule.close_us)
+        rule_open = np.where(self.rule_open, ahead > -rule.open_us, ahead >= rule.close_us)
+        behind = self._behind(dearer, rule_open)
+        changing = opening | closing
+        if changing.any():
+            patience = _learn(rule, patience, earned, opening, closing)
+        now: Flags = was ^ changing
+        distrusted = behind > rule.trust_us
+        if distrusted.any():
+            now = np.where(distrusted, rule_open, now)
+            changing = was ^ now
+        if changing.any():
+            behind += changing * np.where(now, rule.open_us, rule.close_us)
+            regret = np.where(changing, 0.0, regret)
+            gain = np.where(changing, 0.0, gain)
+            earned = earned & ~changing
+        np.maximum(behind, 0.0, out=behind)
+        # Only a look that finds nothing can leave everything as it will stay.
+        settled = not (logged or hit.any() or now.any() or rule_open.any() or regret.any())
+        settled = settled and bool(earned.all() and (ahead == -rule.open_us).all())
+        return type(self)(rule, now, regret, gain, earned, patience, rule_open, ahead, behind, settled)
+
+    def _advice(self, regret: Floats) -> tuple[Flags, Flags]:
+        """Which to open and which to close, by their patience."""
+        rule, (to_open, to_close), was = self.rule, self.patience, self.open
+        opening = ~was & (regret >= to_open * rule.cycle_us)
+        if not was.any():
+            return opening, was
+        # In calls: what each has regretted beyond its own part.
+        calls = (regret / to_close - (rule.cycle_us - rule.protect_us)) / max(rule.protect_us, 1e-9)
+        ready = was & (calls >= 0)
+        return opening, ready if float(calls[ready].sum()) >= 1 else np.zeros_like(was)
+
+    def _behind(self, dearer: Floats, rule_open: Flags) -> Floats:
+        """What was spent more than the rule allows: this look in either state, and the rule's own changes."""
+        rule = self.rule
+        differ = np.subtract(self.rule_open, self.open, dtype=np.float64)
+        its = rule.read_us + np.where(self.rule_open, 0.0, dearer)
+        behind: Floats = self.behind_us + dearer * differ - rule.margin * its
+        changed = rule_open != self.rule_open
+        if changed.any():
+            behind -= changed * np.where(rule_open, rule.open_us, rule.close_us) * (1 + rule.margin)
+        return behind
+
+
+def _learn(rule: TileRule, patience: Floats, earned: Flags, opening: Flags, closing: Flags) -> Floats:
+    """A stay that ends has earned a cycle or not: so much was the patience right that led to it."""
+    factor = np.where(earned, 0.5, 2.0)
+    least = np.array(rule.patience)[:, None]
+    learned = np.where(np.stack([closing, opening]), patience * factor, patience)
+    bounded: Floats = np.minimum(np.maximum(learned, least), np.maximum(least, rule.most))
+    return bounded
