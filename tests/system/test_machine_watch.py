@@ -19,6 +19,7 @@ from vramtap.trackers.writelog import LogTracker
 
 NEVER_S = 1e6
 """No test takes so long: what is seen then is not the timer's doing."""
+ROUNDS = 100
 _READ, _FUTEX = 0, 202
 """System calls (kernel: arch/x86/entry/syscalls/syscall_64.tbl)."""
 
@@ -82,18 +83,21 @@ class Watched:
         self.tracker = LogTracker()
         self.tracker.arm(machine.extent)
         self.tracker.collect()
-        self.told = threading.Event()
         self.asked = 0
-        extent = machine.extent
-        written = self.tracker._pagemap.question(extent.address, extent.end)
+        self._interval_s = interval_s
+        self._written = self.tracker._pagemap.question(machine.extent.address, machine.extent.end)
+        self.begin()
 
-        def question() -> bool:
-            self.asked += 1
-            return written()
-
-        self.watch = MachineWatch(guest_space(extent)[0], question, self.told.set, interval_s)
-
+    def begin(self) -> None:
+        """Begin a watch."""
+        self.told = threading.Event()
+        space, _ = guest_space(self.machine.extent)
+        self.watch = MachineWatch(space, self._question, self.told.set, self._interval_s)
         self._watching = True
+
+    def _question(self) -> bool:
+        self.asked += 1
+        return self._written()
 
     def cancel(self) -> None:
         """End the watch; harmless twice."""
@@ -144,6 +148,40 @@ def test_a_guest_that_runs_for_nothing_does_not_wake_the_watch_and_a_key_does(cp
         assert switches(thread) == before, "the machine's own thread has told it"
         found.cancel()
         assert found.tracker.collect() == PageRuns([(0, 1)])
+
+
+def test_a_key_beside_the_beginning_of_the_watch_is_noticed(cpu: str) -> None:
+    with watched(ECHOING, cpu) as found:
+        found.cancel()
+        for number in range(ROUNDS):
+            together = threading.Barrier(2)
+
+            def type_key(together: threading.Barrier = together) -> None:
+                together.wait(60)
+                found.key()
+
+            typing = threading.Thread(target=type_key)
+            typing.start()
+            together.wait(60)
+            found.begin()
+            assert found.told.wait(60), number
+            found.cancel()
+            typing.join(60)
+            assert found.tracker.collect() == PageRuns([(0, 1)]), number
+
+
+def test_a_machine_may_end_under_the_watch(cpu: str) -> None:
+    machine = Machine(assemble(STORING_ON), cpu=cpu)  # type: ignore[arg-type]  # of a parameter
+    with machine:
+        await_halts(machine, 1)
+        found = Watched(machine, NEVER_S)
+        found.key()
+        while not machine.memory.vram[0]:
+            assert not machine.wait_end(0.001), machine.ended
+        assert not found.told.is_set()
+    assert found.told.is_set(), "its last run has ended, too"
+    found.cancel()
+    found.tracker.disarm()
 
 
 def test_a_guest_that_never_halts_is_noticed(cpu: str) -> None:
