@@ -47,6 +47,7 @@ async def record(
     hz: float,
     seconds: float,
     progress: Progress = lambda recording: None,
+    now_ns: Callable[[], int] = time.monotonic_ns,
 ) -> None:
     """Record a target until the time is over, it ends, or its screen takes another number of pages.
 
@@ -58,6 +59,7 @@ async def record(
         hz: Looks a second.
         seconds: How long to record, from the first linear mode on.
         progress: Told after each look.
+        now_ns: The clock, nanoseconds.
 
     Raises:
         AttachError: the target cannot be tapped.
@@ -71,7 +73,8 @@ async def record(
             await _arm(tracker, target)
             gone = asyncio.create_task(target.gone())
             try:
-                recording.ended = await _Session(target, tracker, recording, gone, hz).run(seconds, progress)
+                session = _Session(target, tracker, recording, gone, hz, now_ns)
+                recording.ended = await session.run(seconds, progress)
             except TargetGone as error:
                 # Its own account of its end says more than the call that failed.
                 recording.ended = await _account(gone, error)
@@ -137,38 +140,44 @@ class _Session:
     """A target that is attached and logged."""
 
     def __init__(
-        self, target: Target, tracker: Tracker, recording: Recording, gone: asyncio.Task[str], hz: float
+        self,
+        target: Target,
+        tracker: Tracker,
+        recording: Recording,
+        gone: asyncio.Task[str],
+        hz: float,
+        now_ns: Callable[[], int],
     ) -> None:
         self._target = target
         self._tracker = tracker
         self._recording = recording
         self._gone = gone
-        self._interval_s = 1 / hz
-        self._mode_due_s = float("-inf")
+        self._hz = hz
+        self._now_ns = now_ns
+        self._mode_due_ns = 0
 
     async def run(self, seconds: float, progress: Progress) -> str:
         """Look until something ends it; returns what."""
-        loop = asyncio.get_running_loop()
         self._target.on_activity = self._nudge
-        mode = await self._first_mode()
-        follower = Follower(self._tracker, self._recording, mode)
-        begin_s, begin_ns = loop.time(), time.monotonic_ns()
-        looks, last = 0, looks_in(seconds, 1 / self._interval_s)
-        while looks < last:
-            next_look = max(looks + 1, math.ceil((loop.time() - begin_s) / self._interval_s))
-            self._recording.skipped(next_look - looks - 1)
-            looks = next_look
-            if await self._gone_by(begin_s + looks * self._interval_s):
+        follower = Follower(self._tracker, self._recording, await self._first_mode())
+        begin_ns, interval_ns = self._now_ns(), 1e9 / self._hz
+        look, last = 0, looks_in(seconds, self._hz)
+        while look < last:
+            # Those that were missed are over: a later look cannot make up for them.
+            due = max(look + 1, math.ceil((self._now_ns() - begin_ns) / interval_ns))
+            self._recording.skipped(due - look - 1)
+            look = due
+            if await self._gone_by(begin_ns + round(look * interval_ns)):
                 return self._gone.result()
-            answer, now_ns = follower.collect(), time.monotonic_ns()
-            ended = follower.keep(now_ns - begin_ns, answer, await self._mode(follower.mode, bool(answer)))
+            answer, at_ns = follower.collect(), self._now_ns() - begin_ns
+            ended = follower.keep(at_ns, answer, await self._mode(follower.mode, bool(answer)))
             progress(self._recording)
             if ended:
                 return ended
         return f"after {seconds:g} s"
 
     def _nudge(self) -> None:
-        self._mode_due_s = float("-inf")
+        self._mode_due_ns = 0
 
     async def _first_mode(self) -> Mode:
         """Wait for a linear mode.
@@ -180,28 +189,32 @@ class _Session:
         if mode is None:
             log.warning("%s: shows no linear mode yet; waiting for one", self._target.url)
         while mode is None:
-            if await self._gone_by(asyncio.get_running_loop().time() + MODE_BUSY_S):
+            if await self._gone_by(self._now_ns() + _ns(MODE_BUSY_S)):
                 raise TargetGone("trace record", self._target.url, "ended before it showed a linear mode")
             mode = await self._target.mode()
         return mode
 
     async def _mode(self, last: Mode, active: bool) -> Mode | None:
         """The mode, asked for when it is due, which is as often as a tap would."""
-        now_s = asyncio.get_running_loop().time()
-        if now_s < self._mode_due_s:
+        now_ns = self._now_ns()
+        if now_ns < self._mode_due_ns:
             if active:
-                self._mode_due_s = min(self._mode_due_s, now_s + MODE_BUSY_S)
+                self._mode_due_ns = min(self._mode_due_ns, now_ns + _ns(MODE_BUSY_S))
             return last
         # A nudge from here on may be about what the answer does not know yet.
-        self._mode_due_s = now_s + (MODE_BUSY_S if active else MODE_IDLE_S)
+        self._mode_due_ns = now_ns + _ns(MODE_BUSY_S if active else MODE_IDLE_S)
         try:
             return await self._target.mode()
         except TimedOut as error:
             log.warning("%s; taken to be as before", error)
             return last
 
-    async def _gone_by(self, due_s: float) -> bool:
-        """Wait until then, on the loop's clock, or for the target's end; returns whether it has ended."""
-        wait_s = due_s - asyncio.get_running_loop().time()
-        done, _ = await asyncio.wait([self._gone], timeout=max(0.0, wait_s))
+    async def _gone_by(self, due_ns: int) -> bool:
+        """Wait until then, or for the target's end; returns whether it has ended."""
+        wait_s = max(0, due_ns - self._now_ns()) / 1e9
+        done, _ = await asyncio.wait([self._gone], timeout=wait_s)
         return bool(done)
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)

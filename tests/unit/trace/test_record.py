@@ -1,0 +1,318 @@
+"""Recording a target that does what it is told, in a time that jumps: what is kept, and what ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from faulty import PAGES, XR24, Fault, FaultyTarget, SoftLog
+from virtual_time import in_virtual_time
+from vramtap.errors import KernelError, Refused, TargetGone, VramtapError
+from vramtap.memory.extent import Extent
+from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
+from vramtap.tap import MODE_BUSY_S, MODE_IDLE_S
+from vramtap.trace import record as module
+from vramtap.trace.record import STOPPED, looks_in, record
+from vramtap.trace.recording import Follower, Recording
+from vramtap.trace.trace import Trace
+from vramtap.trackers.contract import Everything, Reason
+
+HZ = 50
+WINDOW = XR24.window[1]
+MOVED = dataclasses.replace(XR24, offset_bytes=8 * PAGE_SIZE)
+LARGER = dataclasses.replace(XR24, height=120)
+
+
+def now_ns() -> int:
+    return round(asyncio.get_running_loop().time() * 1e9)
+
+
+def log_of(
+    monkeypatch: pytest.MonkeyPatch, target: FaultyTarget, on_collect: Callable[[], None] = lambda: None
+) -> SoftLog:
+    """Let the recorder find this target's writes by their writer."""
+    made = SoftLog(target, on_collect)
+    monkeypatch.setattr(module, "LogTracker", lambda allow_filtered: made)
+    return made
+
+
+def during(recording: Recording, acts: dict[int, Callable[[], object]]) -> Callable[[Recording], None]:
+    """Do each act after so many looks."""
+
+    def told(same: Recording) -> None:
+        assert same is recording
+        acts.pop(same.looks, lambda: None)()
+
+    return told
+
+
+async def recorded(
+    target: FaultyTarget, acts: dict[int, Callable[[], object]] | None = None, seconds: float = 1.0
+) -> Trace:
+    """A recording of one second, and what happens after so many looks of it."""
+    recording = Recording("faulty:", HZ, "host", {"name": "test"})
+    await record(
+        target, recording, hz=HZ, seconds=seconds, progress=during(recording, acts or {}), now_ns=now_ns
+    )
+    assert (target.attached, target.released) == (1, 1)
+    return recording.trace()
+
+
+@in_virtual_time
+async def test_each_interval_keeps_what_was_written_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FaultyTarget()
+    log = log_of(monkeypatch, target)
+    target.put(0, 0, 1)  # before the recording: none of its own
+
+    def both() -> None:
+        target.put(0, 0, 2)
+        target.put(0, 50, 3)
+
+    trace = await recorded(target, {3: both, 7: lambda: target.put(99, 59, 4)})
+    assert trace.pages == WINDOW
+    assert trace.intervals == HZ
+    page = 50 * 400 // PAGE_SIZE
+    expected = {3: PageRuns.from_pages([0, page]), 7: PageRuns([(WINDOW - 1, WINDOW)])}
+    for interval in range(HZ):
+        assert trace.written(interval) == expected.get(interval, NO_PAGES)
+    assert trace.meta["ended"] == "after 1 s"
+    assert trace.meta["mode"] == str(XR24)
+    assert (trace.meta["name"], trace.meta["target"], trace.meta["clock"]) == ("test", "faulty:", "host")
+    assert "everything" not in trace.meta
+    assert "skipped" not in trace.meta
+    assert log.disarmed == 1
+
+
+@in_virtual_time
+async def test_looks_do_not_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FaultyTarget()
+    log_of(monkeypatch, target)
+    trace = await recorded(target, seconds=100)
+    assert trace.intervals == 100 * HZ
+    for look in (0, 1, 999, trace.intervals - 1):
+        assert trace.at_ns[look] == pytest.approx((look + 1) * 1e9 / HZ, abs=2e6)
+
+
+@in_virtual_time
+async def test_looks_that_come_too_late_are_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, loop = FaultyTarget(), asyncio.get_running_loop()
+    log_of(monkeypatch, target)
+    target.answering.clear()
+    # The first answer about the mode is 0.2 s in coming; so is one in the middle.
+    loop.call_later(0.2, target.answering.set)
+
+    def stall() -> None:
+        target.answering.clear()
+        target.put(0, 0, 1)
+        loop.call_later(0.5, target.answering.set)
+
+    trace = await recorded(target, {10: stall})
+    skipped = int(trace.meta["skipped"])
+    assert 15 <= skipped <= 25
+    assert trace.intervals == HZ - skipped
+    assert trace.duration_s == pytest.approx(1.0, abs=0.01)
+
+
+@in_virtual_time
+async def test_everything_is_all_pages_and_its_reason_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FaultyTarget()
+    log = log_of(monkeypatch, target)
+    trace = await recorded(target, {5: lambda: setattr(log, "_first", True)})
+    assert trace.written(5) == PageRuns.full(WINDOW)
+    assert trace.written(4) == trace.written(6) == NO_PAGES
+    assert trace.meta["everything"] == "first 1"
+
+
+@in_virtual_time
+async def test_a_screen_that_moves_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FaultyTarget()
+    log_of(monkeypatch, target)
+
+    def flip() -> None:
+        target.shown = MOVED
+        target.on_activity()
+
+    trace = await recorded(target, {5: flip, 9: lambda: target.put(0, 0, 1)})
+    assert trace.intervals == HZ
+    assert trace.written(5) == PageRuns.full(WINDOW)
+    assert trace.written(9) == PageRuns([(0, 1)])
+    assert trace.meta["moves"] == "1"
+
+
+@in_virtual_time
+async def test_another_palette_is_the_same_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FaultyTarget()
+    log_of(monkeypatch, target)
+    trace = await recorded(
+        target, {5: lambda: setattr(target, "shown", dataclasses.replace(XR24, width=99))}, seconds=3
+    )
+    assert trace.intervals == 3 * HZ
+    assert len(trace.runs) == 0
+
+
+@pytest.mark.parametrize(("mode", "said"), [(LARGER, str(LARGER)), (None, "none that is linear")])
+@in_virtual_time
+async def test_a_screen_of_another_size_ends_it(
+    monkeypatch: pytest.MonkeyPatch, mode: object, said: str
+) -> None:
+    target = FaultyTarget()
+    log_of(monkeypatch, target)
+
+    def change() -> None:
+        target.put(0, 0, 1)
+        target.shown = mode  # type: ignore[assignment]  # a Mode or None, as parametrised
+        target.on_activity()
+
+    trace = await recorded(target, {5: change})
+    assert trace.intervals == 6
+    assert trace.written(5) == PageRuns([(0, 1)])
+    assert trace.meta["ended"] == f"the mode changed to {said}"
+
+
+@pytest.mark.parametrize(("writes", "within_s"), [(True, MODE_BUSY_S), (False, MODE_IDLE_S)])
+@in_virtual_time
+async def test_a_new_mode_that_nobody_announces_is_found(
+    monkeypatch: pytest.MonkeyPatch, writes: bool, within_s: float
+) -> None:
+    target = FaultyTarget()
+    log_of(monkeypatch, target)
+
+    def change() -> None:
+        target.shown = LARGER
+        if writes:
+            target.put(0, 0, 1)
+
+    trace = await recorded(target, {5: change}, seconds=5)
+    assert 0 < trace.duration_s - 5 / HZ <= within_s + 2 / HZ
+
+
+@in_virtual_time
+async def test_a_late_answer_about_the_mode_is_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FaultyTarget()
+    log_of(monkeypatch, target)
+    trace = await recorded(target, {2: lambda: target.faults.inject(Fault.MODE_LATE)}, seconds=3)
+    assert target.faults.over.is_set()
+    assert trace.intervals == 3 * HZ
+
+
+@in_virtual_time
+async def test_a_linear_mode_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FaultyTarget(None)
+    log_of(monkeypatch, target)
+    asyncio.get_running_loop().call_later(20, setattr, target, "shown", XR24)
+    trace = await recorded(target)
+    assert trace.intervals == HZ
+
+
+@in_virtual_time
+async def test_without_one_a_target_that_ends_was_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FaultyTarget(None)
+    log_of(monkeypatch, target)
+    asyncio.get_running_loop().call_later(20, target.end, "it fell over")
+    with pytest.raises(TargetGone, match="linear mode"):
+        await recorded(target)
+
+
+@in_virtual_time
+async def test_a_target_that_ends_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FaultyTarget()
+    log_of(monkeypatch, target)
+    trace = await recorded(target, {5: lambda: target.end("it fell over")})
+    assert trace.intervals == 5
+    assert trace.meta["ended"] == "it fell over"
+
+
+@in_virtual_time
+async def test_memory_that_has_gone_is_explained_by_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, loop = FaultyTarget(), asyncio.get_running_loop()
+
+    def fail() -> None:
+        if log.collects > 5:
+            loop.call_later(0.3, target.end, "it fell over")
+            raise TargetGone("PAGEMAP_SCAN", "pid 7", "no such process")
+
+    log = log_of(monkeypatch, target, fail)
+    trace = await recorded(target)
+    assert trace.intervals == 4
+    assert trace.meta["ended"] == "it fell over"
+
+
+@in_virtual_time
+async def test_a_look_that_fails_is_an_error_and_the_rest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, recording = FaultyTarget(), Recording("faulty:", HZ, "host")
+    log = log_of(monkeypatch, target)
+    acts = during(recording, {5: lambda: target.faults.inject(Fault.COLLECT)})
+    with pytest.raises(KernelError, match="ENOMEM"):
+        await record(target, recording, hz=HZ, seconds=1, progress=acts, now_ns=now_ns)
+    assert recording.trace().intervals == 5
+    assert "ENOMEM" in recording.trace().meta["ended"]
+    assert (log.disarmed, target.released) == (1, 1)
+
+
+@in_virtual_time
+async def test_who_cancels_it_keeps_what_was_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, recording = FaultyTarget(), Recording("faulty:", HZ, "host")
+    log = log_of(monkeypatch, target)
+    task = asyncio.create_task(record(target, recording, hz=HZ, seconds=100, now_ns=now_ns))
+    await asyncio.sleep(10.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert 495 <= recording.trace().intervals <= 500
+    assert recording.trace().meta["ended"] == STOPPED
+    assert (log.disarmed, target.released) == (1, 1)
+
+
+@in_virtual_time
+async def test_a_log_that_is_refused_is_said_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, recording = FaultyTarget(), Recording("faulty:", HZ, "host")
+    log = log_of(monkeypatch, target)
+
+    def refuse(extent: Extent) -> None:
+        raise Refused("ptrace", "pid 7", "EPERM")
+
+    monkeypatch.setattr(log, "arm", refuse)
+    with pytest.raises(VramtapError, match=r"its writes cannot be logged: ptrace pid 7: EPERM .*doctor"):
+        await record(target, recording, hz=HZ, seconds=1, now_ns=now_ns)
+    assert (log.disarmed, target.released, recording.looks) == (1, 1, 0)
+
+
+def test_a_recording_that_has_not_begun_has_no_trace() -> None:
+    with pytest.raises(ValueError, match="not begun"):
+        Recording("faulty:", HZ, "host").trace()
+
+
+@in_virtual_time
+async def test_a_trace_that_is_full_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FaultyTarget()
+    log_of(monkeypatch, target)
+    monkeypatch.setattr("vramtap.trace.trace.MAX_INTERVALS", 7)
+    trace = await recorded(target)
+    assert trace.intervals == 7
+    assert trace.meta["ended"] == "no trace may be longer"
+
+
+@in_virtual_time
+async def test_pages_count_from_the_windows_first() -> None:
+    target = FaultyTarget(MOVED)
+    log, recording = SoftLog(target), Recording("faulty:", HZ, "host")
+    log.arm(target.extent)
+    follower = Follower(log, recording, MOVED)
+    assert follower.keep(1, PageRuns([(8, 9), (13, 14)]), MOVED) == ""
+    assert follower.keep(2, Everything(Reason.REMAPPED), MOVED) == ""
+    trace = recording.trace()
+    assert trace.written(0) == PageRuns([(0, 1), (5, 6)])
+    assert trace.written(1) == PageRuns.full(WINDOW)
+    assert trace.meta["everything"] == "remapped 1"
+    assert recording.pages_written == 2 + WINDOW
+    assert recording.pages == WINDOW < PAGES
+
+
+@pytest.mark.parametrize(
+    ("seconds", "hz", "looks"), [(1, 60, 60), (0.1, 60, 6), (0.7, 10, 7), (0.3, 10, 3), (0.01, 60, 1)]
+)
+def test_looks_in_a_time(seconds: float, hz: float, looks: int) -> None:
+    assert looks_in(seconds, hz) == looks
