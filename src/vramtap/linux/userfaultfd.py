@@ -92,7 +92,7 @@ class Userfaultfd(Descriptor):
     def unregister(self, start: int, end: int) -> None:
         """Lift protection and registration of `[start, end)`; who is held there is not woken.
 
-        Kernel: userfaultfd_unregister() (fs/userfaultfd.c, 6.18) wakes only those who wait for a missing page.
+        Kernel: userfaultfd_unregister() (fs/userfaultfd.c, 6.18) wakes those waiting for a missing page only.
         """
         argument = abi.UffdioRange(start=start, len=end - start)
         self._ioctl("UFFDIO_UNREGISTER", abi.UFFDIO_UNREGISTER, argument, f" {start:#x}-{end:#x}")

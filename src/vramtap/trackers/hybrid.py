@@ -223,11 +223,14 @@ class HybridTracker:
                 self._mourn(extent, watchdog)
             return False
         self._log.suspend(Everything(Reason.ARMED))
+        registered = False
         try:
             watchdog.guard.register(extent.address, extent.end)
+            registered = True
             watchdog.guard.protect(extent.address, extent.end)
         except BaseException as error:
-            self._release(extent, watchdog)
+            if registered:  # else it may be another's, whose protection must not be lifted
+                self._release(extent, watchdog)
             self._log.resume(Everything(Reason.REMAPPED, f"not armed: {error}"))
             if not isinstance(error, KernelError):
                 raise
@@ -253,10 +256,10 @@ class HybridTracker:
         log.warning("%s: the watchdog (pid %d) has ended: never armed again", extent, watchdog.pid)
 
     def _release(self, extent: Extent, watchdog: Watchdog) -> None:
-        # To take the registration away wakes nobody, so the protection is lifted first: stopped in between, we
-        # must leave no writer held whom the watchdog, refused by then, could not wake. Lifting is refused where
-        # part of the memory has gone, and so wakes nobody either: hence the third. All are refused only where
-        # there is no memory at all any more, and then there is nothing to be released.
+        # To take the registration away wakes nobody, so the protection is lifted first: stopped in between,
+        # we must leave no writer held. Lifting is refused where part of the memory has gone, and so wakes
+        # nobody either: hence the third. All are refused only where there is no memory at all any more, and
+        # then there is nothing to be released.
         for release in (watchdog.guard.lift, watchdog.guard.unregister, watchdog.guard.wake):
             with contextlib.suppress(KernelError):
                 release(extent.address, extent.end)
