@@ -9,120 +9,154 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rich.console import Console
 
-from benchmarks import first_update, idle
-from vramtap.bench.trackers import ROUNDS, TRACKERS, Cost, measure
-from vramtap.cli.bench import as_markdown
+from benchmarks import costs, first_update, held, idle, tables, video
+from benchmarks.rest import REST_LIMIT_S
+from vramtap.bench.trackers import BLIND, ROUNDS, TRACKERS, measure
 from vramtap.machine.workloads import MEASURED
 
 README: Final = Path(__file__).resolve().parent.parent / "README.md"
-_SHOTS: Final = 15
-_IDLE_S: Final = 20.0
-_STRETCH_S: Final = 30.0
+_FOLLOWING: Final = ("compare", "log", "hybrid")
+"""Trackers of other processes' memory: always the one, always the other, and choosing."""
+_VIDEO_SLICE_S: Final = 2.0
+"""Of the embedded machine at 1080p: about thirty frames under Unicorn."""
 
 Update = Callable[[str], None]
+Figures = dict[str, Any]
+
+
+class Part(NamedTuple):
+    """One table of the README."""
+
+    run: Callable[[argparse.Namespace, Update], Figures]
+    table: Callable[[Mapping[str, Any]], str]
 
 
 def main() -> int:
     """Measure and report; exit status 0 when everything ran."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--part", action="append", choices=list(PARTS), help="measure this one (default all)")
-    parser.add_argument("--shots", type=int, default=_SHOTS, help=f"updates measured (default {_SHOTS})")
-    parser.add_argument("--idle", type=float, default=_IDLE_S, help="seconds without change before each")
-    parser.add_argument("--stretch", type=float, default=_STRETCH_S, help="seconds of idling measured")
-    parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, help=f"turns of each tracker (default {ROUNDS})"
-    )
-    parser.add_argument("--readme", action="store_true", help="write the tables into README.md")
-    parser.add_argument("-o", "--output", type=Path, help="write the figures as JSON")
-    options = parser.parse_args()
+    options = _options()
+    parts = options.part or list(PARTS)
+    if options.readme:
+        for name in parts:
+            _around(name)  # a marker that is missing is better said now than in an hour
     console = Console(stderr=True)
-    found: dict[str, Any] = {}
-    for name in options.part or PARTS:
-        run, table = PARTS[name]
+    found: Figures = {}
+    for name in parts:
         load = os.getloadavg()[1]
-        with console.status("starting") as status:
-            figures = run(options, status.update)
+        with console.status(f"{name}: starting") as status:
+
+            def update(what: str, name: str = name) -> None:
+                status.update(f"{name}: {what}")
+
+            figures = PARTS[name].run(options, update)
         figures["load"] = [round(load, 1), round(os.getloadavg()[1], 1)]
         figures["machine"] = f"{_cpu()}, Linux {platform.release()}"
         figures["date"] = datetime.now(UTC).date().isoformat()
         found[name] = figures
-        text = f"{_when(figures)}\n{table(figures)}\n"
-        print(text)
+        if options.output:  # after each part: what was measured stays, whatever becomes of the next
+            options.output.write_text(json.dumps(found, indent=2) + "\n")
+        text = f"{_when(figures)}\n{PARTS[name].table(figures)}\n"
+        print(text, flush=True)
         if options.readme:
             _write(name, text)
-    if options.output:
-        options.output.write_text(json.dumps(found, indent=2) + "\n")
     return 0
 
 
-def _viewers(options: argparse.Namespace, update: Update) -> dict[str, Any]:
-    """The first update after a while without change, and what that while costs, beside other servers."""
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    add = parser.add_argument
+    add("--part", action="append", choices=list(PARTS), help="measure this one (default all)")
+    add("--tracker", default="auto", help="ours, in viewers and idle (default auto)")
+    add("--shots", type=int, default=200, help="first updates and held writers measured (default 200)")
+    add("--idle", type=float, default=20.0, help="viewers: seconds without change before each (default 20)")
+    add("--lanes", type=int, default=8, help="viewers, held: screens side by side (default 8)")
+    add("--guests", type=int, default=6, help="viewers: guests side by side (default 6)")
+    add("--stretch", type=float, default=60.0, help="idle: seconds measured (default 60)")
+    add("--rest", type=float, default=REST_LIMIT_S, help="idle: seconds waited for rest at most")
+    add("--silence", type=float, default=3.0, help="held: seconds before each shot, at least (default 3)")
+    add("--stopped", type=int, default=50, help="held: shots with a process stopped (default 50)")
+    add("--seconds", type=float, default=20.0, help="costs: of each recording (default 20)")
+    add("--rounds", type=int, default=ROUNDS, help=f"trackers, video: turns of each (default {ROUNDS})")
+    add("--turn", type=float, default=5.0, help="video: seconds a turn (default 5)")
+    add("--readme", action="store_true", help="write the tables into README.md")
+    add("-o", "--output", type=Path, help="write the figures as JSON")
+    return parser.parse_args()
+
+
+def _viewers(options: argparse.Namespace, update: Update) -> Figures:
+    """The first update after a while without change, beside other servers."""
+    updates, own_ms = first_update.measure(
+        options.shots, options.idle, options.lanes, options.guests, options.tracker, update
+    )
     return {
         "idle_s": options.idle,
-        "first_update_ms": {
-            "QEMU guest": first_update.on_qemu(options.shots, options.idle, update),
-            "Xvfb": first_update.on_xvfb(options.shots, options.idle, update),
-        },
-        "idle": {
-            "QEMU guest": _plain(idle.on_qemu(options.stretch, update)),
-            "Xvfb": _plain(idle.on_xvfb(options.stretch, update)),
-        },
+        "side_by_side": options.lanes,
+        "guests": options.guests,
+        "own_ms": own_ms,
+        "updates": [asdict(row) for row in updates],
     }
 
 
-def _viewers_table(figures: dict[str, Any]) -> str:
-    lines = [
-        "One run, Raw encoding, all on the same machine.",
-        "",
-        f"| first update after {figures['idle_s']:.0f} s without change, ms | median | min | max | shots |",
-        "|---|---|---|---|---|",
-    ]
-    for where, servers in figures["first_update_ms"].items():
-        for name, values in servers.items():
-            middle = statistics.median(values)
-            lines.append(
-                f"| {where}: {name} | {middle:.1f} | {min(values):.1f} | {max(values):.1f} | {len(values)} |"
-            )
-    lines += [
-        "",
-        "| idle with a viewer connected | CPU ms/s | wake-ups/s | bytes of the target read |",
-        "|---|---|---|---|",
-    ]
-    for where, servers in figures["idle"].items():
-        for name, cost in servers.items():
-            read = "does not tell" if cost["bytes_read"] is None else str(cost["bytes_read"])
-            lines.append(f"| {where}: {name} | {cost['cpu_ms_s']:.1f} | {cost['wakeups_s']:.0f} | {read} |")
-    return "\n".join(lines)
+def _idle(options: argparse.Namespace, update: Update) -> Figures:
+    """What that while costs."""
+    rows = idle.measure(options.stretch, options.tracker, update, options.rest)
+    return {"stretch_s": options.stretch, "limit_s": options.rest, "idle": [asdict(row) for row in rows]}
 
 
-def _trackers(options: argparse.Namespace, update: Update) -> dict[str, Any]:
+def _held(options: argparse.Namespace, update: Update) -> Figures:
+    """How long a writer stands still."""
+    names = ["log", "hybrid"]
+    rows = held.measure(options.shots, options.stopped, options.silence, options.lanes, names, update)
+    rows_of = [asdict(row) for row in rows]
+    return {"idle_s": options.silence, "side_by_side": options.lanes, "held": rows_of}
+
+
+def _costs(options: argparse.Namespace, update: Update) -> Figures:
+    """What following costs writer and tap on recorded traces."""
+    traces = list(costs.recorded().values())
+    rows = costs.measure(traces, _FOLLOWING, options.seconds, update)
+    return {"seconds": options.seconds, "costs": [asdict(row) for row in rows]}
+
+
+def _trackers(options: argparse.Namespace, update: Update) -> Figures:
     """What each tracker costs on the embedded machine's workloads."""
-    costs = measure(MEASURED, TRACKERS, rounds=options.rounds, progress=update)
-    return {"costs": [asdict(cost) for cost in costs]}
+    rows = measure(MEASURED, TRACKERS, rounds=options.rounds, progress=update)
+    return {"costs": [asdict(row) for row in rows]}
 
 
-def _trackers_table(figures: dict[str, Any]) -> str:
-    return "\n" + as_markdown([Cost(**cost) for cost in figures["costs"]])
+def _video(options: argparse.Namespace, update: Update) -> Figures:
+    """What a full-screen video loses."""
+    rows = video.measure(_FOLLOWING, options.rounds, options.turn, update)
+    inside = measure(
+        ["video-full"],
+        [BLIND, *_FOLLOWING],
+        mode="{}x{}".format(*video.SIZE),
+        rounds=options.rounds,
+        slice_s=_VIDEO_SLICE_S,
+        progress=update,
+    )
+    return {"video": [asdict(row) for row in rows], "machine": [asdict(row) for row in inside]}
 
 
-PARTS: Final[
-    Mapping[
-        str, tuple[Callable[[argparse.Namespace, Update], dict[str, Any]], Callable[[dict[str, Any]], str]]
-    ]
-] = {"viewers": (_viewers, _viewers_table), "trackers": (_trackers, _trackers_table)}
+PARTS: Final[Mapping[str, Part]] = {
+    "viewers": Part(_viewers, tables.viewers),
+    "idle": Part(_idle, tables.idle),
+    "held": Part(_held, tables.held),
+    "costs": Part(_costs, tables.costs),
+    "trackers": Part(_trackers, tables.trackers),
+    "video": Part(_video, tables.video),
+}
 
 
-def _when(figures: dict[str, Any]) -> str:
+def _when(figures: Figures) -> str:
     before, after = figures["load"]
     return (
         f"Measured {figures['date']}, {figures['machine']}; load average (5 min) of its {os.cpu_count()} "
@@ -132,16 +166,18 @@ def _when(figures: dict[str, Any]) -> str:
 
 def _write(part: str, text: str) -> None:
     """Put a part's tables between its markers in the README."""
+    before, after = _around(part)
+    README.write_text(f"{before}{text}{after}")
+
+
+def _around(part: str) -> tuple[str, str]:
+    """What the README says before and after a part's tables, its markers included."""
     begin, end = f"<!-- measured {part}: begin (make bench writes this) -->", f"<!-- measured {part}: end -->"
     before, _, rest = README.read_text().partition(begin)
-    _, _, after = rest.partition(end)
-    if not after:
+    _, found, after = rest.partition(end)
+    if not found:
         raise SystemExit(f"README.md lacks the line {begin} or {end}")
-    README.write_text(f"{before}{begin}\n{text}{end}{after}")
-
-
-def _plain(found: dict[str, idle.Idle]) -> dict[str, dict[str, object]]:
-    return {name: asdict(cost) for name, cost in found.items()}
+    return f"{before}{begin}\n", f"{end}{after}"
 
 
 def _cpu() -> str:

@@ -1,9 +1,9 @@
 """What following costs both sides in a frame: the writer's stores, and our CPU, on recorded traces.
 
 A writer plays a trace: at every interval, sixty a second, it stores one word into each page that was written
-in it, and times that. What the stores take longer than untapped is lost to the guest; what the tap's processes
-spend meanwhile is ours. Both are real costs of real calls into the kernel; what a policy would cost at best is
-the model's affair (`vramtap trace replay`).
+in it, and times that. What the stores take longer than untapped is lost to the guest; what the tap's
+processes spend meanwhile is ours. Both are real costs of real calls into the kernel; what a policy would cost
+at best is the model's affair (`vramtap trace replay`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How long a writer is held by the first write after a stillness, and what a whole repaint then loses.
 
 The writer times its own stores with a clock that needs no system call. It is silent until vramtap has
-stopped waking up, or for `LIMIT_S` if that never happens (`--tracker log` asks all the time); then it writes
-a page, or all of its screen, at once. The same shots are taken before anybody taps it: that is what they
+stopped waking up, where its tracker ever does, for `LIMIT_S` at most; then it writes a page, or all of its
+screen, at once. The same shots are taken before anybody taps it: that is what they
 cost by themselves after such a silence. Then with one of vramtap's processes stopped (SIGSTOP) just before
 the shot and let go on after it: a writer must be let go by whoever is left.
 """
@@ -31,6 +31,8 @@ Progress = Callable[[str], None]
 
 LIMIT_S: Final = 10.0
 """How long coming to rest is waited for before each shot."""
+RESTING: Final = ("auto", "hybrid")
+"""Trackers that come to rest; the others ask all the time."""
 STOP_S: Final = 5.0
 """How long a process that was sent SIGSTOP may take to stop."""
 STRIDE: Final = 37
@@ -119,13 +121,14 @@ def _shoot(
 ) -> list[Held]:
     """All shots of these kinds, spread over the painters."""
     found = []
+    patience_s = LIMIT_S if tracker in RESTING else 0.0
     for what, count in counts.items():
         rows = []
         for painter in painters:
             tap = taps.get(painter)
             observed = None if tap is None else partial(wakeups, tap.pid)
             fire = partial(_fill, workers, painter, what, tap)
-            rows.append(Lane(what, [] if tap is None else [tap], fire, observed, LIMIT_S))
+            rows.append(Lane(what, [] if tap is None else [tap], fire, observed, patience_s))
         taken = lanes.run(rows, {what: count}, idle_s, lambda told: progress(f"{tracker}: {told}"))
         filled = [shot.result.result() for shot in taken]
         found.append(
