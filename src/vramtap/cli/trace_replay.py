@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,12 +13,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from vramtap.cli.traces import bar, read_costs, read_parameters, title
-from vramtap.errors import UsageError
+from vramtap.cli.traces import bar, charged, load, read_costs, read_parameters, title
 
 if TYPE_CHECKING:
     from vramtap.trace.optimum import Optimum
     from vramtap.trace.replay import Replayed
+    from vramtap.trackers.costs import Costs
     from vramtap.trackers.policy import Parameters, Policy
 
 POLICIES: Final = ("ours", "log", "compare", "xen", "qemu")
@@ -36,7 +37,11 @@ _WIDTH: Final = 130
     default=[ALL],
     help="As often as wanted [all].",
 )
-@click.option("--costs", type=click.Path(path_type=Path), help="JSON of what things cost on the target.")
+@click.option(
+    "--costs",
+    type=click.Path(path_type=Path),
+    help="JSON of what things cost [what was measured on a trace's target, or a reference].",
+)
 @click.option(
     "--parameters", type=click.Path(path_type=Path), help="JSON that `vramtap tune --json` wrote, for `ours`."
 )
@@ -50,23 +55,21 @@ def command(
 ) -> None:
     """Run policies over the traces FILE... and compare what they cost with the cheapest schedule there is.
 
-    The cheapest schedule lies between two bounds; a policy's cost is given as a multiple of the lower one.
+    The cheapest schedule that looks in every interval lies between two bounds; a policy's cost is given as a
+    multiple of the lower one. One that looks less often may cost less: "late" is what that costs the viewer.
     """
-    from vramtap.trace import store
     from vramtap.trace.optimum import optimum
     from vramtap.trace.replay import replay
 
-    charged, ours = read_costs(costs), read_parameters(parameters)
+    given, ours = read_costs(costs), read_parameters(parameters)
     chosen = [name for name in POLICIES if name in names or ALL in names]
-    makers = policies(ours)
-    rows: list[tuple[Path, str, Optimum, list[Replayed]]] = []
+    rows: list[_Row] = []
     with bar() as progress:
         task = progress.add_task("replaying", total=len(files) * (len(chosen) + 1))
         for file in files:
-            trace = store.load(file)
-            if not trace.intervals:
-                raise UsageError("trace", str(file), "has no look to replay")
-            name = title(trace, file)
+            trace = load(file)
+            name, (now, source) = title(trace, file), charged(trace, given)
+            makers = policies(ours, trace.interval_s)
 
             def step(what: str, name: str = name) -> None:
                 progress.update(task, description=f"{name}: {what}")
@@ -74,16 +77,15 @@ def command(
             replayed = []
             for policy in chosen:
                 step(policy)
-                replayed.append(replay(trace, makers[policy](), charged, ours.tile_pages))
+                replayed.append(replay(trace, makers[policy](), now, ours.tile_pages))
                 progress.advance(task)
             step("the optimum")
-            rows.append((file, name, optimum(trace, charged, ours.tile_pages), replayed))
+            rows.append(_Row(file, name, now, source, optimum(trace, now, ours.tile_pages), replayed))
             progress.advance(task)
     if as_json:
         said = {
-            "costs": dataclasses.asdict(charged),
             "parameters": dataclasses.asdict(ours),
-            "traces": [_as_json(*row) for row in rows],
+            "traces": [_as_json(row) for row in rows],
         }
         click.echo(json.dumps(said, indent=2))
         return
@@ -92,11 +94,12 @@ def command(
     Console(width=None if console.is_terminal else _WIDTH).print(_table(rows))
 
 
-def policies(ours: Parameters) -> Mapping[str, Callable[[], Policy]]:
+def policies(ours: Parameters, interval_s: float) -> Mapping[str, Callable[[], Policy]]:
     """What makes each policy, by the name the command line calls it.
 
     Args:
         ours: The parameters of `ours`.
+        interval_s: Between two looks, seconds.
     """
     from vramtap.trackers.policies import QemuBackOff, XenTwoSeconds
     from vramtap.trackers.policy import CompareAlways, LogAlways, OnlinePolicy
@@ -105,21 +108,35 @@ def policies(ours: Parameters) -> Mapping[str, Callable[[], Policy]]:
         "ours": lambda: OnlinePolicy(ours),
         "log": LogAlways,
         "compare": CompareAlways,
-        "xen": XenTwoSeconds,
+        "xen": lambda: XenTwoSeconds(interval_s),
         "qemu": QemuBackOff,
     }
 
 
-def _as_json(file: Path, name: str, least: Optimum, replayed: list[Replayed]) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class _Row:
+    file: Path
+    name: str
+    costs: Costs
+    source: str
+    least: Optimum
+    replayed: list[Replayed]
+
+
+def _as_json(row: _Row) -> dict[str, object]:
+    least = row.least
     return {
-        "file": str(file),
-        "name": name,
+        "file": str(row.file),
+        "name": row.name,
+        "costs": {"source": row.source, **dataclasses.asdict(row.costs)},
         "optimum": {"lower_us": least.lower_us, "upper_us": least.upper_us},
-        "policies": [{**dataclasses.asdict(each), "ratio": each.ratio(least.lower_us)} for each in replayed],
+        "policies": [
+            {**dataclasses.asdict(each), "ratio": each.ratio(least.lower_us)} for each in row.replayed
+        ],
     }
 
 
-def _table(rows: list[tuple[Path, str, Optimum, list[Replayed]]]) -> Table:
+def _table(rows: list[_Row]) -> Table:
     table = Table("trace", "policy")
     for heading in (
         "x optimum",
@@ -134,10 +151,12 @@ def _table(rows: list[tuple[Path, str, Optimum, list[Replayed]]]) -> Table:
         "late p99",
     ):
         table.add_column(heading, justify="right")
-    for _, name, least, replayed in rows:
+    for row in rows:
+        least, replayed = row.least, row.replayed
+        named = [row.name, f"({row.source})"]
         for number, each in enumerate(replayed):
             table.add_row(
-                "" if number else name,
+                named[number] if number < len(named) else "",
                 each.policy,
                 f"{each.ratio(least.lower_us):.3f}",
                 f"{each.interval_us:.1f}",

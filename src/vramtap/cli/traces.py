@@ -28,6 +28,20 @@ def bar() -> Progress:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
+def load(file: Path) -> Trace:
+    """A trace to try policies on.
+
+    Raises:
+        VramtapError: it cannot be read, is none, or has no look.
+    """
+    from vramtap.trace import store
+
+    trace = store.load(file)
+    if not trace.intervals:
+        raise UsageError("trace", str(file), "has no look", "record a longer one")
+    return trace
+
+
 def title(trace: Trace, file: Path) -> str:
     """What a trace is called: its own name, or the file's; printable."""
     return plain(trace.meta.get("name", "")) or plain(file.stem)
@@ -38,15 +52,34 @@ def plain(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text[:_NAME_CHARACTERS])
 
 
-def read_costs(path: Path | None) -> Costs:
-    """The costs in a JSON file; without one, those of the machine this was written on.
+def read_costs(path: Path | None) -> Costs | None:
+    """The costs in a JSON file, if one is named.
 
     Raises:
         VramtapError: it cannot be read, or says no costs.
     """
-    from vramtap.trackers.costs import REFERENCE, Costs
+    from vramtap.trackers.costs import Costs
 
-    return REFERENCE if path is None else Costs.from_mapping(_read_json("--costs", path))
+    return None if path is None else Costs.from_mapping(_read_json("--costs", path))
+
+
+def charged(trace: Trace, given: Costs | None) -> tuple[Costs, str]:
+    """The costs a trace is replayed with, and where they are from, in one clause.
+
+    Args:
+        trace: May bring along what was measured on its target.
+        given: By the user, if at all; goes first.
+
+    Raises:
+        VramtapError: what the trace says is no costs.
+    """
+    from vramtap.trace.recording import costs_of
+    from vramtap.trackers.costs import REFERENCE
+
+    if given is not None:
+        return given, "given"
+    measured = costs_of(trace)
+    return (REFERENCE, "reference") if measured is None else (measured, "measured on its target")
 
 
 def read_parameters(path: Path | None) -> Parameters:
@@ -73,9 +106,10 @@ def read_parameters(path: Path | None) -> Parameters:
         if not number and type(value) is not type(default):
             kind = type(default).__name__
             raise UsageError("--parameters", f"{path} {name}", f"{plain(repr(value))} is no {kind}")
-        if not isinstance(value, bool) and not 0 < value < float("inf"):
-            raise UsageError("--parameters", f"{path} {name}", f"{value} is not more than 0")
-    return dataclasses.replace(defaults, **inner)
+    try:
+        return dataclasses.replace(defaults, **inner)
+    except ValueError as error:
+        raise UsageError("--parameters", str(path), str(error)) from error
 
 
 def _read_json(option: str, path: Path) -> dict[str, object]:

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from vramtap.cli.traces import bar, read_costs, title
+from vramtap.cli.traces import bar, charged, load, read_costs, title
 
 if TYPE_CHECKING:
     from vramtap.trace.tune import By, Tuned
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster of your own, instead of all cores.")
 @click.option("--jobs", type=click.IntRange(1, 1024), help="Processes, without --scheduler [all cores].")
-@click.option("--costs", type=click.Path(path_type=Path), help="JSON of what things cost on the target.")
+@click.option(
+    "--costs",
+    type=click.Path(path_type=Path),
+    help="JSON of what things cost [what was measured on a trace's target, or a reference].",
+)
 @click.option(
     "--by",
     type=click.Choice(["worst", "mean"]),
@@ -40,13 +44,12 @@ def command(
     as_json: bool,
 ) -> None:
     """Choose the parameters that cost least on the traces FILE..., each against its own optimum."""
-    from vramtap.trace import store
     from vramtap.trace.tune import Member, search
     from vramtap.trace.workers import cluster, cores
 
-    charged = read_costs(costs)
-    traces = [store.load(file) for file in files]
-    members = [Member(trace, charged) for trace in traces]
+    given = read_costs(costs)
+    traces = [load(file) for file in files]
+    members = [Member(trace, charged(trace, given)[0]) for trace in traces]
     names = [title(trace, file) for trace, file in zip(traces, files, strict=True)]
     with bar() as progress:
         task = progress.add_task("tuning", total=None)

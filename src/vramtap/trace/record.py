@@ -20,6 +20,9 @@ from vramtap.tap import GONE_GRACE_S, MODE_BUSY_S, MODE_IDLE_S
 from vramtap.targets.contract import Target
 from vramtap.trace.recording import Follower, Recording
 from vramtap.trackers.contract import Tracker
+from vramtap.trackers.costs import Costs
+from vramtap.trackers.hybrid import HybridTracker
+from vramtap.trackers.policy import LogAlways
 from vramtap.trackers.writelog import LogTracker
 
 MAX_HZ: Final = 1000
@@ -70,7 +73,7 @@ async def record(
     async with target:
         tracker = LogTracker(allow_filtered=target.tolerates_injection)
         try:
-            await _arm(tracker, target)
+            await _arm(tracker, target, recording)
             gone = asyncio.create_task(target.gone())
             try:
                 session = _Session(target, tracker, recording, gone, hz, now_ns)
@@ -93,20 +96,41 @@ async def record(
             tracker.disarm()
 
 
-async def _arm(tracker: LogTracker, target: Target) -> None:
+async def _arm(tracker: LogTracker, target: Target, recording: Recording) -> None:
     """Protect the extent, from a thread: attaching waits for the target's threads.
 
     Raises:
         TargetGone: it has ended.
         VramtapError: its writes cannot be logged.
     """
-    arming = asyncio.create_task(asyncio.to_thread(arm, tracker, target.extent, target.url))
+
+    def work() -> None:
+        recording.costs = measured(target)
+        arm(tracker, target.extent, target.url)
+
+    arming = asyncio.create_task(asyncio.to_thread(work))
     try:
         await asyncio.shield(arming)
     except asyncio.CancelledError:
         # The thread goes on: the caller disarms what it arms.
         await asyncio.wait([arming])
         raise
+
+
+def measured(target: Target) -> Costs | None:
+    """What following writes costs on this target; None where not all of it can be measured."""
+    hybrid = HybridTracker(allow_filtered=target.tolerates_injection, policy=LogAlways())
+    try:
+        hybrid.arm(target.extent)
+        if not hybrid.unarmable:
+            return hybrid.costs
+        log.info("%s: costs not measured: it cannot be armed: %s", target.url, hybrid.unarmable)
+    except VramtapError as error:
+        # What makes the recording fail as well is said there.
+        log.info("%s: costs not measured: %s", target.url, error)
+    finally:
+        hybrid.disarm()
+    return None
 
 
 def arm(tracker: LogTracker, extent: Extent, name: str) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import platform
 from collections import Counter
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Final
 
 from vramtap.display.mode import Mode
+from vramtap.errors import VramtapError
 from vramtap.pages import PageRuns
 from vramtap.trace.trace import Trace, TraceBuilder
 from vramtap.trackers.contract import Everything, Tracker
+from vramtap.trackers.costs import Costs
+
+COSTS: Final = "costs"
+"""Under which name a trace keeps what was measured on its target, as JSON."""
 
 
 class Recording:
@@ -27,6 +35,7 @@ class Recording:
         looks: Intervals kept.
         seconds: Of them, on the recording's clock.
         pages_written: In all intervals together.
+        costs: Measured on the target before; None where they could not be.
     """
 
     def __init__(self, name: str, hz: float, clock: str, meta: dict[str, str] | None = None) -> None:
@@ -34,6 +43,7 @@ class Recording:
         self.looks = 0
         self.seconds = 0.0
         self.pages_written = 0
+        self.costs: Costs | None = None
         self._builder: TraceBuilder | None = None
         self._everything: Counter[str] = Counter()
         self._moves = 0
@@ -104,6 +114,8 @@ class Recording:
             meta["moves"] = str(self._moves)
         if self._skipped:
             meta["skipped"] = str(self._skipped)
+        if self.costs is not None:
+            meta[COSTS] = json.dumps(dataclasses.asdict(self.costs))
         return builder.build(meta)
 
     def _begun(self) -> TraceBuilder:
@@ -167,3 +179,21 @@ class Follower:
             self.mode = mode
         self._recording.keep(at_ns, answer, self.mode.window[0])
         return ended or ("no trace may be longer" if self._recording.full else "")
+
+
+def costs_of(trace: Trace) -> Costs | None:
+    """What was measured on a trace's target; None where nothing was.
+
+    Raises:
+        VramtapError: what the trace says is no costs.
+    """
+    text = trace.meta.get(COSTS)
+    if text is None:
+        return None
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise VramtapError("trace", COSTS, "is no JSON", "give --costs") from error
+    if not isinstance(values, dict):
+        raise VramtapError("trace", COSTS, "is no JSON object", "give --costs")
+    return Costs.from_mapping(values)

@@ -7,9 +7,11 @@ It is the same on every run, however many work on it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -30,8 +32,8 @@ FACTORS: Final = (
     (2**-0.25, 2**0.25),
 )
 """Steps of the other parameters, coarse to fine; the last is less than what one more recording changes."""
-SCALED: Final = ("patience", "arm_after")
-"""The parameters that are factors themselves."""
+SCALED: Final = ("patience", "patience_closing", "most_patience", "arm_after", "arm_soonest")
+"""The parameters that are factors themselves, but those that the proved bound is stated in."""
 _ALIKE: Final = 1e-3
 """Ratios that differ by less are the same: the optimum is known no better."""
 
@@ -177,13 +179,11 @@ class _Search:
                 again = best.rank(self._by) < before.rank(self._by)
         return Tuned(start, best, self._optimum_us, len(self._rated))
 
-    def _around(self, factors: Iterable[float]) -> Iterator[Callable[[Parameters], Iterator[Parameters]]]:
+    def _around(self, factors: Sequence[float]) -> Iterator[Callable[[Parameters], list[Parameters]]]:
         """What to try of each parameter, given the others."""
-        yield lambda best: (dataclasses.replace(best, tile_pages=pages) for pages in self._tiles)
+        yield lambda best: [dataclasses.replace(best, tile_pages=pages) for pages in self._tiles]
         for name in SCALED:
-            yield lambda best, name=name: (  # type: ignore[misc]  # mypy knows no default of a lambda's
-                dataclasses.replace(best, **{name: getattr(best, name) * factor}) for factor in factors
-            )
+            yield functools.partial(_scaled, name, factors)
 
     def _best(self, candidates: Sequence[Parameters]) -> Rated:
         new = [each for each in dict.fromkeys(candidates) if each not in self._rated]
@@ -201,6 +201,15 @@ class _Search:
             self._done += 1
             self._told(self._done, self._of)
         return found
+
+
+def _scaled(name: str, factors: Sequence[float], best: Parameters) -> list[Parameters]:
+    """The parameters with one of them larger or smaller, where that is in its range."""
+    found = []
+    for factor in factors:
+        with contextlib.suppress(ValueError):
+            found.append(dataclasses.replace(best, **{name: getattr(best, name) * factor}))
+    return found
 
 
 def _ratio(cost_us: float, least_us: float) -> float:
