@@ -1,0 +1,98 @@
+"""Whether a process sleeps until something from outside wakes it: what the kernel says of its threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+_FOR_EVER: Final[Mapping[int, Callable[[list[int]], bool]]] = {
+    0: lambda a: True,  # read
+    45: lambda a: True,  # recvfrom
+    47: lambda a: True,  # recvmsg
+    7: lambda a: a[2] & 0xFFFF_FFFF == 0xFFFF_FFFF,  # poll: milliseconds, -1
+    232: lambda a: a[3] & 0xFFFF_FFFF == 0xFFFF_FFFF,  # epoll_wait
+    281: lambda a: a[3] & 0xFFFF_FFFF == 0xFFFF_FFFF,  # epoll_pwait
+    202: lambda a: a[3] == 0,  # futex: a time, NULL
+    270: lambda a: a[4] == 0,  # pselect6
+    271: lambda a: a[2] == 0,  # ppoll
+}
+"""By system call (kernel: arch/x86/entry/syscalls/syscall_64.tbl): whether its arguments give no timeout."""
+_STOPPED: Final = "it_value: (0, 0)"
+PATIENCE_S: Final = 60.0
+
+
+def await_rest(pid: int) -> None:
+    """Wait until nothing in a process or its children will wake by itself.
+
+    Args:
+        pid: Of a process of ours.
+
+    Raises:
+        AssertionError: something does; says what.
+    """
+    deadline, pause = time.monotonic() + PATIENCE_S, threading.Event()
+    while True:
+        before = _switches(pid)
+        restless = list(_restless(pid))
+        # Threads are looked at one after the other: together they sleep if none has switched meanwhile.
+        if not restless and _switches(pid) == before:
+            return
+        assert time.monotonic() < deadline, f"it does not come to rest: {restless}"
+        pause.wait(0.01)
+
+
+def switches(pid: int) -> int:
+    """How often threads of a process and its children have gone to sleep or have been made to."""
+    return sum(_switches(pid).values())
+
+
+def _processes(pid: int) -> list[int]:
+    """A process and its children."""
+    found = [pid]
+    for entry in Path("/proc").iterdir():
+        text = _read(entry / "stat") if entry.name.isdigit() else ""
+        # The name, which may hold anything, ends with the last parenthesis; state and parent follow.
+        if text and int(text.rpartition(")")[2].split()[1]) == pid:
+            found.append(int(entry.name))
+    return found
+
+
+def _switches(pid: int) -> dict[str, int]:
+    counts = {}
+    for process in _processes(pid):
+        for task in Path(f"/proc/{process}/task").iterdir():
+            lines = _read(task / "status").splitlines()
+            counts[str(task)] = sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+    return counts
+
+
+def _restless(pid: int) -> Iterator[str]:
+    """What will wake by itself, or is awake."""
+    for process in _processes(pid):
+        for task in Path(f"/proc/{process}/task").iterdir():
+            words = _read(task / "syscall").split()
+            if words[:1] in ([], ["running"]):
+                yield f"thread {task.name} of {process} runs"
+            elif not _sleeps_for_ever([int(word, 0) for word in words]):
+                yield f"thread {task.name} of {process} is in system call {words}"
+        for info in Path(f"/proc/{process}/fdinfo").iterdir():
+            text = _read(info)
+            if "it_value" in text and _STOPPED not in text:
+                yield f"timer {info.name} of {process} is set"
+
+
+def _sleeps_for_ever(words: list[int]) -> bool:
+    """Of a line of `syscall`: number, six arguments, stack, place (proc_pid_syscall(5))."""
+    check = _FOR_EVER.get(words[0])
+    return check is not None and check(words[1:7])
+
+
+def _read(path: Path) -> str:
+    """What a file of /proc says; nothing if what it is about has ended."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
