@@ -16,9 +16,10 @@ from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.tap import MODE_BUSY_S, MODE_IDLE_S
 from vramtap.trace import record as module
 from vramtap.trace.record import STOPPED, looks_in, record
-from vramtap.trace.recording import Follower, Recording
-from vramtap.trace.trace import Trace
+from vramtap.trace.recording import Follower, Recording, costs_of
+from vramtap.trace.trace import Trace, TraceBuilder
 from vramtap.trackers.contract import Everything, Reason
+from vramtap.trackers.costs import REFERENCE
 
 HZ = 50
 WINDOW = XR24.window[1]
@@ -316,3 +317,18 @@ async def test_pages_count_from_the_windows_first() -> None:
 )
 def test_looks_in_a_time(seconds: float, hz: float, looks: int) -> None:
     assert looks_in(seconds, hz) == looks
+
+
+def test_what_was_measured_on_the_target_goes_with_the_trace() -> None:
+    recording = Recording("faulty:", HZ, "host")
+    recording.begin(XR24)
+    assert costs_of(recording.trace()) is None
+    recording.costs = REFERENCE
+    assert costs_of(recording.trace()) == REFERENCE
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 60_000, "[]", "{}", '{"fault_us": 1}', '{"more": 1}'])
+def test_costs_that_are_none_are_refused(text: str) -> None:
+    builder = TraceBuilder(3)
+    with pytest.raises(VramtapError):
+        costs_of(builder.build({"costs": text}))

@@ -1,0 +1,66 @@
+"""Who does the jobs of tuning: processes here, and what is said where a cluster is not."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import pytest
+
+from vramtap.errors import NotFound, VramtapError
+from vramtap.pages import NO_PAGES, PageRuns
+from vramtap.trace import trace as trace_module
+from vramtap.trace import workers as module
+from vramtap.trace.trace import Trace, TraceBuilder
+from vramtap.trace.tune import Job, Member, work
+from vramtap.trace.workers import cluster, cores
+from vramtap.trackers.costs import REFERENCE
+from vramtap.trackers.policy import Parameters
+
+
+def blinking(period: int, pages: int = 40) -> Trace:
+    builder = TraceBuilder(pages)
+    for look in range(100):
+        builder.add((look + 1) * 16_000_000, NO_PAGES if look % period else PageRuns([(3, 7)]))
+    return builder.build({})
+
+
+FLEET = [Member(blinking(period), REFERENCE) for period in (1, 5, 30)]
+
+
+def test_each_core_does_what_would_be_done_here() -> None:
+    jobs: list[Job] = [(member, what) for member in range(3) for what in (8, Parameters(tile_pages=8))]
+    with cores(FLEET, 2) as workers:
+        found = dict(workers.run(jobs))
+        again = dict(workers.run(jobs[:2]))
+    assert found == {(member, what): work(FLEET[member], what) for member, what in jobs}
+    assert again == {job: found[job] for job in jobs[:2]}
+
+
+def test_what_fails_in_a_process_fails_here() -> None:
+    # So many pages and looks that one page a tile is more than is counted.
+    builder = TraceBuilder(trace_module.MAX_PAGES)
+    for look in range(trace_module.MAX_CELLS // trace_module.MAX_PAGES + 1):
+        builder.add(look, NO_PAGES)
+    with (
+        pytest.raises(VramtapError, match="more than"),
+        cores([Member(builder.build({}), REFERENCE)], 1) as workers,
+    ):
+        list(workers.run([(0, Parameters(tile_pages=1))]))
+
+
+def test_without_dask_one_line_says_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(VramtapError, match=r"pip install 'vramtap\[tune\]'"), cluster(FLEET, "tcp://x:1"):
+        pytest.fail("it was entered")
+
+
+@pytest.mark.parametrize("address", ["no-such-kind://here", "tcp://127.0.0.1:{port}"])
+def test_where_no_scheduler_answers_it_is_said(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONNECT_S", 0.5)
+    with socket.socket() as taken:
+        # Bound and not listening: who connects is refused.
+        taken.bind(("127.0.0.1", 0))
+        named = address.format(port=taken.getsockname()[1])
+        with pytest.raises(NotFound, match="no scheduler answers"), cluster(FLEET, named):
+            pytest.fail("it was entered")
