@@ -196,7 +196,7 @@ def summary(trace: Trace) -> dict[str, object]:
         "interval_ms": round(1000 * trace.interval_s, 3),
         "pages": trace.pages,
         "looks_with_writes": len(busy),
-        "longest_still_s": round(float(np.diff(at_ns).max()) / 1e9, 3),
+        "longest_still_s": round(float(np.diff(at_ns).max(initial=0)) / 1e9, 3),
         "pages_a_write_median": float(np.median(busy)) if len(busy) else 0.0,
         "pages_a_write_most": int(busy.max()) if len(busy) else 0,
         "pages_written": int(written.sum()),
