@@ -28,118 +28,114 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+LONGER: Final = 2.0
+"""A gap also counts as one so many times as long: the longest so far says little of the longest to come."""
 LATEST: Final = 4.0
 """The latest threshold that is rated, in break-evens: later than that, arming is as good as given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArmingRule:
-    """What does not change.
+    """What does not change; every cost in looks that find nothing.
 
     Args:
-        look_us: A look that finds nothing.
-        whole_us: Arming and waking.
-        thresholds_us: Rated, rising, `even_us` among them.
-        even_us: The break-even rule's threshold.
+        whole: Arming and waking.
+        even: The break-even rule's threshold, a whole number.
+        thresholds: Rated, rising whole numbers, `even` among them.
         forget: What the past still counts when a gap is over.
-        budget_us: The most that the account can hold.
+        budget: The most that the account can hold.
     """
 
-    look_us: float
-    whole_us: float
-    thresholds_us: NDArray[np.float64]
-    even_us: float
+    whole: float
+    even: int
+    thresholds: NDArray[np.float64]
     forget: float
-    budget_us: float
+    budget: float
 
     @classmethod
-    def of(
-        cls, look_us: float, whole_us: float, after: float, soonest: float, forget: float, budget: float
-    ) -> Self:
+    def of(cls, whole: float, after: float, soonest: float, forget: float, budget: float) -> Self:
         """Lay out the thresholds.
 
         Args:
-            look_us: A look that finds nothing.
-            whole_us: Arming and waking.
-            after: Break-even, in `whole_us`; 1.0 is what is proved.
+            whole: Arming and waking, in looks.
+            after: Break-even, in `whole`; 1.0 is what is proved.
             soonest: The earliest threshold, in break-evens.
             forget: What the past still counts when a gap is over.
-            budget: Of the account, in `whole_us`.
+            budget: Of the account, in `whole`.
         """
-        even_us = after * whole_us
-        steps = max(1, round(np.log2(1 / min(soonest, 0.5))))
-        factors = 2.0 ** np.arange(-steps, np.log2(LATEST) + 1)
-        return cls(look_us, whole_us, even_us * factors, even_us, forget, budget * whole_us)
+        earliest = round(np.log2(min(soonest, 1.0)))
+        factors = 2.0 ** np.arange(earliest, np.log2(LATEST) + 1)
+        # Not more than break-even would be for a continuous time, and never before the first look.
+        thresholds = np.maximum(1.0, np.floor(after * whole * factors))
+        return cls(whole, int(thresholds[-earliest]), thresholds, forget, budget * whole)
 
 
 @dataclass(frozen=True, slots=True)
 class Arming:
-    """What has been seen so far.
+    """What has been seen so far; costs in looks.
 
     Args:
         rule: What does not change.
-        rated_us: What each threshold would have cost.
-        account_us: What may be spent more than break-even would.
-        due_us: The threshold of this gap.
-        rent_us: Spent on this gap so far.
+        rated: What each threshold would have cost.
+        account: What may be spent more than break-even would.
+        due: The threshold of this gap.
+        rent: Looks of this gap so far.
     """
 
     rule: ArmingRule
-    rated_us: NDArray[np.float64]
-    account_us: float
-    due_us: float
-    rent_us: float = 0.0
+    rated: NDArray[np.float64]
+    account: float
+    due: int
+    rent: int = 0
 
     @classmethod
     def begin(cls, rule: ArmingRule) -> Self:
         """Nothing seen: the earliest threshold is as good as any, and the only one to be right when idle."""
-        return cls(rule, np.zeros(len(rule.thresholds_us)), rule.budget_us, 0.0)._next_gap()
+        return cls(rule, np.zeros(len(rule.thresholds)), rule.budget, rule.even)._next_gap()
 
     def _next_gap(self) -> Self:
         rule = self.rule
-        due_us = float(rule.thresholds_us[int(np.argmin(self.rated_us))])
-        worst_us = rule.whole_us if due_us < rule.even_us else due_us - rule.even_us
-        return replace(self, rent_us=0.0, due_us=due_us if worst_us <= self.account_us else rule.even_us)
+        due = int(rule.thresholds[int(np.argmin(self.rated))])
+        worst = rule.whole if due < rule.even else due - rule.even
+        return replace(self, rent=0, due=due if worst <= self.account else rule.even)
 
     def quiet(self) -> Self:
         """A look that found nothing."""
-        return type(self)(
-            self.rule, self.rated_us, self.account_us, self.due_us, self.rent_us + self.rule.look_us
-        )
+        return type(self)(self.rule, self.rated, self.account, self.due, self.rent + 1)
 
     @property
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Whether to arm now."""
-        return self.rent_us >= self.due_us
+        return self.rent >= self.due
 
     def refused(self) -> Self:
         """It was due and could not be done: what was spent is forgotten, and break-even waited for."""
-        return replace(self, rent_us=0.0, due_us=self.rule.even_us)
+        return replace(self, rent=0, due=self.rule.even)
 
     def ended(self) -> Self:
         """A look that found something ends the gap."""
-        if self.rent_us <= self.rule.thresholds_us[0]:
+        if self.rent <= self.rule.thresholds[0]:
             # All of them would have done the same; most gaps of a busy screen are of this kind.
-            return replace(self, rent_us=0.0) if self.rent_us else self
-        return self._over(self.rent_us, armed=False)
+            return replace(self, rent=0) if self.rent else self
+        return self._over(self.rent, armed=False)
 
-    def woken(self, slept_looks: float | None) -> Self:
+    def woken(self, slept: float | None) -> Self:
         """A write ends the gap, and the arming.
 
         Args:
-            slept_looks: How many looks were not taken; None if nobody knows: then the gap counts as one that
-                only just was not worth arming.
+            slept: How many looks were not taken; None if nobody knows: then the gap counts as one that only
+                just was not worth arming.
         """
-        if slept_looks is None:
-            return self._over(max(self.rent_us, self.rule.even_us), armed=True)
-        return self._over(self.rent_us + slept_looks * self.rule.look_us, armed=True)
+        if slept is None:
+            return self._over(max(self.rent, self.rule.even), armed=True)
+        return self._over(self.rent + slept, armed=True)
 
-    def _over(self, gap_us: float, *, armed: bool) -> Self:
-        """Rate the thresholds by a gap for which looking would have cost so much."""
+    def _over(self, gap: float, *, armed: bool) -> Self:
+        """Rate the thresholds by a gap of so many looks."""
         rule = self.rule
-        would = np.where(gap_us <= rule.thresholds_us, gap_us, rule.thresholds_us + rule.whole_us)
-        even_us = gap_us if gap_us <= rule.even_us else rule.even_us + rule.whole_us
-        spent_us = self.rent_us + rule.whole_us if armed else gap_us
-        account_us = min(self.account_us + even_us - spent_us, rule.budget_us)
-        rated_us = self.rated_us * rule.forget + would
-        return replace(self, rated_us=rated_us, account_us=account_us)._next_gap()
+        dear = rule.thresholds + rule.whole
+        would = sum(np.where(each <= rule.thresholds, each, dear) for each in (gap, LONGER * gap))
+        even = gap if gap <= rule.even else rule.even + rule.whole
+        spent = self.rent + rule.whole if armed else gap
+        account = min(self.account + even - spent, rule.budget)
+        return replace(self, rated=self.rated * rule.forget + would, account=account)._next_gap()

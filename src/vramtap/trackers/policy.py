@@ -176,15 +176,15 @@ class Parameters:
         ValueError: one is out of its range.
     """
 
-    tile_pages: int = 32
-    patience: float = 0.5
+    tile_pages: int = 40
+    patience: float = 0.7
     patience_closing: float = 0.1
     most_patience: float = 8.0
     margin: float = 0.1
     trust: float = 4.0
     arm_after: float = 1.0
     arm_soonest: float = 1 / 32
-    forget: float = 0.9
+    forget: float = 0.98
     arms: bool = True
 
     def __post_init__(self) -> None:
@@ -236,8 +236,8 @@ class OnlinePolicy:
         tiles = TileStates.begin(
             TileRule.of(pages, costs, (p.patience, p.patience_closing), p.most_patience, p.margin, p.trust)
         )
-        whole_us = costs.arming_us(total) + costs.waking_us(total)
-        rule = ArmingRule.of(costs.look_us, whole_us, p.arm_after, p.arm_soonest, p.forget, p.trust)
+        whole = (costs.arming_us(total) + costs.waking_us(total)) / costs.look_us
+        rule = ArmingRule.of(whole, p.arm_after, p.arm_soonest, p.forget, p.trust)
         return _OnlineState(tiles.open, tiles=tiles, arming=Arming.begin(rule))
 
     def step(self, state: State, dirty: Counts) -> State:
@@ -249,7 +249,7 @@ class OnlinePolicy:
             arming = arming.ended()
         else:
             arming = arming.quiet()
-            if self.parameters.arms and arming.due:
+            if self.parameters.arms and arming.is_due:
                 return _OnlineState(tiles.open, True, tiles=tiles, arming=arming)
             if tiles.settled:
                 return _OnlineState(tiles.open, tiles=tiles, arming=arming)

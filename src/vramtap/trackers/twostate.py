@@ -31,8 +31,9 @@ for by looks that were dearer, by at least C - (one look), than they would have 
 
 What is done with it. For traces this is too slow to open where opening pays and too quick where it does
 not: the **adviser** opens and closes at `patience * C`, a patience for each tile and way, which doubles (up
-to `most`) when the stay it led to did not earn C, and halves (down to where it began) when it did; and it
-closes tiles together as soon as together they have regretted one call. It is followed while it is **in
+to `most`) when the stay it led to never earned C, and halves (down to where it began) when it did. Tiles
+that are hit together count one call among them in C, and are closed together as soon as together they have
+regretted one. It is followed while it is **in
 credit**: what it spent on the tile beyond `1 + margin` times the work-function rule, counted from the last
 time that it was not behind, must stay within `trust * C`; else the rule itself is followed until it is
 again. One look and one change may pass before that is seen, C each. Hence at every moment
@@ -68,6 +69,7 @@ class TileRule:
     Args:
         read_us: A whole tile.
         open_us: D_open, what opening costs.
+        lowest_us: -D_open, the least that d can be.
         close_us: D_close, what closing costs.
         cycle_us: C, both.
         written_us: A page written while logged.
@@ -80,6 +82,7 @@ class TileRule:
 
     read_us: Floats
     open_us: Floats
+    lowest_us: Floats
     close_us: Floats
     cycle_us: Floats
     written_us: float
@@ -108,6 +111,7 @@ class TileRule:
         return cls(
             read_us,
             open_us,
+            -open_us,
             close_us,
             cycle_us,
             written_us,
@@ -133,6 +137,7 @@ class TileStates:
         rule_open: Which would be open by the work-function rule.
         ahead_us: Its d.
         behind_us: What was spent more than it allows.
+        together: It would have all open that is, and nothing is behind.
         settled: Looks that find nothing change nothing any more.
     """
 
@@ -145,6 +150,7 @@ class TileStates:
     rule_open: Flags
     ahead_us: Floats
     behind_us: Floats
+    together: bool
     settled: bool
 
     @classmethod
@@ -153,7 +159,7 @@ class TileStates:
         tiles = len(rule.read_us)
         none, nothing = np.zeros(tiles, dtype=np.bool_), np.zeros(tiles)
         patience = np.repeat(np.array(rule.patience)[:, None], tiles, axis=1)
-        return cls(rule, none, nothing, nothing, ~none, patience, none, -rule.open_us, nothing, True)
+        return cls(rule, none, nothing, nothing, ~none, patience, none, rule.lowest_us, nothing, True, True)
 
     def logged_again(self) -> Self:
         """After a waking: all logged, and what was learned kept."""
@@ -168,6 +174,7 @@ class TileStates:
             begun.rule_open,
             begun.ahead_us,
             self.behind_us,
+            not self.behind_us.any(),
             True,
         )
 
@@ -180,45 +187,56 @@ class TileStates:
         rule, was = self.rule, self.open
         hit = dirty > 0
         logged = int(np.count_nonzero(hit > was))
-        share = np.where(was, rule.protect_us / (logged + 1), rule.protect_us / max(logged, 1))
+        any_open = bool(was.any())
+        share: Floats | float = rule.protect_us / max(logged, 1)
+        if any_open:
+            share = np.where(was, rule.protect_us / (logged + 1), share)
         # What the look cost more logged than open.
-        dearer: Floats = np.multiply(dirty, rule.written_us, dtype=np.float64)
-        dearer += share * hit
+        dearer: Floats = dirty.astype(np.float64)
+        dearer *= rule.written_us
+        dearer += hit * share
         dearer -= rule.read_us
-        worse = np.where(was, -dearer, dearer)
+        worse = np.where(was, -dearer, dearer) if any_open else dearer
         regret = np.maximum(self.regret_us + worse, 0.0)
         gain = self.gain_us - worse
         earned = self.earned | (gain >= rule.cycle_us)
         patience = self.patience
-        opening, closing = self._advice(regret)
-
-        ahead = np.minimum(np.maximum(self.ahead_us + dearer, -rule.open_us), rule.close_us)
-        rule_open = np.where(self.rule_open, ahead > -rule.open_us, ahead >= rule.close_us)
-        behind = self._behind(dearer, rule_open)
-        changing = opening | closing
-        if changing.any():
+        opening, closing = self._advice(regret, max(logged, 1), any_open)
+        changing = opening | closing if any_open else opening
+        change = bool(changing.any())
+        ahead = np.minimum(np.maximum(self.ahead_us + dearer, rule.lowest_us), rule.close_us)
+        rule_open = (ahead >= rule.close_us) | (self.rule_open & (ahead > rule.lowest_us))
+        behind, together = self.behind_us, self.together and not change and bool((rule_open == was).all())
+        if change:
             patience = _learn(rule, patience, earned, opening, closing)
-        now: Flags = was ^ changing
-        distrusted = behind > rule.trust_us
-        if distrusted.any():
-            now = np.where(distrusted, rule_open, now)
-            changing = was ^ now
-        if changing.any():
+        now: Flags = was ^ changing if change else was
+        if not together:
+            behind = self._behind(dearer, rule_open)
+            distrusted = behind > rule.trust_us
+            if distrusted.any():
+                now = np.where(distrusted, rule_open, now)
+                changing = was ^ now
+                change = bool(changing.any())
+        if change:
             behind += changing * np.where(now, rule.open_us, rule.close_us)
-            regret = np.where(changing, 0.0, regret)
-            gain = np.where(changing, 0.0, gain)
-            earned = earned & ~changing
-        np.maximum(behind, 0.0, out=behind)
+            regret[changing] = 0.0
+            gain[changing] = 0.0
+            earned &= ~changing
+        if not together:
+            np.maximum(behind, 0.0, out=behind)
+            together = not behind.any() and bool((rule_open == now).all())
         # Only a look that finds nothing can leave everything as it will stay.
-        settled = not (logged or hit.any() or now.any() or rule_open.any() or regret.any())
-        settled = settled and bool(earned.all() and (ahead == -rule.open_us).all())
-        return type(self)(rule, now, regret, gain, earned, patience, rule_open, ahead, behind, settled)
+        settled = together and not (logged or any_open or now.any() or regret.any())
+        settled = settled and bool(earned.all() and (ahead == rule.lowest_us).all())
+        return type(self)(
+            rule, now, regret, gain, earned, patience, rule_open, ahead, behind, together, settled
+        )
 
-    def _advice(self, regret: Floats) -> tuple[Flags, Flags]:
+    def _advice(self, regret: Floats, logged: int, any_open: bool) -> tuple[Flags, Flags]:
         """Which to open and which to close, by their patience."""
         rule, (to_open, to_close), was = self.rule, self.patience, self.open
-        opening = ~was & (regret >= to_open * rule.cycle_us)
-        if not was.any():
+        opening = ~was & (regret >= to_open * (rule.cycle_us - (1 - 1 / logged) * rule.protect_us))
+        if not any_open:
             return opening, was
         # In calls: what each has regretted beyond its own part.
         calls = (regret / to_close - (rule.cycle_us - rule.protect_us)) / max(rule.protect_us, 1e-9)
