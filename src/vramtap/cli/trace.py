@@ -78,7 +78,7 @@ async def record(
     store.check_place(output)
     recording = Recording(target, hz, "guest" if guest_time else "host", {"name": name or output.stem})
     try:
-        with _progress(looks / hz) as told:
+        with _progress(looks / hz, target, as_json) as told:
             if guest_time:
                 await _record_machine(target, recording, hz, looks, told)
             else:
@@ -116,12 +116,14 @@ async def _record_machine(
 
 
 @contextlib.contextmanager
-def _progress(total_s: float) -> Iterator[Callable[[Recording], None]]:
-    """A bar that moves with each second recorded."""
+def _progress(total_s: float, target: str, as_json: bool) -> Iterator[Callable[[Recording], None]]:
+    """A line when it begins, and a bar that moves with each second recorded."""
     with bar() as progress:
         task = progress.add_task("recording", total=total_s)
 
         def told(recording: Recording) -> None:
+            if recording.looks == 1 and not as_json:
+                click.echo(f"{target}: recording {recording.pages} pages; Ctrl-C ends it")
             if recording.seconds - progress.tasks[0].completed >= 1:
                 what = f"recording: {recording.pages_written} pages written"
                 progress.update(task, completed=recording.seconds, description=what)

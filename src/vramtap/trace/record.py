@@ -191,10 +191,20 @@ class _Session:
             due = max(look + 1, math.ceil((self._now_ns() - begin_ns) / interval_ns))
             self._recording.skipped(due - look - 1)
             look = due
-            if await self._gone_by(begin_ns + round(look * interval_ns)):
-                return self._gone.result()
+            try:
+                if await self._gone_by(begin_ns + round(look * interval_ns)):
+                    return self._gone.result()
+            except asyncio.CancelledError:
+                # What was written until now is still of this recording.
+                follower.keep(self._now_ns() - begin_ns, follower.collect(), follower.mode)
+                raise
             answer, at_ns = follower.collect(), self._now_ns() - begin_ns
-            ended = follower.keep(at_ns, answer, await self._mode(follower.mode, bool(answer)))
+            mode: Mode | None = follower.mode
+            try:
+                mode = await self._mode(follower.mode, bool(answer))
+            finally:
+                # Whatever became of the question: these writes are told once.
+                ended = follower.keep(at_ns, answer, mode)
             progress(self._recording)
             if ended:
                 return ended

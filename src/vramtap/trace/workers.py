@@ -112,7 +112,7 @@ class _Cluster:
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, float]]:
         # Not `pure`: a job that failed once for want of a module would be remembered as failed.
         asked = {self._client.submit(work, self._fleet[job[0]], job[1], pure=False): job for job in jobs}
-        for done in self._as_completed(list(asked)):
+        for done in self._as_completed(list(asked), loop=self._client.loop):
             if done.status != "finished":
                 why = done.exception() if done.status == "error" else done.status
                 if isinstance(why, VramtapError):

@@ -259,12 +259,39 @@ async def test_who_cancels_it_keeps_what_was_recorded(monkeypatch: pytest.Monkey
     log = log_of(monkeypatch, target)
     task = asyncio.create_task(record(target, recording, hz=HZ, seconds=100, now_ns=now_ns))
     await asyncio.sleep(10.01)
+    target.put(0, 0, 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert 495 <= recording.trace().intervals <= 500
-    assert recording.trace().meta["ended"] == STOPPED
+    trace = recording.trace()
+    assert 495 <= trace.intervals <= 501
+    assert trace.written(trace.intervals - 1) == PageRuns([(0, 1)]), "and the last thing that was written"
+    assert trace.meta["ended"] == STOPPED
     assert (log.disarmed, target.released) == (1, 1)
+
+
+@in_virtual_time
+async def test_who_cancels_it_while_the_mode_is_asked_for_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target, recording = FaultyTarget(), Recording("faulty:", HZ, "host")
+    log_of(monkeypatch, target)
+
+    def stall() -> None:
+        target.asked.clear()
+        target.answering.clear()
+        target.on_activity()
+        target.put(0, 0, 1)
+
+    acts = during(recording, {5: stall})
+    task = asyncio.create_task(record(target, recording, hz=HZ, seconds=9, progress=acts, now_ns=now_ns))
+    await asyncio.sleep(5.5 / HZ)
+    await target.asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert recording.trace().intervals == 6
+    assert recording.trace().written(5) == PageRuns([(0, 1)])
 
 
 @in_virtual_time
