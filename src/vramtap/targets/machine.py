@@ -174,7 +174,9 @@ class _Silence:
 
     def _expired(self) -> None:
         with self._lock:
-            # Not so if the guest has halted since the loop was told.
+            if self._timer.fileno() < 0:
+                return
+            # Zero if the guest has halted since the loop was told.
             expired, before = self._timer.take(), self._progress
             self._progress = self._machine.progress
         if expired and self._progress == before:

@@ -245,6 +245,7 @@ async def test_the_measure_is_gone_with_the_tap() -> None:
         assert not guest.runs._watchers
         assert silence is not None
         silence.ended(True)  # one that was on its way
+        silence._expired()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
