@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import sys
+from types import ModuleType, SimpleNamespace
+from typing import Self, cast
 
 import pytest
 
@@ -64,3 +66,63 @@ def test_where_no_scheduler_answers_it_is_said(address: str, monkeypatch: pytest
         named = address.format(port=taken.getsockname()[1])
         with pytest.raises(NotFound, match="no scheduler answers"), cluster(FLEET, named):
             pytest.fail("it was entered")
+
+
+class FakeFuture:
+    """A job that has failed."""
+
+    def __init__(self, status: str, error: Exception) -> None:
+        self.status = status
+        self._error = error
+
+    def exception(self) -> Exception:
+        return self._error
+
+
+class FakeClient:
+    """Of a cluster that answers as its address says."""
+
+    loop = None
+
+    def __init__(self, address: str, **options: object) -> None:
+        self.address = address
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        self.address = ""
+
+    def wait_for_workers(self, count: int, timeout: float) -> None:
+        if self.address == "no-worker":
+            raise TimeoutError
+
+    def scatter(self, members: list[Member], broadcast: bool) -> list[Member]:
+        assert broadcast
+        return members
+
+    def submit(self, do: object, member: Member, what: object, *, pure: bool) -> FakeFuture:
+        assert (do, pure) == (work, False)
+        error: Exception = VramtapError("trace", "tiles", "are too small")
+        if self.address == "misses-module":
+            error = ModuleNotFoundError("No module named 'vramtap'")
+        status = "lost" if self.address == "lost" else "error"
+        return FakeFuture(status, error)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("no-worker", "it has no worker .*dask worker no-worker"),
+        ("misses-module", "a worker failed: No module named 'vramtap' .*installed there"),
+        ("lost", "a worker failed: lost"),
+        ("too-small", "tiles: are too small"),
+    ],
+)
+def test_what_goes_wrong_in_a_cluster_is_said(
+    address: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = SimpleNamespace(Client=FakeClient, as_completed=lambda futures, loop: iter(futures))
+    monkeypatch.setitem(sys.modules, "distributed", cast(ModuleType, fake))
+    with pytest.raises(VramtapError, match=said), cluster(FLEET, address) as workers:
+        list(workers.run([(0, 8)]))
