@@ -112,6 +112,8 @@ async def _record_machine(
     except asyncio.CancelledError:
         stop.set()
         await asyncio.wait([work])
+        # An error of its own says more than that it was ended.
+        work.result()
         raise
 
 

@@ -112,7 +112,7 @@ async def _arm(tracker: LogTracker, target: Target, recording: Recording) -> Non
     try:
         await asyncio.shield(arming)
     except asyncio.CancelledError:
-        # The thread goes on: the caller disarms what it arms.
+        # The thread goes on: the caller disarms what it arms. (What it met, shield() has taken note of.)
         await asyncio.wait([arming])
         raise
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -306,6 +308,33 @@ async def test_a_log_that_is_refused_is_said_and_leaves_nothing(monkeypatch: pyt
     with pytest.raises(VramtapError, match=r"its writes cannot be logged: ptrace pid 7: EPERM .*doctor"):
         await record(target, recording, hz=HZ, seconds=1, now_ns=now_ns)
     assert (log.disarmed, target.released, recording.looks) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@in_virtual_time
+async def test_who_cancels_it_while_it_attaches_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: bool
+) -> None:
+    target, recording = FaultyTarget(), Recording("faulty:", HZ, "host")
+    log, arming, go = log_of(monkeypatch, target), threading.Event(), threading.Event()
+
+    def arm(extent: Extent) -> None:
+        arming.set()
+        assert go.wait(60)
+        if fails:
+            raise Refused("ptrace", "pid 7", "EPERM")
+
+    monkeypatch.setattr(log, "arm", arm)
+    task = asyncio.create_task(record(target, recording, hz=HZ, seconds=1, now_ns=now_ns))
+    assert await asyncio.to_thread(arming.wait, 60)
+    task.cancel()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    del task
+    gc.collect()
+    assert (log.disarmed, target.released, recording.looks) == (1, 1, 0)
+    assert not [each for each in caplog.records if each.levelname == "ERROR"], "nothing was never retrieved"
 
 
 def test_a_recording_that_has_not_begun_has_no_trace() -> None:
