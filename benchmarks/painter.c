@@ -34,7 +34,7 @@ enum { PAGE_BYTES = 4096, MAX_PAGES = 1 << 20, MAX_INPUT_BYTES = 1 << 28, MAX_HZ
 
 static volatile uint64_t *memory;
 static uint32_t pages;
-static uint64_t colour = 1; /* another one each time, so that every write is a change */
+static uint64_t colour; /* another one each time, so that every write is a change */
 
 static void die(const char *what)
 {
@@ -195,7 +195,7 @@ int main(int argc, char **argv)
     /* Small pages whatever the system's setting is: a large one is split once, and measured never again. */
     if (madvise(map, (size_t)pages * PAGE_BYTES, MADV_NOHUGEPAGE) && errno != EINVAL)
         die("madvise");
-    memset(map, 1, (size_t)pages * PAGE_BYTES);
+    memset(map, 0xFF, (size_t)pages * PAGE_BYTES);
     memory = map;
     printf("READY %#" PRIxPTR "\n", (uintptr_t)map);
     fflush(stdout);

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from lab.errors import LabError
+
 QUIET_S: Final = 5.0
 """A server that does not wake up for so long is at rest: longer than any timer of ours or of its peers that
 ticks while nothing happens (a second for the geometry, three for QEMU's refresh)."""
-REST_LIMIT_S: Final = 130.0
-"""How long coming to rest is waited for: x11vnc's longest nap begins after two minutes."""
+REST_LIMIT_S: Final = 140.0
+"""How long coming to rest is waited for. An armed vramtap asks QEMU for the geometry ever more rarely, last
+two minutes after it has been armed and then every five; x11vnc's longest nap begins after two minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +79,31 @@ def spent(pids: list[int]) -> Spent:
     """What these processes have spent so far. Asking wakes none of them.
 
     Raises:
-        FileNotFoundError: one of them has ended.
+        LabError: one of them has ended: what costs nothing for that reason is no figure.
     """
     voluntary = involuntary = cpu_ns = 0
     threads: set[int] = set()
     for pid in pids:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for line in (task / "status").read_text().splitlines():
-                if line.startswith("voluntary_ctxt_switches"):
-                    voluntary += int(line.split()[1])
-                elif line.startswith("nonvoluntary_ctxt_switches"):
-                    involuntary += int(line.split()[1])
-            threads.add(int(task.name))
+        try:
+            tasks = {int(name): _status(pid, name) for name in os.listdir(f"/proc/{pid}/task")}
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise LabError(f"pid {pid} has ended") from error
+        if tasks[pid]["State"].startswith(("Z", "X")):
+            raise LabError(f"pid {pid} has ended")
+        for status in tasks.values():
+            voluntary += int(status["voluntary_ctxt_switches"])
+            involuntary += int(status["nonvoluntary_ctxt_switches"])
+        threads |= set(tasks)
         # The CPU clock of another process: its complemented pid, and 2 for scheduler time (kernel:
         # include/linux/posix-timers.h). Unlike the threads' own figures it keeps those that have ended.
         cpu_ns += time.clock_gettime_ns(~pid << 3 | 2)
     return Spent(voluntary, involuntary, cpu_ns, frozenset(threads))
+
+
+def _status(pid: int, task: str) -> dict[str, str]:
+    """What the kernel says of a thread (proc_pid_status(5))."""
+    lines = Path(f"/proc/{pid}/task/{task}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def wakeups(pid: int) -> int:

@@ -99,8 +99,8 @@ def held(figures: Figures) -> str:
         rows.append(
             [
                 f"{row['tracker']}: {what}",
-                *(f"{us:.0f}" for us in (first.median, first.p99, first.most)),
-                *(f"{us:.0f}" for us in (more.median, more.p99, more.most)),
+                *map(_us, (first.median, first.p99, first.most)),
+                *map(_us, (more.median, more.p99, more.most)),
                 shots,
                 rested,
             ]
@@ -166,8 +166,8 @@ def video(figures: Figures) -> str:
     head = ["1920x1080 painted as fast as it can, followed by", "frames/s", "loss: median", "least", "most"]
     note = (
         "Paired turns: a loss compares a turn with that of the same round in which nobody follows. `blind` "
-        "reads and converts everything and tracks nothing: what is lost to it is memory bandwidth and caches. "
-        "CPU loss is the same of the writer's own CPU time, which other processes cannot take from it."
+        "reads and converts everything and tracks nothing: what is lost to it is memory bandwidth and "
+        "caches. CPU loss is the same of the writer's own CPU time, which others cannot take from it."
     )
     return f"{note}\n\n{table([*head, 'CPU loss', 'looks/s', 'our CPU ms/s'], rows)}"
 
@@ -183,7 +183,7 @@ def _percent(share: float) -> str:
 
 def _us(value: float) -> str:
     """Whole microseconds; tenths of less than ten."""
-    return f"{value:.1f}" if abs(value) < 10 else f"{value:.0f}"
+    return f"{round(value, 1) + 0.0:.1f}" if abs(value) < 9.95 else f"{value:.0f}"
 
 
 def _median(values: Sequence[float]) -> str:
