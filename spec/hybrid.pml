@@ -77,6 +77,21 @@ byte open;               /* main's open tiles */
 #define EOF_WAKES_MAIN (!dog_socket)
 #endif
 
+/* Whether S ends main's waiting, and who is told of a fault. Waiting exclusively (EPOLLEXCLUSIVE on both sides) one of
+ * the two is: the watchdog if it waits. */
+#ifdef BREAK_MAIN_WAITS_EXCLUSIVELY
+bit dog_waits, main_told;
+#define S_ENDS_WAITING main_told
+#define TELL() main_told = main_told || !dog_waits || dog_stopped; dog_waits = 0
+#define MAIN_WAITS()   main_told = READABLE
+#define DOG_WAITS()    dog_waits = !READABLE
+#else
+#define S_ENDS_WAITING S_WAKES_MAIN
+#define TELL()         skip
+#define MAIN_WAITS()   skip
+#define DOG_WAITS()    skip
+#endif
+
 /* ---- what the kernel does ----
  * Registering and unregistering exclude all else. The walks go page by page, and anything may happen between two. */
 #define EACH_PAGE(action) \
@@ -143,7 +158,8 @@ proctype Writer(byte me) {
 marked:        LIFT(page)
            :: (protected & BIT(page)) && registered == SYNC ->
 blocked:       held[me] = UNREAD;
-               at[me] = page
+               at[me] = page;
+               TELL()
            :: (protected & BIT(page)) && registered == NOBODY ->
                assert(false) /* nobody protects without registration */
            fi;
@@ -165,6 +181,7 @@ inline say(what) { /* EPIPE when main's end is closed */
 proctype Watchdog() provided (!dog_stopped) {
     byte p, page = PAGES;
     {
+    atomic { DOG_WAITS() };
     do
 #ifndef BREAK_WATCHDOG_STAYS
     :: !main_socket -> goto leave
@@ -197,7 +214,8 @@ lifted:    skip
 #ifdef BREAK_BEGIN_AFTER_LIFT
        say(BEGIN);
 #endif
-       say(DONE)
+       say(DONE);
+       atomic { DOG_WAITS() }
     od;
 leave:
     skip
@@ -253,11 +271,11 @@ proctype Main() provided (!main_stopped) {
     read_pages(ALL);
 
 rest:
-    atomic { resting = 1; report = 0; before = 0 };
+    atomic { resting = 1; report = 0; before = 0; MAIN_WAITS() };
     if
     :: armed ->
         if
-        :: true -> S_WAKES_MAIN || len(socket) || EOF_WAKES_MAIN
+        :: true -> S_ENDS_WAITING || len(socket) || EOF_WAKES_MAIN
         :: true -> skip /* a user asks, whatever has fired */
         fi
     :: !armed -> skip

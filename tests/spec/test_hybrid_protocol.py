@@ -42,6 +42,10 @@ LOST = {
 
 FOR_EVER = {
     "MAIN_IGNORES_S": ("released", "the watchdog is stopped and main does not look at S"),
+    "MAIN_WAITS_EXCLUSIVELY": (
+        "released",
+        "the watchdog is stopped after it was woken, which nobody else was",
+    ),
     "NOTHING_WHILE_S_FIRED": ("released", "the watchdog is stopped and main answers nothing"),
     "WAITS_FOR_DONE_FOREVER": ("released", "the watchdog is stopped between begin and done"),
     "WAKE_AFTER_UNREGISTER": ("released", "main is stopped between the two, and the watchdog's lift fails"),
