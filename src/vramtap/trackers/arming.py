@@ -2,9 +2,11 @@
 
 A *gap* is a run of looks that find nothing. Each costs `look_us`; arming, with the waking that ends it,
 costs `A = arming_us + waking_us` once, and the rest of the gap nothing. To rent or to buy, not knowing how
-long: the **break-even rule**, arm when the looks of this gap have cost `A`, costs at most twice what the
-cheapest choice for each gap costs, and no deterministic rule does better (A. Karlin, M. Manasse, L.
-Rudolph, D. Sleator, "Competitive snoopy caching", Algorithmica 3, 1988).
+long: the **break-even rule**, arm after the first look with which this gap has cost more than `A`, costs at
+most twice what the cheapest choice for each gap costs, and no deterministic rule does better (A. Karlin, M.
+Manasse, L. Rudolph, D. Sleator, "Competitive snoopy caching", Algorithmica 3, 1988). In looks: with `a = A /
+look_us` it arms at look `e = floor(a) + 1`. A gap of g < e looks costs g; a longer one e + a <= 2 e, and the
+cheapest is `min(g, 1 + a) >= e`, since one look has to find nothing before anything can be armed.
 
 Twice is much where gaps are alike: with nothing written at all, break-even pays two thirds in vain. So the
 thresholds of a geometric series are rated by what each would have cost on the gaps there were, the older
@@ -22,11 +24,9 @@ thought.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final, Self
-
-import numpy as np
-from numpy.typing import NDArray
 
 LONGER: Final = 2.0
 """A gap also counts as one so many times as long: the longest so far says little of the longest to come."""
@@ -40,15 +40,15 @@ class ArmingRule:
 
     Args:
         whole: Arming and waking.
-        even: The break-even rule's threshold, a whole number.
-        thresholds: Rated, rising whole numbers, `even` among them.
+        even: The break-even rule's threshold.
+        thresholds: Rated, rising, `even` among them.
         forget: What the past still counts when a gap is over.
         budget: The most that the account can hold.
     """
 
     whole: float
     even: int
-    thresholds: NDArray[np.float64]
+    thresholds: tuple[int, ...]
     forget: float
     budget: float
 
@@ -63,11 +63,10 @@ class ArmingRule:
             forget: What the past still counts when a gap is over.
             budget: Of the account, in `whole`.
         """
-        earliest = round(np.log2(min(soonest, 1.0)))
-        factors = 2.0 ** np.arange(earliest, np.log2(LATEST) + 1)
-        # Not more than break-even would be for a continuous time, and never before the first look.
-        thresholds = np.maximum(1.0, np.floor(after * whole * factors))
-        return cls(whole, int(thresholds[-earliest]), thresholds, forget, budget * whole)
+        steps = range(round(math.log2(min(soonest, 1.0))), round(math.log2(LATEST)) + 1)
+        thresholds = [max(1, math.floor(after * whole * 2.0**step)) for step in steps]
+        even = thresholds[steps.index(0)] = math.floor(after * whole) + 1
+        return cls(whole, even, tuple(sorted(set(thresholds))), forget, budget * whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ class Arming:
     """
 
     rule: ArmingRule
-    rated: NDArray[np.float64]
+    rated: tuple[float, ...]
     account: float
     due: int
     rent: int = 0
@@ -91,11 +90,11 @@ class Arming:
     @classmethod
     def begin(cls, rule: ArmingRule) -> Self:
         """Nothing seen: the earliest threshold is as good as any, and the only one to be right when idle."""
-        return cls(rule, np.zeros(len(rule.thresholds)), rule.budget, rule.even)._next_gap()
+        return cls(rule, (0.0,) * len(rule.thresholds), rule.budget, rule.even)._next_gap()
 
     def _next_gap(self) -> Self:
         rule = self.rule
-        due = int(rule.thresholds[int(np.argmin(self.rated))])
+        due = rule.thresholds[self.rated.index(min(self.rated))]
         worst = rule.whole if due < rule.even else due - rule.even
         return replace(self, rent=0, due=due if worst <= self.account else rule.even)
 
@@ -114,28 +113,29 @@ class Arming:
 
     def ended(self) -> Self:
         """A look that found something ends the gap."""
-        if self.rent <= self.rule.thresholds[0]:
-            # All of them would have done the same; most gaps of a busy screen are of this kind.
-            return replace(self, rent=0) if self.rent else self
+        if not self.rent:
+            return self
         return self._over(self.rent, armed=False)
 
     def woken(self, slept: float | None) -> Self:
         """A write ends the gap, and the arming.
 
         Args:
-            slept: How many looks were not taken; None if nobody knows: then the gap counts as one that only
-                just was not worth arming.
+            slept: How many looks were not taken; None if nobody knows: then it is taken for armed in vain.
         """
-        if slept is None:
-            return self._over(max(self.rent, self.rule.even), armed=True)
-        return self._over(self.rent + slept, armed=True)
+        return self._over(self.rent + (slept or 0.0), armed=True)
 
     def _over(self, gap: float, *, armed: bool) -> Self:
         """Rate the thresholds by a gap of so many looks."""
         rule = self.rule
-        dear = rule.thresholds + rule.whole
-        would = sum(np.where(each <= rule.thresholds, each, dear) for each in (gap, LONGER * gap))
-        even = gap if gap <= rule.even else rule.even + rule.whole
+        longer = LONGER * gap
+        rated = tuple(
+            past * rule.forget
+            + (gap if gap < at else at + rule.whole)
+            + (longer if longer < at else at + rule.whole)
+            for past, at in zip(self.rated, rule.thresholds, strict=True)
+        )
+        even = gap if gap < rule.even else rule.even + rule.whole
         spent = self.rent + rule.whole if armed else gap
         account = min(self.account + even - spent, rule.budget)
-        return replace(self, rated=self.rated * rule.forget + would, account=account)._next_gap()
+        return replace(self, rated=rated, account=account)._next_gap()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final, Self
@@ -49,7 +48,8 @@ class Costs:
             value, name = getattr(self, field.name), field.name
             most = HEAVIEST_WEIGHT if name == "guest_weight" else LONGEST_US
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or not 0 <= value <= most:
+            # False for what is not a number, and for NaN.
+            if not number or not 0 <= value <= most:
                 raise VramtapError("costs", name, f"{value!r}", f"give a number from 0 to {most:g}")
             if value == 0 and name in {"page_us", "look_us"}:
                 raise VramtapError("costs", name, "0", "nothing is read for nothing: measure it")

@@ -200,15 +200,16 @@ class TileStates:
         regret = np.maximum(self.regret_us + worse, 0.0)
         gain = self.gain_us - worse
         earned = self.earned | (gain >= rule.cycle_us)
-        patience = self.patience
         opening, closing = self._advice(regret, max(logged, 1), any_open)
         changing = opening | closing if any_open else opening
         change = bool(changing.any())
         ahead = np.minimum(np.maximum(self.ahead_us + dearer, rule.lowest_us), rule.close_us)
         rule_open = (ahead >= rule.close_us) | (self.rule_open & (ahead > rule.lowest_us))
-        behind, together = self.behind_us, self.together and not change and bool((rule_open == was).all())
-        if change:
-            patience = _learn(rule, patience, earned, opening, closing)
+        patience, behind, together = (
+            self.patience,
+            self.behind_us,
+            self.together and not change and bool((rule_open == was).all()),
+        )
         now: Flags = was ^ changing if change else was
         if not together:
             behind = self._behind(dearer, rule_open)
@@ -218,6 +219,8 @@ class TileStates:
                 changing = was ^ now
                 change = bool(changing.any())
         if change:
+            # Whoever wanted it: the stay that ends was the adviser's.
+            patience = _learn(rule, patience, earned, changing & now, changing & was)
             behind += changing * np.where(now, rule.open_us, rule.close_us)
             regret[changing] = 0.0
             gain[changing] = 0.0
@@ -226,7 +229,7 @@ class TileStates:
             np.maximum(behind, 0.0, out=behind)
             together = not behind.any() and bool((rule_open == now).all())
         # Only a look that finds nothing can leave everything as it will stay.
-        settled = together and not (logged or any_open or now.any() or regret.any())
+        settled = not (logged or any_open or now.any() or rule_open.any() or regret.any())
         settled = settled and bool(earned.all() and (ahead == rule.lowest_us).all())
         return type(self)(
             rule, now, regret, gain, earned, patience, rule_open, ahead, behind, together, settled
