@@ -234,10 +234,16 @@ leave:
 #else
 inline read_pages(pages) { EACH_PAGE(differs = differs & ~(BIT(p) & (pages))) }
 #endif
+#ifdef BREAK_NO_LIFT_AFTER_DONE
+bit settled;
+#define SETTLED(yes) settled = yes
+#else
+#define SETTLED(yes) skip
+#endif
 inline hear() { /* what has been said so far; never waits */
     do
     :: socket ? BEGIN -> owed = 1
-    :: socket ? DONE -> owed = 0
+    :: socket ? DONE -> owed = 0; SETTLED(1)
     :: !len(socket) -> break
     od
 }
@@ -296,7 +302,7 @@ answered_nothing:
     goto rest;
 
 hand_over:
-    before = 0;
+    atomic { before = 0; SETTLED(0) };
     hear();
     if
     :: owed ->
@@ -318,9 +324,16 @@ gave_up_on_done: skip
     read_pages(ALL);
 #endif
 #if !defined(BREAK_NO_LIFT_BEFORE_UNREGISTER) && !defined(BREAK_WAKE_AFTER_UNREGISTER)
+#ifdef BREAK_NO_LIFT_AFTER_DONE
+    if
+    :: settled -> goto lifted_already
+    :: else
+    fi;
+#endif
     EACH_PAGE(LIFT(p));
     wake(ALL);
 #endif
+lifted_already:
     unregister();
 #ifdef BREAK_WAKE_AFTER_UNREGISTER
     d_step { free_writer(0); free_writer(1) }; /* UFFDIO_WAKE, which asks for no registration */

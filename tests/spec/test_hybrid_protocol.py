@@ -37,6 +37,7 @@ LOST = {
     "READ_BEFORE_TILE_PROTECT": "a tile is read before it is protected again",
     "TILE_CLOSED_UNREPORTED": "a tile is protected again and not reported once more",
     "NO_LIFT_BEFORE_UNREGISTER": "unregistering alone wakes nobody: the writer is held in the log's epoch",
+    "NO_LIFT_AFTER_DONE": "arming protected after the watchdog's lift, and a second writer is held",
 }
 """Rules of which breaking loses a write or leaves a writer behind: a state shows it."""
 
