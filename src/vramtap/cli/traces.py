@@ -64,7 +64,7 @@ def read_costs(path: Path | None) -> Costs | None:
 
 
 def charged(trace: Trace, given: Costs | None) -> tuple[Costs, str]:
-    """The costs a trace is replayed with, and where they are from, in one clause.
+    """The costs a trace is replayed with, and where they are from: `given`, `measured`, `reference`.
 
     Args:
         trace: May bring along what was measured on its target.
@@ -79,7 +79,7 @@ def charged(trace: Trace, given: Costs | None) -> tuple[Costs, str]:
     if given is not None:
         return given, "given"
     measured = costs_of(trace)
-    return (REFERENCE, "reference") if measured is None else (measured, "measured on its target")
+    return (REFERENCE, "reference") if measured is None else (measured, "measured")
 
 
 def read_parameters(path: Path | None) -> Parameters:

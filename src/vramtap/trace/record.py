@@ -7,8 +7,10 @@ log is read: no pixel is.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import math
+import statistics
 import time
 from collections.abc import Callable
 from typing import Final
@@ -28,6 +30,8 @@ from vramtap.trackers.writelog import LogTracker
 MAX_HZ: Final = 1000
 """Looks a second: timers have a millisecond's grain."""
 
+MEASUREMENTS: Final = 5
+"""Of the target's costs; each takes some 40 ms, and one that was interrupted says nothing of the target."""
 STOPPED: Final = "stopped"
 """What ended a recording that its user ended."""
 
@@ -118,19 +122,29 @@ async def _arm(tracker: LogTracker, target: Target, recording: Recording) -> Non
 
 
 def measured(target: Target) -> Costs | None:
-    """What following writes costs on this target; None where not all of it can be measured."""
-    hybrid = HybridTracker(allow_filtered=target.tolerates_injection, policy=LogAlways())
-    try:
-        hybrid.arm(target.extent)
-        if not hybrid.unarmable:
-            return hybrid.costs
-        log.info("%s: costs not measured: it cannot be armed: %s", target.url, hybrid.unarmable)
-    except VramtapError as error:
-        # What makes the recording fail as well is said there.
-        log.info("%s: costs not measured: %s", target.url, error)
-    finally:
-        hybrid.disarm()
-    return None
+    """What following writes costs on this target; None where not all of it can be measured.
+
+    Args:
+        target: Attached; what is measured is the median of `MEASUREMENTS`.
+    """
+    found = []
+    for _ in range(MEASUREMENTS):
+        # One that has measured keeps to it.
+        hybrid = HybridTracker(allow_filtered=target.tolerates_injection, policy=LogAlways())
+        try:
+            hybrid.arm(target.extent)
+            if hybrid.unarmable:
+                log.info("%s: costs not measured: it cannot be armed: %s", target.url, hybrid.unarmable)
+                return None
+            found.append(hybrid.costs)
+        except VramtapError as error:
+            # What makes the recording fail as well is said there.
+            log.info("%s: costs not measured: %s", target.url, error)
+            return None
+        finally:
+            hybrid.disarm()
+    names = [field.name for field in dataclasses.fields(Costs)]
+    return Costs(**{name: statistics.median(getattr(each, name) for each in found) for name in names})
 
 
 def arm(tracker: LogTracker, extent: Extent, name: str) -> None:

@@ -192,7 +192,7 @@ def test_costs_and_parameters_from_files(trace: Path, tmp_path: Path) -> None:
 def test_costs_that_a_trace_brings_along(tmp_path: Path) -> None:
     mine = caret(costs=json.dumps(COSTS))
     costs, source = charged(mine, None)
-    assert (costs.look_us, source) == (4, "measured on its target")
+    assert (costs.look_us, source) == (4, "measured")
     assert charged(mine, REFERENCE) == (REFERENCE, "given")
     assert charged(caret(), None) == (REFERENCE, "reference")
     save(tmp_path / "bad", caret(costs="{}"))

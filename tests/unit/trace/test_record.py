@@ -388,3 +388,49 @@ def test_costs_that_are_none_are_refused(text: str) -> None:
     builder = TraceBuilder(3)
     with pytest.raises(VramtapError):
         costs_of(builder.build({"costs": text}))
+
+
+class Measuring:
+    """A hybrid tracker that has measured what it is told.
+
+    Args:
+        held_us: What each of them measures, in turn.
+        unarmable: Why they cannot be armed.
+        error: What arming them raises.
+    """
+
+    def __init__(self, held_us: list[float], unarmable: str = "", error: Exception | None = None) -> None:
+        self._held_us = iter(held_us)
+        self.unarmable = unarmable
+        self._error = error
+        self.disarmed = 0
+        self.costs = REFERENCE
+
+    def arm(self, extent: Extent) -> None:
+        if self._error is not None:
+            raise self._error
+        self.costs = dataclasses.replace(REFERENCE, held_us=next(self._held_us))
+
+    def disarm(self) -> None:
+        self.disarmed += 1
+
+
+@in_virtual_time
+async def test_an_interrupted_measurement_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    hybrid = Measuring([100, 5000, 90, 110, 9000])
+    monkeypatch.setattr(module, "HybridTracker", lambda allow_filtered, policy: hybrid)
+    assert module.measured(FaultyTarget()) == dataclasses.replace(REFERENCE, held_us=110)
+    assert hybrid.disarmed == module.MEASUREMENTS
+
+
+@pytest.mark.parametrize(
+    "hybrid",
+    [Measuring([1, 2], unarmable="no full userfaultfd"), Measuring([], error=Refused("ptrace", "7"))],
+)
+@in_virtual_time
+async def test_what_cannot_be_measured_is_not_made_up(
+    monkeypatch: pytest.MonkeyPatch, hybrid: Measuring
+) -> None:
+    monkeypatch.setattr(module, "HybridTracker", lambda allow_filtered, policy: hybrid)
+    assert module.measured(FaultyTarget()) is None
+    assert hybrid.disarmed == 1
