@@ -49,6 +49,17 @@ int main(void) {
     SIZE(struct uffdio_writeprotect, "UffdioWriteprotect");
     AT(struct uffdio_writeprotect, "UffdioWriteprotect", range, "range");
     AT(struct uffdio_writeprotect, "UffdioWriteprotect", mode, "mode");
+    SIZE(struct uffd_msg, "UffdMsg");
+    AT(struct uffd_msg, "UffdMsg", event, "event");
+    AT(struct uffd_msg, "UffdMsg", reserved1, "reserved1");
+    AT(struct uffd_msg, "UffdMsg", reserved2, "reserved2");
+    AT(struct uffd_msg, "UffdMsg", reserved3, "reserved3");
+    AT(struct uffd_msg, "UffdMsg", arg.pagefault.flags, "flags");
+    AT(struct uffd_msg, "UffdMsg", arg.pagefault.address, "address");
+    AT(struct uffd_msg, "UffdMsg", arg.pagefault.feat.ptid, "ptid");
+    /* The union ends where its longest member does. */
+    printf("offsetof UffdMsg.pad %zu\n",
+           offsetof(struct uffd_msg, arg.pagefault.feat) + sizeof(((struct uffd_msg *)0)->arg.pagefault.feat));
     SIZE(struct iovec, "Iovec");
     AT(struct iovec, "Iovec", iov_base, "base");
     AT(struct iovec, "Iovec", iov_len, "len");
@@ -82,9 +93,16 @@ int main(void) {
     NUMBER("UFFDIO_API", UFFDIO_API);
     NUMBER("UFFDIO_REGISTER", UFFDIO_REGISTER);
     NUMBER("UFFDIO_UNREGISTER", UFFDIO_UNREGISTER);
+    NUMBER("UFFDIO_WAKE", UFFDIO_WAKE);
     NUMBER("UFFDIO_WRITEPROTECT", UFFDIO_WRITEPROTECT);
     NUMBER("UFFD_API", UFFD_API);
     NUMBER("UFFD_USER_MODE_ONLY", UFFD_USER_MODE_ONLY);
+    NUMBER("UFFD_FEATURE_PAGEFAULT_FLAG_WP", UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+    NUMBER("UFFD_FEATURE_EVENT_REMAP", UFFD_FEATURE_EVENT_REMAP);
+    NUMBER("UFFD_FEATURE_EVENT_REMOVE", UFFD_FEATURE_EVENT_REMOVE);
+    NUMBER("UFFD_FEATURE_EVENT_UNMAP", UFFD_FEATURE_EVENT_UNMAP);
+    NUMBER("UFFD_EVENT_PAGEFAULT", UFFD_EVENT_PAGEFAULT);
+    NUMBER("UFFD_EVENT_REMAP", UFFD_EVENT_REMAP);
     NUMBER("UFFD_FEATURE_WP_HUGETLBFS_SHMEM", UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
     NUMBER("UFFDIO_REGISTER_MODE_WP", UFFDIO_REGISTER_MODE_WP);
     NUMBER("UFFDIO_WRITEPROTECT_MODE_WP", UFFDIO_WRITEPROTECT_MODE_WP);
