@@ -140,7 +140,7 @@ def _table(rows: list[_Row]) -> Table:
     table = Table("trace", "policy")
     for heading in (
         "x optimum",
-        "us a look",
+        "us/interval",
         "ours ms",
         "guest ms",
         "looks",
