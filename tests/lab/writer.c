@@ -1,23 +1,31 @@
 /*
  * Storms memory with writes from several threads: whoever watches must see every one of them.
  *
- *   writer SIZE_BYTES THREADS WRITES SEED PAUSE_EVERY VISIT [PATH]
+ *   writer SIZE_BYTES THREADS WRITES SEED PAUSE_EVERY VISIT REST_US [PATH]
  *
  * Maps PATH shared (created or grown if need be; /proc/PID/fd/N for a memfd), or anonymous memory
  * without it, prints `READY ADDRESS`, and then obeys lines on standard input:
  *   run          all threads write their share; answers `DONE WRITES`
  *   forever      the same without end, until the process is killed; answers `RUNNING`
+ *   steady       the same without end, until `halt`, each thread in a part of the memory of its own, and every
+ *                write is written down in an account beside it, which nobody watches; answers `RUNNING`
+ *   advance      waits until each thread has begun a visit and ended it since; answers `ADVANCED`
+ *   halt         lets each thread end its visit, and compares the memory with the account; answers
+ *                `HALTED WRITES`, or `DIFFERS OFFSET`
  *   dump PATH    writes the memory to a file, the truth for anonymous memory; answers `DUMPED`
  * The end of standard input ends it. Every PAUSE_EVERY writes (0: never) a thread pauses for 50 us, so
  * that whoever watches sees quiet moments and beginnings, not one long flood. With VISIT writes a thread
  * stays in a few pages for so many, then goes to others (0: all of the memory, all the time): what is
- * written everywhere until the end heals whatever is missed before.
+ * written everywhere until the end heals whatever is missed before. Between two visits a thread rests for a
+ * time chosen at random, up to REST_US.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,12 +38,17 @@
 enum { MAX_THREADS = 64, PAGE_BYTES = 4096, VISITED_PAGES = 4 };
 
 static volatile uint8_t *memory;
-static uint64_t size_bytes, pause_every, visit;
+static uint8_t *account; /* NULL unless `steady` */
+static uint64_t size_bytes, pause_every, visit, rest_us;
+static atomic_bool halting;
 
 struct share {
     pthread_t thread;
     uint64_t writes; /* 0: without end */
     uint64_t random_state;
+    uint64_t lowest, limit; /* the part of the memory it writes */
+    uint64_t done;
+    atomic_uint_fast64_t visits; /* ended */
 };
 
 static void die(const char *what)
@@ -53,43 +66,121 @@ static uint64_t next_random(uint64_t *state)
     return *state * 0x2545F4914F6CDD1Du;
 }
 
+static void write_byte(uint64_t at, uint8_t value)
+{
+    memory[at] = value;
+    if (account)
+        account[at] = value;
+}
+
+static void write_word(uint64_t at, uint32_t value)
+{
+    *(volatile uint32_t *)(memory + at) = value;
+    if (account)
+        *(uint32_t *)(account + at) = value;
+}
+
+static void nap(uint64_t us)
+{
+    const struct timespec time = {(time_t)(us / 1000000), (long)(us % 1000000) * 1000};
+
+    nanosleep(&time, NULL);
+}
+
 /* Bytes and words anywhere; now and then a run of words that crosses pages. */
 static void *write_share(void *argument)
 {
     struct share *share = argument;
-    const struct timespec pause = {0, 50000};
     uint64_t state = share->random_state;
-    uint64_t first = 0, span_bytes = size_bytes;
+    uint64_t first = share->lowest, span_bytes = share->limit - share->lowest;
 
-    for (uint64_t done = 0; !share->writes || done < share->writes; done++) {
-        if (visit && done % visit == 0) {
-            first = next_random(&state) % (size_bytes / PAGE_BYTES) * PAGE_BYTES;
+    share->done = 0;
+    for (; !share->writes || share->done < share->writes; share->done++) {
+        if (visit && share->done % visit == 0) {
+            if (share->done) {
+                atomic_fetch_add(&share->visits, 1);
+                if (rest_us)
+                    nap(next_random(&state) % rest_us);
+            }
+            if (atomic_load(&halting))
+                break;
+            first = share->lowest
+                + next_random(&state) % ((share->limit - share->lowest) / PAGE_BYTES) * PAGE_BYTES;
             span_bytes = VISITED_PAGES * PAGE_BYTES;
-            if (span_bytes > size_bytes - first)
-                span_bytes = size_bytes - first;
+            if (span_bytes > share->limit - first)
+                span_bytes = share->limit - first;
         }
         uint64_t value = next_random(&state);
         uint64_t at = first + next_random(&state) % span_bytes;
 
-        if (pause_every && done % pause_every == 0)
-            nanosleep(&pause, NULL);
+        if (pause_every && share->done % pause_every == 0)
+            nap(50);
         switch (value >> 60) {
         case 0:
         case 1:
         case 2:
         case 3:
-            memory[at] = (uint8_t)value;
+            write_byte(at, (uint8_t)value);
             break;
         case 4:
-            for (uint64_t word = at & ~(uint64_t)3; word < (at & ~(uint64_t)3) + 256 && word + 4 <= size_bytes; word += 4)
-                *(volatile uint32_t *)(memory + word) = (uint32_t)value;
+            for (uint64_t word = at & ~(uint64_t)3; word < (at & ~(uint64_t)3) + 256 && word + 4 <= share->limit; word += 4)
+                write_word(word, (uint32_t)value);
             break;
         default:
-            *(volatile uint32_t *)(memory + (at & ~(uint64_t)3)) = (uint32_t)value;
+            write_word(at & ~(uint64_t)3, (uint32_t)value);
         }
     }
     share->random_state = state;
     return NULL;
+}
+
+/* Starts all threads; endless, each in a part of its own, if the account is kept. */
+static void begin(struct share *shares, uint64_t threads, uint64_t writes, int endless)
+{
+    const uint64_t pages = size_bytes / PAGE_BYTES;
+
+    for (uint64_t i = 0; i < threads; i++) {
+        shares[i].writes = endless ? 0 : writes / threads + (i < writes % threads);
+        shares[i].lowest = account ? pages * i / threads * PAGE_BYTES : 0;
+        shares[i].limit = account ? pages * (i + 1) / threads * PAGE_BYTES : size_bytes;
+        if (pthread_create(&shares[i].thread, NULL, write_share, &shares[i]))
+            die("pthread_create");
+    }
+}
+
+/* Waits for all threads; returns how many writes they made. */
+static uint64_t end(struct share *shares, uint64_t threads)
+{
+    uint64_t done = 0;
+
+    for (uint64_t i = 0; i < threads; i++) {
+        pthread_join(shares[i].thread, NULL);
+        done += shares[i].done;
+    }
+    return done;
+}
+
+/* One visit may have begun before we came: two have to end. */
+static void advance(struct share *shares, uint64_t threads)
+{
+    uint64_t goals[MAX_THREADS];
+
+    for (uint64_t i = 0; i < threads; i++)
+        goals[i] = atomic_load(&shares[i].visits) + 2;
+    for (uint64_t i = 0; i < threads; i++)
+        while (atomic_load(&shares[i].visits) < goals[i])
+            nap(100);
+}
+
+static void audit(uint64_t writes)
+{
+    for (uint64_t at = 0; at < size_bytes; at++) {
+        if (memory[at] != account[at]) {
+            printf("DIFFERS %#" PRIx64 "\n", at);
+            return;
+        }
+    }
+    printf("HALTED %" PRIu64 "\n", writes);
 }
 
 static void dump(const char *path)
@@ -119,8 +210,8 @@ int main(int argc, char **argv)
     static struct share shares[MAX_THREADS];
     char line[4096];
 
-    if (argc != 7 && argc != 8) {
-        fputs("usage: writer SIZE_BYTES THREADS WRITES SEED PAUSE_EVERY VISIT [PATH]\n", stderr);
+    if (argc != 8 && argc != 9) {
+        fputs("usage: writer SIZE_BYTES THREADS WRITES SEED PAUSE_EVERY VISIT REST_US [PATH]\n", stderr);
         return 2;
     }
     size_bytes = number(argv[1], "size", 4096, (uint64_t)1 << 32) & ~(uint64_t)4095;
@@ -130,14 +221,15 @@ int main(int argc, char **argv)
 
     pause_every = number(argv[5], "pause", 0, UINT64_MAX);
     visit = number(argv[6], "visit", 0, UINT64_MAX);
-    if (argc == 8) {
+    rest_us = number(argv[7], "rest", 0, 60000000);
+    if (argc == 9) {
         struct stat status;
-        int fd = open(argv[7], O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        int fd = open(argv[8], O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 
         if (fd < 0 || fstat(fd, &status))
-            die(argv[7]);
+            die(argv[8]);
         if ((uint64_t)status.st_size < size_bytes && ftruncate(fd, (off_t)size_bytes))
-            die(argv[7]);
+            die(argv[8]);
         memory = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         close(fd);
     } else {
@@ -155,18 +247,32 @@ int main(int argc, char **argv)
         int endless = !strcmp(line, "forever");
 
         if (endless || !strcmp(line, "run")) {
-            for (uint64_t i = 0; i < threads; i++) {
-                shares[i].writes = endless ? 0 : writes / threads + (i < writes % threads);
-                if (pthread_create(&shares[i].thread, NULL, write_share, &shares[i]))
-                    die("pthread_create");
-            }
+            begin(shares, threads, writes, endless);
             if (endless) {
                 puts("RUNNING");
                 fflush(stdout);
             }
-            for (uint64_t i = 0; i < threads; i++)
-                pthread_join(shares[i].thread, NULL);
-            printf("DONE %" PRIu64 "\n", writes);
+            printf("DONE %" PRIu64 "\n", end(shares, threads));
+        } else if (!strcmp(line, "steady")) {
+            if (!visit || threads > size_bytes / PAGE_BYTES) {
+                fputs("writer: steady needs visits, and a page for each thread\n", stderr);
+                return 2;
+            }
+            account = account ? account : malloc(size_bytes);
+            if (!account)
+                die("malloc");
+            memcpy(account, (const void *)memory, size_bytes);
+            atomic_store(&halting, false);
+            begin(shares, threads, 0, 1);
+            puts("RUNNING");
+        } else if (!strcmp(line, "advance") && account) {
+            advance(shares, threads);
+            puts("ADVANCED");
+        } else if (!strcmp(line, "halt") && account) {
+            atomic_store(&halting, true);
+            audit(end(shares, threads));
+            free(account);
+            account = NULL;
         } else if (!strncmp(line, "dump ", 5)) {
             dump(line + 5);
             puts("DUMPED");

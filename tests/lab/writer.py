@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import subprocess
 import tempfile
 from pathlib import Path
@@ -29,6 +30,7 @@ class Writer:
         pause_every: After how many writes each thread pauses for 50 microseconds; 0: never.
         visit: How many writes a thread makes in one place of a few pages before it goes to another;
             0: anywhere at any time.
+        rest_us: How long a thread rests at most between two visits, microseconds; each time chosen at random.
         path: A file to map shared (`/proc/PID/fd/N` for a memfd); anonymous memory without it.
         pass_fds: Descriptors it inherits under the same numbers.
     """
@@ -42,11 +44,14 @@ class Writer:
         seed: int = 1,
         pause_every: int = 0,
         visit: int = 0,
+        rest_us: int = 0,
         path: Path | str | None = None,
         pass_fds: tuple[int, ...] = (),
     ) -> None:
         self.size_bytes = size_bytes & ~4095
-        self._argv = [str(number) for number in (size_bytes, threads, writes, seed, pause_every, visit)]
+        self._argv = [
+            str(number) for number in (size_bytes, threads, writes, seed, pause_every, visit, rest_us)
+        ]
         if path is not None:
             self._argv.append(str(path))
         self._pass_fds = pass_fds
@@ -110,6 +115,32 @@ class Writer:
         self._say("forever")
         self._answer("RUNNING")
 
+    def steady(self) -> None:
+        """Begin writing without end, with an account of all that is written; `halt` ends it."""
+        self._say("steady")
+        self._answer("RUNNING")
+
+    def advance(self, timeout_s: float = 60.0) -> None:
+        """Wait until each thread has been somewhere else since: none is held.
+
+        Raises:
+            LabError: one is.
+        """
+        self._say("advance")
+        self._answer("ADVANCED", timeout_s)
+
+    def halt(self, timeout_s: float = 60.0) -> int:
+        """End what `steady` began, and have the memory compared with the account.
+
+        Returns:
+            How many writes were made.
+
+        Raises:
+            LabError: the memory is not what was written, or a thread is held.
+        """
+        self._say("halt")
+        return int(self._answer("HALTED", timeout_s))
+
     def memory(self) -> NDArray[np.uint8]:
         """What its memory holds, in its own words: the ground truth.
 
@@ -127,8 +158,11 @@ class Writer:
         self._process.stdin.write(line.encode() + b"\n")
         self._process.stdin.flush()
 
-    def _answer(self, word: str) -> str:
+    def _answer(self, word: str, timeout_s: float | None = None) -> str:
         assert self._process.stdout is not None
+        # One answer at a time is under way, so that nothing waits in the file object's buffer.
+        if timeout_s is not None and not select.select([self._process.stdout], [], [], timeout_s)[0]:
+            raise LabError(f"writer: not {word} after {timeout_s:.0f} s")
         line = self._process.stdout.readline().decode().strip()
         if line.split(" ")[0] != word:
             raise LabError(f"writer: {line!r} instead of {word}")

@@ -9,6 +9,7 @@ import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pytest
@@ -19,9 +20,15 @@ from numpy.typing import NDArray
 import vramtap
 from lab.writer import Writer
 from model_client import ModelClient
+from system.forced import ArmAtOnce, Counted, ForcedPolicy, armed, tapped, until
 from vramtap import tap as tap_module
-from vramtap.pages import PAGE_SIZE
+from vramtap.linux.watchdog import Watchdog
+from vramtap.memory.extent import Extent
+from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.tap import Tap
+from vramtap.trackers.contract import Everything
+from vramtap.trackers.hybrid import HybridTracker
+from vramtap.trackers.policy import OnlinePolicy, State
 
 TRACKERS = ("log", "compare")
 WRITES = 10_000_000
@@ -30,6 +37,13 @@ PAUSE_EVERY = 100
 VISIT = 2000
 """Writes in one place: most pages are left for good in the middle of the storm, and nothing written later
 would heal what was missed there."""
+REST_US = 5000
+"""Each thread rests up to so long, several looks, after a visit, which takes it a tenth of a millisecond: so
+now and then all do."""
+SHORT_S = 0.001
+"""Between two looks of a tap that is to change its state often."""
+ROUNDS = 20
+"""By then a broken rule must have shown; it takes one or two."""
 MIN_COLLECTS = 30
 """Of a storm that the tap was really there for: where the machine is too busy, the storm lasts longer."""
 
@@ -37,7 +51,17 @@ Pixels = NDArray[np.uint32]
 
 
 @contextmanager
-def storming(memory: str, size_bytes: int, writes: int, seed: int, threads: int = 4) -> Iterator[Writer]:
+def storming(
+    memory: str,
+    size_bytes: int,
+    writes: int,
+    seed: int,
+    threads: int = 4,
+    *,
+    visit: int = VISIT,
+    pause_every: int = PAUSE_EVERY,
+    rest_us: int = 0,
+) -> Iterator[Writer]:
     """A writer over memory of this kind."""
     with contextlib.ExitStack() as cleanup:
         path: str | None = None
@@ -52,8 +76,9 @@ def storming(memory: str, size_bytes: int, writes: int, seed: int, threads: int 
                 threads=threads,
                 writes=writes,
                 seed=seed,
-                pause_every=PAUSE_EVERY,
-                visit=VISIT,
+                pause_every=pause_every,
+                visit=visit,
+                rest_us=rest_us,
                 path=path,
                 pass_fds=pass_fds,
             )
@@ -121,11 +146,14 @@ def _widened(word: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
 async def followed(
     writer: Writer, geometry: Geometry, tracker: str
 ) -> AsyncIterator[tuple[Tap, ModelClient]]:
-    async with (
-        vramtap.open(geometry.url(writer), tracker=tracker) as tap,
-        ModelClient(tap) as client,
-    ):
-        yield tap, client
+    """A tap with a tracker of this name, or with the hybrid forced through its states, and its client."""
+    async with contextlib.AsyncExitStack() as stack:
+        url = geometry.url(writer)
+        if tracker == "forced":
+            tap, _ = await stack.enter_async_context(tapped(url, ForcedPolicy(1), interval_s=SHORT_S))
+        else:
+            tap = await stack.enter_async_context(vramtap.open(url, tracker=tracker))
+        yield tap, await stack.enter_async_context(ModelClient(tap))
 
 
 SCREEN = Geometry(2048, 2048, "XR24", 8192, 0)
@@ -146,6 +174,174 @@ async def test_no_write_is_missed(tracker: str, memory: str, storm: int) -> None
                 await client.shows(SCREEN.decode(await asyncio.to_thread(writer.memory)))
             assert tap.stats.tracker == tracker
             assert tap.stats.failures == 0
+
+
+SMALL = Geometry(1024, 512, "XR24", 4096, 0)
+"""Read as a whole in a millisecond, so that it is armed and woken many times a second."""
+
+
+def resting(memory: str, seed: int) -> contextlib.AbstractContextManager[Writer]:
+    """A writer whose threads rest between two visits."""
+    return storming(memory, SMALL.end, WRITES // 10, seed, 2, pause_every=0, rest_us=REST_US)
+
+
+TURNS = 100
+"""Of each kind of transition in a storm, at least."""
+
+
+def policies(name: str, seed: int) -> Counted:
+    """What decides for the hybrid, counted."""
+    return Counted(ForcedPolicy(seed, arm=0.8) if name == "forced" else OnlinePolicy())
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("memory", ["anonymous", "memfd"])
+async def test_no_write_is_missed_whatever_state_the_hybrid_is_forced_into(
+    memory: str, storm: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads rest now and then, all at once too, so that it is armed in the middle of the storm."""
+    monkeypatch.setattr(tap_module, "IDLE_AFTER_S", 0.0)
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    policy = policies("forced", seed)
+    with resting(memory, seed) as writer:
+        async with (
+            tapped(SMALL.url(writer), policy, interval_s=SHORT_S) as (tap, tracker),
+            ModelClient(tap) as client,
+        ):
+            assert not tracker.unarmable
+            told = tap.stats.everything
+            for number in range(1, storm + 1):
+                written = 0
+                while written < WRITES or min(told["armed"], told["woken"]) < number * TURNS:
+                    written += await asyncio.to_thread(writer.run)
+                    await client.shows(SMALL.decode(await asyncio.to_thread(writer.memory)))
+            print(f"{dict(told)}, {policy.opened} tiles opened, {policy.closed} closed")
+            assert min(policy.opened, policy.closed) >= storm * TURNS
+            assert tap.stats.failures == 0
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("memory", ["anonymous", "memfd"])
+async def test_no_write_is_missed_as_the_hybrid_decides_by_itself(memory: str, storm: int) -> None:
+    """Threads stay where they are for a while, as a video does, and all is quiet between two storms."""
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    policy = policies("online", seed)
+    with storming(memory, SCREEN.end, WRITES // 4, seed, visit=10 * VISIT) as writer:
+        async with (
+            tapped(SCREEN.url(writer), policy, interval_s=SHORT_S) as (tap, tracker),
+            ModelClient(tap) as client,
+        ):
+            for number in range(1, storm + 1):
+                written = 0
+                while written < WRITES or tap.stats.everything["woken"] < 3 * number:
+                    await armed(tap, tracker)
+                    written += await asyncio.to_thread(writer.run)
+                    await client.shows(SCREEN.decode(await asyncio.to_thread(writer.memory)))
+            await armed(tap, tracker)
+            print(f"{dict(tap.stats.everything)}, {policy.opened} tiles opened, {policy.closed} closed")
+            assert min(policy.opened, policy.closed) > 0
+            assert tap.stats.failures == 0
+
+
+class IgnoresWhatArmingMissed(HybridTracker):
+    """Compares nothing after it was armed: what was written while the log changed hands is nowhere."""
+
+    def _arm_whole(self, extent: Extent) -> bool:
+        armed = super()._arm_whole(extent)
+        if armed:
+            self._log.pending()
+        return armed
+
+
+class IgnoresWhatHandingOverMissed(HybridTracker):
+    """Compares nothing after it was woken: not even the write that woke it is seen."""
+
+    def _hand_over(self, extent: Extent, watchdog: Watchdog) -> None:
+        super()._hand_over(extent, watchdog)
+        self._log.pending()
+
+
+class IgnoresOpenTiles(HybridTracker):
+    """Does not report what it does not protect."""
+
+    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+        left_open = self.left_open
+        answer = super().collect(window)
+        return answer if isinstance(answer, Everything) else answer.difference(left_open)
+
+
+class IgnoresClosedTiles(HybridTracker):
+    """Protects a tile that was open after it was read, and not before."""
+
+    def _take(self, state: State) -> None:
+        super()._take(state)
+        closed = self._tiles.runs(self._closed)
+        if closed and not self.armed:
+            answer = self._log.collect()
+            if isinstance(answer, PageRuns):
+                self._log.restore(answer.difference(closed))
+
+
+@pytest.mark.parametrize("kind", [IgnoresOpenTiles, IgnoresClosedTiles])
+async def test_a_hybrid_that_ignores_tiles_loses_writes(
+    kind: type[HybridTracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tap_module, "IDLE_AFTER_S", 0.0)
+    with resting("anonymous", 5) as writer:
+        async with (
+            tapped(SMALL.url(writer), ForcedPolicy(5, arm=0.0), kind=kind, interval_s=SHORT_S) as (tap, _),
+            ModelClient(tap),
+        ):
+            for _ in range(ROUNDS):
+                await asyncio.to_thread(writer.run)
+                truth = SMALL.decode(await asyncio.to_thread(writer.memory))
+                await tap.refresh()
+                if not np.array_equal(tap.screen.pixels, truth):
+                    return
+    pytest.fail(f"it lost nothing in {ROUNDS} rounds")
+
+
+@pytest.mark.parametrize(
+    ("gap", "kind"),
+    [
+        ("suspend", HybridTracker),
+        ("suspend", IgnoresWhatArmingMissed),
+        ("resume", HybridTracker),
+        ("resume", IgnoresWhatHandingOverMissed),
+    ],
+)
+async def test_what_is_written_while_nothing_is_protected(
+    gap: str, kind: type[HybridTracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the log was suspended to arm, and before it is resumed to hand over, there is no protection.
+
+    Armed once only: the next arming would compare everything, and heal what the last waking missed.
+    """
+    with storming("anonymous", SMALL.end, 100, 5, pause_every=0) as writer:
+        async with (
+            tapped(SMALL.url(writer), ArmAtOnce(once=True), kind=kind) as (tap, tracker),
+            ModelClient(tap),
+        ):
+            if gap == "resume":
+                await until(lambda: tracker.armed)
+            real, written = getattr(tracker._log, gap), 0
+
+            def then_write(why: Everything) -> Everything | None:
+                nonlocal written
+                before = real(why) if gap == "suspend" else None
+                if not written:
+                    written = writer.run()
+                return before if gap == "suspend" else cast(Everything, real(why))
+
+            monkeypatch.setattr(tracker._log, gap, then_write)
+            if gap == "resume":
+                await asyncio.to_thread(writer.run)
+            await until(lambda: written > 0 and tracker.armed is (gap == "suspend"))
+            await tap.refresh()
+            truth = SMALL.decode(await asyncio.to_thread(writer.memory))
+            assert np.array_equal(tap.screen.pixels, truth) is (kind is HybridTracker)
 
 
 @pytest.mark.storm
@@ -201,10 +397,10 @@ def geometries(draw: st.DrawFn) -> Geometry:
     return Geometry(width, height, pixel_format, stride, offset)
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=35, suppress_health_check=list(HealthCheck))
 @given(
     geometry=geometries(),
-    tracker=st.sampled_from(TRACKERS),
+    tracker=st.sampled_from([*TRACKERS, "hybrid", "forced"]),
     memory=st.sampled_from(["anonymous", "memfd"]),
     beyond=st.integers(0, 4),
     threads=st.integers(1, 4),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -62,6 +63,40 @@ def test_visits_one_place_after_the_other() -> None:
         writer.run()
         pages = np.unique(np.flatnonzero(writer.memory()) // 4096)
     assert 1 < len(pages) <= 4 * 5, "four places of four pages, and runs of words that cross their ends"
+
+
+def test_writes_steadily_and_keeps_an_account() -> None:
+    with Writer(SIZE, threads=3, seed=4, visit=100, rest_us=100) as writer:
+        for _ in range(2):
+            writer.steady()
+            writer.advance()
+            before = writer.memory()
+            writer.advance()
+            assert (writer.memory() != before).any()
+            assert writer.halt() > 3 * 2 * 100
+            np.testing.assert_array_equal(writer.memory(), writer.memory())
+
+
+def test_the_account_shows_what_the_writer_did_not_write() -> None:
+    descriptor = os.memfd_create("account")
+    try:
+        with Writer(
+            SIZE, threads=1, visit=1, rest_us=1000, path=f"/proc/self/fd/{descriptor}", pass_fds=(descriptor,)
+        ) as writer:
+            writer.steady()
+            os.pwrite(descriptor, b"\x55" * SIZE, 0)
+            with pytest.raises(LabError, match="DIFFERS"):
+                writer.halt()
+    finally:
+        os.close(descriptor)
+
+
+def test_a_writer_that_is_held_does_not_advance() -> None:
+    with Writer(SIZE, threads=2, visit=10) as writer:
+        writer.steady()
+        os.kill(writer.pid, signal.SIGSTOP)
+        with pytest.raises(LabError, match="not ADVANCED"):
+            writer.advance(0.1)
 
 
 def test_says_what_it_cannot_map() -> None:
