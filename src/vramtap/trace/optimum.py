@@ -56,7 +56,10 @@ UNHIT: Final = 0.05
 """Part of a tile that was not hit, for when it is closed, against one that was; where the rounds begin."""
 CLOSE: Final = 1.001
 """Bounds nearer to each other than this are not improved."""
+LEAST: Final = 1e-9
+"""Share of the call that is left to a tile at least."""
 MAX_HYPOTHESES: Final = 32
+"""Kept at a time; on the traces of the tests one is left after every gap."""
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -332,7 +335,8 @@ def optimum(trace: Trace, costs: Costs, tile_pages: int, rounds: int = ROUNDS) -
     quiet = np.vstack([np.ones((1, hit.shape[1])), busy])
     best: Optimum | None = None
     for number in range(1, 2 + rounds):
-        split = _Split(_parts(busy, costs), _parts(quiet, costs))
+        busy, quiet = _parts(busy), _parts(quiet)
+        split = _Split(costs.protect_us * busy, costs.protect_us * quiet)
         lower_us, armed = _value(problem, split)
         opened = _schedule(problem, split, armed)
         upper_us = replay(trace, Planned(opened, armed, problem.written), costs, tile_pages).total_us
@@ -346,15 +350,15 @@ def optimum(trace: Trace, costs: Costs, tile_pages: int, rounds: int = ROUNDS) -
             break
         step = FIRST_STEP / np.sqrt(number)
         paid_busy, paid_quiet = _paid(problem, hit, opened)
-        busy, quiet = split.busy * np.exp(step * paid_busy), split.quiet * np.exp(step * paid_quiet)
+        busy, quiet = busy * np.exp(step * paid_busy), quiet * np.exp(step * paid_quiet)
     assert best is not None
     return best
 
 
-def _parts(weight: Floats, costs: Costs) -> Floats:
-    """Parts of the call's price, each row adding up to it."""
-    weight = np.maximum(weight / weight.max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    parts: Floats = costs.protect_us * weight / weight.sum(axis=1, keepdims=True)
+def _parts(weight: Floats) -> Floats:
+    """Shares of the call, each row adding up to one; none so small that it could not grow again."""
+    parts: Floats = np.maximum(weight / weight.sum(axis=1, keepdims=True), LEAST)
+    parts /= parts.sum(axis=1, keepdims=True)
     return parts
 
 

@@ -11,14 +11,14 @@ from vramtap.trackers.costs import Costs
 from vramtap.trackers.policy import INTERVAL_S, Counts, State
 
 XEN_QUIET_S: Final = 2.0
-"""Without a write for so long, Xen takes all write permission (SHADOW_... `last_dirty` + SECONDS(2),
-xen/arch/x86/mm/shadow/common.c and hvm.c, 4.16)."""
+"""Without a write for so long, Xen takes all write permission (`last_dirty + SECONDS(2)` in
+shadow_track_dirty_vram, xen/arch/x86/mm/shadow)."""
 QEMU_BASE_S: Final = 0.030
-"""GUI_REFRESH_INTERVAL_DEFAULT (include/ui/console.h, QEMU 7.2)."""
+"""GUI_REFRESH_INTERVAL_DEFAULT (include/ui/console.h, QEMU)."""
 QEMU_MORE_S: Final = 0.050
-"""VNC_REFRESH_INTERVAL_INC (ui/vnc.c, QEMU 7.2): longer by this after each refresh that found nothing."""
+"""VNC_REFRESH_INTERVAL_INC (ui/vnc.c, QEMU): longer by this after each refresh that found nothing."""
 QEMU_MOST_S: Final = 3.000
-"""GUI_REFRESH_INTERVAL_IDLE (include/ui/console.h, QEMU 7.2)."""
+"""GUI_REFRESH_INTERVAL_IDLE (include/ui/console.h, QEMU)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vramtap.trackers.arming import Arming, ArmingRule
@@ -28,6 +28,7 @@ def _live(arming: Arming, gap: int) -> tuple[Arming, float]:
     return arming.ended(), gap
 
 
+@settings(deadline=None)
 @given(GAPS, WHOLES, st.floats(0.0, 8.0), st.floats(0.0, 1.0))
 def test_it_costs_break_even_and_a_constant_at_most(
     gaps: list[int], whole: float, budget: float, forget: float

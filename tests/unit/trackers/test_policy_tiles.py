@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -74,6 +74,7 @@ def _run(states: TileStates, looks: list[int]) -> list[TileStates]:
     return seen
 
 
+@settings(deadline=None)
 @given(COSTS, LOOKS)
 def test_the_work_function_rule_costs_four_times_the_optimum_at_most(costs: Costs, looks: list[int]) -> None:
     bill = _Bill(costs)
@@ -84,6 +85,7 @@ def test_the_work_function_rule_costs_four_times_the_optimum_at_most(costs: Cost
         assert bill.spent <= (4 * bill.cheapest + 2 * bill.cycle) * (1 + 1e-9)
 
 
+@settings(deadline=None)
 @given(COSTS, LOOKS, st.floats(0.001, 20.0), st.floats(0.0, 8.0), st.floats(0.01, 1.0))
 def test_whatever_is_advised_the_bound_holds(
     costs: Costs, looks: list[int], patience: float, trust: float, margin: float
@@ -96,6 +98,7 @@ def test_whatever_is_advised_the_bound_holds(
         assert bill.spent <= bound * (1 + 1e-9)
 
 
+@settings(deadline=None)
 @given(COSTS, LOOKS)
 def test_the_rule_changes_only_when_a_cycle_has_been_paid_for_it(costs: Costs, looks: list[int]) -> None:
     seen = _run(TileStates.begin(_rule(costs)), looks)
@@ -168,6 +171,7 @@ def test_tiles_are_closed_together() -> None:
     assert until_closed(many) < until_closed(alone)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, PAGES), min_size=3, max_size=3), max_size=60))
 def test_a_look_changes_nothing_it_was_given_and_says_the_same_twice(looks: list[list[int]]) -> None:
     states = TileStates.begin(_rule(REFERENCE, 3))
@@ -181,6 +185,7 @@ def test_a_look_changes_nothing_it_was_given_and_says_the_same_twice(looks: list
         states = once
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, PAGES), min_size=3, max_size=3), max_size=60))
 def test_settled_means_that_nothing_changes_any_more(looks: list[list[int]]) -> None:
     states = TileStates.begin(_rule(REFERENCE, 3))
