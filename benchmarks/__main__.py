@@ -143,7 +143,7 @@ def _video(options: argparse.Namespace, update: Update) -> Figures:
         slice_s=_VIDEO_SLICE_S,
         progress=update,
     )
-    return {"video": [asdict(row) for row in rows], "machine": [asdict(row) for row in inside]}
+    return {"video": [asdict(row) for row in rows], "embedded": [asdict(row) for row in inside]}
 
 
 PARTS: Final[Mapping[str, Part]] = {

@@ -129,7 +129,7 @@ async def _until_told(watch: Coroutine[None, None, None], stats: Callable[[], di
     print(json.dumps(stats()), flush=True)
     while await reader.readline():
         if watching.done():
-            break
+            raise VramtapError("follow", "the tap", "has ended", "see its log above")
         print(json.dumps(stats()), flush=True)
     watching.cancel()
     with contextlib.suppress(asyncio.CancelledError):

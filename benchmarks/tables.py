@@ -158,7 +158,7 @@ def video(figures: Figures) -> str:
                 f"{statistics.median(row['our_ms_s']):.0f}",
             ]
         )
-    for row in figures["machine"]:
+    for row in figures["embedded"]:
         ratios = [1 / slowdown for slowdown in row["slowdowns"]]
         looks_per_s = row["looks"] * row["frames_per_s"] / (row["frames"] * len(ratios))
         name, rate = f"embedded machine: {row['tracker']}", f"{row['frames_per_s']:.1f}"

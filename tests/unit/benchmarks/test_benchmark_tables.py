@@ -121,8 +121,8 @@ def test_the_machines_workloads() -> None:
 
 def test_a_video() -> None:
     rows = [Video("log", [50.0, 40.0], [0.5, 0.4], [0.99, 0.98], [60.0, 60.0], [100.0, 110.0])]
-    machine = [Cost("video-full", "log", 1.0, 2.0, 3.0, 0.0, 30, 10.0, 12.5, 1.25, 180, 8.0, 9.0, [1.25])]
-    figures = {"video": [asdict(row) for row in rows], "machine": [asdict(row) for row in machine]}
+    embedded = [Cost("video-full", "log", 1.0, 2.0, 3.0, 0.0, 30, 10.0, 12.5, 1.25, 180, 8.0, 9.0, [1.25])]
+    figures = {"video": [asdict(row) for row in rows], "embedded": [asdict(row) for row in embedded]}
     found = cells(tables.video(kept(figures)))[1:]
     assert found[0] == ["process of its own: log", "45.0", "55.0 %", "50.0 %", "60.0 %", "1.5 %", "60", "105"]
     assert found[1] == ["embedded machine: log", "10.0", *["20.0 %"] * 3, "-", "60", "-"]
