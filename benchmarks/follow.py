@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -67,7 +68,8 @@ def follower(url: str, tracker: str) -> Iterator[Follower]:
         LabError: it cannot be tapped so.
     """
     argv = [sys.executable, "-m", "benchmarks.follow", url, tracker]
-    process = spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT)
+    paths = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
+    process = spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PYTHONPATH": paths})
     try:
         follower = Follower(process)
         follower._line()
