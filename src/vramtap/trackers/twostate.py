@@ -72,6 +72,7 @@ class TileRule:
         lowest_us: -D_open, the least that d can be.
         close_us: D_close, what closing costs.
         cycle_us: C, both.
+        own_us: C without the call.
         written_us: A page written while logged.
         protect_us: The call.
         patience: Of the adviser where it begins: to open and to close, in cycles.
@@ -85,6 +86,7 @@ class TileRule:
     lowest_us: Floats
     close_us: Floats
     cycle_us: Floats
+    own_us: Floats
     written_us: float
     protect_us: float
     patience: tuple[float, float]
@@ -114,6 +116,7 @@ class TileRule:
             -open_us,
             close_us,
             cycle_us,
+            read_us + open_us,
             written_us,
             costs.protect_us,
             patience,
@@ -238,13 +241,13 @@ class TileStates:
     def _advice(self, regret: Floats, logged: int, any_open: bool) -> tuple[Flags, Flags]:
         """Which to open and which to close, by their patience."""
         rule, (to_open, to_close), was = self.rule, self.patience, self.open
-        opening = ~was & (regret >= to_open * (rule.cycle_us - (1 - 1 / logged) * rule.protect_us))
+        opening = (regret >= to_open * (rule.own_us + rule.protect_us / logged)) & ~was
         if not any_open:
             return opening, was
-        # In calls: what each has regretted beyond its own part.
-        calls = (regret / to_close - (rule.cycle_us - rule.protect_us)) / max(rule.protect_us, 1e-9)
-        ready = was & (calls >= 0)
-        return opening, ready if float(calls[ready].sum()) >= 1 else np.zeros_like(was)
+        # What each has regretted beyond its own part, towards a call.
+        calls_us = regret / to_close - rule.own_us
+        ready = (calls_us >= 0) & was
+        return opening, ready if float(calls_us[ready].sum()) >= rule.protect_us else np.zeros_like(was)
 
     def _behind(self, dearer: Floats, rule_open: Flags) -> Floats:
         """What was spent more than the rule allows: this look in either state, and the rule's own changes."""
