@@ -45,6 +45,7 @@ def save(path: str | os.PathLike[str], trace: Trace) -> None:
 
     Raises:
         VramtapError: pyarrow is not installed.
+        UsageError: something is there that is no file.
         KernelError: the path cannot be written.
     """
     arrow, parquet = _pyarrow()
@@ -73,19 +74,30 @@ def check_place(path: str | os.PathLike[str]) -> None:
 
     Raises:
         VramtapError: pyarrow is not installed.
+        UsageError: something is there that is no file.
         KernelError: no file can be written there.
     """
     _pyarrow()
-    place = Path(os.path.realpath(path))
+    place = _place(path)
     wrong = 0
-    if place.is_dir():
-        wrong = errno.EISDIR
-    elif not place.parent.is_dir():
+    if not place.parent.is_dir():
         wrong = errno.ENOENT
     elif not os.access(place.parent, os.W_OK):
         wrong = errno.EACCES
     if wrong:
         raise KernelError("write", os.fspath(path), wrong, "see the directory's rights and space")
+
+
+def _place(path: str | os.PathLike[str]) -> Path:
+    """Where a file is written; links followed.
+
+    Raises:
+        UsageError: something else is there, that a file would put itself in the place of.
+    """
+    place = Path(os.path.realpath(path))
+    if place.exists() and not place.is_file():
+        raise UsageError("write", os.fspath(path), "is no file", "name one that is, or is not there yet")
+    return place
 
 
 @contextmanager
@@ -99,9 +111,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         A file open for writing, beside its place; renamed at the end, removed after an exception.
 
     Raises:
+        UsageError: something is there that is no file.
         KernelError: the path cannot be written.
     """
-    place = Path(os.path.realpath(path))
+    place = _place(path)
     beside = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
     try:
         try:

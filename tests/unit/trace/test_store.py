@@ -204,8 +204,18 @@ def test_a_place_is_tried_before_it_is_needed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
     with pytest.raises(KernelError, match="ENOENT"):
         store.check_place(tmp_path / "no" / "trace")
-    with pytest.raises(KernelError, match="EISDIR"):
-        store.check_place(tmp_path)
+
+
+def test_a_device_or_a_directory_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link", "."):
+        with pytest.raises(UsageError, match="is no file"):
+            store.check_place(tmp_path / name)
+        with pytest.raises(UsageError, match="is no file"):
+            save(tmp_path / name, example())
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
 
 
 @pytest.mark.parametrize("what", ["save", "load", "check_place"])
