@@ -102,13 +102,16 @@ class Writer:
         """Begin making all writes; `finish` waits for the last."""
         self._say("run")
 
-    def finish(self) -> int:
+    def finish(self, timeout_s: float | None = None) -> int:
         """Wait until what `begin` began is done.
 
         Returns:
             How many writes it made.
+
+        Raises:
+            LabError: it is not, in this time.
         """
-        return int(self._answer("DONE"))
+        return int(self._answer("DONE", timeout_s))
 
     def run_forever(self) -> None:
         """Write until killed; takes no further command."""

@@ -3,58 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
-import select
 import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
-import numpy as np
 import pytest
 
-from lab.supervise import spawn, stop
 from lab.writer import Writer
 from model_client import ModelClient
 from system.forced import ForcedPolicy, tapped, until
-from system.forking_tapper import Board, Stage
-from system.program import Lines
+from system.forked import bursting, descriptors, picture_of, protections, tapping, url_of
+from system.forking_tapper import Stage
 from vramtap import tap as tap_module
-from vramtap.linux.procfs import vm_flags
-from vramtap.pages import PAGE_SIZE
 
-TAPPER = Path(__file__).with_name("forking_tapper.py")
-WIDTH, HEIGHT = 1024, 512
-SIZE = WIDTH * HEIGHT * 4
 MOMENTS, MOMENTS_LONG = 25, 1000
 """Of kills, over all kinds of memory: what a change is held to, and what `make storm` does."""
 EXACT_EVERY = 10
 """Kills between two taps that have to show all."""
-STAGE_S = 1.0
-"""How long a state is waited for that comes tens of times a second; then any will do."""
 SHORT_S = 0.001
 """Between two looks of a tap that is to change its state often."""
 
 
 @pytest.fixture(params=["anonymous", "memfd"])
 def writer(request: pytest.FixtureRequest) -> Iterator[Writer]:
-    """Bursts and silence, from three threads, each of which keeps an account of what it writes."""
-    with contextlib.ExitStack() as cleanup:
-        path: str | None = None
-        pass_fds: tuple[int, ...] = ()
-        if request.param == "memfd":
-            descriptor = os.memfd_create("killed")
-            cleanup.callback(os.close, descriptor)
-            path, pass_fds = f"/proc/self/fd/{descriptor}", (descriptor,)
-        yield cleanup.enter_context(
-            Writer(SIZE, threads=3, visit=200, rest_us=5000, path=path, pass_fds=pass_fds)
-        )
+    with bursting(request.param) as writer:
+        yield writer
 
 
 @pytest.fixture
@@ -65,103 +40,10 @@ def moments(storm: int) -> random.Random:
     return random.Random(seed)
 
 
-class Tapper:
-    """The program that forks tapping processes, and what they are at.
-
-    Args:
-        child: It.
-        board: Where they write it down.
-    """
-
-    def __init__(self, child: Lines, board: Board) -> None:
-        self.board = board
-        self._child = child
-
-    def kill_at(self, moments: random.Random) -> Stage:
-        """Let a tapping process attach and run, kill it, and wait until nothing of it is left.
-
-        Returns:
-            What it was at.
-        """
-        assert self._child.process.stdin is not None
-        self._child.process.stdin.write(f"{moments.randrange(1 << 32)}\n".encode())
-        self._child.process.stdin.flush()
-        word, pid = self._line().split()
-        assert word == "forked"
-        process = os.pidfd_open(int(pid))
-        try:
-            wanted = moments.choice([Stage.ATTACHING, *Stage])
-            if wanted is Stage.ATTACHING:
-                delay_s = moments.uniform(0, 0.2)
-            else:
-                assert self._line() == "attached"
-                self._await(wanted)
-                delay_s = moments.uniform(0, 0.0005)
-            ended, _, _ = select.select([process], [], [], delay_s)
-            assert not ended, f"the tapping process ended by itself:\n{self._child.log}"
-            signal.pidfd_send_signal(process, signal.SIGKILL)
-        finally:
-            os.close(process)
-        line = self._line()
-        if line == "attached":
-            line = self._line()
-        assert line == f"gone -{int(signal.SIGKILL)}"
-        return self.board.stage
-
-    def _await(self, wanted: Stage) -> None:
-        # States last from a tenth of a millisecond on: there is no time for anything but to keep looking.
-        deadline = time.monotonic() + STAGE_S
-        while self.board.stage is not wanted and time.monotonic() < deadline:
-            pass
-
-    def _line(self) -> str:
-        line = self._child.line()
-        assert line is not None, f"the tapper ended:\n{self._child.log}"
-        return line
-
-
-@contextlib.contextmanager
-def tapping(writer: Writer) -> Iterator[Tapper]:
-    """The program, loaded and ready to fork."""
-    with tempfile.TemporaryFile() as board, tempfile.TemporaryFile() as log:
-        os.truncate(board.fileno(), PAGE_SIZE)
-        command: list[str | Path] = [sys.executable, TAPPER]
-        command += map(str, (writer.pid, writer.address, SIZE // PAGE_SIZE, board.fileno()))
-        process = spawn(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            pass_fds=(board.fileno(),),
-            env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
-        child = Lines(process, log)
-        try:
-            yield Tapper(child, Board(board.fileno()))
-        finally:
-            stop(process)
-            print(child.log)
-
-
-def protections(pid: int) -> list[str]:
-    """Mappings that a userfaultfd has hold of."""
-    return [str(mapping) for mapping, flags in vm_flags(pid) if "uw" in flags]
-
-
-def descriptors(pid: int) -> list[str]:
-    """What a process has open."""
-    return sorted(os.readlink(f"/proc/{pid}/fd/{entry}") for entry in os.listdir(f"/proc/{pid}/fd"))
-
-
-def url_of(writer: Writer) -> str:
-    return f"pid:{writer.pid}?address={writer.address:#x}&mode={WIDTH}x{HEIGHT}"
-
-
 async def shows_all(writer: Writer, client: ModelClient) -> None:
     """The writer, which writes steadily, was never disturbed, and the client comes to show its memory."""
     await asyncio.to_thread(writer.halt)
-    memory = await asyncio.to_thread(writer.memory)
-    await client.shows(memory.view(np.uint32).reshape(HEIGHT, WIDTH) & np.uint32(0xFFFFFF))
+    await client.shows(picture_of(await asyncio.to_thread(writer.memory)))
 
 
 @pytest.mark.storm

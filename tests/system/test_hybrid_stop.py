@@ -1,0 +1,197 @@
+"""The hybrid's two processes are stopped: the other one releases the writer, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lab.supervise import spawn, stop
+from lab.writer import Writer
+from model_client import ModelClient
+from system.forced import ForcedPolicy, tapped
+from system.forked import SIZE, bursting, picture_of, tapping, url_of
+from system.program import Lines
+from vramtap import tap as tap_module
+
+TAPPER = Path(__file__).with_name("following_tapper.py")
+HANG_S = 60.0
+"""What takes longer hangs: whoever releases the writer does so after milliseconds."""
+ROUNDS = 3
+
+
+def state_of(pid: int) -> str:
+    """One letter, proc_pid_stat(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@contextlib.contextmanager
+def stopped(pid: int, send: Callable[[int, int], None] = os.kill) -> Iterator[None]:
+    """Inside, this process does nothing, and nothing else of what the signal was sent to.
+
+    Args:
+        pid: Of the process, or of the group it leads.
+        send: `os.kill` or `os.killpg`.
+    """
+    send(pid, signal.SIGSTOP)
+    try:
+        # It may be no child of ours, so that nothing tells.
+        while state_of(pid) != "T":
+            os.sched_yield()
+        yield
+        assert state_of(pid) == "T", "nobody has let it go on"
+    finally:
+        send(pid, signal.SIGCONT)
+
+
+class Tapper:
+    """A process that follows the writer and is armed whenever that is quiet.
+
+    Args:
+        child: It.
+        directory: For pictures.
+    """
+
+    def __init__(self, child: Lines, directory: Path) -> None:
+        self.child = child
+        self._picture = directory / "truth.npy"
+        word, pid = self._hear().split()
+        assert word == "watchdog"
+        self.watchdog_pid = int(pid)
+
+    def armed(self) -> None:
+        """Wait until it is armed."""
+        assert self._say("armed") == "armed"
+
+    def shows(self, writer: Writer) -> None:
+        """Wait until it shows what the writer, which is quiet, has written."""
+        np.save(self._picture, picture_of(writer.memory()))
+        assert self._say(f"show {self._picture}") == "shows"
+
+    def _say(self, line: str) -> str:
+        assert self.child.process.stdin is not None
+        self.child.process.stdin.write(f"{line}\n".encode())
+        self.child.process.stdin.flush()
+        return self._hear()
+
+    def _hear(self) -> str:
+        line = self.child.line(2 * HANG_S)
+        assert line is not None, f"the tapper ended:\n{self.child.log}"
+        return line
+
+
+@pytest.fixture
+def writer() -> Iterator[Writer]:
+    """Writes all over its memory when told to."""
+    with Writer(SIZE, threads=4, writes=100_000) as writer:
+        yield writer
+
+
+@pytest.fixture
+def tapper(writer: Writer, tmp_path: Path) -> Iterator[Tapper]:
+    with tempfile.TemporaryFile() as log:
+        process = spawn(
+            [sys.executable, TAPPER, url_of(writer)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        child = Lines(process, log)
+        try:
+            yield Tapper(child, tmp_path)
+        finally:
+            stop(process)
+            print(child.log)
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["process", "group"])
+def test_we_are_stopped_while_armed(writer: Writer, tapper: Tapper, send: Callable[[int, int], None]) -> None:
+    """By a debugger, or with all of our process group as Ctrl-Z does: the watchdog is in none of ours."""
+    assert os.getsid(tapper.watchdog_pid) == tapper.watchdog_pid != os.getsid(tapper.child.pid)
+    tapper.armed()
+    for _ in range(ROUNDS):
+        with stopped(tapper.child.pid, send):
+            assert state_of(tapper.watchdog_pid) != "T"
+            writer.begin()
+            assert writer.finish(HANG_S) == 100_000
+        tapper.shows(writer)
+        tapper.armed()
+
+
+def test_the_watchdog_is_stopped_while_armed(writer: Writer, tapper: Tapper) -> None:
+    tapper.armed()
+    for _ in range(ROUNDS):
+        with stopped(tapper.watchdog_pid):
+            for _ in range(2):
+                writer.begin()
+                assert writer.finish(HANG_S) == 100_000
+                tapper.shows(writer)
+        # It may be late now, for what we have answered long ago.
+        writer.begin()
+        assert writer.finish(HANG_S) == 100_000
+        tapper.shows(writer)
+        tapper.armed()
+    assert f"the watchdog (pid {tapper.watchdog_pid}) did not answer a write" in tapper.child.log
+
+
+@pytest.fixture
+def moments() -> random.Random:
+    """A source of random moments, whose seed stands in the report of a test that fails."""
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    return random.Random(seed)
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("memory", ["anonymous", "memfd"])
+def test_we_are_stopped_at_random_moments(memory: str, moments: random.Random, storm: int) -> None:
+    """Wherever we stand still, in an arming, a handing over or an attaching: no writer does for long."""
+    with bursting(memory) as writer:
+        writer.steady()
+        with tapping(writer) as tapper:
+            for _ in range(10 * storm):
+                with tapper.at(moments) as process:
+                    signal.pidfd_send_signal(process, signal.SIGSTOP)
+                    writer.advance()
+                    signal.pidfd_send_signal(process, signal.SIGCONT)
+                    writer.advance()
+        writer.halt()
+
+
+@pytest.mark.storm
+async def test_the_watchdog_is_stopped_at_random_moments(
+    moments: random.Random, storm: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on late, when we have answered and armed anew: what it lifts then may not be lost."""
+    monkeypatch.setattr(tap_module, "IDLE_AFTER_S", 0.0)
+    policy = ForcedPolicy(moments.randrange(1 << 32), arm=0.7)
+    with bursting("anonymous") as writer:
+        async with (
+            tapped(url_of(writer), policy, interval_s=0.001) as (tap, tracker),
+            ModelClient(tap) as client,
+        ):
+            for _ in range(20 * storm):
+                writer.steady()
+                for _ in range(5):
+                    await asyncio.sleep(moments.uniform(0, 0.01))
+                    pid = tracker.watchdog_pid
+                    assert pid is not None
+                    os.kill(pid, signal.SIGSTOP)
+                    await asyncio.sleep(moments.uniform(0, 0.02))
+                    os.kill(pid, signal.SIGCONT)
+                await asyncio.to_thread(writer.advance)
+                await asyncio.to_thread(writer.halt)
+                await client.shows(picture_of(await asyncio.to_thread(writer.memory)))
+            assert tap.stats.everything["woken"] > 0
+            assert tap.stats.failures == 0
