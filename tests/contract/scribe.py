@@ -1,4 +1,4 @@
-"""A child process with some memory, that writes, unmaps and remaps it on request.
+"""A child process with some memory, that writes, unmaps, moves and replaces it on request.
 
 Run as a program it is that child: it prints the memory's address, then obeys lines on standard input
 and answers each with `done`.
@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
+import select
+import signal
 import subprocess
 import sys
+import threading
 from types import TracebackType
 from typing import Final, Self
 
 PAGE: Final = 4096
+KERNEL_BYTE: Final = 0xA5
+"""What `read_file_into` fills its page with."""
+HELD_S: Final = 20.0
+"""Nothing takes it so long but a write that nobody lets go."""
 _MAP_FIXED: Final = 0x10
 _MREMAP_MAYMOVE: Final = 1
+_MREMAP_FIXED: Final = 2
 
 
 class Scribe:
@@ -25,21 +34,32 @@ class Scribe:
         pages: Of its memory.
         path: A file or `/proc/PID/fd/N` it maps shared; anonymous memory without it.
         pass_fds: Descriptors it inherits.
+        user: The user and group it becomes before it maps anything, and loses all privileges by; None: ours.
     """
 
-    def __init__(self, pages: int, path: str = "", pass_fds: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, pages: int, path: str = "", pass_fds: tuple[int, ...] = (), user: int | None = None
+    ) -> None:
         self.pages = pages
         self._path = path
         self._pass_fds = pass_fds
+        self._user = user
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(self.pages), self._path],
+            [
+                sys.executable,
+                __file__,
+                str(self.pages),
+                self._path,
+                "" if self._user is None else str(self._user),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            bufsize=0,
             pass_fds=self._pass_fds,
         )
+        self._said = b""
         self.pid = self._process.pid
         self.address = int(self._answer())
         return self
@@ -52,82 +72,195 @@ class Scribe:
 
     def write(self, offset_bytes: int, value: int) -> None:
         """Write one byte."""
-        self._do(f"write {offset_bytes} {value}")
+        self.begin_write(offset_bytes, value)
+        self.finish()
+
+    def begin_write(self, offset_bytes: int, value: int) -> None:
+        """Have one byte written; whoever may be held by it is waited for by `finish`."""
+        self._say(f"write {offset_bytes} {value}")
+
+    def begin_two_writes(self, offset_bytes: int, other_bytes: int, value: int) -> None:
+        """Have a byte written in each of two places by two threads at once; `finish` waits for both."""
+        self._say(f"both {offset_bytes} {other_bytes} {value}")
+
+    def finish(self) -> None:
+        """Wait until what was begun is done."""
+        assert self._answer() == "done"
 
     def read_file_into(self, offset_bytes: int) -> None:
-        """Let the kernel write: read(2) of a page of /dev/zero's ones into the memory."""
+        """Let the kernel write: read(2) of a page full of `KERNEL_BYTE` into the memory."""
         self._do(f"kernel {offset_bytes}")
 
     def replace(self, first: int, last: int) -> None:
         """Map fresh anonymous pages over `[first, last)`."""
         self._do(f"replace {first} {last}")
 
+    def replace_by_file(self, first: int, last: int, path: str) -> None:
+        """Map the beginning of an ordinary file over `[first, last)`."""
+        self._do(f"file {first} {last} {path}")
+
     def unmap(self, first: int, last: int) -> None:
         """Unmap pages `[first, last)`."""
         self._do(f"unmap {first} {last}")
 
+    def give_back(self, first: int, last: int) -> None:
+        """Give pages `[first, last)` back to the kernel (MADV_DONTNEED); anonymous ones are zero then."""
+        self._do(f"give {first} {last}")
+
+    def move(self, first: int, last: int) -> int:
+        """Move pages `[first, last)` elsewhere (mremap).
+
+        Returns:
+            Where they are now.
+        """
+        self.begin_move(first, last)
+        return self.finish_move()
+
+    def begin_move(self, first: int, last: int) -> None:
+        """Have pages `[first, last)` moved elsewhere; `finish_move` waits for it."""
+        self._say(f"move {first} {last}")
+
+    def finish_move(self) -> int:
+        """Where the pages are now."""
+        address = int(self._answer())
+        self.finish()
+        return address
+
+    def write_elsewhere(self, offset_bytes: int, value: int) -> None:
+        """Write one byte of the pages that were moved."""
+        self._do(f"there {offset_bytes} {value}")
+
     def protect_forks(self) -> None:
         """Fork once, the child ends at once: the parent's pages are shared copy-on-write for a moment."""
         self._do("fork")
+
+    def exec(self) -> None:
+        """Become another program, with other memory, under the same pid; takes no further command."""
+        self._do("exec")
 
     def end(self) -> None:
         """Kill it and wait."""
         self._process.kill()
         self._process.wait()
 
+    def stop(self) -> None:
+        """Stop it, and wait until it has stopped."""
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
+
     def _do(self, line: str) -> None:
+        self._say(line)
+        self.finish()
+
+    def _say(self, line: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        assert self._answer() == "done"
+        self._process.stdin.write(line.encode() + b"\n")
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline().strip()
-        assert line, "the scribe ended"
-        return line
+        while b"\n" not in self._said:
+            assert select.select([self._process.stdout], [], [], HELD_S)[0], "the scribe is held"
+            more = self._process.stdout.read(PAGE)
+            assert more, "the scribe ended"
+            self._said += more
+        line, _, self._said = self._said.partition(b"\n")
+        return line.decode()
 
 
-def _child(pages: int, path: str) -> None:
-    import os
+class _Child:
+    """The child's side."""
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    size = pages * PAGE
-    kinds = mmap.PROT_READ | mmap.PROT_WRITE
-    if path:
+    def __init__(self, pages: int, path: str, user: str) -> None:
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.libc.mmap.restype = self.libc.mremap.restype = ctypes.c_void_p
+        if user:
+            os.setgroups([])
+            os.setgid(int(user))
+            os.setuid(int(user))
+        descriptor = os.open(path, os.O_RDWR) if path else -1
+        kind = mmap.MAP_SHARED if path else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self.address = self._map(None, pages * PAGE, kind, descriptor)
+
+    def _map(self, at: int | None, size: int, kind: int, descriptor: int = -1) -> int:
+        kinds = mmap.PROT_READ | mmap.PROT_WRITE
+        mapped: int = self.libc.mmap(ctypes.c_void_p(at), ctypes.c_size_t(size), kinds, kind, descriptor, 0)
+        assert at in (None, mapped), ctypes.get_errno()
+        return mapped
+
+    def _span(self, first: str, last: str) -> tuple[ctypes.c_void_p, ctypes.c_size_t]:
+        at, size = self.address + int(first) * PAGE, (int(last) - int(first)) * PAGE
+        return ctypes.c_void_p(at), ctypes.c_size_t(size)
+
+    def write(self, offset: str, value: str) -> None:
+        ctypes.c_ubyte.from_address(self.address + int(offset)).value = int(value)
+
+    def both(self, one: str, other: str, value: str) -> None:
+        together = threading.Barrier(2)
+
+        def store(offset: str) -> None:
+            together.wait()
+            # A call into libc: the interpreter's lock is free while it is held.
+            self.libc.memset(ctypes.c_void_p(self.address + int(offset)), int(value), ctypes.c_size_t(1))
+
+        threads = [threading.Thread(target=store, args=[offset]) for offset in (one, other)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def kernel(self, offset: str) -> None:
+        reader, writer = os.pipe()
+        os.write(writer, bytes([KERNEL_BYTE]) * PAGE)
+        target = (ctypes.c_char * PAGE).from_address(self.address + int(offset))
+        os.readv(reader, [target])
+        os.close(reader)
+        os.close(writer)
+
+    def replace(self, first: str, last: str) -> None:
+        at, size = self._span(first, last)
+        self._map(at.value, size.value, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED)
+
+    def file(self, first: str, last: str, path: str) -> None:
+        at, size = self._span(first, last)
         descriptor = os.open(path, os.O_RDWR)
-        address = libc.mmap(None, ctypes.c_size_t(size), kinds, mmap.MAP_SHARED, descriptor, 0)
-    else:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        address = libc.mmap(None, ctypes.c_size_t(size), kinds, flags, -1, 0)
-    print(address, flush=True)
-    for line in sys.stdin:
-        verb, *words = line.split()
-        numbers = [int(word) for word in words]
-        if verb == "write":
-            ctypes.c_ubyte.from_address(address + numbers[0]).value = numbers[1]
-        elif verb == "kernel":
-            reader, writer = os.pipe()
-            os.write(writer, b"\xa5" * PAGE)
-            target = (ctypes.c_char * PAGE).from_address(address + numbers[0])
-            os.readv(reader, [target])
-            os.close(reader)
-            os.close(writer)
-        elif verb == "replace":
-            at, length = address + numbers[0] * PAGE, (numbers[1] - numbers[0]) * PAGE
-            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
-            libc.mmap(ctypes.c_void_p(at), ctypes.c_size_t(length), kinds, flags, -1, 0)
-        elif verb == "unmap":
-            at, length = address + numbers[0] * PAGE, (numbers[1] - numbers[0]) * PAGE
-            libc.munmap(ctypes.c_void_p(at), ctypes.c_size_t(length))
-        elif verb == "fork":
-            pid = os.fork()
-            if pid == 0:
-                os._exit(0)
-            os.waitpid(pid, 0)
-        print("done", flush=True)
+        self._map(at.value, size.value, mmap.MAP_SHARED | _MAP_FIXED, descriptor)
+        os.close(descriptor)
+
+    def unmap(self, first: str, last: str) -> None:
+        assert self.libc.munmap(*self._span(first, last)) == 0
+
+    def give(self, first: str, last: str) -> None:
+        assert self.libc.madvise(*self._span(first, last), mmap.MADV_DONTNEED) == 0
+
+    def move(self, first: str, last: str) -> None:
+        at, size = self._span(first, last)
+        place = self._map(None, size.value, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        moved = self.libc.mremap(at, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, ctypes.c_void_p(place))
+        assert moved == place, ctypes.get_errno()
+        self.elsewhere = place
+        print(moved, flush=True)
+
+    def there(self, offset: str, value: str) -> None:
+        ctypes.c_ubyte.from_address(self.elsewhere + int(offset)).value = int(value)
+
+    def fork(self) -> None:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+    def exec(self) -> None:
+        program = "print('done', flush=True); input()"
+        os.execv(sys.executable, [sys.executable, "-c", program])
+
+    def obey(self) -> None:
+        """Do what the lines say."""
+        print(self.address, flush=True)
+        for line in sys.stdin:
+            verb, *words = line.split()
+            getattr(self, verb)(*words)
+            print("done", flush=True)
 
 
 if __name__ == "__main__":
-    _child(int(sys.argv[1]), sys.argv[2])
+    _Child(int(sys.argv[1]), sys.argv[2], sys.argv[3]).obey()

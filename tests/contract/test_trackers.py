@@ -26,7 +26,9 @@ from vramtap.pages import PageRuns
 from vramtap.trackers.compare import CompareTracker
 from vramtap.trackers.contract import Everything, Reason, Tracker
 from vramtap.trackers.dirtybits import DirtyBitsTracker
+from vramtap.trackers.hybrid import HybridTracker
 from vramtap.trackers.kvmlog import KvmLogTracker
+from vramtap.trackers.policy import LogAlways
 from vramtap.trackers.writelog import LogTracker
 
 PAGES = 64
@@ -92,12 +94,20 @@ def file_of_nobody(tmp_path: Path) -> Iterator[Memory]:
 
 
 MEMORIES = [own, other_anonymous, other_file, other_memfd, file_of_nobody]
-SUPPORTED = [(CompareTracker, memory) for memory in MEMORIES] + [
-    (LogTracker, memory) for memory in MEMORIES if memory is not file_of_nobody
-]
+SUPPORTED: list[tuple[Callable[[], Tracker], object]] = [(CompareTracker, memory) for memory in MEMORIES]
 
 
-KVM = [(CompareTracker, KVM_MEMORIES[0]), (LogTracker, KVM_MEMORIES[0])]
+def hybrid_that_logs() -> Tracker:
+    """All it may do otherwise is to report too much."""
+    return HybridTracker(policy=LogAlways())
+
+
+LOGGED = [memory for memory in MEMORIES if memory is not file_of_nobody]
+SUPPORTED += [(LogTracker, memory) for memory in LOGGED]
+SUPPORTED += [(hybrid_that_logs, memory) for memory in LOGGED]
+
+
+KVM = [(CompareTracker, KVM_MEMORIES[0]), (LogTracker, KVM_MEMORIES[0]), (hybrid_that_logs, KVM_MEMORIES[0])]
 KVM += [(KvmLogTracker, memory) for memory in KVM_MEMORIES]
 PAGED = [(DirtyBitsTracker, memory) for memory in PAGED_MEMORIES]
 
