@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import statistics
@@ -12,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from vramtap.errors import VramtapError
+from vramtap.errors import KernelError, VramtapError
 from vramtap.linux.procfs import read_maps
 from vramtap.linux.watchdog import Watchdog
 from vramtap.memory.extent import Extent
@@ -79,8 +80,10 @@ def _transitions(extent: Extent, log: LogTracker, watchdog: Watchdog) -> tuple[f
         if held_us is None:
             raise VramtapError("calibrate", str(extent), "the watchdog does not answer")
         answered_ns = time.perf_counter_ns()
-        watchdog.guard.unregister(extent.address, extent.end)
     finally:
+        # Refused where it never was registered.
+        with contextlib.suppress(KernelError):
+            watchdog.guard.unregister(extent.address, extent.end)
         log.resume(Everything(Reason.FIRST))
     ended_ns = time.perf_counter_ns()
     return (armed_ns - began_ns) / 1000, (ended_ns - answered_ns) / 1000, held_us

@@ -199,6 +199,16 @@ class LogTracker:
         return self._with_pending(NO_PAGES, first, last)
 
     @property
+    def whole(self) -> bool:
+        """Whether there is memory behind every page of the extent.
+
+        Raises:
+            TargetGone: whose memory it is has ended.
+        """
+        extent = self.source
+        return self._maps.mapped(extent.address, extent.end)
+
+    @property
     def has_pending(self) -> bool:
         """Whether some page is to be reported whatever the log says."""
         return bool(self._unknown or self._restored)
