@@ -29,7 +29,7 @@ from vramtap.linux.calls import LIBC, error_for
 from vramtap.linux.pidfd import PidFd
 from vramtap.linux.ptrace import Tracee
 from vramtap.linux.userfaultfd import FULL_OPEN_FLAGS, GUARD_FEATURES, OPEN_FLAGS, Userfaultfd
-from vramtap.linux.watchdog import Watchdog, stand_guard
+from vramtap.linux.watchdog import Signals, Watchdog, stand_guard
 
 _TIMEOUT_S: Final = 10.0
 _PR_SET_NAME: Final = 15
@@ -105,16 +105,18 @@ def _fetch(pid: int, allow_filtered: bool, guarded: tuple[int, int]) -> Fetched:
 
 def _ask_helper(pid: int, allow_filtered: bool, guarded: tuple[int, int]) -> Fetched:
     """Start the helper and take what it answers."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(ours)
+        signals = Signals.make()
+        stack.callback(signals.close)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            arguments = (theirs.fileno(), pid, int(allow_filtered), *guarded)
+            stack.callback(ours.close)
+            arguments = (theirs.fileno(), *signals.descriptors, pid, int(allow_filtered), *guarded)
             command = [sys.executable, "-P", "-m", __name__, *map(str, arguments)]
             paths = os.pathsep.join(path for path in sys.path if path)
             helper = subprocess.Popen(
                 command,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *signals.descriptors],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": paths},
@@ -146,7 +148,7 @@ def _ask_helper(pid: int, allow_filtered: bool, guarded: tuple[int, int]) -> Fet
         if len(fds) == 1:
             return Fetched(fds[0], reply["stopped_us"], refusal=reply["refusal"])
         stack.pop_all()
-        watchdog = Watchdog(Userfaultfd(fds[1], f"pid {pid}"), ours, helper)
+        watchdog = Watchdog(Userfaultfd(fds[1], f"pid {pid}"), signals, ours, helper)
         return Fetched(fds[0], reply["stopped_us"], watchdog)
 
 
@@ -225,10 +227,10 @@ def _rebuild(fields: dict[str, object]) -> VramtapError:
 
 
 def _main() -> None:
-    """Serve one request: the socket's descriptor, the pid, 1 to allow seccomp, the range to be guarded."""
+    """Serve one request; the arguments are those of `_ask_helper`."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     LIBC.prctl(_PR_SET_NAME, ctypes.c_char_p(b"vramtap-attach"), 0, 0, 0)
-    fd, pid, allow_filtered, start, end = (int(argument) for argument in sys.argv[1:6])
+    fd, board, bell, pid, allow_filtered, start, end = (int(argument) for argument in sys.argv[1:8])
     # Nobody may be left to tell: then the descriptors close with us.
     with contextlib.suppress(BrokenPipeError), socket.socket(fileno=fd) as link:
         try:
@@ -249,7 +251,7 @@ def _main() -> None:
             os.close(opened.fd)
             if opened.guard is not None:
                 LIBC.prctl(_PR_SET_NAME, ctypes.c_char_p(b"vramtap-guard"), 0, 0, 0)
-                stand_guard(opened.guard, link, start, end)
+                stand_guard(opened.guard, Signals(board, bell), link, start, end)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,9 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vramtap.errors import KernelError, VramtapError
+from vramtap.errors import KernelError, TargetGone, VramtapError
 from vramtap.linux.inject import fetch_guarded
-from vramtap.linux.watchdog import Watchdog
+from vramtap.linux.watchdog import LATE_S, Watchdog
 from vramtap.memory.extent import Extent
 from vramtap.pages import NO_PAGES, PageRuns
 from vramtap.trackers.calibrate import measure_costs
@@ -49,8 +49,8 @@ from vramtap.trackers.policy import OnlinePolicy, Policy, State
 from vramtap.trackers.tiles import Tiles
 from vramtap.trackers.writelog import LogTracker
 
-SETTLE_S: Final = 0.005
-"""The watchdog takes 0.2 ms to answer a fault. One that has not after 5 was stopped, and we answer."""
+SETTLE_S: Final = LATE_S
+"""How long it is waited for here."""
 TILE_PAGES: Final = 16
 """See `policy.Parameters.tile_pages`."""
 
@@ -96,6 +96,7 @@ class HybridTracker:
         self._open = NO_PAGES
         self._closed: NDArray[np.bool_]
         self._unjudged: PageRuns | None = None
+        self._late = False
         self.armed = False
         """Whether nothing is looked at until the first write."""
         self.unarmable = ""
@@ -157,7 +158,7 @@ class HybridTracker:
     def _measure(self, extent: Extent) -> None:
         try:
             measured = measure_costs(extent, self._log, self._watchdog, self._guest_weight)
-        except KernelError as error:
+        except VramtapError as error:
             if self._watchdog is None:
                 raise
             # A file on a disk, for one: it takes the log's protection but not the other.
@@ -167,7 +168,7 @@ class HybridTracker:
             self._costs = measured
 
     def _disarm_watchdog(self, why: str) -> None:
-        self.unarmable = why
+        self.unarmable, self._late = why, False
         watchdog, self._watchdog = self._watchdog, None
         if watchdog is not None:
             watchdog.close()
@@ -183,9 +184,14 @@ class HybridTracker:
         first, last = window or (0, extent.pages)
         if self.armed:
             assert self._watchdog is not None
-            if not self._watchdog.fired:
+            # A target that has ended writes nothing and fires nothing: asking for a hole finds out.
+            if not self._watchdog.fired and self._log.whole:
                 return self._log.pending(window)
             self._hand_over(extent, self._watchdog)
+        elif self._late and self._watchdog is not None:
+            # Stopped, it leaves undone what only it is woken for: who moves or unmaps memory is held too.
+            self._watchdog.take_over()
+            self._late = not self._watchdog.answered
         if self._unjudged is not None:
             # Nobody told what had changed: as far as we know, all of it.
             self.learn(self._open)
@@ -216,9 +222,9 @@ class HybridTracker:
     def _arm_whole(self, extent: Extent) -> bool:
         """Protect synchronously; False where that cannot be now."""
         watchdog = self._watchdog
-        if watchdog is None or self._log.has_pending:
+        if watchdog is None or self._late or self._log.has_pending or not self._log.whole:
             return False
-        if not watchdog.idle:
+        if not watchdog.ready():
             if not watchdog.alive:
                 self._mourn(extent, watchdog)
             return False
@@ -227,12 +233,17 @@ class HybridTracker:
         try:
             watchdog.guard.register(extent.address, extent.end)
             registered = True
+            # What is mapped into a hole is not registered and would never be heard of. A hole that is there
+            # now is seen here; one that has been filled since we registered makes `protect` fail; and one
+            # that is made from here on fires.
+            if not self._log.whole:
+                raise VramtapError("arm", str(extent), "it has a hole")
             watchdog.guard.protect(extent.address, extent.end)
         except BaseException as error:
             if registered:  # else it may be another's, whose protection must not be lifted
                 self._release(extent, watchdog)
             self._log.resume(Everything(Reason.REMAPPED, f"not armed: {error}"))
-            if not isinstance(error, KernelError):
+            if not isinstance(error, VramtapError) or isinstance(error, TargetGone):
                 raise
             log.info("%s: not armed: %s", extent, error)
             return True
@@ -241,13 +252,20 @@ class HybridTracker:
 
     def _hand_over(self, extent: Extent, watchdog: Watchdog) -> None:
         """From synchronous protection to the log."""
-        if not watchdog.settle(SETTLE_S) and watchdog.alive:
-            log.warning("%s: the watchdog (pid %d) did not answer a write", extent, watchdog.pid)
-        self._release(extent, watchdog)
-        watchdog.forget()
+        if watchdog.settle(SETTLE_S):
+            # Should we be stopped before the end of this, the watchdog wakes who is held: it waits for us.
+            self._unregister(extent, watchdog)
+        else:
+            if watchdog.alive:
+                log.warning("%s: the watchdog (pid %d) did not answer a write", extent, watchdog.pid)
+            self._release(extent, watchdog)
+            watchdog.call()
+            self._late = True
         self.armed = False
+        if self._watchdog is not None:
+            watchdog.take_over()
         self._log.resume(Everything(Reason.WOKEN))
-        if not watchdog.alive:
+        if self._watchdog is not None and not watchdog.alive:
             self._mourn(extent, watchdog)
         self._take(self._policy.woken(self._state))
 
@@ -257,12 +275,19 @@ class HybridTracker:
 
     def _release(self, extent: Extent, watchdog: Watchdog) -> None:
         # To take the registration away wakes nobody, so the protection is lifted first: stopped in between,
-        # we must leave no writer held. Lifting is refused where part of the memory has gone, and so wakes
-        # nobody either: hence the third. All are refused only where there is no memory at all any more, and
-        # then there is nothing to be released.
-        for release in (watchdog.guard.lift, watchdog.guard.unregister, watchdog.guard.wake):
-            with contextlib.suppress(KernelError):
-                release(extent.address, extent.end)
+        # we must leave no writer held. Lifting stops where something else lies now, and wakes nobody then.
+        with contextlib.suppress(KernelError):
+            watchdog.guard.lift(extent.address, extent.end)
+        self._unregister(extent, watchdog)
+
+    def _unregister(self, extent: Extent, watchdog: Watchdog) -> None:
+        try:
+            watchdog.guard.unregister(extent.address, extent.end)
+            watchdog.guard.wake(extent.address, extent.end)
+        except KernelError as error:
+            # Refused as a whole where a part has become an ordinary file, or all is gone. What is closed lets
+            # go of everything, and such memory cannot be armed.
+            self._disarm_watchdog(str(error))
 
     def restore(self, runs: PageRuns) -> None:
         """Report these pages again."""
