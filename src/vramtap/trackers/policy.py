@@ -155,8 +155,10 @@ class RandomPolicy:
 class Parameters:
     """Of `OnlinePolicy`; none is a time or a count of looks: those follow from the target's costs.
 
-    The defaults are those that cost the eight workloads and the three real traces of the tests at most 1.1
-    times their optimum; around them costs change slowly (`vramtap tune` finds others for other guests).
+    The defaults cost the eight workloads and the three real traces of the tests at most 1.1 times their
+    optimum, with the costs measured on the real targets and with `REFERENCE`; around them costs change by a
+    hundredth or two, and the closest is a console that boots. Smaller tiles cost less by themselves and more
+    against their own optimum. `vramtap tune` finds others for other guests.
 
     Args:
         tile_pages: Pages of a tile; for whoever cuts the extent into tiles.
@@ -177,7 +179,7 @@ class Parameters:
     """
 
     tile_pages: int = 40
-    patience: float = 0.7
+    patience: float = 0.85
     patience_closing: float = 0.1
     most_patience: float = 8.0
     margin: float = 0.1

