@@ -8,12 +8,14 @@ import gc
 import threading
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from faulty import PAGES, XR24, Fault, FaultyTarget, SoftLog
 from virtual_time import in_virtual_time
 from vramtap.errors import KernelError, Refused, TargetGone, VramtapError
 from vramtap.memory.extent import Extent
+from vramtap.memory.own import extent_of
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.tap import MODE_BUSY_S, MODE_IDLE_S
 from vramtap.trace import record as module
@@ -22,6 +24,7 @@ from vramtap.trace.recording import Follower, Recording, costs_of
 from vramtap.trace.trace import Trace, TraceBuilder
 from vramtap.trackers.contract import Everything, Reason
 from vramtap.trackers.costs import REFERENCE
+from vramtap.trackers.writelog import LogTracker
 
 HZ = 50
 WINDOW = XR24.window[1]
@@ -434,3 +437,24 @@ async def test_what_cannot_be_measured_is_not_made_up(
     monkeypatch.setattr(module, "HybridTracker", lambda allow_filtered, policy: hybrid)
     assert module.measured(FaultyTarget()) is None
     assert hybrid.disarmed == 1
+
+
+@in_virtual_time
+async def test_what_a_flip_has_shown_is_not_of_the_next_look() -> None:
+    memory = np.zeros(20 * PAGE_SIZE, np.uint8)
+    extent, offset = extent_of(memory)
+    first = dataclasses.replace(XR24, offset_bytes=offset)
+    second = dataclasses.replace(XR24, offset_bytes=offset + 8 * PAGE_SIZE)
+    log, recording = LogTracker(), Recording("own:", HZ, "host")
+    log.arm(extent)
+    try:
+        follower = Follower(log, recording, first)
+        memory[8 * PAGE_SIZE] = 1  # drawn where it does not show yet
+        assert follower.keep(1, follower.collect(), second) == ""
+        memory[10 * PAGE_SIZE] = 1
+        assert follower.keep(2, follower.collect(), second) == ""
+    finally:
+        log.disarm()
+    trace = recording.trace()
+    assert trace.written(0) == PageRuns.full(trace.pages)
+    assert trace.written(1) == PageRuns([(2, 3)])

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
@@ -162,6 +163,25 @@ def test_a_broken_file_is_refused_or_a_trace(tmp_path: Path, data: st.DataObject
 @pytest.mark.parametrize("bound", ["MAX_INTERVALS", "MAX_RUNS", "MAX_FILE_BYTES", "MAX_META_BYTES"])
 def test_every_length_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
     save(tmp_path / "trace", example(40))
+    monkeypatch.setattr(store, bound, 10)
+    with pytest.raises(UsageError, match="more than"):
+        load(tmp_path / "trace")
+
+
+@pytest.mark.parametrize("bound", ["MAX_INTERVALS", "MAX_RUNS"])
+def test_what_a_file_says_of_its_length_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    save(tmp_path / "trace", example(40))
+
+    class Lying(pyarrow.parquet.ParquetFile):  # type: ignore[misc]  # pyarrow has no types
+        @property
+        def metadata(self) -> SimpleNamespace:
+            none = SimpleNamespace(column=lambda number: SimpleNamespace(num_values=0))
+            return SimpleNamespace(num_rows=0, num_row_groups=1, row_group=lambda number: none)
+
+    monkeypatch.setattr(pyarrow.parquet, "ParquetFile", Lying)
+    assert load(tmp_path / "trace") == example(40)
     monkeypatch.setattr(store, bound, 10)
     with pytest.raises(UsageError, match="more than"):
         load(tmp_path / "trace")

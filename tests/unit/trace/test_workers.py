@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from types import ModuleType, SimpleNamespace
@@ -126,3 +127,9 @@ def test_what_goes_wrong_in_a_cluster_is_said(
     monkeypatch.setitem(sys.modules, "distributed", cast(ModuleType, fake))
     with pytest.raises(VramtapError, match=said), cluster(FLEET, address) as workers:
         list(workers.run([(0, 8)]))
+
+
+def test_a_terminals_ctrl_c_is_for_who_started_the_processes() -> None:
+    with cores(FLEET, 1) as workers:
+        assert isinstance(workers, module._Cores)
+        assert workers._pool.submit(signal.getsignal, signal.SIGINT).result() is signal.SIG_IGN
