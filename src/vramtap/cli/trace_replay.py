@@ -46,12 +46,14 @@ _WIDTH: Final = 130
     "--parameters", type=click.Path(path_type=Path), help="JSON that `vramtap tune --json` wrote, for `ours`."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--markdown", is_flag=True, help="A table for a README.")
 def command(
     files: tuple[Path, ...],
     names: tuple[str, ...],
     costs: Path | None,
     parameters: Path | None,
     as_json: bool,
+    markdown: bool,
 ) -> None:
     """Run policies over the traces FILE... and compare what they cost with the cheapest schedule there is.
 
@@ -88,6 +90,9 @@ def command(
             "traces": [_as_json(row) for row in rows],
         }
         click.echo(json.dumps(said, indent=2))
+        return
+    if markdown:
+        click.echo(_as_markdown(rows))
         return
     console = Console()
     # In a file or a pipe there is no width to fit.
@@ -134,6 +139,18 @@ def _as_json(row: _Row) -> dict[str, object]:
             {**dataclasses.asdict(each), "ratio": each.ratio(least.lower_us)} for each in row.replayed
         ],
     }
+
+
+def _as_markdown(rows: list[_Row]) -> str:
+    """Each policy's cost as a multiple of the optimum's lower bound, a trace a row."""
+    head = ["trace", *(f"{each.policy}: x optimum" for each in rows[0].replayed), "optimum: us an interval"]
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    for row in rows:
+        cells = [row.name.replace("|", "\\|")]
+        cells += [f"{each.ratio(row.least.lower_us):.2f}" for each in row.replayed]
+        cells.append(f"{row.least.lower_us / row.replayed[0].intervals:.1f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _table(rows: list[_Row]) -> Table:

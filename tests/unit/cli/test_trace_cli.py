@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -175,6 +176,14 @@ def test_the_policies_asked_for_in_a_table(trace: Path) -> None:
     cells = [line.split("│") for line in result.stdout.splitlines() if line.startswith("│")]
     assert [row[2].strip() for row in cells] == ["log", "xen", "optimum"] * 2
     assert [row[1].strip() for row in cells[:2]] == ["caret", "(reference)"]
+
+
+def test_a_table_for_a_readme(trace: Path) -> None:
+    lines = run("replay", trace, "--markdown", "--policy", "log", "--policy", "xen").stdout.splitlines()
+    assert lines[0] == "| trace | log: x optimum | xen: x optimum | optimum: us an interval |"
+    assert lines[1] == "|---|---:|---:|---:|"
+    assert re.fullmatch(r"\| caret \| \d+\.\d\d \| \d+\.\d\d \| \d+\.\d \|", lines[2])
+    assert len(lines) == 3
 
 
 def test_costs_and_parameters_from_files(trace: Path, tmp_path: Path) -> None:
