@@ -272,6 +272,10 @@ class SoftLog:
     def learn(self, changed: PageRuns) -> None:
         self.learned.append(changed)
 
+    @property
+    def patience_s(self) -> float:
+        return float("inf")
+
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         assert self._waker is None, "woken twice"
         self._waker = _SoftWaker(callback, self._forget_waker)

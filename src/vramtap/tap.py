@@ -25,8 +25,8 @@ from vramtap.viewer import Viewer, Watcher
 INTERVAL_S: Final = 1 / 60
 """Between two looks at the log while a viewer waits: half of it is the mean latency."""
 IDLE_AFTER_S: Final = 1.0
-"""After the last write: from then on the tracker wakes us, where it can. Carets and clocks write once a
-second or oftener, and are not worth the change of hands."""
+"""After the last change: from then on the tracker wakes us, where it can. Carets and clocks write once a
+second or oftener, and are not worth the change of hands; a tracker may be less patient."""
 MODE_BUSY_S: Final = 0.1
 """Between two looks at the geometry while pages are written: a new mode is drawn into once it is set."""
 MODE_IDLE_S: Final = 1.0
@@ -98,6 +98,8 @@ class Tap:
         try:
             choice = await self._choose()
             self._tracker = choice.tracker
+            # Before the first look: what happens from then on is told.
+            self.target.on_activity = self._nudge
             self.stats.tracker, self.stats.tracker_why = choice.tracker.name, choice.why
             self.stats.stopped_us = getattr(choice.tracker, "stopped_us", 0.0)
             try:
@@ -109,7 +111,6 @@ class Tap:
             await self.target.__aexit__(type(error), error, error.__traceback__)
             raise
         self._gone = asyncio.create_task(self._watch_target())
-        self.target.on_activity = self._nudge
         return self
 
     async def _choose(self) -> Choice:
@@ -255,7 +256,11 @@ class Tap:
             return
         due = max(self._began_s + self._interval_s, self._not_before_s)
         settled = self._mode is not None and not self._unread
-        if self._waker is None and settled and due - self._active_s > IDLE_AFTER_S:
+        if (
+            self._waker is None
+            and settled
+            and due - self._active_s > min(IDLE_AFTER_S, self._tracker.patience_s)
+        ):
             self._waker = self._tracker.wake(self._woken_in_thread)
             if self._waker is not None and self._waker.fd is not None:
                 self._loop.add_reader(self._waker.fd, self._woken)
@@ -443,11 +448,11 @@ class Tap:
         """How long the geometry that was read now may stand without being read again, seconds."""
         armed = self._waker is not None and self._waker.fd is not None
         self._armed_mode_s = min(2 * self._armed_mode_s, MODE_ARMED_S) if armed else MODE_IDLE_S
-        if mode is None:
-            return SNAPSHOT_IDLE_S
-        if active:
+        if mode is not None and active:
             return MODE_BUSY_S
-        return float("inf") if self.target.announces_mode else self._armed_mode_s
+        if self.target.announces_mode:
+            return float("inf")
+        return SNAPSHOT_IDLE_S if mode is None else self._armed_mode_s
 
     async def _snapshot(self) -> None:
         self.stats.snapshots += 1

@@ -99,6 +99,11 @@ class CompareTracker:
     def learn(self, changed: PageRuns) -> None:
         """Nothing depends on it."""
 
+    @property
+    def patience_s(self) -> float:
+        """As long as for anybody."""
+        return float("inf")
+
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """Nothing but comparing finds a change: it must be asked."""
         return None

@@ -138,6 +138,11 @@ class Tracker(Protocol):
         """
         ...
 
+    @property
+    def patience_s(self) -> float:
+        """How long nothing must have changed before `wake` is worth the change of hands, at most, seconds."""
+        ...
+
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """Wait for the first write without being asked.
 

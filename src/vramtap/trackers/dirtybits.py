@@ -169,6 +169,11 @@ class DirtyBitsTracker:
     def learn(self, changed: PageRuns) -> None:
         """Nothing depends on it."""
 
+    @property
+    def patience_s(self) -> float:
+        """As long as for anybody."""
+        return float("inf")
+
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """A dirty bit tells nobody that it was set: it must be asked for."""
         return None

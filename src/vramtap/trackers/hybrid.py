@@ -31,6 +31,7 @@ import contextlib
 import functools
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -45,14 +46,14 @@ from vramtap.pages import NO_PAGES, PageRuns
 from vramtap.trackers.calibrate import measure_costs
 from vramtap.trackers.contract import Everything, Reason, Waker
 from vramtap.trackers.costs import Costs
-from vramtap.trackers.policy import OnlinePolicy, Policy, State
+from vramtap.trackers.policy import OnlinePolicy, Parameters, Policy, State
 from vramtap.trackers.tiles import Tiles
 from vramtap.trackers.writelog import LogTracker
 
 SETTLE_S: Final = LATE_S
 """How long it is waited for here."""
-TILE_PAGES: Final = 16
-"""See `policy.Parameters.tile_pages`."""
+TILE_PAGES: Final = Parameters().tile_pages
+"""What the rule was tuned with."""
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class HybridTracker:
         self._closed: NDArray[np.bool_]
         self._unjudged: PageRuns | None = None
         self._late = False
+        self._armed_s = 0.0
         self.armed = False
         """Whether nothing is looked at until the first write."""
         self.unarmable = ""
@@ -247,7 +249,7 @@ class HybridTracker:
                 raise
             log.info("%s: not armed: %s", extent, error)
             return True
-        self.armed = True
+        self.armed, self._armed_s = True, time.monotonic()
         return True
 
     def _hand_over(self, extent: Extent, watchdog: Watchdog) -> None:
@@ -267,7 +269,7 @@ class HybridTracker:
         self._log.resume(Everything(Reason.WOKEN))
         if self._watchdog is not None and not watchdog.alive:
             self._mourn(extent, watchdog)
-        self._take(self._policy.woken(self._state))
+        self._take(self._policy.woken(self._state, time.monotonic() - self._armed_s))
 
     def _mourn(self, extent: Extent, watchdog: Watchdog) -> None:
         self._disarm_watchdog("the watchdog has ended")
@@ -304,6 +306,11 @@ class HybridTracker:
             return
         written, self._unjudged = self._unjudged, None
         self._decide(written.union(changed.intersection(self._open)))
+
+    @property
+    def patience_s(self) -> float:
+        """Armed none: there is nothing to be looked at."""
+        return 0.0 if self.armed else self._log.patience_s
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """Armed, a descriptor; where that cannot be, the log's question; else nothing, as long as we look."""

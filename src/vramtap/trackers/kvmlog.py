@@ -132,6 +132,11 @@ class KvmLogTracker:
     def learn(self, changed: PageRuns) -> None:
         """Nothing depends on it."""
 
+    @property
+    def patience_s(self) -> float:
+        """As long as for anybody."""
+        return float("inf")
+
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """Ask KVM at a low rate, from a thread, without clearing anything; None where no thread is to be had.
 
