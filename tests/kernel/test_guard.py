@@ -1,0 +1,257 @@
+"""The descriptor for synchronous protection and its watchdog, in another process on the real kernel."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from contract.scribe import PAGE, Scribe
+from lab.nobody import NOBODY
+from lab.require import require
+from vramtap.errors import TargetGone
+from vramtap.linux.inject import fetch_guarded
+from vramtap.linux.procfs import comm, status_field, vm_flags
+from vramtap.linux.watchdog import Watchdog
+
+PAGES = 16
+WAIT_S = 10.0
+"""Only a hang takes so long."""
+LATE_S = 0.005
+"""How long an answer is waited for where none comes."""
+
+
+@contextmanager
+def guarded(scribe: Scribe) -> Iterator[Watchdog]:
+    """All of the scribe's memory protected, with a watchdog."""
+    end = scribe.address + scribe.pages * PAGE
+    fetched = fetch_guarded(scribe.pid, scribe.address, end)
+    os.close(fetched.fd)
+    watchdog = fetched.watchdog
+    assert watchdog is not None, fetched.refusal
+    assert fetched.refusal == ""
+    try:
+        watchdog.guard.register(scribe.address, end)
+        assert watchdog.ready()
+        watchdog.guard.protect(scribe.address, end)
+        yield watchdog
+    finally:
+        watchdog.close()
+
+
+@pytest.fixture
+def scribe() -> Iterator[Scribe]:
+    with Scribe(PAGES) as made:
+        yield made
+
+
+def protected(pid: int) -> bool:
+    return any("uw" in flags for _, flags in vm_flags(pid))
+
+
+def readable(fd: int, timeout_s: float = WAIT_S) -> bool:
+    return bool(select.select([fd], [], [], timeout_s)[0])
+
+
+def ends(pid: int) -> bool:
+    """Whether a process ends, which need not be a child of ours."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return readable(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def test_a_held_write_is_answered_and_told(scribe: Scribe) -> None:
+    with guarded(scribe) as watchdog:
+        assert not watchdog.fired
+        assert not readable(watchdog.fileno(), 0)
+        scribe.write(5 * PAGE, 1)
+        assert readable(watchdog.fileno())
+        assert watchdog.fired
+        assert watchdog.settle(WAIT_S)
+        assert watchdog.alive
+
+
+def test_it_is_ready_again_once_it_is_done(scribe: Scribe) -> None:
+    end = scribe.address + PAGES * PAGE
+    with guarded(scribe) as watchdog:
+        for number in range(20):
+            scribe.write(number % PAGES * PAGE, number)
+            assert watchdog.fired
+            assert watchdog.settle(WAIT_S)
+            until_s = time.monotonic() + WAIT_S
+            while not watchdog.ready():
+                assert time.monotonic() < until_s
+            assert not watchdog.fired
+            # It has lifted everything by then, and nothing of what is protected from now on.
+            watchdog.guard.protect(scribe.address, end)
+
+
+def test_what_it_does_can_be_rehearsed(scribe: Scribe) -> None:
+    with guarded(scribe) as watchdog:
+        for _ in range(5):
+            took_us = watchdog.rehearse(WAIT_S)
+            assert took_us is not None
+            assert took_us > 0
+        scribe.write(0, 1)
+
+
+def test_a_stopped_one_does_not_answer_and_we_can(scribe: Scribe) -> None:
+    with guarded(scribe) as watchdog:
+        stop(watchdog.pid)
+        assert watchdog.rehearse(LATE_S) is None
+        scribe.begin_write(PAGE, 1)
+        assert readable(watchdog.fileno())
+        assert watchdog.fired
+        assert not watchdog.settle(LATE_S)
+        assert watchdog.alive
+        watchdog.guard.lift(scribe.address, scribe.address + PAGES * PAGE)
+        scribe.finish()
+
+
+def test_to_take_the_registration_away_wakes_nobody_but_waking_does(scribe: Scribe) -> None:
+    """What the order of a hand-over is made for."""
+    end = scribe.address + PAGES * PAGE
+    with guarded(scribe) as watchdog:
+        stop(watchdog.pid)
+        scribe.begin_write(PAGE, 1)
+        assert readable(watchdog.fileno())
+        watchdog.guard.unregister(scribe.address, end)
+        assert not protected(scribe.pid)
+        watchdog.guard.wake(scribe.address, end)
+        scribe.finish()
+
+
+def test_a_killed_one_is_known_to_have_ended(scribe: Scribe) -> None:
+    with guarded(scribe) as watchdog:
+        kill(watchdog.pid)
+        assert readable(watchdog.fileno())
+        assert not watchdog.alive
+        assert watchdog.fired
+        assert not watchdog.settle(WAIT_S)
+        assert not watchdog.ready()
+        assert watchdog.rehearse(WAIT_S) is None
+        assert protected(scribe.pid), "it was not the last to hold the descriptor"
+    assert not protected(scribe.pid)
+    scribe.write(0, 1)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_closing_lets_everybody_go(scribe: Scribe, stopped: bool) -> None:
+    with guarded(scribe) as watchdog:
+        pid = watchdog.pid
+        if stopped:
+            stop(pid)
+        scribe.begin_write(PAGE, 1)
+        assert readable(watchdog.fileno())
+    scribe.finish()
+    assert not protected(scribe.pid)
+    assert not Path(f"/proc/{pid}").exists(), "it was waited for"
+
+
+def test_no_descriptor_is_left_in_target_or_here(scribe: Scribe) -> None:
+    ours, theirs = (set(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), scribe.pid))
+    with guarded(scribe) as watchdog:
+        assert set(os.listdir(f"/proc/{scribe.pid}/fd")) == theirs
+        assert not os.get_inheritable(watchdog.guard.fileno())
+        assert not os.get_inheritable(watchdog.fileno())
+    del watchdog
+    assert set(os.listdir(f"/proc/{scribe.pid}/fd")) == theirs
+    assert set(os.listdir("/proc/self/fd")) == ours
+
+
+def test_nothing_aimed_at_us_reaches_it(scribe: Scribe) -> None:
+    with guarded(scribe) as watchdog:
+        assert os.getsid(watchdog.pid) == watchdog.pid
+        assert comm(watchdog.pid) == "vramtap-guard"
+        assert int(status_field(watchdog.pid, "SigBlk") or "", 16).bit_count() >= 60
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
+            os.kill(watchdog.pid, number)
+        scribe.write(PAGE, 1)
+        assert watchdog.settle(WAIT_S)
+
+
+def test_it_answers_however_long_nobody_listens(scribe: Scribe) -> None:
+    end = scribe.address + PAGES * PAGE
+    with guarded(scribe) as watchdog:
+        for number in range(300):
+            watchdog.guard.protect(scribe.address, end)
+            scribe.write(number % PAGES * PAGE, number % 256)
+        assert watchdog.settle(WAIT_S)
+
+
+def test_it_outlives_its_target(scribe: Scribe) -> None:
+    with guarded(scribe) as watchdog:
+        scribe.end()
+        assert watchdog.alive
+        assert not watchdog.fired
+        with pytest.raises(TargetGone):
+            watchdog.guard.lift(scribe.address, scribe.address + PAGE)
+
+
+def test_when_whoever_it_works_for_is_killed_it_ends_and_nothing_stays_protected(scribe: Scribe) -> None:
+    code = (
+        "import sys\n"
+        "from vramtap.linux.inject import fetch_guarded\n"
+        "pid, start, end = map(int, sys.argv[1:])\n"
+        "watchdog = fetch_guarded(pid, start, end).watchdog\n"
+        "watchdog.guard.register(start, end)\n"
+        "watchdog.guard.protect(start, end)\n"
+        "print(watchdog.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    end = scribe.address + PAGES * PAGE
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(scribe.pid), str(scribe.address), str(end)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    ) as asker:
+        assert asker.stdout is not None
+        assert asker.stderr is not None
+        watchdog = int(asker.stdout.readline())
+        assert protected(scribe.pid)
+        scribe.write(0, 1)  # something it has told of, that nobody takes
+        asker.kill()
+        assert ends(watchdog)
+        assert not protected(scribe.pid)
+        scribe.write(PAGE, 1)
+        assert asker.stderr.read() == "", "the watchdog shares it"
+
+
+def test_a_target_without_the_right_is_not_guarded_and_it_is_said_why() -> None:
+    unprivileged = Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip()
+    require(unprivileged == "0", "vm.unprivileged_userfaultfd=1: nobody is refused a full userfaultfd")
+    require(os.geteuid() == 0, "only root can become a user that owns nothing")
+    with Scribe(PAGES, user=NOBODY) as scribe:
+        theirs = set(os.listdir(f"/proc/{scribe.pid}/fd"))
+        fetched = fetch_guarded(scribe.pid, scribe.address, scribe.address + PAGES * PAGE)
+        os.close(fetched.fd)
+        assert fetched.watchdog is None
+        assert "EPERM" in fetched.refusal
+        assert "CAP_SYS_PTRACE" in fetched.refusal
+        assert set(os.listdir(f"/proc/{scribe.pid}/fd")) == theirs
