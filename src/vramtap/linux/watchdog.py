@@ -310,7 +310,7 @@ def stand_guard(guard: Userfaultfd, signals: Signals, link: socket.socket, start
             for page in _faults(fd) if which == fd else [start]:
                 _lift(fd, bytearray(_RANGE.pack(page, mmap.PAGESIZE, 0)))
             signals.release()
-            select.select([fd, link.fileno()], [], [], GIVE_WAY_S)
+            poller.poll(GIVE_WAY_S * 1000)
             if signals.taken != signals.begun:
                 _lift(fd, everything)
             signals.finish()

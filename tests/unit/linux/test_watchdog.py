@@ -1,0 +1,396 @@
+"""The watchdog with messages made by hand: what it does in which order, and what our end makes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import resource
+import select
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from contract.scribe import PAGE
+from vramtap.linux import abi, watchdog
+from vramtap.linux.userfaultfd import Userfaultfd
+from vramtap.linux.watchdog import Signals, Watchdog, stand_guard
+
+START, END = 0x7F00_0000_0000, 0x7F00_0010_0000
+WAIT_S = 10.0
+"""Only a hang takes so long."""
+LATE_S = 0.005
+"""How long is waited for what does not come."""
+MOVED = abi.UFFD_EVENT_REMAP
+UNMAPPED = 0x16
+"""UFFD_EVENT_UNMAP (linux/userfaultfd.h)."""
+
+
+def message(event: int, flags: int = 0, address: int = 0, third: int = 0) -> bytes:
+    """As the kernel writes it; for what has moved: from, to, bytes."""
+    made = abi.UffdMsg(event=event, flags=flags, address=address, ptid=third)
+    return bytes(made)
+
+
+class Bench:
+    """A watchdog in a thread, whose descriptor is a pipe, and our end of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.signals = Signals.make()
+        ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.process = Process()
+        self.guard = Userfaultfd(reader, "nobody")
+        self.link = ours
+        self.asked: list[tuple[int, int, int]] = []
+        """What the kernel was asked for: request, first address, bytes."""
+        self.told: list[tuple[int, int]] = []
+        """What was begun and released, each time the kernel was asked."""
+        monkeypatch.setattr(fcntl, "ioctl", self._ioctl)
+        self.refused = False
+        self.dog = Watchdog(self.guard, self.signals, ours, cast("subprocess.Popen[bytes]", self.process))
+
+    def _ioctl(self, fd: int, request: int, argument: bytearray) -> int:
+        start, size, mode = watchdog._RANGE.unpack(argument)
+        assert mode == 0
+        self.asked.append((request, start, size))
+        self.told.append((self.signals.begun, self.signals.released))
+        if self.refused:
+            raise OSError(2, "refused")
+        return 0
+
+    def close(self) -> None:
+        self.dog.close()
+        os.close(self.writer)
+        self.theirs.close()
+
+    @contextlib.contextmanager
+    def standing(self) -> Iterator[threading.Thread]:
+        """The watchdog at work; ended by the end of our side."""
+        thread = threading.Thread(
+            target=stand_guard, args=(self.guard, self.signals, self.theirs, START, END)
+        )
+        thread.start()
+        try:
+            yield thread
+        finally:
+            self.link.shutdown(socket.SHUT_RDWR)
+            thread.join(WAIT_S)
+            assert not thread.is_alive()
+
+    def until_done(self, number: int) -> None:
+        """Wait until it is done with so many."""
+        poller = select.poll()
+        poller.register(self.signals.descriptors[1], select.POLLIN)
+        while self.signals.done < number:
+            assert poller.poll(WAIT_S * 1000)
+            self.signals.hush()
+
+
+class Process:
+    """Stands for the watchdog's."""
+
+    pid = 4711
+
+    def wait(self, timeout_s: float = 0) -> int:
+        return 0
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    # Real-time priority is a thread's own, but the tests' machine has other work to do.
+    monkeypatch.setattr(os, "sched_setscheduler", lambda *arguments: None)
+    made = Bench(monkeypatch)
+    yield made
+    made.close()
+
+
+LIFT, UNREGISTER, WAKE = abi.UFFDIO_WRITEPROTECT, abi.UFFDIO_UNREGISTER, abi.UFFDIO_WAKE
+EVERYTHING = (LIFT, START, END - START)
+
+
+# What it does
+
+
+def test_the_page_comes_first_and_everything_after_and_each_is_told(bench: Bench) -> None:
+    os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START + 5 * PAGE + 123))
+    with bench.standing():
+        bench.until_done(1)
+    assert bench.asked == [(LIFT, START + 5 * PAGE, PAGE), EVERYTHING]
+    assert bench.told == [(1, 0), (1, 1)]
+    assert bench.signals.begun == bench.signals.released == bench.signals.done == 1
+
+
+def test_a_fault_is_told_before_it_is_taken(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults, begun = watchdog._faults, []
+
+    def spying(fd: int) -> list[int]:
+        begun.append(bench.signals.begun)
+        return faults(fd)
+
+    monkeypatch.setattr(watchdog, "_faults", spying)
+    os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
+    with bench.standing():
+        bench.until_done(1)
+    assert begun == [1]
+
+
+def test_all_that_wait_are_released_before_the_rest(bench: Bench) -> None:
+    pages = [START + number * PAGE for number in range(40)]
+    os.write(bench.writer, b"".join(message(abi.UFFD_EVENT_PAGEFAULT, 3, page) for page in pages))
+    with bench.standing():
+        bench.until_done(1)
+    assert bench.asked == [*((LIFT, page, PAGE) for page in pages), EVERYTHING]
+
+
+def test_what_was_taken_over_is_not_lifted_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = Signals.release
+
+    def release_and_take(signals: Signals) -> None:
+        release(signals)
+        bench.dog.take_over()
+
+    monkeypatch.setattr(Signals, "release", release_and_take)
+    os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
+    with bench.standing():
+        bench.until_done(1)
+    assert bench.asked == [(LIFT, START, PAGE)]
+
+
+def test_where_lifting_is_refused_who_waits_is_woken(bench: Bench) -> None:
+    bench.refused = True
+    os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
+    with bench.standing():
+        bench.until_done(1)
+    assert bench.asked == [(LIFT, START, PAGE), (WAKE, START, PAGE), EVERYTHING, (WAKE, START, END - START)]
+
+
+def test_what_has_moved_is_let_go_where_it_is_now(bench: Bench) -> None:
+    elsewhere, size = END + 7 * PAGE, 3 * PAGE
+    os.write(bench.writer, message(MOVED, START, elsewhere, size))
+    with bench.standing():
+        bench.until_done(1)
+    assert bench.asked == [(UNREGISTER, elsewhere, size), (WAKE, elsewhere, size), EVERYTHING]
+
+
+def test_what_was_unmapped_is_only_told(bench: Bench) -> None:
+    os.write(bench.writer, message(UNMAPPED, START, START + PAGE))
+    with bench.standing():
+        bench.until_done(1)
+    assert bench.asked == [EVERYTHING]
+
+
+def test_a_fault_that_somebody_else_took_is_told_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = watchdog._faults
+
+    def too_late(fd: int) -> list[int]:
+        faults(fd)
+        return faults(fd)
+
+    monkeypatch.setattr(watchdog, "_faults", too_late)
+    os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
+    with bench.standing():
+        bench.until_done(1)
+    assert bench.asked == [EVERYTHING]
+
+
+def test_it_ends_when_our_side_does(bench: Bench) -> None:
+    with bench.standing() as thread:
+        bench.link.shutdown(socket.SHUT_RDWR)
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+    assert bench.asked == []
+
+
+def test_it_ends_when_our_side_was_killed_with_something_unread(bench: Bench) -> None:
+    bench.theirs.send(b"never read")
+    bench.link.close()
+    with contextlib.suppress(OSError), bench.standing() as thread:
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+
+
+def test_its_descriptors_may_have_high_numbers(bench: Bench) -> None:
+    """They have the numbers they had with us, who may serve a thousand viewers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    try:
+        high = fcntl.fcntl(bench.theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    bench.theirs.close()
+    bench.theirs = socket.socket(fileno=high)
+    with bench.standing():
+        bench.link.send(b"r")
+        bench.until_done(1)
+
+
+# Our end
+
+
+def test_nothing_has_happened_at_first(bench: Bench) -> None:
+    assert bench.dog.alive
+    assert bench.dog.ready()
+    assert not bench.dog.fired
+    assert not bench.dog.settle(LATE_S)
+    assert bench.dog.pid == 4711
+    assert not _readable(bench.dog.fileno())
+
+
+def _readable(fd: int) -> bool:
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+def test_a_fault_that_nobody_answers_fires(bench: Bench) -> None:
+    assert bench.dog.ready()
+    os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
+    assert bench.dog.fired
+    assert _readable(bench.dog.fileno())
+    assert not bench.dog.settle(LATE_S)
+    bench.dog.take_over()
+    assert not bench.dog.fired, "its message was taken"
+
+
+def test_it_is_not_ready_until_it_is_done(bench: Bench) -> None:
+    assert bench.dog.ready()
+    bench.signals.begin()
+    assert _readable(bench.dog.fileno())
+    assert bench.dog.fired
+    assert not bench.dog.settle(LATE_S)
+    assert not bench.dog.ready()
+    bench.signals.release()
+    assert not bench.dog.ready(), "it may still lift everything"
+    bench.signals.finish()
+    assert bench.dog.ready()
+    assert not bench.dog.fired
+    assert not _readable(bench.dog.fileno())
+
+
+def test_it_has_settled_when_the_page_is_released(bench: Bench) -> None:
+    assert bench.dog.ready()
+    bench.signals.begin()
+    bench.signals.release()
+    assert bench.dog.settle(LATE_S)
+    assert bench.dog.fired, "until it is ready again"
+
+
+def test_settling_waits_for_the_word(bench: Bench) -> None:
+    assert bench.dog.ready()
+    bench.signals.begin()
+    later = threading.Timer(0.01, bench.signals.release)
+    later.start()
+    assert bench.dog.settle(WAIT_S)
+    later.join()
+
+
+def test_one_that_began_late_fires_in_the_next_round(bench: Bench) -> None:
+    """It was stopped after its poll and before its word: we took over and are armed again."""
+    assert bench.dog.ready()
+    assert not bench.dog.fired
+    bench.signals.begin()
+    assert bench.dog.fired
+    bench.signals.release()
+    bench.signals.finish()
+    assert bench.dog.fired
+
+
+def test_what_is_heard_by_the_way_is_not_forgotten(bench: Bench) -> None:
+    assert bench.dog.ready()
+    bench.signals.begin()
+    assert [bench.dog.fired for _ in range(3)] == [True] * 3
+
+
+def test_one_that_has_ended_is_known(bench: Bench) -> None:
+    assert bench.dog.ready()
+    bench.theirs.close()
+    assert not bench.dog.alive
+    assert bench.dog.fired
+    assert _readable(bench.dog.fileno())
+    assert not bench.dog.ready()
+    assert not bench.dog.settle(WAIT_S)
+    assert bench.dog.rehearse(WAIT_S) is None
+
+
+def test_one_that_ended_in_the_middle_is_never_ready(bench: Bench) -> None:
+    assert bench.dog.ready()
+    bench.signals.begin()
+    bench.theirs.close()
+    assert not bench.dog.settle(WAIT_S)
+    assert not bench.dog.ready()
+
+
+def test_rehearsing_takes_as_long_as_it_takes_each_time(bench: Bench) -> None:
+    with bench.standing():
+        for number in range(1, 4):
+            took_us = bench.dog.rehearse(WAIT_S)
+            assert took_us is not None
+            assert took_us > 0
+            assert bench.asked == [(LIFT, START, PAGE), EVERYTHING] * number
+    assert bench.dog.rehearse(LATE_S) is None
+
+
+def test_taking_over_lets_go_of_what_has_moved(bench: Bench) -> None:
+    elsewhere = END + PAGE
+    os.write(bench.writer, message(UNMAPPED, START, START + PAGE) + message(MOVED, START, elsewhere, PAGE))
+    bench.dog.take_over()
+    assert bench.asked == [(UNREGISTER, elsewhere, PAGE), (WAKE, elsewhere, PAGE)]
+
+
+def test_one_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_END_S", LATE_S)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    with subprocess.Popen(["sleep", "inf"]) as process:
+        Watchdog(Userfaultfd(reader, "nobody"), Signals.make(), ours, cast(Any, process)).close()
+        assert process.returncode is not None
+    theirs.close()
+    os.close(writer)
+
+
+# The signals
+
+
+def test_the_counters_are_shared_by_descriptor() -> None:
+    ours = Signals.make()
+    theirs = Signals(*(os.dup(fd) for fd in ours.descriptors))
+    assert (ours.begun, ours.released, ours.done, ours.taken) == (0, 0, 0, 0)
+    theirs.begin()
+    assert (ours.begun, ours.released, ours.done, ours.taken) == (1, 0, 0, 0)
+    theirs.release()
+    theirs.finish()
+    theirs.begin()
+    ours.take()
+    assert (theirs.begun, theirs.released, theirs.done, theirs.taken) == (2, 1, 1, 2)
+    assert _readable(ours.descriptors[1])
+    ours.hush()
+    assert not _readable(ours.descriptors[1])
+    ours.hush()
+    ours.close()
+    theirs.close()
+
+
+def test_signals_leave_no_descriptor_where_one_is_missing() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for room in range(1, 3):
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + room - 1, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                Signals.make()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_message_is_as_long_as_is_read() -> None:
+    assert len(message(0)) == ctypes.sizeof(abi.UffdMsg) == watchdog._MESSAGE_BYTES == 32
+    assert watchdog._FAULT.unpack_from(message(MOVED, 1, 2, 3)) == (MOVED, 1, 2, 3)
