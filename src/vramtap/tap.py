@@ -18,7 +18,7 @@ from vramtap.errors import TargetGone, TimedOut, VramtapError
 from vramtap.pages import NO_PAGES, PageRuns
 from vramtap.stats import TapStats
 from vramtap.targets.contract import Target
-from vramtap.trackers.choose import Choice, choose
+from vramtap.trackers.choose import Choice, Wishes, choose
 from vramtap.trackers.contract import Everything, Reason, Tracker, Waker
 from vramtap.viewer import Viewer, Watcher
 
@@ -61,9 +61,16 @@ class Tap:
         target: Not yet attached; attached and released with the tap.
         tracker: Name of the tracker, or `auto`.
         interval_s: Between two looks at the log, seconds.
+        wishes: Of the user, for the tracker.
     """
 
-    def __init__(self, target: Target, tracker: str = "auto", interval_s: float = INTERVAL_S) -> None:
+    def __init__(
+        self,
+        target: Target,
+        tracker: str = "auto",
+        interval_s: float = INTERVAL_S,
+        wishes: Wishes | None = None,
+    ) -> None:
         self.target = target
         self.screen = Screen()
         self.stats = TapStats()
@@ -71,6 +78,7 @@ class Tap:
         self.closed: str | None = None
         """What ended the tap, in one clause; None while it runs."""
         self._tracker_name = tracker
+        self._wishes = wishes
         self._tracker: Tracker
         self._interval_s = interval_s
         self._viewers: set[Viewer] = set()
@@ -116,7 +124,11 @@ class Tap:
     async def _choose(self) -> Choice:
         choosing = asyncio.create_task(
             asyncio.to_thread(
-                choose, self._tracker_name, self.target.extent, allow_filtered=self.target.tolerates_injection
+                choose,
+                self._tracker_name,
+                self.target.extent,
+                allow_filtered=self.target.tolerates_injection,
+                wishes=self._wishes,
             )
         )
         try:

@@ -20,7 +20,8 @@ from vramtap.servers.vnc import VncServer
 from vramtap.servers.web import WebServer
 from vramtap.tap import Tap
 from vramtap.targets.open import open_target
-from vramtap.trackers.choose import NAMES
+from vramtap.trackers.choose import NAMES, Wishes
+from vramtap.trackers.idle import IDLE_INTERVAL_S
 
 DEFAULT_VNC: Final = "127.0.0.1:5900"
 DEFAULT_WEB: Final = "127.0.0.1:8080"
@@ -43,6 +44,8 @@ class Serving:
         vnc: `HOST:PORT`, or None.
         web: `HOST:PORT`, or None.
         tracker: Name of the tracker.
+        latency: How late a first change may be noticed where the target must be asked, milliseconds.
+        guest_weight: Of the guest's time against ours.
         password_file: File with the VNC password.
         token: What browsers must show.
         allow_host: Names by which browsers reach this host.
@@ -53,6 +56,8 @@ class Serving:
     vnc: str | None
     web: str | None
     tracker: str
+    latency: float
+    guest_weight: float
     password_file: Path | None
     token: str | None
     allow_host: tuple[str, ...]
@@ -64,6 +69,22 @@ _OPTIONS: Final = (
     click.option("--vnc", metavar="HOST:PORT", help=f"Listen for VNC clients [{DEFAULT_VNC}]; port 0: any."),
     click.option("--web", metavar="HOST:PORT", help=f"Listen for browsers [{DEFAULT_WEB}]; port 0: any."),
     click.option("--tracker", type=click.Choice(NAMES), default="auto", help="How writes are found."),
+    click.option(
+        "--latency",
+        type=float,
+        metavar="MS",
+        default=IDLE_INTERVAL_S * 1000,
+        show_default=True,
+        help="How often an idle target is asked that cannot wake us.",
+    ),
+    click.option(
+        "--guest-weight",
+        type=float,
+        metavar="W",
+        default=1.0,
+        show_default=True,
+        help="A microsecond of the guest's counts as so many of ours.",
+    ),
     click.option(
         "--password-file", type=click.Path(path_type=Path), help="VNC password: the file's first line."
     ),
@@ -112,7 +133,8 @@ async def serve(targets: Iterable[str], how: Serving, note: str) -> None:
     vnc_at = _address("--vnc", how.vnc, DEFAULT_VNC) if both or how.vnc else None
     web_at = _address("--web", how.web, DEFAULT_WEB) if both or how.web else None
     session = SessionOptions(password=_password(how.password_file), view_only=how.view_only)
-    taps = [Tap(open_target(url), tracker=how.tracker) for url in targets]
+    wishes = Wishes(how.latency / 1000, how.guest_weight)
+    taps = [Tap(open_target(url), tracker=how.tracker, wishes=wishes) for url in targets]
     async with contextlib.AsyncExitStack() as stack:
         for tap in taps:
             await stack.enter_async_context(tap)

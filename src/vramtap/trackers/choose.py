@@ -9,12 +9,18 @@ from vramtap.errors import NotFound, TargetGone, UsageError, VramtapError
 from vramtap.memory.extent import Extent
 from vramtap.trackers.compare import CompareTracker
 from vramtap.trackers.contract import Tracker
+from vramtap.trackers.costs import HEAVIEST_WEIGHT
 from vramtap.trackers.hybrid import HybridTracker
+from vramtap.trackers.idle import IDLE_INTERVAL_S
 from vramtap.trackers.probe import probe_log
 from vramtap.trackers.writelog import LogTracker
 
 NAMES: Final = ("auto", "hybrid", "log", "compare", "dirtybits", "kvmlog")
 """What `--tracker` takes; the last two are for the embedded machine only."""
+SOONEST_S: Final = 0.001
+"""To be asked more often costs more than looking all the time."""
+LATEST_S: Final = 10.0
+"""To be asked more rarely is not to be watched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,40 @@ class Choice:
     why: str
 
 
-def choose(name: str, extent: Extent, *, allow_filtered: bool = False, learns: bool = True) -> Choice:
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a user asks of whichever tracker it becomes.
+
+    Args:
+        latency_s: How late the first change after a while may be noticed where nothing but asking notices
+            it, seconds: how often an idle target is asked that cannot be armed.
+        guest_weight: A microsecond taken from the guest counts as so many of ours.
+
+    Raises:
+        UsageError: a value that nothing can be done with.
+    """
+
+    latency_s: float = IDLE_INTERVAL_S
+    guest_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not SOONEST_S <= self.latency_s <= LATEST_S:
+            bounds = f"{SOONEST_S * 1000:g} to {LATEST_S * 1000:g} ms"
+            raise UsageError("--latency", f"{self.latency_s * 1000:g} ms", "is not waited for", bounds)
+        if not 0 <= self.guest_weight <= HEAVIEST_WEIGHT:
+            raise UsageError(
+                "--guest-weight", f"{self.guest_weight:g}", "is no weight", f"0 to {HEAVIEST_WEIGHT:g}"
+            )
+
+
+def choose(
+    name: str,
+    extent: Extent,
+    *,
+    allow_filtered: bool = False,
+    learns: bool = True,
+    wishes: Wishes | None = None,
+) -> Choice:
     """Arm the tracker of this name on an extent.
 
     `auto` takes `hybrid` where writing a page of our own shows that the kernel logs it and the target lets
@@ -40,6 +79,7 @@ def choose(name: str, extent: Extent, *, allow_filtered: bool = False, learns: b
         name: One of `NAMES`.
         extent: What to watch.
         allow_filtered: Attach to a target with a seccomp filter; see `linux.inject`.
+        wishes: Of the user, for those trackers that can heed them.
         learns: Whether the consumer will tell what changed (`Tracker.learn`); without, `auto` takes `log`.
 
     Raises:
@@ -56,7 +96,14 @@ def choose(name: str, extent: Extent, *, allow_filtered: bool = False, learns: b
         tracker.arm(extent)
         return Choice(tracker, "asked for")
     hybrid = name == "hybrid" or (name == "auto" and learns)
-    log = (HybridTracker if hybrid else LogTracker)(allow_filtered=allow_filtered)
+    wishes = wishes or Wishes()
+    log: HybridTracker | LogTracker
+    if hybrid:
+        log = HybridTracker(
+            allow_filtered=allow_filtered, latency_s=wishes.latency_s, guest_weight=wishes.guest_weight
+        )
+    else:
+        log = LogTracker(allow_filtered=allow_filtered, latency_s=wishes.latency_s)
     if name != "auto":
         log.arm(extent)
         return Choice(log, "asked for" + _unarmable(log))

@@ -46,6 +46,7 @@ from vramtap.pages import NO_PAGES, PageRuns
 from vramtap.trackers.calibrate import measure_costs
 from vramtap.trackers.contract import Everything, Reason, Waker
 from vramtap.trackers.costs import Costs
+from vramtap.trackers.idle import IDLE_INTERVAL_S
 from vramtap.trackers.policy import OnlinePolicy, Parameters, Policy, State
 from vramtap.trackers.tiles import Tiles
 from vramtap.trackers.writelog import LogTracker
@@ -71,6 +72,7 @@ class HybridTracker:
         tile_pages: Of the tiles decided on.
         costs: Of this target; measured when armed if None.
         guest_weight: A microsecond taken from the guest counts as so many of ours.
+        latency_s: Between two questions while idle where it cannot be armed, seconds.
     """
 
     name: Final = "hybrid"
@@ -85,8 +87,9 @@ class HybridTracker:
         tile_pages: int = TILE_PAGES,
         costs: Costs | None = None,
         guest_weight: float = 1.0,
+        latency_s: float = IDLE_INTERVAL_S,
     ) -> None:
-        self._log = LogTracker(allow_filtered=allow_filtered)
+        self._log = LogTracker(allow_filtered=allow_filtered, latency_s=latency_s)
         self._policy: Policy = OnlinePolicy() if policy is None else policy
         self._tile_pages = tile_pages
         self._costs = costs

@@ -40,7 +40,7 @@ from vramtap.machine.space import GuestSpace
 from vramtap.memory.extent import Extent
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.trackers.contract import Everything, Reason, Waker
-from vramtap.trackers.idle import IdleWatch
+from vramtap.trackers.idle import IDLE_INTERVAL_S, IdleWatch
 from vramtap.trackers.machine_wake import MachineWatch
 
 log = logging.getLogger(__name__)
@@ -76,14 +76,16 @@ class LogTracker:
 
     Args:
         allow_filtered: Inject into a target that has a seccomp filter; see `linux.inject`.
+        latency_s: Between two questions while idle, seconds.
     """
 
     name: Final = "log"
     reads_memory: Final = False
     precision: Final[Literal["exact", "superset"]] = "superset"
 
-    def __init__(self, *, allow_filtered: bool = False) -> None:
+    def __init__(self, *, allow_filtered: bool = False, latency_s: float = IDLE_INTERVAL_S) -> None:
         self._allow_filtered = allow_filtered
+        self._latency_s = latency_s
         self._extent: Extent | None = None
         self._close: list[Callable[[], None]] = []
         self._unknown = NO_PAGES
@@ -319,8 +321,8 @@ class LogTracker:
 
         try:
             if isinstance(extent.space, GuestSpace):
-                return MachineWatch(extent.space, question, callback)
-            return IdleWatch(question, callback)
+                return MachineWatch(extent.space, question, callback, self._latency_s)
+            return IdleWatch(question, callback, self._latency_s)
         except (RuntimeError, KernelError) as error:
             log.debug("%s: asked in turn: %s", extent, error)
             return None
