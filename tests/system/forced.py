@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -11,7 +12,12 @@ from typing import Final
 import numpy as np
 import pytest
 
+from lab.require import require
 from vramtap import tap as tap_module
+from vramtap.errors import VramtapError
+from vramtap.linux import abi
+from vramtap.linux.calls import syscall
+from vramtap.linux.userfaultfd import FULL_OPEN_FLAGS
 from vramtap.memory.extent import Extent
 from vramtap.tap import INTERVAL_S, Tap
 from vramtap.targets.open import open_target
@@ -142,6 +148,16 @@ async def tapped(
             yield tap, made
 
 
+def require_arming() -> None:
+    """What is tested here is armed: this process must be allowed a full userfaultfd, and so its children."""
+    refusal = ""
+    try:
+        os.close(syscall("userfaultfd", "self", abi.SYS_USERFAULTFD, FULL_OPEN_FLAGS))
+    except VramtapError as error:
+        refusal = str(error)
+    require(not refusal, f"synchronous write protection: {refusal} (CAP_SYS_PTRACE)")
+
+
 async def until(happened: Callable[[], bool], interval_s: float = INTERVAL_S) -> None:
     """Wait until a tap that looks at this interval has come so far.
 
@@ -153,10 +169,20 @@ async def until(happened: Callable[[], bool], interval_s: float = INTERVAL_S) ->
             await asyncio.sleep(interval_s)
 
 
+async def asleep(tap: Tap) -> None:
+    """Wait until the tap waits to be woken.
+
+    Raises:
+        TimeoutError: it does not come to that.
+    """
+    await until(lambda: tap._waker is not None)
+
+
 async def armed(tap: Tap, tracker: HybridTracker) -> None:
     """Wait until the extent is armed and the tap waits for its descriptor.
 
     Raises:
         TimeoutError: it does not come to that.
     """
-    await until(lambda: tracker.armed and tap._waker is not None)
+    await until(lambda: tracker.armed)
+    await asleep(tap)

@@ -13,7 +13,7 @@ import pytest
 
 from lab.writer import Writer
 from model_client import ModelClient
-from system.forced import ForcedPolicy, tapped, until
+from system.forced import ForcedPolicy, require_arming, tapped, until
 from system.forked import bursting, descriptors, picture_of, protections, tapping, url_of
 from system.forking_tapper import Stage
 from vramtap import tap as tap_module
@@ -24,6 +24,11 @@ EXACT_EVERY = 10
 """Kills between two taps that have to show all."""
 SHORT_S = 0.001
 """Between two looks of a tap that is to change its state often."""
+
+
+@pytest.fixture(autouse=True)
+def arming() -> None:
+    require_arming()
 
 
 @pytest.fixture(params=["anonymous", "memfd"])

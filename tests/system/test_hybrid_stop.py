@@ -19,7 +19,7 @@ import pytest
 from lab.supervise import spawn, stop
 from lab.writer import Writer
 from model_client import ModelClient
-from system.forced import ForcedPolicy, tapped
+from system.forced import ForcedPolicy, require_arming, tapped
 from system.forked import SIZE, bursting, picture_of, tapping, url_of
 from system.program import Lines
 from vramtap import tap as tap_module
@@ -28,6 +28,11 @@ TAPPER = Path(__file__).with_name("following_tapper.py")
 HANG_S = 60.0
 """What takes longer hangs: whoever releases the writer does so after milliseconds."""
 ROUNDS = 3
+
+
+@pytest.fixture(autouse=True)
+def arming() -> None:
+    require_arming()
 
 
 def state_of(pid: int) -> str:

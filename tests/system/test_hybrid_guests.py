@@ -1,0 +1,203 @@
+"""Real guests and X servers while armed: whatever they do then, or is done to them, is seen."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from lab.guest import Guest
+from lab.xclient import XClient
+from lab.xvfb import Framebuffer, Xvfb
+from model_client import ModelClient
+from rfb_client import RAW, RfbClient
+from system.follower import Follower
+from system.forced import ArmAtOnce, armed, asleep, require_arming, tapped
+from vramtap import tap as tap_module
+from vramtap.errors import TargetGone
+from vramtap.servers.vnc import VncServer
+from vramtap.trackers.policy import OnlinePolicy, Policy
+
+pytestmark = pytest.mark.usefixtures("arming")
+
+SOON_S = 0.1
+"""After the last write, until the tap sleeps; its own second makes these tests long."""
+COMMANDS = (
+    "fbtool pixel 1023 767 0x10F0A0",
+    "seq 1 40 >/dev/tty1",
+    "fbtool fill 0x123456",
+    "fbtool noise 3; fbtool scroll 16 3",
+)
+
+
+@pytest.fixture
+def arming(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_arming()
+    monkeypatch.setattr(tap_module, "IDLE_AFTER_S", SOON_S)
+
+
+async def shows(guest: Guest, client: ModelClient) -> None:
+    """The client comes to show what QEMU itself shows."""
+    await client.shows(await asyncio.to_thread(guest.screendump))
+
+
+@pytest.mark.parametrize("policy", [ArmAtOnce(), OnlinePolicy()], ids=lambda policy: policy.name)
+async def test_an_armed_guest_draws(guest: Guest, policy: Policy) -> None:
+    async with tapped(guest.url, policy) as (tap, tracker), ModelClient(tap) as client:
+        for command in COMMANDS:
+            await armed(tap, tracker)
+            await asyncio.to_thread(guest.run, command)
+            await shows(guest, client)
+        assert tap.stats.everything["woken"] >= len(COMMANDS)
+        assert tap.stats.failures == 0
+
+
+async def test_an_armed_guest_changes_its_mode(guest: Guest) -> None:
+    async with tapped(guest.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+        for mode in ("800 600 32", "640 480 16", "1024 768 32"):
+            await armed(tap, tracker)
+            await asyncio.to_thread(guest.run, f"fbtool mode {mode}; fbtool noise 1")
+            await shows(guest, client)
+
+
+async def test_an_armed_guest_is_stopped_and_goes_on(guest: Guest) -> None:
+    async with tapped(guest.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+        for color in (0x112233, 0x445566):
+            await armed(tap, tracker)
+            await asyncio.to_thread(guest.monitor.execute, "stop")
+            await shows(guest, client)
+            await asyncio.to_thread(guest.monitor.execute, "cont")
+            await asyncio.to_thread(guest.run, f"fbtool fill {color:#x}")
+            await shows(guest, client)
+        assert tap.closed is None
+
+
+async def test_an_armed_guest_is_reset(fresh_guest: Guest) -> None:
+    guest = fresh_guest
+    await asyncio.to_thread(guest.quiet)
+    async with tapped(guest.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+        await armed(tap, tracker)
+        client.sizes.clear()
+        await asyncio.to_thread(guest.reset)
+        await asyncio.to_thread(guest.wait_ready)
+        await asyncio.to_thread(guest.quiet)
+        await shows(guest, client)
+        await tap.refresh()
+        await shows(guest, client)
+        assert len(client.sizes) >= 2, "text was shown on the way"
+        assert tap.closed is None
+
+
+def _quits(guest: Guest) -> str:
+    guest.monitor.execute("quit")
+    return "shut down"
+
+
+def _is_killed(guest: Guest) -> str:
+    os.kill(guest.pid, signal.SIGKILL)
+    return "exited"
+
+
+@pytest.mark.parametrize("end", [_quits, _is_killed])
+async def test_an_armed_guest_ends(fresh_guest: Guest, end: Callable[[Guest], str]) -> None:
+    await asyncio.to_thread(fresh_guest.quiet)
+    async with tapped(fresh_guest.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+        await armed(tap, tracker)
+        pid = fresh_guest.pid
+        how = await asyncio.to_thread(end, fresh_guest)
+        await client.ends()
+        assert tap.closed == f"QEMU (pid {pid}) {how}"
+        with pytest.raises(TargetGone):
+            await tap.refresh()
+
+
+async def test_two_guests_are_armed_at_once(guest: Guest, fresh_guest: Guest) -> None:
+    await asyncio.to_thread(fresh_guest.quiet)
+    async with (
+        tapped(guest.url, ArmAtOnce()) as (tap, tracker),
+        tapped(fresh_guest.url, ArmAtOnce()) as (other_tap, other_tracker),
+        ModelClient(tap) as client,
+        ModelClient(other_tap) as other_client,
+    ):
+        assert tracker.watchdog_pid != other_tracker.watchdog_pid
+        for command in COMMANDS:
+            for which, drawn in ((guest, client), (fresh_guest, other_client)):
+                await armed(tap, tracker)
+                await armed(other_tap, other_tracker)
+                quiet = tap if which is fresh_guest else other_tap
+                woken = quiet.stats.everything["woken"]
+                await asyncio.to_thread(which.run, command)
+                await shows(which, drawn)
+                assert quiet.stats.everything["woken"] == woken, "it is another's write"
+
+
+async def test_keys_typed_at_an_armed_guest_are_seen(guest: Guest) -> None:
+    async with tapped(guest.url, ArmAtOnce()) as (tap, tracker), VncServer(tap, port=0) as server:
+        viewer = await asyncio.to_thread(RfbClient.connect, "127.0.0.1", server.port, None, (RAW,))
+        with Follower(viewer) as follower:
+            for key in "abc":
+                await armed(tap, tracker)
+                before = await asyncio.to_thread(guest.screendump)
+                viewer.key(ord(key), True)
+                viewer.key(ord(key), False)
+                await asyncio.to_thread(follower.shows, await _differs(guest, before), key)
+
+
+async def _differs(guest: Guest, before: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    async with asyncio.timeout(60):
+        while np.array_equal(after := await asyncio.to_thread(guest.screendump), before):
+            pass
+    return after
+
+
+async def test_a_page_flip_of_an_armed_guest_that_writes_nothing(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in registers only: seen at the next look at the geometry, which comes ever more rarely."""
+    monkeypatch.setattr(tap_module, "MODE_IDLE_S", 0.05)
+    monkeypatch.setattr(tap_module, "MODE_ARMED_S", 0.2)
+    async with tapped(guest.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+        await asyncio.to_thread(guest.run, "fbtool noise 1")
+        await shows(guest, client)
+        for row in (300, 17, 0):
+            await armed(tap, tracker)
+            woken = tap.stats.everything["woken"]
+            await asyncio.to_thread(guest.run, f"fbtool offset 0 {row}")
+            await shows(guest, client)
+            assert tap.screen.mode is not None
+            assert tap.screen.mode.offset_bytes == row * 4096
+            assert tap.stats.everything["woken"] == woken, "nothing was written"
+
+
+@pytest.mark.parametrize("framebuffer", Framebuffer)
+async def test_an_x_server_that_has_been_still_draws(framebuffer: Framebuffer) -> None:
+    with Xvfb(framebuffer, 803, 601) as server, XClient(server.display) as x:
+        async with tapped(server.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+            # SysV shared memory cannot be armed, nor a file on a disk: asked while idle, followed all the same.
+            if framebuffer is not Framebuffer.FILE:
+                assert bool(tracker.unarmable) is (framebuffer is Framebuffer.SHMEM)
+            for seed in range(3):
+                await asleep(tap) if tracker.unarmable else await armed(tap, tracker)
+                picture = np.random.default_rng(seed).integers(0, 1 << 24, (601, 803), np.uint32)
+                for draw in (
+                    lambda picture=picture: x.put(0, 0, picture),
+                    lambda: x.copy(0, 100, 803, 400, 0, 50),
+                    lambda seed=seed: x.fill(700, 500, 103, 101, seed),
+                ):
+                    await asyncio.to_thread(draw)
+                await client.shows(await asyncio.to_thread(x.pixels))
+            assert tap.stats.failures == 0
+
+
+async def test_an_armed_x_server_is_killed() -> None:
+    with Xvfb(width=320, height=200) as server:
+        async with tapped(server.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+            await armed(tap, tracker)
+            await asyncio.to_thread(server.kill)
+            await client.ends()
+            assert tap.closed == f"Xvfb (pid {server.pid}) exited"
