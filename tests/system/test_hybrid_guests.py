@@ -178,7 +178,7 @@ async def test_a_page_flip_of_an_armed_guest_that_writes_nothing(
 async def test_an_x_server_that_has_been_still_draws(framebuffer: Framebuffer) -> None:
     with Xvfb(framebuffer, 803, 601) as server, XClient(server.display) as x:
         async with tapped(server.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
-            # SysV shared memory cannot be armed, nor a file on a disk: asked while idle, followed all the same.
+            # SysV shared memory cannot be armed, nor a file on a disk: asked while idle, and followed.
             if framebuffer is not Framebuffer.FILE:
                 assert bool(tracker.unarmable) is (framebuffer is Framebuffer.SHMEM)
             for seed in range(3):

@@ -61,7 +61,7 @@ async def follow(target: Target, writer: Writer, tracker_name: str) -> NDArray[n
         tracker.disarm()
 
 
-@pytest.mark.parametrize("tracker", ["log", "compare"])
+@pytest.mark.parametrize("tracker", ["hybrid", "log", "compare"])
 async def test_a_process_that_storms_its_memory_is_followed(tracker: str, storm: int) -> None:
     with Writer(SIZE + PAGE_SIZE, writes=100_000 * storm, seed=11, pause_every=50) as writer:
         # The picture begins in the middle of a page.

@@ -14,7 +14,7 @@ from model_client import ModelClient
 from vramtap.display.mode import PixelFormat
 from vramtap.tap import Tap
 
-TRACKERS = ("log", "compare")
+TRACKERS = ("hybrid", "log", "compare")
 
 
 async def does(guest: Guest, client: ModelClient, command: str) -> None:
@@ -167,13 +167,13 @@ async def test_boot_messages_and_a_reboot(tmp_path: Path) -> None:
     await asyncio.to_thread(guest.start)
     try:
         async with (
-            vramtap.open(guest.url, tracker="log") as log,
+            vramtap.open(guest.url, tracker="hybrid") as hybrid,
             vramtap.open(f"qemu:{second}", tracker="compare") as compare,
-            ModelClient(log) as log_client,
+            ModelClient(hybrid) as hybrid_client,
             ModelClient(compare) as compare_client,
         ):
-            pairs = ((log, log_client), (compare, compare_client))
-            assert log.screen.mode is None, "it begins with the firmware's text"
+            pairs = ((hybrid, hybrid_client), (compare, compare_client))
+            assert hybrid.screen.mode is None, "it begins with the firmware's text"
             await asyncio.to_thread(guest.wait_ready)
             await _quiet_and_exact(guest, pairs)
             for _, client in pairs:

@@ -85,7 +85,7 @@ def wait_for(guest: Guest, happened: Callable[[], bool], what: str) -> None:
     pytest.fail(f"not after 10,000 rounds of QEMU's main loop: {what}")
 
 
-async def exact(guest: Guest, url: str | None = None, tracker: str = "log") -> None:
+async def exact(guest: Guest, url: str | None = None, tracker: str = "auto") -> None:
     """A new tap works and shows what the guest shows."""
     async with (
         asyncio.timeout(HANG_S),
@@ -113,7 +113,7 @@ def kill_at_a_random_moment(guest: Guest, moments: random.Random) -> str:
             sys.executable,
             TAPPER,
             guest.url,
-            moments.choice(["log", "log", "compare"]),
+            moments.choice(["hybrid", "hybrid", "log", "compare"]),
         ]
         tapper = spawn(command, stdout=write_end, env=env)
         os.close(write_end)
@@ -179,7 +179,7 @@ async def test_what_we_lent_qemu_when_we_were_killed_is_taken_back(
 
 
 @contextlib.asynccontextmanager
-async def tapped(guest: Guest, tracker: str = "log") -> AsyncIterator[tuple[Tap, ModelClient]]:
+async def tapped(guest: Guest, tracker: str = "auto") -> AsyncIterator[tuple[Tap, ModelClient]]:
     """A tap with a client; nothing in the block takes for ever."""
     async with (
         asyncio.timeout(2 * HANG_S),
@@ -189,7 +189,7 @@ async def tapped(guest: Guest, tracker: str = "log") -> AsyncIterator[tuple[Tap,
         yield tap, client
 
 
-@pytest.mark.parametrize("tracker", ["log", "compare"])
+@pytest.mark.parametrize("tracker", ["hybrid", "log", "compare"])
 async def test_qemu_is_killed(starting_guest: Guest, tracker: str) -> None:
     async with tapped(starting_guest, tracker) as (tap, client):
         os.kill(starting_guest.pid, signal.SIGKILL)
@@ -226,7 +226,7 @@ async def test_qemu_is_killed_at_random_moments(moments: random.Random, storm: i
         timer.start()
         try:
             with pytest.raises((TargetGone, AttachError)) as caught:
-                async with tapped(guest, ("log", "compare")[number % 2]) as (_, client):
+                async with tapped(guest, ("hybrid", "compare", "log")[number % 3]) as (_, client):
                     raise await client.ends()
             assert "\n" not in str(caught.value)
             assert str(caught.value).count(":") >= 1, "what, and why"
