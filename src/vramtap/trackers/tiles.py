@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vramtap.pages import PageRuns
+from vramtap.pages import FEW, PageRuns
 
 
 class Tiles:
@@ -21,6 +21,7 @@ class Tiles:
     def __init__(self, pages: int, tile_pages: int) -> None:
         if pages < 1 or tile_pages < 1:
             raise ValueError(f"{pages} pages in tiles of {tile_pages}")
+        self._tile_pages = tile_pages
         edges = np.arange(0, pages + tile_pages, tile_pages, dtype=np.int64)
         self._edges: Final = np.minimum(edges, pages)
 
@@ -37,11 +38,23 @@ class Tiles:
         array = runs.array
         if not len(array):
             return np.zeros(len(self), dtype=np.int64)
+        if len(array) <= FEW:
+            return self._count_few(array.tolist())
         # Pages before each edge: all of the runs that begin before it, less what of the last reaches past it.
         before = np.concatenate([[0], np.cumsum(array[:, 1] - array[:, 0])])
         begun = np.searchsorted(array[:, 0], self._edges, side="left")
         past = np.where(begun > 0, np.maximum(array[begun - 1, 1] - self._edges, 0), 0)
         counts: NDArray[np.int64] = np.diff(before[begun] - past)
+        return counts
+
+    def _count_few(self, pairs: list[list[int]]) -> NDArray[np.int64]:
+        counts, size = np.zeros(len(self), dtype=np.int64), self._tile_pages
+        for first, last in pairs:
+            while first < last:
+                tile = first // size
+                end = min(last, (tile + 1) * size)
+                counts[tile] += end - first
+                first = end
         return counts
 
     def runs(self, chosen: NDArray[np.bool_]) -> PageRuns:

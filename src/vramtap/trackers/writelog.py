@@ -38,7 +38,7 @@ from vramtap.linux.procfs import MapsQuery
 from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
 from vramtap.machine.space import GuestSpace
 from vramtap.memory.extent import Extent
-from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
+from vramtap.pages import FEW, NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.trackers.contract import Everything, Reason, Waker
 from vramtap.trackers.idle import IDLE_INTERVAL_S, IdleWatch
 from vramtap.trackers.machine_wake import MachineWatch
@@ -184,7 +184,7 @@ class LogTracker:
             hits = _without(hits, left_open, extent.address)
         if len(hits):
             parts = []
-            for lower, upper in bridge(hits, left_open.array * PAGE_SIZE + extent.address):
+            for lower, upper in bridge(hits, left_open, extent.address):
                 try:
                     part = self._pagemap.written(lower, upper, protect=True)
                 except VramtapError:
@@ -194,7 +194,7 @@ class LogTracker:
                 if part is None:
                     return self._renew(extent, first, last)
                 parts.append(part)
-            found = PageRuns((np.concatenate(parts) - extent.address) // PAGE_SIZE)
+            found = _pages(parts[0] if len(parts) == 1 else np.concatenate(parts), extent.address)
         return self._with_pending(found, first, last)
 
     def pending(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
@@ -334,20 +334,28 @@ class LogTracker:
             self._close.pop()()
 
 
-def bridge(hits: NDArray[np.int64], apart: NDArray[np.int64] = _NOWHERE) -> list[tuple[int, int]]:
+def bridge(hits: NDArray[np.int64], apart: PageRuns = NO_PAGES, address: int = 0) -> list[tuple[int, int]]:
     """Few ranges that cover all hits.
 
     Args:
         hits: Byte ranges, shape `(n, 2)`, sorted, disjoint, half-open; at least one.
-        apart: Byte ranges in the same form, none of them hit, that should not be covered.
+        apart: Pages of the extent, none of them hit, that should not be covered.
+        address: Where the extent begins.
 
     Returns:
         At most `MAX_PROTECT_CALLS` ranges in order: gaps of up to `MAX_GAP_PAGES` with nothing of `apart` in
         them are bridged, and then the smallest that are left until there are few enough.
     """
+    if len(hits) == 1:
+        return [(int(hits[0, 0]), int(hits[0, 1]))]
     gaps = hits[1:, 0] - hits[:-1, 1]
-    between = np.searchsorted(apart[:, 0], hits[:, 0])
-    split = np.flatnonzero((gaps > MAX_GAP_PAGES * PAGE_SIZE) | (between[1:] > between[:-1]))
+    splits = gaps > MAX_GAP_PAGES * PAGE_SIZE
+    if apart:
+        between = np.searchsorted(apart.array[:, 0], (hits[:, 0] - address) // PAGE_SIZE)
+        splits |= between[1:] > between[:-1]
+    split = np.flatnonzero(splits)
+    if not len(split):
+        return [(int(hits[0, 0]), int(hits[-1, 1]))]
     if len(split) >= MAX_PROTECT_CALLS:
         widest = np.argsort(gaps[split], kind="stable")[-(MAX_PROTECT_CALLS - 1) :]
         split = np.sort(split[widest])
@@ -356,7 +364,19 @@ def bridge(hits: NDArray[np.int64], apart: NDArray[np.int64] = _NOWHERE) -> list
     return [(int(lower), int(upper)) for lower, upper in zip(starts, ends, strict=True)]
 
 
+def _pages(ranges: NDArray[np.int64], address: int) -> PageRuns:
+    """Byte ranges as pages of an extent that begins at `address`."""
+    if len(ranges) <= FEW:
+        return PageRuns(
+            [
+                ((lower - address) // PAGE_SIZE, (upper - address) // PAGE_SIZE)
+                for lower, upper in ranges.tolist()
+            ]
+        )
+    return PageRuns((ranges - address) // PAGE_SIZE)
+
+
 def _without(hits: NDArray[np.int64], left_open: PageRuns, address: int) -> NDArray[np.int64]:
     """The byte ranges of `hits` less the pages left open, of an extent that begins at `address`."""
-    pages = PageRuns((hits - address) // PAGE_SIZE).difference(left_open)
-    return pages.array * PAGE_SIZE + address
+    pages = _pages(hits, address).difference(left_open)
+    return pages.array * PAGE_SIZE + address if pages else _NOWHERE
