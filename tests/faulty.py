@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
@@ -293,7 +294,7 @@ class SoftLog:
 
 
 class _SoftWaker:
-    fd = None
+    fd: int | None = None
 
     def __init__(self, callback: Callable[[], None], on_cancel: Callable[[], None]) -> None:
         self._callback = callback
@@ -310,3 +311,33 @@ class _SoftWaker:
         assert not self._cancelled, "cancelled twice"
         self._cancelled = True
         self._on_cancel()
+
+
+class ArmedLog(SoftLog):
+    """The same, but the first write makes a descriptor readable: nobody calls back."""
+
+    name = "armed"
+
+    def wake(self, callback: Callable[[], None]) -> Waker | None:
+        assert self._waker is None, "woken twice"
+        waker = _DescriptorWaker(self._forget_waker)
+        self._waker = waker
+        if self._written:
+            waker.fire()
+        return waker
+
+
+class _DescriptorWaker(_SoftWaker):
+    def __init__(self, on_cancel: Callable[[], None]) -> None:
+        super().__init__(lambda: None, on_cancel)
+        self._event = os.eventfd(0, os.EFD_CLOEXEC)
+        self.fd = self._event
+
+    def fire(self) -> None:
+        os.eventfd_write(self._event, 1)
+
+    def cancel(self) -> None:
+        # A loop that watches on would watch whatever has this number next.
+        assert not asyncio.get_running_loop().remove_reader(self._event), "cancelled while it is watched"
+        super().cancel()
+        os.close(self._event)

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from faulty import FaultyTarget, SoftLog
+from faulty import ArmedLog, FaultyTarget, SoftLog
 from model_client import ModelClient
 from vramtap import tap as tap_module
 from vramtap.memory.extent import Extent
 from vramtap.tap import Tap
-from vramtap.trackers.choose import Choice
+from vramtap.trackers.choose import Choice, Wishes
 from vramtap.trackers.compare import CompareTracker
 from vramtap.trackers.contract import Tracker
 
@@ -24,9 +24,11 @@ async def tapped(
     target: FaultyTarget, tracker: str = "softlog", on_collect: Callable[[], None] = lambda: None
 ) -> AsyncIterator[tuple[Tap, Tracker]]:
     """A tap of this target with this tracker; everything is let go of at the end."""
-    made: Tracker = SoftLog(target, on_collect) if tracker == "softlog" else CompareTracker()
+    made: Tracker = CompareTracker()
+    if tracker in ("softlog", "armed"):
+        made = (SoftLog if tracker == "softlog" else ArmedLog)(target, on_collect)
 
-    def choose(name: str, extent: Extent, *, allow_filtered: bool) -> Choice:
+    def choose(name: str, extent: Extent, *, allow_filtered: bool, wishes: Wishes | None) -> Choice:
         made.arm(extent)
         return Choice(made, name)
 

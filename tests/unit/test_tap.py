@@ -23,7 +23,7 @@ from vramtap.errors import KernelError, TargetGone, UsageError, VramtapError
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE
 from vramtap.tap import IDLE_AFTER_S, INTERVAL_S, MAX_DUTY, MODE_IDLE_S, Tap
-from vramtap.trackers.choose import Choice
+from vramtap.trackers.choose import Choice, Wishes
 
 pytestmark = pytest.mark.usefixtures("no_defect")
 
@@ -216,7 +216,7 @@ async def test_an_attach_that_fails_lets_go_of_everything(fault: Fault) -> None:
 
 
 def _maker(target: FaultyTarget, made: list[SoftLog]) -> Callable[..., Choice]:
-    def choose(name: str, extent: Extent, *, allow_filtered: bool) -> Choice:
+    def choose(name: str, extent: Extent, *, allow_filtered: bool, wishes: Wishes | None) -> Choice:
         made.append(SoftLog(target))
         made[-1].arm(extent)
         return Choice(made[-1], name)
@@ -231,10 +231,10 @@ async def test_an_attach_that_is_cancelled_lets_go_of_what_its_thread_arms_later
     made: list[SoftLog] = []
     begun, may_go_on = threading.Event(), threading.Event()
 
-    def slow(name: str, extent: Extent, *, allow_filtered: bool) -> Choice:
+    def slow(name: str, extent: Extent, *, allow_filtered: bool, wishes: Wishes | None) -> Choice:
         begun.set()
         may_go_on.wait()
-        return _maker(target, made)(name, extent, allow_filtered=allow_filtered)
+        return _maker(target, made)(name, extent, allow_filtered=allow_filtered, wishes=wishes)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tap_module, "choose", slow)
