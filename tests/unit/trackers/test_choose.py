@@ -17,7 +17,9 @@ from vramtap.memory.mapped import FileSpace
 from vramtap.memory.own import extent_of
 from vramtap.memory.process import ProcessSpace
 from vramtap.trackers import choose as module
-from vramtap.trackers.choose import choose
+from vramtap.trackers import writelog
+from vramtap.trackers.choose import LATEST_S, SOONEST_S, Wishes, choose
+from vramtap.trackers.hybrid import HybridTracker
 from vramtap.trackers.probe import probe_log
 
 
@@ -39,11 +41,69 @@ def test_the_probe_passes_on_a_kernel_that_logs() -> None:
     assert probe_log() is None
 
 
-def test_auto_takes_the_log_and_says_why(ours: Extent) -> None:
+def test_auto_takes_the_hybrid_and_says_why_it_is_never_armed(ours: Extent) -> None:
     choice = choose("auto", ours)
-    assert choice.tracker.name == "log"
+    assert choice.tracker.name == "hybrid"
     assert "a page was written and seen" in choice.why
+    assert "asked while idle, not armed: memory of this process" in choice.why
     choice.tracker.disarm()
+
+
+def test_auto_takes_the_hybrid_and_has_nothing_to_say_where_it_can_be_armed() -> None:
+    with Scribe(8) as scribe:
+        space = ProcessSpace(scribe.pid)
+        choice = choose("auto", Extent(space, scribe.address, 8))
+        assert choice.tracker.name == "hybrid"
+        assert "not armed" not in choice.why
+        choice.tracker.disarm()
+        space.close()
+
+
+def test_auto_takes_the_log_for_who_does_not_tell_what_changed(ours: Extent) -> None:
+    choice = choose("auto", ours, learns=False)
+    assert choice.tracker.name == "log"
+    assert choice.why.endswith("(a page was written and seen)")
+    choice.tracker.disarm()
+
+
+def test_the_hybrid_asked_for_by_name_says_why_it_is_never_armed(ours: Extent, nobodys: Extent) -> None:
+    choice = choose("hybrid", ours, learns=False)
+    assert choice.tracker.name == "hybrid"
+    assert choice.why.startswith("asked for; asked while idle, not armed: memory of this process")
+    choice.tracker.disarm()
+    with pytest.raises(VramtapError, match="no process is known"):
+        choose("hybrid", nobodys)
+
+
+@pytest.mark.parametrize("name", ["hybrid", "log"])
+def test_wishes_reach_the_tracker(name: str, ours: Extent, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Watch:
+        fd = None
+
+        def __init__(self, question: object, answer: object, interval_s: float) -> None:
+            asked.append(interval_s)
+
+    monkeypatch.setattr(writelog, "IdleWatch", Watch)
+    choice = choose(name, ours, wishes=Wishes(latency_s=0.1, guest_weight=3))
+    choice.tracker.wake(lambda: None)
+    assert asked == [0.1]
+    if isinstance(choice.tracker, HybridTracker):
+        assert choice.tracker.costs.guest_weight == 3
+    choice.tracker.disarm()
+
+
+@pytest.mark.parametrize("latency_s", [0, SOONEST_S / 2, LATEST_S * 1.1, float("nan"), float("inf"), -1])
+def test_a_latency_that_cannot_be_had_is_a_usage_error(latency_s: float) -> None:
+    with pytest.raises(UsageError, match="--latency"):
+        Wishes(latency_s=latency_s)
+
+
+@pytest.mark.parametrize("weight", [-1, float("nan"), float("inf"), 1e7])
+def test_a_weight_that_is_none_is_a_usage_error(weight: float) -> None:
+    with pytest.raises(UsageError, match="--guest-weight"):
+        Wishes(guest_weight=weight)
 
 
 def test_auto_compares_where_no_process_is_known_and_says_why(nobodys: Extent) -> None:
@@ -89,5 +149,5 @@ def test_the_machines_own_trackers_are_taken_for_a_machine_only(name: str, ours:
 
 
 def test_an_unknown_name_is_a_usage_error(ours: Extent) -> None:
-    with pytest.raises(UsageError, match=r"--tracker magic: .*auto, log, compare"):
+    with pytest.raises(UsageError, match=r"--tracker magic: .*auto, hybrid, log, compare"):
         choose("magic", ours)
