@@ -138,7 +138,7 @@ async def tapped(
     target = open_target(url)
     made = kind(policy=policy, allow_filtered=target.tolerates_injection)
 
-    def choose(name: str, extent: Extent, *, allow_filtered: bool) -> Choice:
+    def choose(name: str, extent: Extent, **_: object) -> Choice:
         made.arm(extent)
         return Choice(made, name)
 

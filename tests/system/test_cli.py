@@ -68,10 +68,11 @@ def test_serve_says_where_it_is_shown_and_what_it_saw(writer: Writer, number: si
     url = url_of(writer)
     with started("serve", url, *ANY_PORTS) as program:
         vnc = re.fullmatch(
-            rf"VNC  127\.0\.0\.1::(\d+)  {re.escape(url)} 640x480, tracker log", program.line() or ""
+            rf"VNC  127\.0\.0\.1::(\d+)  {re.escape(url)} 640x480, tracker hybrid", program.line() or ""
         )
         page = re.fullmatch(
-            rf"page (http://127\.0\.0\.1:\d+/)  {re.escape(url)} 640x480, tracker log", program.line() or ""
+            rf"page (http://127\.0\.0\.1:\d+/)  {re.escape(url)} 640x480, tracker hybrid",
+            program.line() or "",
         )
         assert program.line() == "Ctrl-C ends it; the targets go on."
         assert vnc
@@ -87,7 +88,8 @@ def test_serve_says_where_it_is_shown_and_what_it_saw(writer: Writer, number: si
         (report,) = finished.out.splitlines()[3:]
         assert re.fullmatch(
             rf"{re.escape(url)}: \d+ updates; \d+ pages written, \d+\.\d MB read; "
-            r"tracker log \(.+\), \d+ looks of \d+ us; everything: first 1; target stopped \d+ us at attach",
+            r"tracker hybrid \(.+\), \d+ looks of \d+ us; everything: [^;]*first 1[^;]*; "
+            r"target stopped \d+ us at attach",
             report,
         )
     assert writer.run(), "the target goes on"
@@ -236,7 +238,7 @@ def test_watch_prints_a_line_for_every_change(guest: Guest) -> None:
             assert found, line
             rects = [re.fullmatch(r"(\d+)x(\d+)\+\d+\+\d+", rect) for rect in found[3].split()]
             assert sum(int(rect[1]) * int(rect[2]) for rect in rects if rect) == int(found[2]) > 0
-        assert re.fullmatch(rf"{re.escape(guest.url)} 1024x768, tracker log: .+", finished.err.strip())
+        assert re.fullmatch(rf"{re.escape(guest.url)} 1024x768, tracker hybrid: .+", finished.err.strip())
     guest.kill(painter)
 
 

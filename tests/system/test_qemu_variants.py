@@ -18,6 +18,7 @@ from lab.errors import LabError
 from lab.guest import Guest
 from lab.require import require
 from model_client import ModelClient
+from system.forced import ArmAtOnce, require_arming, tapped, until
 from system.painter import SIZE, Painter, painter
 from system.program import assert_one_line, run
 from vramtap.errors import KernelError
@@ -35,9 +36,9 @@ def protections(pid: int) -> list[str]:
 
 
 async def follows(guest: Guest) -> None:
-    """A tap follows what is drawn, exactly, by the log, and leaves QEMU as it was."""
+    """A tap follows what is drawn, exactly, by the log and when armed, and leaves QEMU as it was."""
     async with vramtap.open(guest.url) as tap, ModelClient(tap) as client:
-        assert tap.stats.tracker == "log", tap.stats.tracker_why
+        assert tap.stats.tracker == "hybrid", tap.stats.tracker_why
         for command in (
             "fbtool noise 3",
             "seq 1 99 >/dev/tty1",
@@ -47,6 +48,12 @@ async def follows(guest: Guest) -> None:
             await asyncio.to_thread(guest.run, command)
             await client.shows(await asyncio.to_thread(guest.screendump))
         assert tap.stats.snapshots == tap.stats.failures == 0
+    assert not protections(guest.pid)
+    async with tapped(guest.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+        for command in ("fbtool noise 4", "fbtool pixel 1023 767 0xF0A010"):
+            await until(lambda: tracker.armed)
+            await asyncio.to_thread(guest.run, command)
+            await client.shows(await asyncio.to_thread(guest.screendump))
     assert not protections(guest.pid)
 
 
@@ -67,6 +74,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize(("vga", "arguments"), VARIANTS.values(), ids=list(VARIANTS))
 async def test_a_linux_guest(vga: str, arguments: tuple[str, ...]) -> None:
+    require_arming()
     with Guest(arguments, vga=vga) as guest:
         guest.quiet()
         assert (status_field(guest.pid, "Seccomp") == "2") == ("-sandbox" in arguments)
@@ -82,7 +90,7 @@ async def test_a_display_without_vga() -> None:
         base = int(found.split()[0], 16)
         async with vramtap.open(guest.url) as tap, ModelClient(tap) as client:
             assert tap.screen.mode is not None
-            assert tap.stats.tracker == "log"
+            assert tap.stats.tracker == "hybrid"
             for at in (0, tap.screen.mode.end_bytes - 4, 7 * PAGE_SIZE - 4):
                 await asyncio.to_thread(guest.run, f"devmem {base + at:#x} 32 0x00F0A010")
                 await client.shows(await asyncio.to_thread(guest.screendump))
@@ -96,7 +104,7 @@ async def test_qemu_that_became_another_user() -> None:
     with painter("-runas", "nobody") as guest:
         assert (status_field(guest.pid, "Uid") or "").split()[0] == "65534"
         async with vramtap.open(guest.url()) as tap, ModelClient(tap) as client:
-            assert tap.stats.tracker == "log", tap.stats.tracker_why
+            assert tap.stats.tracker == "hybrid", tap.stats.tracker_why
             await painted(guest, client)
             # The file that QEMU is lent need not be QEMU's user's.
             assert np.array_equal(await tap.target.snapshot(), client.pixels)
@@ -118,13 +126,22 @@ async def painted(guest: Painter, client: ModelClient) -> None:
 async def test_a_kvm_guest() -> None:
     """Its writes go through page tables of KVM's own, which the log must have kept in step."""
     require(os.access("/dev/kvm", os.R_OK | os.W_OK), "/dev/kvm is not there, or not for this user")
+    require_arming()
     with painter("-accel", "kvm") as guest:
         # From the firmware's first text on.
         async with vramtap.open(guest.url()) as tap, ModelClient(tap) as client:
-            assert tap.stats.tracker == "log", tap.stats.tracker_why
+            assert tap.stats.tracker == "hybrid", tap.stats.tracker_why
             for _ in range(3):
                 await painted(guest, client)
-            assert tap.stats.everything == {"first": 1}
+            assert tap.stats.everything.keys() <= {"first", "armed", "woken"}
+            assert tap.stats.failures == 0
+        assert not protections(guest.pid)
+        # Stopped in the middle of a picture, armed, and let go on.
+        async with tapped(guest.url(), ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+            for _ in range(3):
+                await until(lambda: tracker.armed)
+                await painted(guest, client)
+            assert tap.stats.everything["woken"] >= 3
             assert tap.stats.failures == 0
         assert not protections(guest.pid)
 
@@ -152,7 +169,7 @@ def test_without_any_capability(powerless: tuple[str, ...]) -> None:
 async def test_two_taps_of_one_guest() -> None:
     with painter() as guest:
         async with vramtap.open(guest.url(0)) as first, ModelClient(first) as one:
-            assert first.stats.tracker == "log"
+            assert first.stats.tracker == "hybrid"
             with pytest.raises(KernelError, match="EBUSY"):
                 async with vramtap.open(guest.url(1), tracker="log"):
                     pass
@@ -168,7 +185,7 @@ async def test_the_second_tap_has_the_log_when_the_first_has_gone() -> None:
     with painter() as guest:
         for number in (0, 1, 0):
             async with vramtap.open(guest.url(number)) as tap, ModelClient(tap) as client:
-                assert tap.stats.tracker == "log", tap.stats.tracker_why
+                assert tap.stats.tracker == "hybrid", tap.stats.tracker_why
                 await painted(guest, client)
 
 
@@ -177,7 +194,7 @@ async def test_a_background_snapshot_is_refused_while_the_guest_is_tapped() -> N
     capability = [{"capability": "background-snapshot", "state": True}]
     with painter() as guest:
         async with vramtap.open(guest.url()) as tap, ModelClient(tap) as client:
-            assert tap.stats.tracker == "log"
+            assert tap.stats.tracker == "hybrid"
             with pytest.raises(LabError, match="not compatible with guest memory"):
                 guest.monitor.execute("migrate-set-capabilities", capabilities=capability)
             await painted(guest, client)

@@ -101,7 +101,7 @@ def test_a_process_is_served() -> None:
                     writer.run()
                     follower.shows(picture_of(writer.memory()))
             (report,) = server.stop()
-            assert report["stats"]["tracker"] == "log"
+            assert report["stats"]["tracker"] == "hybrid"
 
 
 def test_a_file_is_served(tmp_path: Path) -> None:
