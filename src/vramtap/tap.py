@@ -27,6 +27,11 @@ INTERVAL_S: Final = 1 / 60
 IDLE_AFTER_S: Final = 1.0
 """After the last change: from then on the tracker wakes us, where it can. Carets and clocks write once a
 second or oftener, and are not worth the change of hands; a tracker may be less patient."""
+EAGER_S: Final = 0.001
+"""Between two looks when we were woken and have seen nothing yet: whoever was held by the write that woke us
+may get a processor after us, and has still to make it. It does within a millisecond or two (measured)."""
+EAGER_LOOKS: Final = 10
+"""So often; from then on at the interval: what was written changes nothing."""
 MODE_BUSY_S: Final = 0.1
 """Between two looks at the geometry while pages are written: a new mode is drawn into once it is set."""
 MODE_IDLE_S: Final = 1.0
@@ -92,6 +97,7 @@ class Tap:
         self._began_s = self._mode_read_s = self._mode_due_s = self._flipping_until_s = float("-inf")
         self._not_before_s = self._active_s = float("-inf")
         self._armed_mode_s = MODE_IDLE_S
+        self._eager = 0
         self._complaint: tuple[type[VramtapError], str] | None = None
 
     async def __aenter__(self) -> Self:
@@ -266,7 +272,10 @@ class Tap:
             return
         if not self._waiting or self.closed is not None:
             return
-        due = max(self._began_s + self._interval_s, self._not_before_s)
+        if self._eager:
+            due = self._began_s + EAGER_S
+        else:
+            due = max(self._began_s + self._interval_s, self._not_before_s)
         settled = self._mode is not None and not self._unread
         if (
             self._waker is None
@@ -299,6 +308,7 @@ class Tap:
             return
         self._stop_waiting()
         self._active_s = self._loop.time()
+        self._eager = EAGER_LOOKS
         if self._looking is None:
             self._look_now()
 
@@ -343,6 +353,7 @@ class Tap:
     def _rest(self) -> None:
         """A look is over: arrange for the next, the later the longer this one took."""
         took_s = self._loop.time() - self._began_s
+        self._eager = max(0, self._eager - 1)
         self._not_before_s = max(self._not_before_s, self._began_s + took_s / MAX_DUTY)
         self._schedule()
 
@@ -472,6 +483,7 @@ class Tap:
 
     def _publish(self, damage: Damage) -> None:
         if damage:
+            self._eager = 0
             self._active_s = self._began_s
             self.stats.updates += 1
             for viewer in self._viewers:
@@ -488,6 +500,7 @@ class Tap:
         if not isinstance(error, VramtapError):
             raise error
         self.stats.failures += 1
+        self._eager = 0
         if isinstance(error, TargetGone):
             if self._gone is not None:
                 await asyncio.wait([self._gone], timeout=GONE_GRACE_S)
