@@ -22,7 +22,7 @@ from vramtap.errors import VramtapError
 from vramtap.pages import PAGE_SIZE
 from vramtap.targets import qmp
 
-TRACKERS = ("log", "compare")
+TRACKERS = ("hybrid", "log", "compare")
 
 
 def resident_peak_kib() -> int:
