@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from contract.kvm_guest import kvm_bitmap
 from contract.scribe import PAGE
-from contract.test_trackers import LOGGED, PAGES, Memory, other_anonymous, other_memfd
+from contract.test_trackers import LOGGED, PAGES, Memory, other_anonymous, other_memfd, own
 from vramtap.pages import NO_PAGES, PageRuns
 from vramtap.trackers.contract import Everything, Reason
 from vramtap.trackers.costs import Costs
@@ -271,3 +271,38 @@ def test_nothing_is_lost_in_thousands_of_transitions(
         tracker.disarm()
     counts = consumer.seen
     assert all(counts[what] >= 10 for what in (Reason.ARMED, Reason.WOKEN, "opened", "closed")), counts
+
+
+@pytest.mark.parametrize("factory", [own, other_anonymous], ids=lambda p: p.__name__)
+def test_tiles_of_a_video_are_opened_and_closed_when_it_stops(
+    factory: Callable[[Path], AbstractContextManager[Memory]], tmp_path: Path
+) -> None:
+    """With costs of a machine where opening pays, and whether the extent can be armed or not."""
+    costs = Costs(
+        fault_us=1, page_us=0.3, protect_us=100, look_us=50, arm_us=500, hand_over_us=500, held_us=150
+    )
+    video = PageRuns([(16, 32)])
+    with factory(tmp_path) as memory:
+        tracker = HybridTracker(policy=OnlinePolicy(), tile_pages=16, costs=costs)
+        consumer = Consumer(tracker, memory)
+        consumer.look()
+        for number in range(2000):
+            for first, last in video:
+                for page in range(first, last):
+                    memory.write(page * PAGE, number % 256)
+            consumer.look()
+            if tracker.left_open:
+                break
+        assert tracker.left_open == video
+        memory.write(40 * PAGE, 1)
+        assert consumer.look() == PageRuns([(16, 32), (40, 41)])
+        for _ in range(2000):
+            consumer.look()
+            if not tracker.left_open:
+                break
+        assert tracker.left_open == NO_PAGES
+        consumer.look()
+        memory.write(17 * PAGE, 77)
+        consumer.look()
+        consumer.check()
+        tracker.disarm()
