@@ -83,6 +83,11 @@ class Scribe:
         """Have a byte written in each of two places by two threads at once; `finish` waits for both."""
         self._say(f"both {offset_bytes} {other_bytes} {value}")
 
+    def answers(self) -> bool:
+        """Whether it has said something that was not taken."""
+        assert self._process.stdout is not None
+        return bool(self._said or select.select([self._process.stdout], [], [], 0)[0])
+
     def finish(self) -> None:
         """Wait until what was begun is done."""
         assert self._answer() == "done"
