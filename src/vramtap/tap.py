@@ -483,7 +483,8 @@ class Tap:
 
     def _publish(self, damage: Damage) -> None:
         if damage:
-            self._eager = 0
+            # Once more: what was seen first was near the write that woke us.
+            self._eager = min(self._eager, 1)
             self._active_s = self._began_s
             self.stats.updates += 1
             for viewer in self._viewers:

@@ -50,7 +50,7 @@ LATE_S: Final = 0.005
 """A writer is released after 0.15 ms. One that is not after 5 has found its watchdog stopped: we answer."""
 GIVE_WAY_S: Final = 0.001
 """For the writer to get on, and for us to take over: that takes 0.2 to 0.5 ms."""
-_BEGUN, _RELEASED, _DONE, _TAKEN, _COUNTERS = range(5)
+_BEGUN, _RELEASED, _DONE, _TAKEN, _WHERE, _COUNTERS = range(6)
 _REHEARSE: Final = b"r"
 """The only thing ever said to a watchdog."""
 _MESSAGES: Final = 16
@@ -74,7 +74,8 @@ class Signals:
     to ring takes 10 (measured), and a writer waits meanwhile.
 
     Args:
-        board: A memfd of counters: what the watchdog has begun, released and done, and what we have taken.
+        board: A memfd of numbers: what the watchdog has begun, released and done, what we have taken, and
+            where the last writer was held.
         bell: An eventfd, not blocking, for the watchdog to ring.
     """
 
@@ -121,6 +122,11 @@ class Signals:
         """The last of them after which we have taken the range over."""
         return self._counters[_TAKEN]
 
+    @property
+    def where(self) -> int:
+        """The address of the page that was released last."""
+        return self._counters[_WHERE]
+
     def take(self) -> None:
         """Tell the watchdog that the range is no longer its."""
         self._counters[_TAKEN] = self._counters[_BEGUN]
@@ -130,8 +136,13 @@ class Signals:
         self._counters[_BEGUN] += 1
         self._ring()
 
-    def release(self) -> None:
-        """Tell that its page was lifted."""
+    def release(self, page: int) -> None:
+        """Tell that its page was lifted.
+
+        Args:
+            page: Its address.
+        """
+        self._counters[_WHERE] = page
         self._counters[_RELEASED] = self._counters[_BEGUN]
         self._ring()
 
@@ -208,6 +219,11 @@ class Watchdog:
         done, begun = self._signals.done, self._signals.begun
         self._heard = begun
         return begun == done and self.alive
+
+    @property
+    def where(self) -> int:
+        """The address of the page it released last."""
+        return self._signals.where
 
     def settle(self, timeout_s: float) -> bool:
         """Wait until the watchdog has released whoever ran into the protection.
@@ -307,9 +323,10 @@ def stand_guard(guard: Userfaultfd, signals: Signals, link: socket.socket, start
             if which != fd and _ended(link):
                 return
             signals.begin()
-            for page in _faults(fd) if which == fd else [start]:
+            pages = _faults(fd) if which == fd else [start]
+            for page in pages:
                 _lift(fd, bytearray(_RANGE.pack(page, mmap.PAGESIZE, 0)))
-            signals.release()
+            signals.release(pages[0] if pages else start)
             poller.poll(GIVE_WAY_S * 1000)
             if signals.taken != signals.begun:
                 _lift(fd, everything)
