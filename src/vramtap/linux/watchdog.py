@@ -124,7 +124,7 @@ class Signals:
 
     @property
     def where(self) -> int:
-        """The address of the page that was released last."""
+        """The address of the page that was released last; 0 where that was none."""
         return self._counters[_WHERE]
 
     def take(self) -> None:
@@ -140,7 +140,7 @@ class Signals:
         """Tell that its page was lifted.
 
         Args:
-            page: Its address.
+            page: Its address; 0 where no page was waited for.
         """
         self._counters[_WHERE] = page
         self._counters[_RELEASED] = self._counters[_BEGUN]
@@ -222,7 +222,7 @@ class Watchdog:
 
     @property
     def where(self) -> int:
-        """The address of the page it released last."""
+        """The address of the page it released last; 0 where nobody waited for one."""
         return self._signals.where
 
     def settle(self, timeout_s: float) -> bool:
@@ -326,7 +326,7 @@ def stand_guard(guard: Userfaultfd, signals: Signals, link: socket.socket, start
             pages = _faults(fd) if which == fd else [start]
             for page in pages:
                 _lift(fd, bytearray(_RANGE.pack(page, mmap.PAGESIZE, 0)))
-            signals.release(pages[0] if pages else start)
+            signals.release(pages[0] if pages and which == fd else 0)
             poller.poll(GIVE_WAY_S * 1000)
             if signals.taken != signals.begun:
                 _lift(fd, everything)

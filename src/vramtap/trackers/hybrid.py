@@ -283,7 +283,8 @@ class HybridTracker:
         self.armed = False
         if self._watchdog is not None:
             watchdog.take_over()
-        self._log.resume(Everything(Reason.WOKEN))
+        if self._log.resume(Everything(Reason.WOKEN)).reason is not Reason.WOKEN:
+            near = NO_PAGES  # there may be no memory there any more
         if self._watchdog is not None and not watchdog.alive:
             self._mourn(extent, watchdog)
         self._take(self._policy.woken(self._state, time.monotonic() - self._armed_s))
