@@ -20,7 +20,7 @@ STORM ?= 20
 .DEFAULT_GOAL := help
 # Packages come before what is built with them.
 .NOTPARALLEL:
-.PHONY: help install demo demo-qemu packages packages-demo packages-demo-qemu format lint test storm bench clean
+.PHONY: help install demo demo-qemu packages packages-demo packages-demo-qemu format lint test storm bench traces clean
 
 help: ## say what there is
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,8 +91,11 @@ test: packages $(INSTALLED) $(GUEST) lint ## everything CI holds a change to
 storm: packages $(INSTALLED) $(GUEST) ## the random tests, long (STORM=20 times)
 	$(RUN)/python -m pytest -m storm --storm $(STORM) $(PYTEST_ARGS)
 
-bench: packages $(INSTALLED) $(GUEST) ## measure beside QEMU's VNC, x11vnc and x0vncserver; writes README's tables (15 min)
+bench: packages $(INSTALLED) $(GUEST) ## measure everything beside QEMU's VNC, x11vnc and x0vncserver; writes README's tables (1 h)
 	PYTHONPATH=tests $(RUN)/python -m benchmarks --readme
+
+traces: packages $(INSTALLED) $(GUEST) ## record tests/traces again (5 min; needs xterm, xdotool and mpv too)
+	PYTHONPATH=tests $(RUN)/python -m traces
 
 clean: ## remove what was built; caches of guests are kept
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache $(dir $(NOVNC)) \

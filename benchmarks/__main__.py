@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from benchmarks.rest import REST_LIMIT_S
 from vramtap.bench.trackers import BLIND, ROUNDS, TRACKERS, measure
 from vramtap.machine.workloads import MEASURED
 
+TRACES: Final = Path(__file__).resolve().parent.parent / "tests" / "traces"
 README: Final = Path(__file__).resolve().parent.parent / "README.md"
 _FOLLOWING: Final = ("compare", "log", "hybrid")
 """Trackers of other processes' memory: always the one, always the other, and choosing."""
@@ -119,6 +121,17 @@ def _held(options: argparse.Namespace, update: Update) -> Figures:
     return {"idle_s": options.silence, "side_by_side": options.lanes, "held": rows_of}
 
 
+def _policies(options: argparse.Namespace, update: Update) -> Figures:
+    """What each policy costs on recorded traces by the model, beside the cheapest schedule."""
+    update("replaying")
+    traces = sorted(map(str, TRACES.glob("*/*.parquet")))
+    program = Path(sys.executable).parent / "vramtap"
+    done = subprocess.run(
+        [program, "trace", "replay", "--markdown", *traces], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return {"markdown": done.stdout}
+
+
 def _costs(options: argparse.Namespace, update: Update) -> Figures:
     """What following costs writer and tap on recorded traces."""
     traces = list(costs.recorded().values())
@@ -150,6 +163,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "viewers": Part(_viewers, tables.viewers),
     "idle": Part(_idle, tables.idle),
     "held": Part(_held, tables.held),
+    "policies": Part(_policies, lambda figures: f"\n{figures['markdown'].strip()}"),
     "costs": Part(_costs, tables.costs),
     "trackers": Part(_trackers, tables.trackers),
     "video": Part(_video, tables.video),
