@@ -23,7 +23,7 @@ from vramtap.tap import INTERVAL_S, Tap
 from vramtap.targets.open import open_target
 from vramtap.trackers.choose import Choice
 from vramtap.trackers.costs import Costs
-from vramtap.trackers.hybrid import HybridTracker
+from vramtap.trackers.hybrid import TILE_PAGES, HybridTracker
 from vramtap.trackers.policy import Counts, Policy, State
 
 PATIENCE_S: Final = 60.0
@@ -126,6 +126,7 @@ async def tapped(
     *,
     kind: type[HybridTracker] = HybridTracker,
     interval_s: float = INTERVAL_S,
+    tile_pages: int = TILE_PAGES,
 ) -> AsyncIterator[tuple[Tap, HybridTracker]]:
     """A tap of this target with a hybrid tracker that decides so.
 
@@ -134,9 +135,10 @@ async def tapped(
         policy: The online one by default.
         kind: Of tracker.
         interval_s: Between two looks, seconds.
+        tile_pages: Of the tiles that are opened and closed.
     """
     target = open_target(url)
-    made = kind(policy=policy, allow_filtered=target.tolerates_injection)
+    made = kind(policy=policy, allow_filtered=target.tolerates_injection, tile_pages=tile_pages)
 
     def choose(name: str, extent: Extent, **_: object) -> Choice:
         made.arm(extent)

@@ -224,14 +224,17 @@ async def test_no_write_is_missed_whatever_state_the_hybrid_is_forced_into(
 @pytest.mark.storm
 @pytest.mark.parametrize("memory", ["anonymous", "memfd"])
 async def test_no_write_is_missed_as_the_hybrid_decides_by_itself(memory: str, storm: int) -> None:
-    """Threads stay where they are for a while, as a video does, and all is quiet between two storms."""
+    """Threads stay where they are for a while, as a video does, and all is quiet between two storms.
+
+    The tiles are as large as what a thread writes at a time: these are written at every look, and opened.
+    """
     require_arming()
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     policy = policies("online", seed)
-    with storming(memory, SCREEN.end, WRITES // 4, seed, visit=10 * VISIT) as writer:
+    with storming(memory, SCREEN.end, WRITES // 4, seed, visit=100 * VISIT) as writer:
         async with (
-            tapped(SCREEN.url(writer), policy, interval_s=SHORT_S) as (tap, tracker),
+            tapped(SCREEN.url(writer), policy, interval_s=SHORT_S, tile_pages=4) as (tap, tracker),
             ModelClient(tap) as client,
         ):
             for number in range(1, storm + 1):
