@@ -95,9 +95,15 @@ class Armed:
         self.called += 1
 
     def told(self) -> Everything:
-        """Wait for the waker and look; returns the answer, which must be everything."""
+        """Wait for the waker and look; returns the answer, which must be everything.
+
+        What is near the write may be told first.
+        """
         assert self.fires()
         answer = self.look()
+        if not isinstance(answer, Everything):
+            assert answer
+            answer = self.look()
         assert isinstance(answer, Everything)
         assert not self.tracker.armed
         return answer
@@ -211,8 +217,7 @@ def test_many_writes_before_anybody_looks_are_all_seen(armed: Armed) -> None:
 
 def test_a_write_right_after_the_hand_over_is_the_logs(armed: Armed) -> None:
     armed.scribe.write(PAGE, 1)
-    assert armed.fires()
-    assert isinstance(armed.tracker.collect(), Everything)
+    armed.told()
     armed.scribe.write(PAGE, 2)
     answer = armed.tracker.collect()
     assert answer == PageRuns([(1, 2)])

@@ -122,6 +122,7 @@ def test_the_page_comes_first_and_everything_after_and_each_is_told(bench: Bench
     with bench.standing():
         bench.until_done(1)
     assert bench.asked == [(LIFT, START + 5 * PAGE, PAGE), EVERYTHING]
+    assert bench.dog.where == START + 5 * PAGE
     assert bench.told == [(1, 0), (1, 1)]
     assert bench.signals.begun == bench.signals.released == bench.signals.done == 1
 
@@ -151,8 +152,8 @@ def test_all_that_wait_are_released_before_the_rest(bench: Bench) -> None:
 def test_what_was_taken_over_is_not_lifted_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     release = Signals.release
 
-    def release_and_take(signals: Signals) -> None:
-        release(signals)
+    def release_and_take(signals: Signals, page: int) -> None:
+        release(signals, page)
         bench.dog.take_over()
 
     monkeypatch.setattr(Signals, "release", release_and_take)
@@ -183,6 +184,7 @@ def test_what_was_unmapped_is_only_told(bench: Bench) -> None:
     with bench.standing():
         bench.until_done(1)
     assert bench.asked == [EVERYTHING]
+    assert bench.dog.where == 0, "nobody was held anywhere"
 
 
 def test_a_fault_that_somebody_else_took_is_told_all_the_same(
@@ -265,7 +267,7 @@ def test_it_is_not_ready_until_it_is_done(bench: Bench) -> None:
     assert bench.dog.fired
     assert not bench.dog.settle(LATE_S)
     assert not bench.dog.ready()
-    bench.signals.release()
+    bench.signals.release(START)
     assert not bench.dog.ready(), "it may still lift everything"
     bench.signals.finish()
     assert bench.dog.ready()
@@ -276,7 +278,7 @@ def test_it_is_not_ready_until_it_is_done(bench: Bench) -> None:
 def test_it_has_settled_when_the_page_is_released(bench: Bench) -> None:
     assert bench.dog.ready()
     bench.signals.begin()
-    bench.signals.release()
+    bench.signals.release(START)
     assert bench.dog.settle(LATE_S)
     assert bench.dog.fired, "until it is ready again"
 
@@ -284,7 +286,7 @@ def test_it_has_settled_when_the_page_is_released(bench: Bench) -> None:
 def test_settling_waits_for_the_word(bench: Bench) -> None:
     assert bench.dog.ready()
     bench.signals.begin()
-    later = threading.Timer(0.01, bench.signals.release)
+    later = threading.Timer(0.01, bench.signals.release, [START])
     later.start()
     assert bench.dog.settle(WAIT_S)
     later.join()
@@ -296,7 +298,7 @@ def test_one_that_began_late_fires_in_the_next_round(bench: Bench) -> None:
     assert not bench.dog.fired
     bench.signals.begin()
     assert bench.dog.fired
-    bench.signals.release()
+    bench.signals.release(START)
     bench.signals.finish()
     assert bench.dog.fired
 
@@ -363,7 +365,7 @@ def test_the_counters_are_shared_by_descriptor() -> None:
     assert (ours.begun, ours.released, ours.done, ours.taken) == (0, 0, 0, 0)
     theirs.begin()
     assert (ours.begun, ours.released, ours.done, ours.taken) == (1, 0, 0, 0)
-    theirs.release()
+    theirs.release(START)
     theirs.finish()
     theirs.begin()
     ours.take()

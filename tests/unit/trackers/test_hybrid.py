@@ -10,7 +10,7 @@ import pytest
 from vramtap.errors import KernelError, TargetGone, VramtapError
 from vramtap.linux.inject import Fetched
 from vramtap.memory.extent import Extent
-from vramtap.pages import NO_PAGES, PageRuns
+from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.trackers import hybrid as module
 from vramtap.trackers.contract import Everything, Reason, Waker
 from vramtap.trackers.costs import Costs
@@ -57,6 +57,7 @@ class World:
         self.fired = False
         self.answers = True
         self.is_ready = True
+        self.where = 0
         self.lives = True
 
     def ask(self, what: str) -> None:
@@ -155,6 +156,10 @@ class Dog:
         return self.world.lives
 
     answered = True
+
+    @property
+    def where(self) -> int:
+        return self.world.where
 
     def ready(self) -> bool:
         self.world.ask("ready")
@@ -268,6 +273,19 @@ def test_handing_over_ends_with_the_logs_protection(
     assert not tracker.armed
     assert policy.slept_s[0] is not None
     assert policy.slept_s[0] >= 0
+
+
+def test_what_is_near_the_write_comes_first_and_everything_next(
+    tracker: HybridTracker, world: World, policy: Obeys
+) -> None:
+    arm(tracker, world, policy)
+    world.fired, world.where = True, EXTENT.address + 10 * PAGE_SIZE
+    near = tracker.collect()
+    assert isinstance(near, PageRuns)
+    assert 10 in near
+    assert near == near.clip(0, PAGES)
+    assert world.since()[-1] == "resume", "it is protected before it is read"
+    assert tracker.collect() == Everything(Reason.WOKEN)
 
 
 def test_where_the_watchdog_does_not_answer_we_lift_first(
