@@ -89,10 +89,11 @@ class Staged(HybridTracker):
         self.board.stage = Stage.ARMED if self.armed else Stage.LOOKING
         return done
 
-    def _hand_over(self, extent: Extent, watchdog: Watchdog) -> None:
+    def _hand_over(self, extent: Extent, watchdog: Watchdog) -> PageRuns:
         self.board.stage = Stage.HANDING_OVER
-        super()._hand_over(extent, watchdog)
+        near = super()._hand_over(extent, watchdog)
         self.board.stage = Stage.LOOKING
+        return near
 
     def _take(self, state: State) -> None:
         before = self.board.stage

@@ -24,7 +24,7 @@ from system.forced import ArmAtOnce, Counted, ForcedPolicy, armed, require_armin
 from vramtap import tap as tap_module
 from vramtap.linux.watchdog import Watchdog
 from vramtap.memory.extent import Extent
-from vramtap.pages import PAGE_SIZE, PageRuns
+from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.tap import Tap
 from vramtap.trackers.contract import Everything
 from vramtap.trackers.hybrid import HybridTracker
@@ -262,9 +262,10 @@ class IgnoresWhatArmingMissed(HybridTracker):
 class IgnoresWhatHandingOverMissed(HybridTracker):
     """Compares nothing after it was woken: not even the write that woke it is seen."""
 
-    def _hand_over(self, extent: Extent, watchdog: Watchdog) -> None:
+    def _hand_over(self, extent: Extent, watchdog: Watchdog) -> PageRuns:
         super()._hand_over(extent, watchdog)
         self._log.pending()
+        return NO_PAGES
 
 
 class IgnoresOpenTiles(HybridTracker):
