@@ -267,6 +267,10 @@ class SoftLog:
         self._written = self._written.union(runs)
 
     @property
+    def has_more(self) -> bool:
+        return False
+
+    @property
     def learns(self) -> bool:
         return True
 

@@ -208,7 +208,10 @@ class Tap:
             return None
         await asyncio.wait([looking])
         self.check()
-        return looking.result()
+        error = looking.result()
+        if error is None and self._tracker.has_more:
+            return await self._look_once(geometry=False)
+        return error
 
     async def ended(self) -> str:
         """Wait until the target has ended or the tap is closed.
@@ -272,7 +275,7 @@ class Tap:
             return
         if not self._waiting or self.closed is not None:
             return
-        if self._eager:
+        if self._eager or self._tracker.has_more:
             due = self._began_s + EAGER_S
         else:
             due = max(self._began_s + self._interval_s, self._not_before_s)
@@ -483,8 +486,7 @@ class Tap:
 
     def _publish(self, damage: Damage) -> None:
         if damage:
-            # Once more: what was seen first was near the write that woke us.
-            self._eager = min(self._eager, 1)
+            self._eager = 0
             self._active_s = self._began_s
             self.stats.updates += 1
             for viewer in self._viewers:

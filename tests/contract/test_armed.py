@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
@@ -9,13 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from contract.scribe import KERNEL_BYTE, PAGE, Scribe
 from lab.nobody import NOBODY
 from lab.require import require
+from vramtap.display.mode import Mode
 from vramtap.errors import TargetGone, VramtapError
 from vramtap.linux.inject import fetch_userfaultfd
 from vramtap.linux.procfs import vm_flags
@@ -24,6 +28,8 @@ from vramtap.memory.extent import Extent
 from vramtap.memory.own import extent_of
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import NO_PAGES, PageRuns
+from vramtap.tap import Tap
+from vramtap.targets.contract import Input
 from vramtap.trackers.contract import Everything, Reason
 from vramtap.trackers.hybrid import HybridTracker
 from vramtap.trackers.policy import LogAlways, RandomPolicy
@@ -676,3 +682,52 @@ def test_a_policy_that_never_arms_needs_to_be_asked() -> None:
         assert not armed.tracker.armed
         assert armed.tracker.unarmable == ""
         assert armed.tracker.wake(armed._call) is None
+
+
+# A tap
+
+
+class StillTarget:
+    """A scribe's memory as a target whose geometry never changes."""
+
+    url = "scribe:"
+    input: Input | None = None
+    tolerates_injection = False
+    announces_mode = True
+
+    def __init__(self, extent: Extent) -> None:
+        self.extent = extent
+        self.on_activity: Callable[[], None] = lambda: None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        return
+
+    async def mode(self) -> Mode:
+        return Mode(PAGE // 4, self.extent.pages, PAGE)
+
+    async def snapshot(self) -> NDArray[np.uint32]:
+        raise NotImplementedError
+
+    async def gone(self) -> str:
+        never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        return await never
+
+
+async def test_one_look_of_a_tap_shows_all_that_was_written_while_it_was_armed() -> None:
+    with anonymous(1024) as scribe:
+        space = ProcessSpace(scribe.pid)
+        async with Tap(StillTarget(Extent(space, scribe.address, scribe.pages)), "hybrid") as tap:
+            tracker = tap._tracker
+            assert isinstance(tracker, HybridTracker)
+            for number in range(1, 6):
+                async with asyncio.timeout(WAIT_MS / 1000):
+                    while not tracker.armed:
+                        await tap.refresh()
+                for page in (2, 500, 1023):
+                    scribe.write(page * PAGE, number)
+                await tap.refresh()
+                assert tap.screen.pixels[[2, 500, 1023], 0].tolist() == [number] * 3
+        space.close()

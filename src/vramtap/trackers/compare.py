@@ -92,6 +92,11 @@ class CompareTracker:
         self._restored = self._restored.union(runs)
 
     @property
+    def has_more(self) -> bool:
+        """Never."""
+        return False
+
+    @property
     def learns(self) -> bool:
         """Never."""
         return False

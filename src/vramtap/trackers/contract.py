@@ -124,6 +124,11 @@ class Tracker(Protocol):
         ...
 
     @property
+    def has_more(self) -> bool:
+        """Whether the last answer was the part that somebody waits for: the next one has the rest."""
+        ...
+
+    @property
     def learns(self) -> bool:
         """Whether `learn` is of use now: pages were reported that may or may not have been written."""
         ...

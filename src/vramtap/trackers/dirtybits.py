@@ -162,6 +162,11 @@ class DirtyBitsTracker:
         self._pending |= runs.to_mask(self.source.pages)
 
     @property
+    def has_more(self) -> bool:
+        """Never."""
+        return False
+
+    @property
     def learns(self) -> bool:
         """Never."""
         return False

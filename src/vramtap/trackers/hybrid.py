@@ -104,7 +104,7 @@ class HybridTracker:
         self._open = NO_PAGES
         self._closed: NDArray[np.bool_]
         self._unjudged: PageRuns | None = None
-        self._late = False
+        self._late = self._hurried = False
         self._armed_s = 0.0
         self.armed = False
         """Whether nothing is looked at until the first write."""
@@ -198,11 +198,13 @@ class HybridTracker:
                 return self._log.pending(window)
             near = self._hand_over(extent, self._watchdog).clip(first, last)
             if near:
+                self._hurried = True
                 return near
         elif self._late and self._watchdog is not None:
             # Stopped, it leaves undone what only it is woken for: who moves or unmaps memory is held too.
             self._watchdog.take_over()
             self._late = not self._watchdog.answered
+        self._hurried = False
         if self._unjudged is not None:
             # Nobody told what had changed: as far as we know, all of it.
             self.learn(self._open)
@@ -315,6 +317,11 @@ class HybridTracker:
         self._log.restore(runs)
 
     @property
+    def has_more(self) -> bool:
+        """After what lies around a write was answered, until everything is."""
+        return self._hurried
+
+    @property
     def learns(self) -> bool:
         """After pages that were left open have been reported."""
         return self._unjudged is not None
@@ -342,7 +349,7 @@ class HybridTracker:
 
     def disarm(self) -> None:
         """Close both userfaultfds and let the watchdog go: the kernel lifts all protection."""
-        self.armed, self._unjudged, self._open = False, None, NO_PAGES
+        self.armed, self._hurried, self._unjudged, self._open = False, False, None, NO_PAGES
         try:
             self._disarm_watchdog("")
         finally:

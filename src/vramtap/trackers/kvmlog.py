@@ -125,6 +125,11 @@ class KvmLogTracker:
         self._pending = self._pending.union(runs)
 
     @property
+    def has_more(self) -> bool:
+        """Never."""
+        return False
+
+    @property
     def learns(self) -> bool:
         """Never."""
         return False

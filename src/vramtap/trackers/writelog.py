@@ -288,6 +288,11 @@ class LogTracker:
         self._pagemap.written(extent.address, extent.end, protect=False)
 
     @property
+    def has_more(self) -> bool:
+        """Never."""
+        return False
+
+    @property
     def learns(self) -> bool:
         """Never."""
         return False
