@@ -26,6 +26,8 @@ from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.trackers.contract import Everything
+from vramtap.trackers.hybrid import HybridTracker
+from vramtap.trackers.policy import RandomPolicy
 from vramtap.trackers.probe import probe_log
 from vramtap.trackers.writelog import LogTracker
 
@@ -33,6 +35,8 @@ _PAGES: Final = 2025
 """Of the probed memory: a 1920x1080 screen of 32 bits a pixel."""
 _WRITTEN: Final = 1000
 _SCANS: Final = 200
+_ARMING_LOOKS: Final = 8
+"""The first says Everything, the second finds nothing and arms; the watchdog may still be rehearsing."""
 _SOFT_DIRTY_BIT: Final = 55
 _NOBODY: Final = 65534
 """The user that owns nothing (kernel: overflowuid, include/linux/highuid.h)."""
@@ -171,6 +175,37 @@ def _other_log() -> Finding:
     )
 
 
+def _armed() -> Finding:
+    what = "being woken by the first write"
+    remedy = "give the target CAP_SYS_PTRACE, or set vm.unprivileged_userfaultfd=1; until then it is asked"
+    with _child() as child:
+        tracker, space = (
+            HybridTracker(policy=RandomPolicy(0, turn=0.0, arm=1.0)),
+            ProcessSpace(child.process.pid),
+        )
+        try:
+            tracker.arm(Extent(space, child.address, _PAGES))
+            for _ in range(_ARMING_LOOKS):
+                if not tracker.armed:
+                    tracker.collect()
+            if not tracker.armed:
+                return Finding(what, False, tracker.unarmable or "it was never armed", remedy)
+            tracker.collect()
+            child.write(_WRITTEN * PAGE_SIZE)
+            seen = tracker.collect()
+        except VramtapError as error:
+            return Finding(what, False, str(error), error.remedy or "use --tracker log")
+        finally:
+            tracker.disarm()
+            space.close()
+    if not isinstance(seen, Everything) and _WRITTEN not in seen:
+        return Finding(what, False, f"page {_WRITTEN} was written, {seen} was named", "use --tracker log")
+    held_us = tracker.costs.held_us
+    return Finding(
+        what, True, f"a child's write was answered and seen; such a write stands still for {held_us:.0f} us"
+    )
+
+
 def _foreign_processes() -> Finding:
     what = "tapping processes of other users"
     with _foreign_process() as (pid, whose):
@@ -285,6 +320,7 @@ def _page() -> Finding:
 _PROBES: Final[tuple[Callable[[], Finding], ...]] = (
     _own_log,
     _other_log,
+    _armed,
     _read_other,
     _foreign_processes,
     _maps_query,
