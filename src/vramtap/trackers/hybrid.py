@@ -96,7 +96,7 @@ class HybridTracker:
         self._log = LogTracker(allow_filtered=allow_filtered, latency_s=latency_s)
         self._policy: Policy = OnlinePolicy() if policy is None else policy
         self._tile_pages = tile_pages
-        self._costs = costs
+        self._given = self._costs = costs
         self._guest_weight = guest_weight
         self._watchdog: Watchdog | None = None
         self._state: State
@@ -173,8 +173,7 @@ class HybridTracker:
             # A file on a disk, for one: it takes the log's protection but not the other.
             self._disarm_watchdog(str(error))
             measured = measure_costs(extent, self._log, None, self._guest_weight)
-        if self._costs is None:
-            self._costs = measured
+        self._costs = self._given or measured
 
     def _disarm_watchdog(self, why: str) -> None:
         self.unarmable, self._late = why, False
@@ -274,14 +273,12 @@ class HybridTracker:
             page = (watchdog.where - extent.address) // PAGE_SIZE
             if 0 <= page < extent.pages:
                 near = PageRuns([(max(0, page - BEFORE_PAGES), min(extent.pages, page + AFTER_PAGES))])
-            # Should we be stopped before the end of this, the watchdog wakes who is held: it waits for us.
-            self._unregister(extent, watchdog)
         else:
             if watchdog.alive:
                 log.warning("%s: the watchdog (pid %d) did not answer a write", extent, watchdog.pid)
-            self._release(extent, watchdog)
             watchdog.call()
             self._late = True
+        self._release(extent, watchdog)
         self.armed = False
         if self._watchdog is not None:
             watchdog.take_over()

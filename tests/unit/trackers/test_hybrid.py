@@ -269,7 +269,7 @@ def test_handing_over_ends_with_the_logs_protection(
     arm(tracker, world, policy)
     world.fired = True
     assert tracker.collect() == Everything(Reason.WOKEN)
-    assert world.since() == ["settle", "unregister", "wake", "take_over", "resume", "collect"]
+    assert world.since() == ["settle", "lift", "unregister", "wake", "take_over", "resume", "collect"]
     assert not tracker.armed
     assert policy.slept_s[0] is not None
     assert policy.slept_s[0] >= 0
