@@ -294,7 +294,7 @@ def test_where_the_watchdog_does_not_answer_we_lift_first(
     arm(tracker, world, policy)
     world.fired, world.answers = True, False
     assert tracker.collect() == Everything(Reason.WOKEN)
-    assert world.since() == ["settle", *RELEASED, "call", "take_over", "resume", "collect"]
+    assert world.since() == ["settle", "call", *RELEASED, "take_over", "resume", "collect"]
 
 
 def test_a_hole_while_armed_is_handed_over(tracker: HybridTracker, world: World, policy: Obeys) -> None:
@@ -407,7 +407,7 @@ def test_where_giving_back_is_refused_everything_is_let_go_of(
     world.fired = True
     world.fail["unregister"] = KernelError("UFFDIO_UNREGISTER", "target", 22)
     assert tracker.collect() == Everything(Reason.WOKEN)
-    assert world.since() == ["settle", "unregister", "close", "resume", "collect"]
+    assert world.since() == ["settle", "lift", "unregister", "close", "resume", "collect"]
     assert "UFFDIO_UNREGISTER" in tracker.unarmable
 
 
