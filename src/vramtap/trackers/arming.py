@@ -25,8 +25,8 @@ thought.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Final, Self
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Self
 
 LONGER: Final = 2.0
 """A gap also counts as one so many times as long: the longest so far says little of the longest to come."""
@@ -69,9 +69,8 @@ class ArmingRule:
         return cls(whole, even, tuple(sorted(set(thresholds))), forget, budget * whole)
 
 
-@dataclass(frozen=True, slots=True)
-class Arming:
-    """What has been seen so far; costs in looks.
+class Arming(NamedTuple):
+    """What has been seen so far; costs in looks. A tuple, since each look that finds nothing makes one.
 
     Args:
         rule: What does not change.
@@ -90,17 +89,18 @@ class Arming:
     @classmethod
     def begin(cls, rule: ArmingRule) -> Self:
         """Nothing seen: the earliest threshold is as good as any, and the only one to be right when idle."""
-        return cls(rule, (0.0,) * len(rule.thresholds), rule.budget, rule.even)._next_gap()
+        return cls._next_gap(rule, (0.0,) * len(rule.thresholds), rule.budget)
 
-    def _next_gap(self) -> Self:
-        rule = self.rule
-        due = rule.thresholds[self.rated.index(min(self.rated))]
+    @classmethod
+    def _next_gap(cls, rule: ArmingRule, rated: tuple[float, ...], account: float) -> Self:
+        due = rule.thresholds[rated.index(min(rated))]
         worst = rule.whole if due < rule.even else due - rule.even
-        return replace(self, rent=0, due=due if worst <= self.account else rule.even)
+        return cls(rule, rated, account, due if worst <= account else rule.even)
 
     def quiet(self) -> Self:
         """A look that found nothing."""
-        return type(self)(self.rule, self.rated, self.account, self.due, self.rent + 1)
+        rule, rated, account, due, rent = self
+        return type(self)(rule, rated, account, due, rent + 1)
 
     @property
     def is_due(self) -> bool:
@@ -109,7 +109,7 @@ class Arming:
 
     def refused(self) -> Self:
         """It was due and could not be done: what was spent is forgotten, and break-even waited for."""
-        return replace(self, rent=0, due=self.rule.even)
+        return self._replace(rent=0, due=self.rule.even)
 
     def ended(self) -> Self:
         """A look that found something ends the gap."""
@@ -128,14 +128,11 @@ class Arming:
     def _over(self, gap: float, *, armed: bool) -> Self:
         """Rate the thresholds by a gap of so many looks."""
         rule = self.rule
-        longer = LONGER * gap
-        rated = tuple(
-            past * rule.forget
-            + (gap if gap < at else at + rule.whole)
-            + (longer if longer < at else at + rule.whole)
+        whole, forget, longer = rule.whole, rule.forget, LONGER * gap
+        rated = [
+            past * forget + (gap if gap < at else at + whole) + (longer if longer < at else at + whole)
             for past, at in zip(self.rated, rule.thresholds, strict=True)
-        )
-        even = gap if gap < rule.even else rule.even + rule.whole
-        spent = self.rent + rule.whole if armed else gap
-        account = min(self.account + even - spent, rule.budget)
-        return replace(self, rated=rated, account=account)._next_gap()
+        ]
+        even = gap if gap < rule.even else rule.even + whole
+        spent = self.rent + whole if armed else gap
+        return self._next_gap(rule, tuple(rated), min(self.account + even - spent, rule.budget))

@@ -46,53 +46,105 @@ all. `trace.optimum` bounds that one for recorded traces. An armed stretch begin
 constant is for each waking, which by itself costs that much. (2) A change is done at the look after the
 decision: an open tile is read once more, and that look is charged as if it were the change. (3) D_open is
 the most that opening can cost; pages that are not written again never pay it.
+
+How it is done. A tile that is logged, that d is lowest for, that regrets nothing and has earned its stay
+*rests*: a look that finds nothing in it changes nothing of it, so it is not even touched. Most do. For the
+others plain numbers are quicker than arrays up to the number of tiles that a screen has: at 60 looks a
+second everything is cold when it is called, and each call of numpy costs as much as a tile or two.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vramtap.trackers.costs import Costs
 
-Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+
+
+class TilePrices(NamedTuple):
+    """What things cost for tiles of one size, microseconds.
+
+    Args:
+        read_us: A whole tile.
+        lowest_us: -D_open, the least that d can be.
+        open_us: D_open, what opening costs.
+        close_us: D_close, what closing costs.
+        cycle_us: C, both.
+        own_us: C without the call.
+        trust_us: What the adviser may be behind.
+    """
+
+    read_us: float
+    lowest_us: float
+    open_us: float
+    close_us: float
+    cycle_us: float
+    own_us: float
+    trust_us: float
+
+    @classmethod
+    def of(cls, pages: int, costs: Costs, trust: float) -> Self:
+        """Of tiles of so many pages."""
+        read_us, open_us = pages * costs.page_us, pages * costs.fault_weighted_us
+        close_us = read_us + costs.protect_us
+        cycle_us = open_us + close_us
+        return cls(read_us, -open_us, open_us, close_us, cycle_us, read_us + open_us, trust * cycle_us)
+
+
+class Tile(NamedTuple):
+    """What has been seen of a tile and decided.
+
+    Args:
+        open: Whether it is.
+        regret_us: What the other state would have been cheaper by, since that was last nothing.
+        gain_us: What this state has been cheaper by, since it was entered; not counted on once it has earned.
+        earned: Whether that has ever been C.
+        rule_open: Whether it would be open by the work-function rule.
+        ahead_us: The rule's d.
+        behind_us: What was spent more than it allows.
+        to_open: Patience of opening, in cycles.
+        to_close: Patience of closing.
+    """
+
+    open: bool
+    regret_us: float
+    gain_us: float
+    earned: bool
+    rule_open: bool
+    ahead_us: float
+    behind_us: float
+    to_open: float
+    to_close: float
 
 
 @dataclass(frozen=True, slots=True)
 class TileRule:
-    """What does not change; arrays of shape `(tiles,)`, microseconds.
+    """What does not change.
 
     Args:
-        read_us: A whole tile.
-        open_us: D_open, what opening costs.
-        lowest_us: -D_open, the least that d can be.
-        close_us: D_close, what closing costs.
-        cycle_us: C, both.
-        own_us: C without the call.
-        written_us: A page written while logged.
-        protect_us: The call.
-        patience: Of the adviser where it begins: to open and to close, in cycles.
+        prices: Of each tile.
+        begun: Each tile as it begins: logged and at rest.
+        written_us: A page written while logged, microseconds.
+        protect_us: The call, microseconds.
+        patience: Of the adviser where it begins: to open and to close, in cycles; more than 0.
         most: Its highest.
         margin: What the adviser may spend more than the rule, as a share.
-        trust_us: What it may be behind besides.
     """
 
-    read_us: Floats
-    open_us: Floats
-    lowest_us: Floats
-    close_us: Floats
-    cycle_us: Floats
-    own_us: Floats
+    prices: tuple[TilePrices, ...]
+    begun: tuple[Tile, ...]
     written_us: float
     protect_us: float
     patience: tuple[float, float]
     most: float
     margin: float
-    trust_us: Floats
 
     @classmethod
     def of(
@@ -105,166 +157,189 @@ class TileRule:
         trust: float,
     ) -> Self:
         """Work out what a target's costs make of tiles of so many pages."""
-        sizes: Floats = pages.astype(np.float64)
-        read_us, open_us = sizes * costs.page_us, sizes * costs.fault_weighted_us
-        close_us = read_us + costs.protect_us
-        cycle_us = open_us + close_us
-        written_us = costs.fault_weighted_us + costs.page_us
+        sizes: list[int] = pages.tolist()
+        # One object for all tiles of a size: there are two sizes at most.
+        prices = {size: TilePrices.of(size, costs, trust) for size in set(sizes)}
+        begun = {
+            size: Tile(False, 0.0, 0.0, True, False, price.lowest_us, 0.0, *patience)
+            for size, price in prices.items()
+        }
         return cls(
-            read_us,
-            open_us,
-            -open_us,
-            close_us,
-            cycle_us,
-            read_us + open_us,
-            written_us,
+            tuple(prices[size] for size in sizes),
+            tuple(begun[size] for size in sizes),
+            costs.fault_weighted_us + costs.page_us,
             costs.protect_us,
             patience,
             most,
             margin,
-            trust * cycle_us,
         )
+
+    def looked(self, number: int, tile: Tile, dearer: float, call_us: float, closing: bool) -> Tile:
+        """A tile after a look; the same object if nothing has changed.
+
+        Args:
+            number: Which.
+            tile: Before.
+            dearer: What the look cost more logged than open, microseconds.
+            call_us: A logged tile's share of the call, microseconds.
+            closing: Whether the tiles that want to be closed are.
+        """
+        was, regret, gain, earned, rule_was, ahead, behind, to_open, to_close = tile
+        read_us, lowest_us, open_us, close_us, cycle_us, own_us, trust_us = self.prices[number]
+        # Nothing more to be seen: d is as far as it can go, and further the same way.
+        if (
+            earned
+            and was == rule_was
+            and not regret
+            and not behind
+            and (ahead == close_us and dearer >= 0 if was else ahead == lowest_us and dearer <= 0)
+        ):
+            return tile
+        worse = -dearer if was else dearer
+        regret += worse
+        if regret < 0.0:
+            regret = 0.0
+        if not earned:
+            gain -= worse
+            earned = gain >= cycle_us
+        ahead += dearer
+        if ahead < lowest_us:
+            ahead = lowest_us
+        if ahead > close_us:
+            ahead = close_us
+        rule = ahead >= close_us or (rule_was and ahead > lowest_us)
+        if was:
+            now = not (closing and regret / to_close - own_us >= 0)
+        else:
+            now = regret >= to_open * (own_us + call_us)
+        # What was spent more than the rule allows: this look in either state, and the rule's own changes.
+        if rule_was != was:
+            behind += -dearer if was else dearer
+        behind -= self.margin * (read_us if rule_was else read_us + dearer)
+        if rule != rule_was:
+            behind -= (open_us if rule else close_us) * (1 + self.margin)
+        if behind > trust_us:
+            now = rule
+        if now != was:
+            # Whoever wanted it: the stay that ends was the adviser's.
+            if was:
+                to_open = self._learned(to_open, earned, self.patience[0])
+            else:
+                to_close = self._learned(to_close, earned, self.patience[1])
+            behind += open_us if now else close_us
+            regret, gain, earned = 0.0, 0.0, False
+        if behind < 0.0:
+            behind = 0.0
+        return Tile(now, regret, gain, earned, rule, ahead, behind, to_open, to_close)
+
+    def _learned(self, patience: float, earned: bool, least: float) -> float:
+        """A stay that ends has earned a cycle or not: so much was the patience right that led to it."""
+        return min(max(patience * (0.5 if earned else 2.0), least), max(least, self.most))
 
 
 @dataclass(frozen=True, slots=True)
 class TileStates:
-    """What has been seen of each tile and decided; arrays of shape `(tiles,)`, never written to.
+    """All tiles of an extent. Neither array nor mappings are ever written to.
 
     Args:
         rule: What does not change.
-        open: Which are open.
-        regret_us: What the other state would have been cheaper by, since that was last nothing.
-        gain_us: What this state has been cheaper by, since it was entered.
-        earned: Whether that has ever been C.
-        patience: Of opening and of closing, shape `(2, tiles)`.
-        rule_open: Which would be open by the work-function rule.
-        ahead_us: Its d.
-        behind_us: What was spent more than it allows.
-        together: It would have all open that is, and nothing is behind.
-        settled: Looks that find nothing change nothing any more.
+        open: Which are open, shape `(tiles,)`; the same object as long as they are the same.
+        opened: Their numbers.
+        active: Those that do not rest.
+        resting: Those that do, where they are not as they began; what it says of active ones is outdated.
     """
 
     rule: TileRule
     open: Flags
-    regret_us: Floats
-    gain_us: Floats
-    earned: Flags
-    patience: Floats
-    rule_open: Flags
-    ahead_us: Floats
-    behind_us: Floats
-    together: bool
-    settled: bool
+    opened: frozenset[int]
+    active: Mapping[int, Tile]
+    resting: Mapping[int, Tile]
 
     @classmethod
     def begin(cls, rule: TileRule) -> Self:
         """All logged, nothing seen."""
-        tiles = len(rule.read_us)
-        none, nothing = np.zeros(tiles, dtype=np.bool_), np.zeros(tiles)
-        patience = np.repeat(np.array(rule.patience)[:, None], tiles, axis=1)
-        return cls(rule, none, nothing, nothing, ~none, patience, none, rule.lowest_us, nothing, True, True)
+        return cls(rule, np.zeros(len(rule.prices), dtype=np.bool_), frozenset(), {}, {})
+
+    @property
+    def settled(self) -> bool:
+        """Looks that find nothing change nothing any more."""
+        return not self.active
+
+    def tile(self, number: int) -> Tile:
+        """One of them."""
+        return self.active.get(number) or self.resting.get(number) or self.rule.begun[number]
 
     def logged_again(self) -> Self:
         """After a waking: all logged, and what was learned kept."""
-        begun = self.begin(self.rule)
-        return type(self)(
-            self.rule,
-            begun.open,
-            begun.regret_us,
-            begun.gain_us,
-            begun.earned,
-            self.patience,
-            begun.rule_open,
-            begun.ahead_us,
-            self.behind_us,
-            not self.behind_us.any(),
-            True,
-        )
+        if not self.active:
+            return self
+        rested = {
+            number: self.rule.begun[number]._replace(
+                behind_us=tile.behind_us, to_open=tile.to_open, to_close=tile.to_close
+            )
+            for number, tile in self.active.items()
+        }
+        none = np.zeros_like(self.open) if self.opened else self.open
+        return type(self)(self.rule, none, frozenset(), {}, {**self.resting, **rested})
 
-    def look(self, dirty: NDArray[np.int64]) -> Self:
+    def look(self, written: Mapping[int, int]) -> Self:
         """The decision after a look.
 
         Args:
-            dirty: Pages found written or changed.
+            written: Pages found written or changed, for each tile where there are any.
+
+        Returns:
+            The same object if nothing has changed.
         """
-        rule, was = self.rule, self.open
-        hit = dirty > 0
-        logged = int(np.count_nonzero(hit > was))
-        any_open = bool(was.any())
-        share: Floats | float = rule.protect_us / max(logged, 1)
-        if any_open:
-            share = np.where(was, rule.protect_us / (logged + 1), share)
-        # What the look cost more logged than open.
-        dearer: Floats = dirty.astype(np.float64)
-        dearer *= rule.written_us
-        dearer += hit * share
-        dearer -= rule.read_us
-        worse = np.where(was, -dearer, dearer) if any_open else dearer
-        regret = np.maximum(self.regret_us + worse, 0.0)
-        gain = self.gain_us - worse
-        earned = self.earned | (gain >= rule.cycle_us)
-        opening, closing = self._advice(regret, max(logged, 1), any_open)
-        changing = opening | closing if any_open else opening
-        change = bool(changing.any())
-        ahead = np.minimum(np.maximum(self.ahead_us + dearer, rule.lowest_us), rule.close_us)
-        rule_open = (ahead >= rule.close_us) | (self.rule_open & (ahead > rule.lowest_us))
-        patience, behind, together = (
-            self.patience,
-            self.behind_us,
-            self.together and not change and bool((rule_open == was).all()),
-        )
-        now: Flags = was ^ changing if change else was
-        if not together:
-            behind = self._behind(dearer, rule_open)
-            distrusted = behind > rule.trust_us
-            if distrusted.any():
-                now = np.where(distrusted, rule_open, now)
-                changing = was ^ now
-                change = bool(changing.any())
-        if change:
-            # Whoever wanted it: the stay that ends was the adviser's.
-            patience = _learn(rule, patience, earned, changing & now, changing & was)
-            behind += changing * np.where(now, rule.open_us, rule.close_us)
-            regret[changing] = 0.0
-            gain[changing] = 0.0
-            earned &= ~changing
-        if not together:
-            np.maximum(behind, 0.0, out=behind)
-            together = not behind.any() and bool((rule_open == now).all())
-        # Only a look that finds nothing can leave everything as it will stay.
-        settled = not (logged or any_open or now.any() or rule_open.any() or regret.any())
-        settled = settled and bool(earned.all() and (ahead == rule.lowest_us).all())
-        return type(self)(
-            rule, now, regret, gain, earned, patience, rule_open, ahead, behind, together, settled
-        )
+        rule, opened, active = self.rule, self.opened, self.active
+        prices, written_us = rule.prices, rule.written_us
+        logged = len(written) - len(opened.intersection(written)) if opened else len(written)
+        call_us, open_call_us = rule.protect_us / (logged or 1), rule.protect_us / (logged + 1)
+        closing = bool(opened) and self._closing(written, open_call_us)
+        before = dict(active)
+        for number in written:
+            if number not in before:
+                before[number] = self.tile(number)
+        after: dict[int, Tile] = {}
+        rested: dict[int, Tile] = {}
+        turned: list[int] = []
+        same = True
+        for number, was in before.items():
+            read_us, lowest_us = prices[number][:2]
+            dearer = -read_us
+            if number in written:
+                dearer = written[number] * written_us + (open_call_us if was.open else call_us) - read_us
+            now = rule.looked(number, was, dearer, call_us, closing)
+            if now is not was:
+                same = False
+                if now.open != was.open:
+                    turned.append(number)
+            # Where d is lowest, the rule has it logged.
+            if now.open or now.regret_us or not now.earned or now.ahead_us != lowest_us:
+                after[number] = now
+            elif now is not was:
+                rested[number] = now
+        if same:
+            return self
+        resting, is_open = self.resting, self.open
+        if rested:
+            resting = {**resting, **rested}
+        if turned:
+            is_open, opened = is_open.copy(), opened.symmetric_difference(turned)
+            is_open[turned] ^= True
+        return type(self)(rule, is_open, opened, after, resting)
 
-    def _advice(self, regret: Floats, logged: int, any_open: bool) -> tuple[Flags, Flags]:
-        """Which to open and which to close, by their patience."""
-        rule, (to_open, to_close), was = self.rule, self.patience, self.open
-        opening = (regret >= to_open * (rule.own_us + rule.protect_us / logged)) & ~was
-        if not any_open:
-            return opening, was
-        # What each has regretted beyond its own part, towards a call.
-        calls_us = regret / to_close - rule.own_us
-        ready = (calls_us >= 0) & was
-        return opening, ready if float(calls_us[ready].sum()) >= rule.protect_us else np.zeros_like(was)
-
-    def _behind(self, dearer: Floats, rule_open: Flags) -> Floats:
-        """What was spent more than the rule allows: this look in either state, and the rule's own changes."""
-        rule = self.rule
-        differ = np.subtract(self.rule_open, self.open, dtype=np.float64)
-        its = rule.read_us + np.where(self.rule_open, 0.0, dearer)
-        behind: Floats = self.behind_us + dearer * differ - rule.margin * its
-        changed = rule_open != self.rule_open
-        if changed.any():
-            behind -= changed * np.where(rule_open, rule.open_us, rule.close_us) * (1 + rule.margin)
-        return behind
-
-
-def _learn(rule: TileRule, patience: Floats, earned: Flags, opening: Flags, closing: Flags) -> Floats:
-    """A stay that ends has earned a cycle or not: so much was the patience right that led to it."""
-    factor = np.where(earned, 0.5, 2.0)
-    least = np.array(rule.patience)[:, None]
-    learned = np.where(np.stack([closing, opening]), patience * factor, patience)
-    bounded: Floats = np.minimum(np.maximum(learned, least), np.maximum(least, rule.most))
-    return bounded
+    def _closing(self, written: Mapping[int, int], call_us: float) -> bool:
+        """Whether those that are open have together regretted a call."""
+        rule, calls_us = self.rule, []
+        for number in self.opened:
+            tile, prices = self.active[number], rule.prices[number]
+            dearer = -prices.read_us
+            if number in written:
+                dearer = written[number] * rule.written_us + call_us - prices.read_us
+            # What it has regretted beyond its own part, towards a call.
+            towards_us = (tile.regret_us - dearer) / tile.to_close - prices.own_us
+            if towards_us >= 0:
+                calls_us.append(towards_us)
+        # Exact, so that it does not depend on their order.
+        return bool(calls_us) and math.fsum(calls_us) >= rule.protect_us
