@@ -48,7 +48,7 @@ class Consumer:
         fail: bool = False,
         wait: bool = False,
     ) -> PageRuns:
-        """Collect and read; returns the pages that were named.
+        """Collect and read, until there is no more; returns the pages that were named.
 
         Args:
             window: As for `collect`.
@@ -76,6 +76,8 @@ class Consumer:
         after = self.tracker.left_open
         self.seen["opened"] += after.difference(before).count
         self.seen["closed"] += before.difference(after).count
+        if self.tracker.has_more:
+            return runs.union(self.look(window, teaching, fail=fail))
         return runs
 
     def _taught(self, old: np.ndarray, teaching: Teaching) -> PageRuns:
