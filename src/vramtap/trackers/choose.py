@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vramtap.errors import NotFound, TargetGone, UsageError, VramtapError
+from vramtap.machine.space import GuestSpace
 from vramtap.memory.extent import Extent
 from vramtap.trackers.compare import CompareTracker
 from vramtap.trackers.contract import Tracker
@@ -106,7 +107,7 @@ def choose(
         log = LogTracker(allow_filtered=allow_filtered, latency_s=wishes.latency_s)
     if name != "auto":
         log.arm(extent)
-        return Choice(log, "asked for" + _unarmable(log))
+        return Choice(log, "asked for" + _unarmable(log, extent))
     refusal = probe_log()
     if refusal is not None:
         return _compare(extent, f"log does not work on this kernel: {refusal}")
@@ -118,10 +119,12 @@ def choose(
         raise TargetGone(error.operation, error.object, error.reason) from error
     except VramtapError as error:
         return _compare(extent, f"log refused: {error}")
-    return Choice(log, "the kernel logs writes here (a page was written and seen)" + _unarmable(log))
+    return Choice(log, "the kernel logs writes here (a page was written and seen)" + _unarmable(log, extent))
 
 
-def _unarmable(tracker: Tracker) -> str:
+def _unarmable(tracker: Tracker, extent: Extent) -> str:
+    if isinstance(extent.space, GuestSpace):
+        return "; the machine wakes us"
     if isinstance(tracker, HybridTracker) and tracker.unarmable:
         return f"; asked while idle, not armed: {tracker.unarmable}"
     return ""
