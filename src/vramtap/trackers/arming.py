@@ -99,8 +99,8 @@ class Arming(NamedTuple):
 
     def quiet(self) -> Self:
         """A look that found nothing."""
-        rule, rated, account, due, rent = self
-        return type(self)(rule, rated, account, due, rent + 1)
+        # Past the constructor, which costs three times as much when it is cold, as it is here.
+        return tuple.__new__(type(self), (self.rule, self.rated, self.account, self.due, self.rent + 1))
 
     @property
     def is_due(self) -> bool:

@@ -250,15 +250,15 @@ class OnlinePolicy:
             arming = arming.refused()
         written = _written(dirty)
         if written:
-            after, arming = tiles.look(written), arming.ended()
-            if after is tiles and arming is own.arming:
-                return state
-            return _OnlineState(after.open, tiles=after, arming=arming)
-        arming = arming.quiet()
-        if self.parameters.arms and arming.is_due:
-            return _OnlineState(tiles.open, True, tiles=tiles, arming=arming)
-        if not tiles.settled:
+            arming = arming.ended()
+        elif self.parameters.arms:
+            arming = arming.quiet()
+            if arming.is_due:
+                return _OnlineState(tiles.open, True, tiles=tiles, arming=arming)
+        if written or not tiles.settled:
             tiles = tiles.look(written)
+        if tiles is own.tiles and arming is own.arming:
+            return state
         return _OnlineState(tiles.open, tiles=tiles, arming=arming)
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
