@@ -277,8 +277,8 @@ def _own(state: State) -> _OnlineState:
 
 def _written(dirty: Counts) -> dict[int, int]:
     """How many pages were, for each tile where any were."""
-    # Most looks find nothing, and to compare bytes is the quickest way to see that: `any` is a reduction,
-    # which costs as much, at 60 looks a second, as all the rest of such a look.
-    if dirty.tobytes() == bytes(dirty.nbytes):
-        return {}
-    return {tile: pages for tile, pages in enumerate(dirty.tolist()) if pages}
+    # Methods that are no reductions: `any` alone costs more, at 60 looks a second, than all of this.
+    written: dict[int, int] = {}
+    for tile in dirty.nonzero()[0].tolist():
+        written[tile] = dirty.item(tile)
+    return written
