@@ -103,6 +103,7 @@ class HybridTracker:
         self._tiles: Tiles
         self._open = NO_PAGES
         self._closed: NDArray[np.bool_]
+        self._any_closed = False
         self._unjudged: PageRuns | None = None
         self._late = self._hurried = False
         self._armed_s = 0.0
@@ -162,6 +163,7 @@ class HybridTracker:
         self._tiles = Tiles(extent.pages, self._tile_pages)
         self._state = self._policy.start(self._tiles.sizes, self.costs)
         self._closed = np.zeros(len(self._tiles), dtype=np.bool_)
+        self._any_closed = False
         self._open = self._tiles.runs(self._state.open)
 
     def _measure(self, extent: Extent) -> None:
@@ -222,12 +224,18 @@ class HybridTracker:
         """Ask the policy, with the pages found written or changed."""
         counts = self._tiles.count(dirty)
         # These have been open: that all their pages are reported says nothing about this round.
-        counts[self._closed] = 0
+        if self._any_closed:
+            counts[self._closed] = 0
         self._take(self._policy.step(self._state, counts))
 
     def _take(self, state: State) -> None:
-        self._closed = self._state.open & ~state.open
-        if not np.array_equal(self._state.open, state.open):
+        if state.open is self._state.open:
+            if self._any_closed:
+                self._closed = np.zeros_like(self._closed)
+                self._any_closed = False
+        else:
+            self._closed = self._state.open & ~state.open
+            self._any_closed = bool(self._closed.any())
             self._open = self._tiles.runs(state.open)
         self._state = state
 
