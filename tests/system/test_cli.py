@@ -427,9 +427,10 @@ def test_doctor_says_yes_to_what_there_is() -> None:
     assert {"write log of this process", "write log of another process", "reading another process"} <= yes
 
 
-OWN, OTHER, READING, FOREIGN = (
+OWN, OTHER, WOKEN, READING, FOREIGN = (
     "write log of this process",
     "write log of another process",
+    "being woken by the first write",
     "reading another process",
     "tapping processes of other users",
 )
@@ -438,10 +439,14 @@ OWN, OTHER, READING, FOREIGN = (
 @pytest.mark.parametrize(
     ("what", "noes", "status"),
     [
-        ("userfaultfd", {OWN: "userfaultfd .*EPERM", OTHER: "seccomp"}, 0),
-        ("PAGEMAP_SCAN", {OWN: "PAGEMAP_SCAN .*ENOTTY", OTHER: "seccomp"}, 0),
-        ("ptrace", {OTHER: "seccomp"}, 0),
-        ("process_vm_readv", {OTHER: "seccomp", READING: "process_vm_readv .*EPERM", FOREIGN: "refused"}, 1),
+        ("userfaultfd", {OWN: "userfaultfd .*EPERM", OTHER: "seccomp", WOKEN: "seccomp"}, 0),
+        ("PAGEMAP_SCAN", {OWN: "PAGEMAP_SCAN .*ENOTTY", OTHER: "seccomp", WOKEN: "seccomp"}, 0),
+        ("ptrace", {OTHER: "seccomp", WOKEN: "seccomp"}, 0),
+        (
+            "process_vm_readv",
+            {OTHER: "seccomp", WOKEN: "seccomp", READING: "process_vm_readv .*EPERM", FOREIGN: "refused"},
+            1,
+        ),
     ],
 )
 def test_doctor_says_no_to_what_is_denied(what: str, noes: dict[str, str], status: int) -> None:
