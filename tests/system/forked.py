@@ -73,6 +73,7 @@ class Tapper:
     def __init__(self, child: Lines, board: Board) -> None:
         self.board = board
         self._child = child
+        self._forked = 0
 
     @contextlib.contextmanager
     def at(self, moments: random.Random) -> Iterator[int]:
@@ -89,12 +90,16 @@ class Tapper:
         process = os.pidfd_open(int(pid))
         try:
             wanted = moments.choice([Stage.ATTACHING, *Stage])
-            if wanted is Stage.ATTACHING:
-                delay_s = moments.uniform(0, 0.2)
+            if self._forked == 0:
+                # However few there are, one is at this: its helper alone takes longer to start.
+                delay_s = moments.uniform(0, 0.02)
+            elif wanted is Stage.ATTACHING:
+                delay_s = moments.uniform(0, 0.1)
             else:
                 assert self._line() == "attached"
                 self._await(wanted)
                 delay_s = moments.uniform(0, 0.0005)
+            self._forked += 1
             ended, _, _ = select.select([process], [], [], delay_s)
             assert not ended, f"the tapping process ended by itself:\n{self._child.log}"
             yield process
