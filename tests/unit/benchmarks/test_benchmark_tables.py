@@ -129,7 +129,7 @@ def test_a_video() -> None:
 
 
 def test_every_part_has_a_table() -> None:
-    assert list(program.PARTS) == ["viewers", "idle", "held", "costs", "trackers", "video"]
+    assert list(program.PARTS) == ["viewers", "idle", "held", "policies", "costs", "trackers", "video"]
 
 
 def test_a_table_goes_between_its_markers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
