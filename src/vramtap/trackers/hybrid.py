@@ -53,6 +53,8 @@ from vramtap.trackers.writelog import LogTracker
 
 SETTLE_S: Final = LATE_S
 """How long it is waited for here."""
+GIVE_WAY_S: Final = 0.0001
+"""For the writer that was released to get on: it takes 20 us where a processor is free."""
 BEFORE_PAGES: Final = 8
 AFTER_PAGES: Final = 56
 """Around the write that woke us, looked at before everything is: whoever draws goes on upwards. 64 pages are
@@ -278,6 +280,9 @@ class HybridTracker:
         """
         near = NO_PAGES
         if watchdog.settle(SETTLE_S):
+            # The writer may have been put on our processor, behind us, for as long as we go on (up to a tick
+            # of 4 ms, measured); there is no event to wait for that says that it runs.
+            time.sleep(GIVE_WAY_S)
             page = (watchdog.where - extent.address) // PAGE_SIZE
             if 0 <= page < extent.pages:
                 near = PageRuns([(max(0, page - BEFORE_PAGES), min(extent.pages, page + AFTER_PAGES))])
