@@ -53,7 +53,7 @@ GIVE_WAY_S: Final = 0.001
 _BEGUN, _RELEASED, _DONE, _TAKEN, _WHERE, _COUNTERS = range(6)
 _REHEARSE: Final = b"r"
 """The only thing ever said to a watchdog."""
-_MESSAGES: Final = 16
+_MESSAGES: Final = 64
 """Faults taken out at once; as many threads may have run into the protection together."""
 _MESSAGE_BYTES: Final = ctypes.sizeof(abi.UffdMsg)
 _FAULT: Final = struct.Struct(f"=B{abi.UffdMsg.flags.offset - 1}xQQQ")
