@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from vramtap.aside import aside
 from vramtap.display.damage import Damage
 from vramtap.display.mode import Mode
 from vramtap.display.page_spans import pages_of
 from vramtap.display.screen import Screen
 from vramtap.errors import TargetGone, TimedOut, VramtapError
+from vramtap.geometry import GeometryClock
 from vramtap.pages import NO_PAGES, PageRuns
 from vramtap.stats import TapStats
 from vramtap.targets.contract import Target
@@ -32,17 +34,6 @@ EAGER_S: Final = 0.001
 may get a processor after us, and has still to make it. It does within a millisecond or two (measured)."""
 EAGER_LOOKS: Final = 10
 """So often; from then on at the interval: what was written changes nothing."""
-MODE_BUSY_S: Final = 0.1
-"""Between two looks at the geometry while pages are written: a new mode is drawn into once it is set."""
-MODE_IDLE_S: Final = 1.0
-"""Between two looks at the geometry while nothing is written: how long a flip that draws nothing may wait."""
-MODE_ARMED_S: Final = 300.0
-"""Between two looks at the geometry of an armed target that does not announce it, at most; it begins with
-`MODE_IDLE_S` and doubles. To ask QEMU wakes two processes, so that nothing would ever be quite still."""
-FLIPPING_S: Final = 1.0
-"""After a page flip the geometry is read every round for this long: flips come in series."""
-SNAPSHOT_IDLE_S: Final = 0.5
-"""Between two pictures by other means while nothing is written: a text cursor blinks without any write."""
 RETRY_S: Final = 0.05
 """After a look that failed: the target may be on its way out, and its end is about to be seen."""
 MAX_DUTY: Final = 0.5
@@ -94,9 +85,8 @@ class Tap:
         self._gone: asyncio.Task[None] | None = None
         self._mode: Mode | None = None
         self._unread = True
-        self._began_s = self._mode_read_s = self._mode_due_s = self._flipping_until_s = float("-inf")
-        self._not_before_s = self._active_s = float("-inf")
-        self._armed_mode_s = MODE_IDLE_S
+        self._geometry: GeometryClock
+        self._began_s = self._not_before_s = self._active_s = float("-inf")
         self._eager = 0
         self._complaint: tuple[type[VramtapError], str] | None = None
 
@@ -109,6 +99,7 @@ class Tap:
         """
         self._loop = asyncio.get_running_loop()
         await self.target.__aenter__()
+        self._geometry = GeometryClock(announced=self.target.announces_mode)
         try:
             choice = await self._choose()
             self._tracker = choice.tracker
@@ -128,23 +119,11 @@ class Tap:
         return self
 
     async def _choose(self) -> Choice:
-        choosing = asyncio.create_task(
-            asyncio.to_thread(
-                choose,
-                self._tracker_name,
-                self.target.extent,
-                allow_filtered=self.target.tolerates_injection,
-                wishes=self._wishes,
-            )
-        )
-        try:
-            return await asyncio.shield(choosing)
-        except asyncio.CancelledError:
-            # The thread goes on whatever becomes of us, and nobody else would let go of what it arms: while
-            # we wait for it or, if we are cancelled once more, as soon as it is done.
-            choosing.add_done_callback(_let_go)
-            await asyncio.wait([choosing])
-            raise
+        def work() -> Choice:
+            allow = self.target.tolerates_injection
+            return choose(self._tracker_name, self.target.extent, allow_filtered=allow, wishes=self._wishes)
+
+        return await aside(work, lambda choice: choice.tracker.disarm())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -201,7 +180,7 @@ class Tap:
         self.check()
         self._stop_waiting()
         if geometry:
-            self._mode_due_s = float("-inf")
+            self._geometry.hurry()
         self._look_now()
         looking = self._looking
         if looking is None:
@@ -289,7 +268,7 @@ class Tap:
             if self._waker is not None and self._waker.fd is not None:
                 self._loop.add_reader(self._waker.fd, self._woken)
         if self._waker is not None:
-            due = max(due, self._mode_due_s)
+            due = max(due, self._geometry.due_s)
         if due != float("inf"):
             self._timer = self._loop.call_at(due, self._tick)
 
@@ -335,7 +314,7 @@ class Tap:
             self._looking = asyncio.create_task(self._supervise(self._failed(error)))
             return
         unread = self._unread and self._mode is not None
-        if answer or unread or self._began_s >= self._mode_due_s:
+        if answer or unread or self._began_s >= self._geometry.due_s:
             self._looking = asyncio.create_task(self._supervise(self._look(answer)))
         else:
             self._rest()
@@ -362,7 +341,7 @@ class Tap:
 
     def _nudge(self) -> None:
         """The target says that something happened: look at the geometry at once."""
-        self._mode_due_s = float("-inf")
+        self._geometry.hurry()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -404,18 +383,15 @@ class Tap:
         try:
             # The pixels first: asking for the geometry takes QEMU's main loop a while. Only a guest that
             # flips pages is asked before, since what it writes is not what it shows.
-            flipping = now_s < self._flipping_until_s
+            flipping = self._geometry.flipping(now_s)
             early = active and self._mode is not None and not self._unread and not flipping
             if early:
                 self._read(answer)
             changed = False
-            if now_s >= self._mode_due_s or (
-                active and (flipping or now_s - self._mode_read_s >= MODE_BUSY_S)
-            ):
+            if self._geometry.due(now_s, active=active):
                 changed = await self._reread_mode(active)
             if active:
-                # Once more when it is over: the last thing a guest does may be the flip.
-                self._mode_due_s = min(self._mode_due_s, now_s + MODE_BUSY_S)
+                self._geometry.written(now_s)
             if self._mode is None:
                 await self._snapshot()
             elif self._unread:
@@ -448,37 +424,27 @@ class Tap:
         """Ask the target for its geometry; returns whether it is another (its palette, too)."""
         self.stats.mode_reads += 1
         # A nudge from here on may be about what the answer does not know yet: it stays due then.
-        self._mode_due_s = float("inf")
+        self._geometry.ask()
         try:
             mode = await self.target.mode()
         except TimedOut as error:
             log.warning("%s", error, extra={"target": self.target.url})
             mode = self._mode
         except BaseException:
-            self._mode_due_s = float("-inf")
+            self._geometry.hurry()
             raise
         now_s = self._loop.time()
-        self._mode_read_s = now_s
-        self._mode_due_s = min(self._mode_due_s, now_s + self._mode_rest_s(mode, active))
+        armed = self._waker is not None and self._waker.fd is not None
+        self._geometry.answered(now_s, linear=mode is not None, active=active, armed=armed)
         if mode == self._mode:
             return False
         log.info("%s: mode %s", self.target.url, mode or "not linear", extra={"target": self.target.url})
         if mode is not None and self._mode is not None:
-            self._flipping_until_s = now_s + FLIPPING_S
+            self._geometry.flipped(now_s)
         if mode is not None:
             self._unread |= self.screen.set_mode(mode) or self._mode is None
         self._mode = mode
         return True
-
-    def _mode_rest_s(self, mode: Mode | None, active: bool) -> float:
-        """How long the geometry that was read now may stand without being read again, seconds."""
-        armed = self._waker is not None and self._waker.fd is not None
-        self._armed_mode_s = min(2 * self._armed_mode_s, MODE_ARMED_S) if armed else MODE_IDLE_S
-        if mode is not None and active:
-            return MODE_BUSY_S
-        if self.target.announces_mode:
-            return float("inf")
-        return SNAPSHOT_IDLE_S if mode is None else self._armed_mode_s
 
     async def _snapshot(self) -> None:
         self.stats.snapshots += 1
@@ -529,9 +495,3 @@ class Tap:
         self._stop_waiting()
         for viewer in self._viewers:
             viewer.wake()
-
-
-def _let_go(choosing: asyncio.Task[Choice]) -> None:
-    """Disarm the tracker that nobody waits for any more."""
-    if not choosing.cancelled() and choosing.exception() is None:
-        choosing.result().tracker.disarm()

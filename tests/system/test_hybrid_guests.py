@@ -18,6 +18,7 @@ from model_client import ModelClient
 from rfb_client import RAW, RfbClient
 from system.follower import Follower
 from system.forced import ArmAtOnce, armed, asleep, require_arming, tapped
+from vramtap import geometry
 from vramtap import tap as tap_module
 from vramtap.errors import TargetGone
 from vramtap.servers.vnc import VncServer
@@ -163,8 +164,8 @@ async def test_a_page_flip_of_an_armed_guest_that_writes_nothing(
     guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is in registers only: seen at the next look at the geometry, which comes ever more rarely."""
-    monkeypatch.setattr(tap_module, "MODE_IDLE_S", 0.05)
-    monkeypatch.setattr(tap_module, "MODE_ARMED_S", 0.2)
+    monkeypatch.setattr(geometry, "MODE_IDLE_S", 0.05)
+    monkeypatch.setattr(geometry, "MODE_ARMED_S", 0.2)
     async with tapped(guest.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
         await asyncio.to_thread(guest.run, "fbtool noise 1")
         await shows(guest, client)

@@ -20,9 +20,10 @@ from vramtap import tap as tap_module
 from vramtap.display.damage import Damage
 from vramtap.display.region import Rect
 from vramtap.errors import KernelError, TargetGone, UsageError, VramtapError
+from vramtap.geometry import MODE_IDLE_S
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE
-from vramtap.tap import IDLE_AFTER_S, INTERVAL_S, MAX_DUTY, MODE_IDLE_S, Tap
+from vramtap.tap import IDLE_AFTER_S, INTERVAL_S, MAX_DUTY, Tap
 from vramtap.trackers.choose import Choice, Wishes
 
 pytestmark = pytest.mark.usefixtures("no_defect")

@@ -13,8 +13,9 @@ from model_client import ModelClient
 from tapped import followed, tapped
 from virtual_time import in_virtual_time
 from vramtap.display.mode import Mode
+from vramtap.geometry import MODE_ARMED_S, MODE_BUSY_S, MODE_IDLE_S
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.tap import IDLE_AFTER_S, INTERVAL_S, MODE_ARMED_S, MODE_BUSY_S, MODE_IDLE_S
+from vramtap.tap import IDLE_AFTER_S, INTERVAL_S
 
 pytestmark = pytest.mark.usefixtures("no_defect")
 

@@ -17,8 +17,9 @@ from tapped import TRACKERS, followed, tapped
 from virtual_time import in_virtual_time
 from vramtap.display.mode import Mode, PixelFormat
 from vramtap.errors import TargetGone, VramtapError
+from vramtap.geometry import MODE_IDLE_S, SNAPSHOT_IDLE_S
 from vramtap.pages import PAGE_SIZE
-from vramtap.tap import IDLE_AFTER_S, MODE_IDLE_S, RETRY_S, SNAPSHOT_IDLE_S, Tap
+from vramtap.tap import IDLE_AFTER_S, RETRY_S, Tap
 
 pytestmark = pytest.mark.usefixtures("no_defect")
 

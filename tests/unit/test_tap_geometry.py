@@ -12,8 +12,9 @@ from faulty import XR24, FaultyTarget
 from tapped import TRACKERS, followed
 from virtual_time import in_virtual_time
 from vramtap.display.mode import Mode, PixelFormat
+from vramtap.geometry import MODE_IDLE_S, SNAPSHOT_IDLE_S
 from vramtap.pages import PAGE_SIZE
-from vramtap.tap import IDLE_AFTER_S, INTERVAL_S, MODE_IDLE_S, SNAPSHOT_IDLE_S
+from vramtap.tap import IDLE_AFTER_S, INTERVAL_S
 
 pytestmark = pytest.mark.usefixtures("no_defect")
 

@@ -239,7 +239,8 @@ class Watchdog:
     def call(self) -> None:
         """Ask one that did not answer for a sign of life; `answered` tells when it has given it."""
         self._called = self._signals.done
-        with contextlib.suppress(OSError):
+        # It has ended, or has not taken what it was sent before: either is seen by `alive` and `answered`.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
             self._link.send(_REHEARSE, socket.MSG_DONTWAIT)
 
     @property

@@ -11,6 +11,7 @@ from typing import Final, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from vramtap.aside import aside
 from vramtap.display.mode import Mode
 from vramtap.errors import UsageError
 from vramtap.machine.choose_cpu import CPU_NAMES, LOG_FORMS, CpuName, LogForm
@@ -77,12 +78,7 @@ class DemoTarget:
             VramtapError: the CPU asked for does not work here.
         """
         # Choosing a CPU runs a trial of 150 ms where KVM is emulated.
-        making = asyncio.create_task(asyncio.to_thread(self._make))
-        try:
-            self._machine = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            making.add_done_callback(_close_made)
-            raise
+        self._machine = await aside(self._make, Machine.close)
         log.info("%s: CPU %s: %s", self.url, self._machine.cpu.name, self._machine.cpu_why)
         try:
             self._target = MachineTarget(self._machine, self.url)
@@ -156,9 +152,3 @@ def command_line(spec: TargetSpec) -> str:
             raise UsageError("target", spec.url, f"frames={frames} is outside 0..{_MAX_FRAMES}")
         words.append(f"frames={frames}")
     return " ".join(words)
-
-
-def _close_made(making: asyncio.Task[Machine]) -> None:
-    """End the machine that nobody waits for any more."""
-    if not making.cancelled() and making.exception() is None:
-        making.result().close()

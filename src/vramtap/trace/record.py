@@ -17,8 +17,9 @@ from typing import Final
 
 from vramtap.display.mode import Mode
 from vramtap.errors import TargetGone, TimedOut, VramtapError
+from vramtap.geometry import MODE_BUSY_S, MODE_IDLE_S
 from vramtap.memory.extent import Extent
-from vramtap.tap import GONE_GRACE_S, MODE_BUSY_S, MODE_IDLE_S
+from vramtap.tap import GONE_GRACE_S
 from vramtap.targets.contract import Target
 from vramtap.trace.recording import Follower, Recording
 from vramtap.trackers.contract import Tracker

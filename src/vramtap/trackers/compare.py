@@ -15,13 +15,13 @@ from vramtap.errors import VramtapError
 from vramtap.memory.extent import Extent
 from vramtap.memory.own import extent_of
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.trackers.contract import Everything, Reason, Waker
+from vramtap.trackers.contract import Everything, NothingUnasked, Reason, Waker
 
 CHUNK_PAGES: Final = 64
 """Pages read at once: 256 KiB, so that the fresh bytes are still in the second-level cache when compared."""
 
 
-class CompareTracker:
+class CompareTracker(NothingUnasked):
     """Compares the extent with a copy of it, word by word, and hands out the copy.
 
     The consumer must read what was compared, not the target once more. With two reads, a page that shows
@@ -90,24 +90,6 @@ class CompareTracker:
     def restore(self, runs: PageRuns) -> None:
         """Report these pages again."""
         self._restored = self._restored.union(runs)
-
-    @property
-    def has_more(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def learns(self) -> bool:
-        """Never."""
-        return False
-
-    def learn(self, changed: PageRuns) -> None:
-        """Nothing depends on it."""
-
-    @property
-    def patience_s(self) -> float:
-        """As long as for anybody."""
-        return float("inf")
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """Nothing but comparing finds a change: it must be asked."""

@@ -163,3 +163,25 @@ class Tracker(Protocol):
     def disarm(self) -> None:
         """Stop watching and leave the target as it was found; harmless when not armed."""
         ...
+
+
+class NothingUnasked:
+    """What a tracker answers that reports at once all that was written, and nothing else."""
+
+    @property
+    def has_more(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def learns(self) -> bool:
+        """Never."""
+        return False
+
+    def learn(self, changed: PageRuns) -> None:
+        """Nothing depends on it."""
+
+    @property
+    def patience_s(self) -> float:
+        """As long as for anybody."""
+        return float("inf")

@@ -60,7 +60,7 @@ from vramtap.machine.space import guest_space
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.stats import RECENT
-from vramtap.trackers.contract import Everything, Reason, Waker
+from vramtap.trackers.contract import Everything, NothingUnasked, Reason, Waker
 from vramtap.trackers.known_tables import NO_DOUBT, KnownTables, change, understood
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ _readers: Final[weakref.WeakValueDictionary[int, DirtyBitsTracker]] = weakref.We
 """Who reads the dirty bits of a machine, by the `id` of its memory: there is one such log, so one reader."""
 
 
-class DirtyBitsTracker:
+class DirtyBitsTracker(NothingUnasked):
     """Follows writes by the dirty bits of the guest's page-table entries.
 
     For the embedded machine only: the guest is stopped for each look, and its tables must be at hand. What
@@ -160,24 +160,6 @@ class DirtyBitsTracker:
     def restore(self, runs: PageRuns) -> None:
         """Report these pages again."""
         self._pending |= runs.to_mask(self.source.pages)
-
-    @property
-    def has_more(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def learns(self) -> bool:
-        """Never."""
-        return False
-
-    def learn(self, changed: PageRuns) -> None:
-        """Nothing depends on it."""
-
-    @property
-    def patience_s(self) -> float:
-        """As long as for anybody."""
-        return float("inf")
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """A dirty bit tells nobody that it was set: it must be asked for."""

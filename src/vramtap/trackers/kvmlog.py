@@ -29,11 +29,11 @@ from vramtap.machine.memory import DeviceLog
 from vramtap.machine.space import Stoppable, guest_space
 from vramtap.memory.extent import Extent
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.trackers.contract import Everything, Reason, Waker
+from vramtap.trackers.contract import Everything, NothingUnasked, Reason, Waker
 from vramtap.trackers.idle import IdleWatch
 
 
-class KvmLogTracker:
+class KvmLogTracker(NothingUnasked):
     """Follows the stores of a guest under KVM, and of the machine's devices.
 
     Needs a machine whose CPU is a `KvmCpu`; the CPU's form of log decides which calls are made.
@@ -123,24 +123,6 @@ class KvmLogTracker:
     def restore(self, runs: PageRuns) -> None:
         """Report these pages again."""
         self._pending = self._pending.union(runs)
-
-    @property
-    def has_more(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def learns(self) -> bool:
-        """Never."""
-        return False
-
-    def learn(self, changed: PageRuns) -> None:
-        """Nothing depends on it."""
-
-    @property
-    def patience_s(self) -> float:
-        """As long as for anybody."""
-        return float("inf")
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """Ask KVM at a low rate, from a thread, without clearing anything; None where no thread is to be had.

@@ -39,7 +39,7 @@ from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
 from vramtap.machine.space import GuestSpace
 from vramtap.memory.extent import Extent
 from vramtap.pages import FEW, NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.trackers.contract import Everything, Reason, Waker
+from vramtap.trackers.contract import Everything, NothingUnasked, Reason, Waker
 from vramtap.trackers.idle import IDLE_INTERVAL_S, IdleWatch
 from vramtap.trackers.machine_wake import MachineWatch
 
@@ -65,7 +65,7 @@ HOLE_EVERY: Final = 36
 practice, and costs a microsecond on warm caches but twenty on cold ones."""
 
 
-class LogTracker:
+class LogTracker(NothingUnasked):
     """Follows writes with userfaultfd's asynchronous write protection and PAGEMAP_SCAN.
 
     Needs Linux 6.7 and, for another process, ptrace rights at `arm` only. Sees what is written through the
@@ -286,19 +286,6 @@ class LogTracker:
         """Do what a look does that finds nothing, for who measures it."""
         extent = self.source
         self._pagemap.written(extent.address, extent.end, protect=False)
-
-    @property
-    def has_more(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def learns(self) -> bool:
-        """Never."""
-        return False
-
-    def learn(self, changed: PageRuns) -> None:
-        """Nothing depends on it."""
 
     @property
     def patience_s(self) -> float:

@@ -14,10 +14,10 @@ import pytest
 from faulty import PAGES, XR24, Fault, FaultyTarget, SoftLog
 from virtual_time import in_virtual_time
 from vramtap.errors import KernelError, Refused, TargetGone, VramtapError
+from vramtap.geometry import MODE_BUSY_S, MODE_IDLE_S
 from vramtap.memory.extent import Extent
 from vramtap.memory.own import extent_of
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.tap import MODE_BUSY_S, MODE_IDLE_S
 from vramtap.trace import record as module
 from vramtap.trace.record import STOPPED, looks_in, record
 from vramtap.trace.recording import Follower, Recording, costs_of
