@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import random
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vramtap.display.mode import MAX_PIXELS, Mode
-from vramtap.errors import NotTappable
-from vramtap.linux.calls import error_for
+from vramtap.display.mode import Mode
+from vramtap.errors import NotTappable, Refused
 from vramtap.linux.procfs import MapsQuery
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE
-from vramtap.targets import bochs
 from vramtap.targets.contract import Input
-from vramtap.targets.pci import display_devices
-from vramtap.targets.ppm import parse_ppm
 from vramtap.targets.qemu_input import QemuInput
+from vramtap.targets.qemu_vga import ANSWER_CHARS, QemuVga
 from vramtap.targets.qmp import Monitor
 
 PLACE_TIMEOUT_S: Final = 10.0
@@ -37,23 +31,8 @@ EXIT_GRACE_S: Final = 1.0
 """How long QEMU may take to exit once it has closed its monitor: giving back its memory takes a while."""
 MAX_VRAM_BYTES: Final = 1 << 30
 """Video RAM followed at most; QEMU's own limit for `-vga std` is 256 MiB (hw/display/vga.c, vgamem_mb)."""
-SCREENDUMP_ATTEMPTS: Final = 4
-"""Pictures taken until two in a row agree: one may tear, and a guest that draws on is caught next time."""
-_FDSETS: Final = (1 << 16, 1 << 31)
-"""Numbers of the sets that files are lent in: past those that QEMU gives others, and no more than an int."""
-_PPM_BYTES: Final = MAX_PIXELS * 3 + 64
-_ANSWER_CHARS: Final = 4096
-"""Of an answer to a line of the human monitor that is searched; what we ask for takes two lines."""
 _USER_SPACE_END: Final = 1 << 56
 """Past every user address of x86-64, with five levels of page tables (Documentation/arch/x86/x86_64/mm)."""
-
-_BOCHS_VGA: Final = (0x1234, 0x1111)
-_OTHERS: Final = {
-    0x1AF4: "virtio-gpu keeps its scanouts in QEMU's heap",
-    0x1B36: "QXL draws by commands",
-    0x1013: "Cirrus has no DISPI registers",
-    0x15AD: "VMware SVGA has registers of its own",
-}
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +58,16 @@ class QemuTarget:
         self.announces_mode = False
         self.on_activity: Callable[[], None] = lambda: None
         self._space: ProcessSpace | None = None
-        self._vram_bar = self._mmio_bar = -1
+        self._vga = QemuVga(self.monitor, self.url)
         self._end = ""
 
     async def __aenter__(self) -> Self:
         """Attach; see `Target`."""
         try:
             await self.monitor.connect()
+            if not self.monitor.pid:
+                reason = "QEMU runs in a pid namespace not seen from here"
+                raise Refused("connect", self.url, reason, "run vramtap outside of it")
             self.monitor.on_event = self._event
             await self.monitor.remove_lost_fds()
             self._space = ProcessSpace(self.monitor.pid)
@@ -120,7 +102,7 @@ class QemuTarget:
 
     async def _find_vram(self) -> tuple[int, int]:
         """The host virtual address of the video RAM and its size in bytes."""
-        size = await self._find_device()
+        size = await self._vga.find()
         try:
             async with asyncio.timeout(PLACE_TIMEOUT_S):
                 while True:
@@ -141,23 +123,11 @@ class QemuTarget:
             raise NotTappable("attach", self.url, f"video RAM at {found:#x}, where no memory can be")
         return found, size
 
-    async def _find_device(self) -> int:
-        """Find the VGA device in `query-pci`, note where its registers are; returns the VRAM's bytes."""
-        others = []
-        for device in display_devices(await self.monitor.execute("query-pci")):
-            if (device.vendor, device.device) != _BOCHS_VGA:
-                others.append(_OTHERS.get(device.vendor, f"PCI {device.vendor:04x}:{device.device:04x}"))
-            elif 0 in device.addresses and 2 in device.addresses:
-                self._vram_bar, self._mmio_bar = device.addresses[0], device.addresses[2]
-                return device.sizes[0]
-        what = "; ".join(others)[:_ANSWER_CHARS] or "no PCI display device"
-        raise NotTappable("attach", self.url, f"no linear framebuffer: {what}", "start QEMU with -vga std")
-
     async def _vram_by_block(self) -> int | None:
         """Where the VRAM is in QEMU, or None while the guest has not placed its BAR."""
-        if self._vram_bar >= 0:
-            answer = await self.monitor.hmp(f"gpa2hva {self._vram_bar:#x}")
-            match = re.search(r"\(([^()]*)\) is 0x([0-9a-f]{1,16})\b", answer[:_ANSWER_CHARS])
+        if self._vga.vram_bar >= 0:
+            answer = await self.monitor.hmp(f"gpa2hva {self._vga.vram_bar:#x}")
+            match = re.search(r"\(([^()]*)\) is 0x([0-9a-f]{1,16})\b", answer[:ANSWER_CHARS])
             if match and "vram" in match[1]:
                 return int(match[2], 16)
         # A guest that has not run yet, or is in reset, has placed nothing; since QEMU 8 its list of RAM
@@ -165,10 +135,10 @@ class QemuTarget:
         heading, *blocks = (await self.monitor.hmp("info ramblock")).splitlines() or [""]
         if heading.rstrip().endswith("HVA"):
             for block in blocks:
-                name, address = block[:_ANSWER_CHARS].split()[:1], block[-18:].strip()
+                name, address = block[:ANSWER_CHARS].split()[:1], block[-18:].strip()
                 if name and name[0].endswith("vga.vram") and re.fullmatch(r"0x[0-9a-f]{1,16}", address):
                     return int(address, 16)
-        await self._find_device()
+        await self._vga.find()
         return None
 
     def _check_mapped(self) -> None:
@@ -181,61 +151,11 @@ class QemuTarget:
 
     async def mode(self) -> Mode | None:
         """Read the DISPI registers through the monitor; the guest does not notice. See `Target`."""
-        if self._mmio_bar < 0:
-            await self._find_device()
-            if self._mmio_bar < 0:
-                return None
-        dump = await self.monitor.hmp(f"xp /{bochs.COUNT}hx {self._mmio_bar + bochs.MMIO_OFFSET:#x}")
-        words = [int(word, 16) for word in re.findall(r"0x([0-9a-f]{4})\b", dump[:_ANSWER_CHARS])]
-        registers = bochs.Dispi.from_words(words) if len(words) == bochs.COUNT else None
-        if registers is None or not registers.present:
-            # In reset the BAR is gone; firmware may place it elsewhere. Asked anew next time.
-            await self._find_device()
-            return None
-        return registers.mode(self.extent.size_bytes)
+        return await self._vga.mode(self.extent.size_bytes)
 
     async def snapshot(self) -> NDArray[np.uint32]:
         """QEMU's screendump, taken again until two agree; see `Target`."""
-        async with self._lent_file() as (readable, writable, path):
-            last = await self._screendump(readable, writable, path)
-            for _ in range(SCREENDUMP_ATTEMPTS - 1):
-                again = await self._screendump(readable, writable, path)
-                if again == last:
-                    break
-                last = again
-        return parse_ppm(last, f"screendump of {self.url}")
-
-    async def _screendump(self, readable: int, writable: int, path: str) -> bytes:
-        # QEMU writes through the open file it was lent, from where that one stands.
-        os.ftruncate(writable, 0)
-        os.lseek(writable, 0, os.SEEK_SET)
-        await self.monitor.execute("screendump", {"filename": path})
-        return os.pread(readable, min(os.fstat(readable).st_size, _PPM_BYTES), 0)
-
-    @contextlib.asynccontextmanager
-    async def _lent_file(self) -> AsyncIterator[tuple[int, int, str]]:
-        """A memory file for QEMU to write: it may run as another user, in another mount namespace.
-
-        It is lent for one picture at a time: a tap that is killed leaves what QEMU was lent with QEMU.
-
-        Yields:
-            Two descriptors of it, for reading and for writing, and what QEMU calls it. QEMU picks from a
-            set by access mode, so what it is lent must be open for writing only.
-        """
-        with contextlib.ExitStack() as close:
-            try:
-                readable = os.memfd_create("vramtap-screendump", os.MFD_CLOEXEC)
-                close.callback(os.close, readable)
-                writable = os.open(f"/proc/self/fd/{readable}", os.O_WRONLY | os.O_CLOEXEC)
-                close.callback(os.close, writable)
-            except OSError as error:
-                raise error_for("memfd_create", self.url, error.errno or 0) from error
-            fdset = random.randrange(*_FDSETS)
-            try:
-                await self.monitor.add_fd(writable, fdset)
-                yield readable, writable, f"/dev/fdset/{fdset}"
-            finally:
-                await self.monitor.remove_fd(fdset)
+        return await self._vga.snapshot()
 
     async def gone(self) -> str:
         """Wait until QEMU exits or its monitor is lost; see `Target`."""

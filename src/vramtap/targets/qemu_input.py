@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from vramtap.targets.contract import KeyEvent, PointerEvent
-from vramtap.targets.qmp import Monitor
+from vramtap.targets.qmp import Commands
 from vramtap.targets.us_keyboard import UsKeyboard
 
 ABS_MAX: Final = 0x7FFF
@@ -22,10 +22,10 @@ class QemuInput:
     """Sends a client's keys and pointer into the guest, as `UsKeyboard` has them.
 
     Args:
-        monitor: Connected.
+        monitor: Ready for commands.
     """
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Commands) -> None:
         self._monitor = monitor
         self._keyboard = UsKeyboard()
         self._buttons = 0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 from qemu.qmp import ExecuteError, Message, QMPClient, QMPError, Runstate, StateError
 from qemu.qmp.qmp_client import BadReplyError
@@ -31,16 +33,47 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+class Commands(Protocol):
+    """What QEMU can be told, whoever keeps the connection and however long; see `Monitor`."""
+
+    async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+        """Run a QMP command."""
+        ...
+
+    async def hmp(self, line: str) -> str:
+        """Run a line of the human monitor."""
+        ...
+
+    def batch(self) -> AbstractAsyncContextManager[Batch]:
+        """Commands that must come over one connection; the block gets what runs them."""
+        ...
+
+
+class Batch(Commands, Protocol):
+    """Commands over one connection, so that a descriptor can be lent: QEMU closes it with the last one."""
+
+    async def add_fd(self, fd: int, fdset: int) -> None:
+        """Hand QEMU a descriptor."""
+        ...
+
+    async def remove_fd(self, fdset: int) -> None:
+        """Take it back."""
+        ...
+
+
 class Monitor:
     """A QMP connection. QEMU serves one client a monitor: a second one waits without a word.
 
     Args:
         path: Of the UNIX socket QEMU was started with (`-qmp unix:PATH,server=on,wait=off`).
+        name: What messages call it; `qemu:PATH` if empty.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, name: str = "") -> None:
         self.path = path
         self.pid = 0
+        """Of QEMU, once connected; 0 if it runs in a pid namespace not seen from here."""
+        self._where = name or f"qemu:{path}"
         self.on_event: Callable[[str], None] = lambda name: None
         """Called with the name of each event (`RESET`, `SHUTDOWN`); must not block."""
         self._client = QMPClient("vramtap")
@@ -62,12 +95,6 @@ class Monitor:
         try:
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
             self.pid = struct.unpack("iII", credentials)[0]
-            if not self.pid:
-                reason, remedy = (
-                    "QEMU runs in a pid namespace not seen from here",
-                    "run vramtap outside of it",
-                )
-                raise Refused("connect", self._where, reason, remedy)
             # The loop's own socket object cannot send descriptors; ours, to the same peer, can.
             self._socket = connection.dup()
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -121,10 +148,6 @@ class Monitor:
             raise
         return connection
 
-    @property
-    def _where(self) -> str:
-        return f"qemu:{self.path}"
-
     def _busy(self, seen: str) -> Refused:
         reason = f"{seen}another client holds this monitor, or it is no QMP socket"
         return Refused("connect", self._where, reason, "give QEMU a second -qmp for vramtap")
@@ -155,6 +178,11 @@ class Monitor:
             VramtapError: as `execute`.
         """
         return str(await self.execute("human-monitor-command", {"command-line": line}))
+
+    @contextlib.asynccontextmanager
+    async def batch(self) -> AsyncIterator[Self]:
+        """Commands over one connection: here all of them are."""
+        yield self
 
     async def add_fd(self, fd: int, fdset: int) -> None:
         """Hand QEMU a descriptor.
@@ -218,6 +246,12 @@ class Monitor:
         """Wait until the connection has ended."""
         if self._tasks:
             await asyncio.wait(self._tasks[:1])
+
+    def hang_up(self) -> None:
+        """Disconnect at this instant, as far as QEMU sees, without waiting; `close` is still to be called."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # it was QEMU that hung up
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     async def close(self) -> None:
         """Disconnect, so that another client can have the monitor; harmless twice."""

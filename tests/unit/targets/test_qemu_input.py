@@ -8,7 +8,7 @@ import pytest
 
 from vramtap.targets.contract import KeyEvent, PointerEvent
 from vramtap.targets.qemu_input import ABS_MAX, QemuInput
-from vramtap.targets.qmp import Monitor
+from vramtap.targets.qmp import Commands
 
 SHIFT_L, CAPS_LOCK, RETURN = 0xFFE1, 0xFFE5, 0xFF0D
 
@@ -41,7 +41,7 @@ class Recorder:
 
 def made(*, absolute: bool = True) -> tuple[QemuInput, Recorder]:
     recorder = Recorder(absolute=absolute)
-    return QemuInput(cast(Monitor, recorder)), recorder
+    return QemuInput(cast(Commands, recorder)), recorder
 
 
 async def press(keys: QemuInput, keysym: int, scancode: int = 0) -> None:
