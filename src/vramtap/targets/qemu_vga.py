@@ -105,45 +105,47 @@ class QemuVga:
         Raises:
             VramtapError: as `Monitor.execute`, or what QEMU wrote is no picture.
         """
-        with contextlib.ExitStack() as close:
-            try:
-                readable = os.memfd_create("vramtap-screendump", os.MFD_CLOEXEC)
-                close.callback(os.close, readable)
-                # QEMU picks from a set by access mode, so what it is lent must be open for writing only.
-                writable = os.open(f"/proc/self/fd/{readable}", os.O_WRONLY | os.O_CLOEXEC)
-                close.callback(os.close, writable)
-            except OSError as error:
-                raise error_for("memfd_create", self._url, error.errno or 0) from error
-            last = await self._screendump(readable, writable)
+        async with self._lent_file() as (monitor, readable, writable, path):
+            last = await _screendump(monitor, readable, writable, path)
             for _ in range(SCREENDUMP_ATTEMPTS - 1):
-                again = await self._screendump(readable, writable)
+                again = await _screendump(monitor, readable, writable, path)
                 if again == last:
                     break
                 last = again
         return parse_ppm(last, f"screendump of {self._url}")
 
-    async def _screendump(self, readable: int, writable: int) -> bytes:
-        # QEMU writes through the open file it was lent, from where that one stands.
-        os.ftruncate(writable, 0)
-        os.lseek(writable, 0, os.SEEK_SET)
-        async with self._lent(writable) as (monitor, path):
-            await monitor.execute("screendump", {"filename": path})
-        return os.pread(readable, min(os.fstat(readable).st_size, _PPM_BYTES), 0)
-
     @contextlib.asynccontextmanager
-    async def _lent(self, writable: int) -> AsyncIterator[tuple[Commands, str]]:
+    async def _lent_file(self) -> AsyncIterator[tuple[Commands, int, int, str]]:
         """A memory file for QEMU to write: it may run as another user, in another mount namespace.
 
-        It is lent for one picture at a time: a tap that is killed leaves what QEMU was lent with QEMU, and
-        a monitor that is shared is not to be held for more.
+        It is lent for one picture at a time: a tap that is killed leaves what QEMU was lent with QEMU. Not
+        for each screendump, though: QEMU closes what is taken back only while the guest is not stopped
+        (monitor_fdset_cleanup).
 
         Yields:
-            Who runs the command, and what QEMU calls the file.
+            Who runs the commands, two descriptors of it, for reading and for writing, and what QEMU calls
+            it. QEMU picks from a set by access mode, so what it is lent must be open for writing only.
         """
-        fdset = random.randrange(*_FDSETS)
-        async with self._monitor.batch() as monitor:
+        with contextlib.ExitStack() as close:
             try:
-                await monitor.add_fd(writable, fdset)
-                yield monitor, f"/dev/fdset/{fdset}"
-            finally:
-                await monitor.remove_fd(fdset)
+                readable = os.memfd_create("vramtap-screendump", os.MFD_CLOEXEC)
+                close.callback(os.close, readable)
+                writable = os.open(f"/proc/self/fd/{readable}", os.O_WRONLY | os.O_CLOEXEC)
+                close.callback(os.close, writable)
+            except OSError as error:
+                raise error_for("memfd_create", self._url, error.errno or 0) from error
+            fdset = random.randrange(*_FDSETS)
+            async with self._monitor.batch() as monitor:
+                try:
+                    await monitor.add_fd(writable, fdset)
+                    yield monitor, readable, writable, f"/dev/fdset/{fdset}"
+                finally:
+                    await monitor.remove_fd(fdset)
+
+
+async def _screendump(monitor: Commands, readable: int, writable: int, path: str) -> bytes:
+    # QEMU writes through the open file it was lent, from where that one stands.
+    os.ftruncate(writable, 0)
+    os.lseek(writable, 0, os.SEEK_SET)
+    await monitor.execute("screendump", {"filename": path})
+    return os.pread(readable, min(os.fstat(readable).st_size, _PPM_BYTES), 0)
