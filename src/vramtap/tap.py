@@ -288,9 +288,10 @@ class Tap:
     def _woken(self) -> None:
         if self._waker is None:
             return
+        # Who calls back has already seen what was written.
+        self._eager = 0 if self._waker.fd is None else EAGER_LOOKS
         self._stop_waiting()
         self._active_s = self._loop.time()
-        self._eager = EAGER_LOOKS
         if self._looking is None:
             self._look_now()
 
@@ -354,7 +355,7 @@ class Tap:
         # Where asking costs reading, only the scanout is asked about, or where text and planar modes draw.
         # Elsewhere the whole extent is: what is written beside the scanout is the first sign of a page flip.
         window = None
-        if self._tracker.reads_memory:
+        if self._tracker.windowed:
             legacy = 0, min(LEGACY_PAGES, self.target.extent.pages)
             window = legacy if self._mode is None else self._mode.window
         answer = self._tracker.collect(window)
@@ -396,7 +397,7 @@ class Tap:
                 await self._snapshot()
             elif self._unread:
                 # Another part of the extent is shown now; a tracker with a copy must take it first.
-                if self._tracker.reads_memory:
+                if self._tracker.windowed:
                     self._collect()
                 self._read(Everything(Reason.FIRST))
             elif changed or (active and not early):

@@ -252,7 +252,7 @@ def _look(
     mode = Dispi.from_words(machine.dispi.words()).mode(machine.extent.size_bytes)
     answer: PageRuns | Everything = PageRuns([mode.window] if mode is not None else [])
     if tracker is not None:
-        answer = tracker.collect(mode.window if mode is not None and tracker.reads_memory else None)
+        answer = tracker.collect(mode.window if mode is not None and tracker.windowed else None)
     collected_ns = time.perf_counter_ns()
     if mode is not None:
         screen.set_mode(mode)

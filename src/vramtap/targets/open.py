@@ -38,6 +38,12 @@ def _shm(spec: TargetSpec) -> Target:
     return FileTarget(spec)
 
 
+def _xen(spec: TargetSpec) -> Target:
+    from vramtap.targets.xen import XenTarget
+
+    return XenTarget(spec.url, spec.rest)
+
+
 def _demo(spec: TargetSpec) -> Target:
     from vramtap.targets.demo import DemoTarget
 
@@ -49,6 +55,7 @@ _KINDS: Final[Mapping[str, Callable[[TargetSpec], Target]]] = {
     "x11": _x11,
     "pid": _pid,
     "shm": _shm,
+    "xen": _xen,
     "demo": _demo,
 }
 

@@ -29,6 +29,7 @@ _EXAMPLES: Final = {
     "x11": "x11::99",
     "pid": "pid:812?address=0x7f3a10000000&mode=1024x768",
     "shm": "shm:/dev/shm/screen?mode=1024x768",
+    "xen": "xen:debian",
     "demo": "demo:?workload=video-window",
 }
 _PARAMETERS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -36,6 +37,7 @@ _PARAMETERS: Final[Mapping[str, tuple[str, ...]]] = {
     "x11": (),
     "pid": ("address", *_GEOMETRY),
     "shm": _GEOMETRY,
+    "xen": (),
     "demo": ("workload", "seed", "hz", "mode", "frames", "cpu", "log", "image"),
 }
 _NAMELESS: Final = frozenset({"demo"})
@@ -50,7 +52,7 @@ class TargetSpec:
 
     Args:
         url: As the user wrote it.
-        kind: What is tapped: `qemu`, `x11`, `pid`, `shm`, `demo`.
+        kind: What is tapped: `qemu`, `x11`, `pid`, `shm`, `xen`, `demo`.
         rest: What stands between the colon and the question mark: a path, a display, a pid;
             empty for `demo`.
         query: The parameters; only names that the kind knows.

@@ -8,6 +8,7 @@ from typing import Final
 from vramtap.errors import NotFound, TargetGone, UsageError, VramtapError
 from vramtap.machine.space import GuestSpace
 from vramtap.memory.extent import Extent
+from vramtap.memory.foreign import XenSpace
 from vramtap.trackers.compare import CompareTracker
 from vramtap.trackers.contract import Tracker
 from vramtap.trackers.costs import HEAVIEST_WEIGHT
@@ -16,8 +17,8 @@ from vramtap.trackers.idle import IDLE_INTERVAL_S
 from vramtap.trackers.probe import probe_log
 from vramtap.trackers.writelog import LogTracker
 
-NAMES: Final = ("auto", "hybrid", "log", "compare", "dirtybits", "kvmlog")
-"""What `--tracker` takes; the last two are for the embedded machine only."""
+NAMES: Final = ("auto", "hybrid", "log", "compare", "dirtybits", "kvmlog", "xen")
+"""What `--tracker` takes; the last are for the embedded machine (two), and for Xen domains."""
 SOONEST_S: Final = 0.001
 """To be asked more often costs more than looking all the time."""
 LATEST_S: Final = 10.0
@@ -92,12 +93,14 @@ def choose(
         raise UsageError("--tracker", name, "no such tracker", f"one of {', '.join(NAMES)}")
     if name == "compare":
         return _compare(extent, "asked for")
+    wishes = wishes or Wishes()
+    if name == "xen" or isinstance(extent.space, XenSpace):
+        return _xen(name, extent, wishes)
     if name in ("dirtybits", "kvmlog"):
         tracker = _of_the_machine(name)
         tracker.arm(extent)
         return Choice(tracker, "asked for")
     hybrid = name == "hybrid" or (name == "auto" and learns)
-    wishes = wishes or Wishes()
     log: HybridTracker | LogTracker
     if hybrid:
         log = HybridTracker(
@@ -139,6 +142,22 @@ def _of_the_machine(name: str) -> Tracker:
     from vramtap.trackers.kvmlog import KvmLogTracker
 
     return KvmLogTracker()
+
+
+def _xen(name: str, extent: Extent, wishes: Wishes) -> Choice:
+    """In a domain the hypervisor's log is all there is, and nothing wakes us: `hybrid` is the same."""
+    from vramtap.trackers.xen import XenTracker
+
+    if name not in ("auto", "hybrid", "xen"):
+        raise UsageError("--tracker", name, "does not follow a Xen domain", "xen, compare or auto")
+    tracker = XenTracker(latency_s=wishes.latency_s)
+    try:
+        tracker.arm(extent)
+    except VramtapError as error:
+        if name != "auto":
+            raise
+        return _compare(extent, f"the hypervisor's log refused: {error}")
+    return Choice(tracker, "the hypervisor logs writes")
 
 
 def _compare(extent: Extent, why: str) -> Choice:

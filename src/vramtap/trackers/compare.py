@@ -31,7 +31,7 @@ class CompareTracker(NothingUnasked):
     """
 
     name: Final = "compare"
-    reads_memory: Final = True
+    windowed: Final = True
     precision: Final[Literal["exact", "superset"]] = "exact"
 
     def __init__(self) -> None:

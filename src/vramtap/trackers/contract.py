@@ -30,6 +30,10 @@ class Reason(StrEnum):
     """The first write after it was armed: what was written until the log was back is found by looking."""
     LARGE_PAGE = "large-page"
     """A mapping has no dirty bit for each page: one large page covers many."""
+    TAKEN = "taken"
+    """Somebody else asked for the same log meanwhile, or asking failed halfway: what it held is not known."""
+    UNLOGGED = "unlogged"
+    """Something may have written by a way that is in no log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,8 @@ class Tracker(Protocol):
         ...
 
     @property
-    def reads_memory(self) -> bool:
-        """Whether collecting copies the memory asked about, so that asking about less costs less."""
+    def windowed(self) -> bool:
+        """Whether asking about less costs less, so that only what is shown should be asked about."""
         ...
 
     @property

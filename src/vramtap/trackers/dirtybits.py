@@ -92,7 +92,7 @@ class DirtyBitsTracker(NothingUnasked):
     """
 
     name: Final = "dirtybits"
-    reads_memory: Final = False
+    windowed: Final = False
     precision: Final[Literal["exact", "superset"]] = "exact"
 
     def __init__(self) -> None:

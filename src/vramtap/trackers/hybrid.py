@@ -82,7 +82,7 @@ class HybridTracker:
     """
 
     name: Final = "hybrid"
-    reads_memory: Final = False
+    windowed: Final = False
     precision: Final[Literal["exact", "superset"]] = "superset"
 
     def __init__(

@@ -43,7 +43,7 @@ class KvmLogTracker(NothingUnasked):
     """
 
     name: Final = "kvmlog"
-    reads_memory: Final = False
+    windowed: Final = False
     precision: Final[Literal["exact", "superset"]] = "exact"
 
     def __init__(self) -> None:

@@ -80,7 +80,7 @@ class LogTracker(NothingUnasked):
     """
 
     name: Final = "log"
-    reads_memory: Final = False
+    windowed: Final = False
     precision: Final[Literal["exact", "superset"]] = "superset"
 
     def __init__(self, *, allow_filtered: bool = False, latency_s: float = IDLE_INTERVAL_S) -> None:

@@ -1,0 +1,1 @@
+"""Xen's libraries, one module per library, no policy."""

@@ -1,0 +1,156 @@
+"""libxenctrl: what state a domain and its virtual processors are in.
+
+Its name carries Xen's version and its interface may change with it, so little is used of it, nothing depends
+on it alone, and what is read lies at offsets that have stood since Xen 4.2 (xen/include/public/domctl.h,
+xen_domctl_getdomaininfo; xen/include/public/arch-x86/hvm/save.h, hvm_hw_cpu, which is an ABI).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from glob import glob
+from typing import Final
+
+from vramtap.errors import VramtapError
+from vramtap.xen.library import Handle, Library, quiet_logger, raise_errno
+
+PACKAGE: Final = "libxenmisc4.17"
+_PLACES: Final = (
+    "/usr/lib/*/libxenctrl.so.4.*",
+    "/usr/lib*/libxenctrl.so.4.*",
+    "/usr/local/lib*/libxenctrl.so.4.*",
+)
+_INFO_BYTES: Final = 4096
+"""Room for one answer: the struct has 120 to 200 bytes in the versions there are."""
+_FLAGS: Final = struct.Struct("<HxxI")
+_FLAG_DYING: Final = 1 << 0
+_FLAG_HVM: Final = 1 << 1
+_FLAG_SHUTDOWN: Final = 1 << 2
+_FLAG_PAUSED: Final = 1 << 3
+_FLAG_HAP: Final = 1 << 8
+_REASON_SHIFT: Final = 16
+_CPU_TYPECODE: Final = 2
+"""HVM_SAVE_CODE(CPU)."""
+_CPU_BYTES: Final = 4096
+"""Room for a processor's record: it has 1,024 or so."""
+_CR0: Final = struct.Struct("<656xQ")
+"""Behind 512 bytes of FPU, 16 registers, RIP and RFLAGS."""
+_CR0_WP: Final = 1 << 16
+MAX_VCPUS: Final = 512
+
+
+class ShutdownReason(IntEnum):
+    """Why a domain has shut down (xen/include/public/sched.h, SHUTDOWN_*)."""
+
+    POWEROFF = 0
+    REBOOT = 1
+    SUSPEND = 2
+    CRASH = 3
+    WATCHDOG = 4
+    SOFT_RESET = 5
+
+
+@dataclass(frozen=True, slots=True)
+class DomainInfo:
+    """The state of a domain.
+
+    Args:
+        domid: Its id.
+        hvm: Whether it is a fully virtualised guest.
+        hap: Whether its memory is translated by the processor (nested paging), and not by shadow tables.
+        paused: By the toolstack.
+        dying: It is being destroyed.
+        shutdown: Why it has shut down; None while it has not.
+    """
+
+    domid: int
+    hvm: bool
+    hap: bool
+    paused: bool
+    dying: bool
+    shutdown: int | None
+
+
+class Control(Handle):
+    """A handle of libxenctrl.
+
+    Privilege: root in dom0.
+
+    Raises:
+        NotFound: no libxenctrl is installed.
+        Refused: no dom0, or no permission.
+    """
+
+    def __init__(self) -> None:
+        found = sorted((name for place in _PLACES for name in glob(place)), key=len)
+        library = Library((*found, "libxenctrl.so"), PACKAGE).load()
+        library.xc_interface_open.restype = ctypes.c_void_p
+        library.xc_interface_open.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint]
+        library.xc_interface_close.argtypes = [ctypes.c_void_p]
+        library.xc_domain_getinfolist.restype = ctypes.c_int
+        library.xc_domain_getinfolist.argtypes = [
+            ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint, ctypes.c_void_p,
+        ]  # fmt: skip
+        self._context = library.xc_domain_hvm_getcontext_partial
+        self._context.restype = ctypes.c_int
+        self._context.argtypes = [
+            ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint16, ctypes.c_uint16, ctypes.c_void_p,
+            ctypes.c_uint32,
+        ]  # fmt: skip
+        self._library = library
+        ctypes.set_errno(0)
+        address = library.xc_interface_open(quiet_logger(), quiet_logger(), 0)
+        super().__init__(address, "xc_interface_open", ctypes.get_errno())
+
+    def domain(self, domid: int) -> DomainInfo | None:
+        """The state of a domain; None if there is none of this id.
+
+        Raises:
+            VramtapError: the hypervisor refused.
+        """
+        room = ctypes.create_string_buffer(_INFO_BYTES)
+        ctypes.set_errno(0)
+        count = self._library.xc_domain_getinfolist(self.handle, domid, 1, room)
+        if count < 0:
+            raise_errno("xc_domain_getinfolist", f"domain {domid}", ctypes.get_errno())
+        found, flags = _FLAGS.unpack_from(room)
+        # The answer begins with the first domain that is not below the id asked about.
+        if not count or found != domid:
+            return None
+        shutdown = flags >> _REASON_SHIFT & 0xFF if flags & _FLAG_SHUTDOWN else None
+        return DomainInfo(
+            domid=domid,
+            hvm=bool(flags & _FLAG_HVM),
+            hap=bool(flags & _FLAG_HAP),
+            paused=bool(flags & _FLAG_PAUSED),
+            dying=bool(flags & _FLAG_DYING),
+            shutdown=shutdown,
+        )
+
+    def heeds_write_protection(self, domid: int) -> bool:
+        """Whether CR0.WP is set on every virtual processor, so that a kernel heeds read-only mappings.
+
+        Cost: the domain is paused for each processor asked.
+
+        Raises:
+            TargetGone: the domain has ended.
+            VramtapError: the hypervisor refused.
+        """
+        for vcpu in range(MAX_VCPUS):
+            room = ctypes.create_string_buffer(_CPU_BYTES)
+            ctypes.set_errno(0)
+            if self._context(self.handle, domid, _CPU_TYPECODE, vcpu, room, _CPU_BYTES):
+                number = ctypes.get_errno()
+                if vcpu and number in (errno.ENOENT, errno.EINVAL, errno.ENODATA):
+                    return True
+                raise_errno("xc_domain_hvm_getcontext_partial", f"domain {domid} vCPU {vcpu}", number)
+            if not _CR0.unpack_from(room)[0] & _CR0_WP:
+                return False
+        raise VramtapError("xc_domain_hvm_getcontext_partial", f"domain {domid}", f"over {MAX_VCPUS} vCPUs")
+
+    def _close(self, handle: ctypes.c_void_p) -> None:
+        self._library.xc_interface_close(handle)
