@@ -5,7 +5,9 @@ Source: kernel, Documentation/driver-api/early-userspace/buffer-format.rst.
 
 from __future__ import annotations
 
+import os
 import stat
+from pathlib import Path
 from typing import Final
 
 _MAGIC: Final = b"070701"
@@ -35,8 +37,28 @@ class Archive:
         """Add a character device: `/dev/console` has to exist before init can mount devtmpfs."""
         self._entry(name, stat.S_IFCHR | 0o600, b"", major, minor)
 
+    def tree(self, root: Path, under: str = "") -> None:
+        """Add what is below a directory: directories, regular files and symbolic links.
+
+        Args:
+            root: The directory; links are not followed.
+            under: Where it goes: an archived directory, or nothing for the top.
+        """
+        for path, directories, files in os.walk(root):
+            directories.sort()
+            for name in sorted((*directories, *files)):
+                source = Path(path, name)
+                target = os.path.join(under, source.relative_to(root))
+                if source.is_symlink():
+                    self.symlink(target, str(source.readlink()))
+                elif source.is_dir():
+                    self.directory(target)
+                elif source.is_file():
+                    executable = bool(source.stat().st_mode & stat.S_IXUSR)
+                    self.file(target, source.read_bytes(), executable=executable)
+
     def finish(self) -> bytes:
-        """The archive, closed by its trailer."""
+        """The archive, closed by its trailer. The kernel takes several archives one after the other."""
         self._entry(_END, 0, b"")
         return b"".join(self._parts)
 
