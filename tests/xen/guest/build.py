@@ -25,15 +25,15 @@ def boot_sector_disk() -> Path:
     Raises:
         LabError: binutils is not there or refuses the source, or the guest has outgrown what it loads.
     """
-    source = HERE / "guest.S"
-    name = f"xen-boot-sector-{key(source.read_bytes(), Path(__file__).read_bytes())}"
-    return built(name, lambda directory: _assemble(source, directory)) / "boot-sector.img"
+    sources = sorted(HERE.glob("*.S"))
+    name = f"xen-boot-sector-{key(*(path.read_bytes() for path in sources), Path(__file__).read_bytes())}"
+    return built(name, lambda directory: _assemble(HERE / "guest.S", directory)) / "boot-sector.img"
 
 
 def _assemble(source: Path, directory: Path) -> None:
     obj, flat = directory / "guest.o", directory / "guest.bin"
     # Assembled as 64-bit code, which can hold 16- and 32-bit code too; not the other way round.
-    _run("as", "--64", "-o", str(obj), str(source))
+    _run("as", "--64", "-I", str(HERE), "-o", str(obj), str(source))
     _run("ld", "-m", "elf_x86_64", "-Ttext", hex(LOADED_AT), "--oformat", "binary", "-o", str(flat), str(obj))
     code = flat.read_bytes()
     if len(code) > MOST_SECTORS * SECTOR_BYTES:
