@@ -30,14 +30,14 @@ from vramtap.xen.foreignmemory import ForeignMemory
 from vramtap.xen.xenstore import Xenstore
 
 MAX_VRAM_BYTES: Final = 1 << 30
-"""Video RAM followed at most; QEMU allows 256 MiB for stdvga (hw/display/vga.c, vgamem_mb)."""
+"""Video RAM followed at most; QEMU allows 256 MiB (hw/display/vga.c, vgamem_mb)."""
 GEOMETRY_S: Final = 30.0
-"""Between two questions for the geometry while the device model does nothing: a register may have been written
-while the last one was answered."""
+"""Between two questions for the geometry while the device model does nothing: a register may have been
+written while the last one was answered."""
 SETTLE_S: Final = 0.3
 """After a question: QEMU runs on until our session has ended and it has seen that."""
 ATTACH_RETRY_S: Final = 0.25
-"""Between two tries to attach to the domain that a reboot has made: nothing tells that its monitor listens."""
+"""Between two tries to attach to the domain that a reboot has made: nothing tells when it may be had."""
 BLANK: Final = (640, 480)
 """Columns and rows of what is shown while there is no domain, before any has been seen."""
 

@@ -172,11 +172,13 @@ class XenTracker:
         """
         extent = self.source
         first, last = window or (0, extent.pages)
-        if last - first > MAX_PAGES:
-            reason = f"{last - first} pages at once: Xen tells of {MAX_PAGES}"
+        asked = last - first + ((first, last) == (0, extent.pages))
+        if asked > MAX_PAGES:
+            reason = f"{asked} pages at once: Xen tells of {MAX_PAGES} (128 MiB)"
             raise VramtapError(
-                "collect", str(extent), reason, "ask about the scanout, or use --tracker compare"
+                "collect", str(extent), reason, "ask about the scanout alone, or use --tracker compare"
             )
+        self._window = first, last
         self._follow(first, last)
         self._fetch()
         wanted = self._unlogged()
