@@ -214,7 +214,7 @@ class SoftLog:
     """
 
     name = "softlog"
-    reads_memory = False
+    windowed = False
     precision: Literal["exact", "superset"] = "exact"
 
     def __init__(self, target: FaultyTarget, on_collect: Callable[[], None] = lambda: None) -> None:

@@ -92,7 +92,7 @@ class Oracle:
         answer = watched.collect()
         if not isinstance(answer, Everything):
             # Comparing cannot see a store of what is there already, and need not.
-            must = changed if watched.tracker.reads_memory else stored
+            must = changed if watched.tracker.windowed else stored
             missed = must.difference(answer)
             assert not missed, f"{watched.name} missed {missed} of {must}"
             if watched.tracker.precision == "exact":

@@ -38,7 +38,7 @@ def test_only_what_has_to_be_asked_does_not_announce_its_mode() -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("xen:1", "no kind of target"),
+        ("vbox:1", "no kind of target"),
         ("x11:99", r"'99' is no display \(x11::99 for DISPLAY=:99\)"),
         ("x11::99999", "is no display"),
         ("x11:far.example:0", "cannot be reached from here"),
