@@ -222,13 +222,7 @@ class LibxlMonitor:
         if now_s >= self._session.until_s:
             self._end()
         else:
-            self._expiry = loop.call_at(min(now_s + LINGER_S, self._session.until_s), self._expire)
-
-    def _expire(self) -> None:
-        self._expiry = None
-        # A command that has just begun ends it.
-        if not self._turn.locked():
-            self._end()
+            self._expiry = loop.call_at(min(now_s + LINGER_S, self._session.until_s), self._end)
 
     def _end(self) -> None:
         """End the session, if there is one, at this instant."""

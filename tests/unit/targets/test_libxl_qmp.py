@@ -191,6 +191,30 @@ async def test_libxl_comes_to_pass_while_we_have_much_to_say(place: Place) -> No
     unlocked(place)
 
 
+async def test_libxl_gets_the_very_file_it_waits_for(place: Place, patient: None) -> None:
+    """So that it need not begin anew, when we might be quicker."""
+    monitor = place.monitor()
+    with LoneQmp(place.socket, echo):
+        async with closing(monitor):
+            await monitor.execute("stop")
+            # Open: or its number could be given to another file.
+            with place.lock.open() as file, libxl("hold", place.lock) as other:
+                await asyncio.to_thread(_waits, other.pid)
+                await monitor.close()
+                assert line(other) == b"HELD\n"
+                assert os.path.samestat(os.fstat(file.fileno()), place.lock.stat())
+
+
+def _waits(pid: int) -> None:
+    """Return when a process waits for a lock."""
+    while not any("->" in held and str(pid) in held.split() for held in _locks()):
+        assert Path(f"/proc/{pid}").exists()
+
+
+def _locks() -> list[str]:
+    return Path("/proc/locks").read_text().splitlines()
+
+
 async def test_we_come_to_pass_while_libxl_has_much_to_say(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +382,20 @@ async def test_no_xen_here(tmp_path: Path) -> None:
 # The end
 
 
+async def test_a_command_that_is_cancelled_ends_the_session(place: Place, patient: None) -> None:
+    """Its answer may still come, and QEMU may still be at it."""
+    monitor = place.monitor()
+    with LoneQmp(place.socket, lambda command, arguments: b"") as server:
+        async with closing(monitor):
+            asking = asyncio.create_task(monitor.execute("stop"))
+            await server.until(lambda: server.asked == 1)
+            asking.cancel()
+            await asyncio.wait([asking])
+            assert asking.cancelled()
+            await server.until(lambda: server.left == 1)
+            unlocked(place)
+
+
 async def test_cancelled_at_any_moment(place: Place) -> None:
     monitor, done = place.monitor(), 0
     with LoneQmp(place.socket, echo) as server:
@@ -406,7 +444,8 @@ async def test_closed_during_a_command(place: Place) -> None:
     unlocked(place)
 
 
-async def test_closed_while_it_connects(place: Place) -> None:
+async def test_closed_while_it_connects(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qmp, "CONNECT_TIMEOUT_S", LONG_S)
     monitor = place.monitor()
     with LoneQmp(place.socket, echo, greets=False) as server:
         async with closing(monitor):
