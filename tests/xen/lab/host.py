@@ -18,21 +18,22 @@ import tempfile
 import termios
 import time
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from lab.errors import LabError
 from lab.supervise import spawn, stop
 from xen.lab import layers
 
-READY: Final = "LAB ready"
-"""What dom0's init writes before it runs the command."""
-STATUS: Final = "status"
 CONSOLE: Final = "console.log"
 """File beside what dom0 leaves: everything that the serial port said."""
+# What dom0's init writes before it runs the command, and where the command's exit status goes.
+_READY: Final = "LAB ready"
+_STATUS: Final = "status"
 # max: AMD's virtualization with nested paging. QEMU 7.2 faults on dom0's return from ring 0 to 3 with SMAP.
-# A named model, EPYC, has Xen panic in mwait_idle.
+# With a model by name, EPYC, Xen panics in mwait_idle.
 _CPU: Final = "max,-smap"
 # With the lazy FPU that Xen takes by default on this CPU, dom0's vector registers are lost now and then while
 # a guest runs.
@@ -43,118 +44,142 @@ _XEN: Final = (
 _DOM0: Final = "console=hvc0 quiet loglevel=4"
 _MEMORY_MB: Final = 2560
 _TAIL_LINES: Final = 40
+_MOST_AT_ONCE: Final = 1 << 16
 
 
-def run(
-    hypervisor: Path,
-    command: str,
-    *,
-    out: Path,
-    timeout_s: float,
-    on_line: Callable[[str], None] | None = None,
-) -> int:
-    """Boot, run a command in dom0, end.
+class Host:
+    """A Xen host that boots inside the `with` block and is gone at its end, whatever happens.
 
     Args:
         hypervisor: The program that QEMU boots.
-        command: A shell script; see `layers.write`.
+        command: A shell script for dom0, run in its directory `/vramtap` when Xen's services are up.
         out: An existing directory that dom0 sees as `/out`; the console's text is left there too.
-        timeout_s: For all of it.
-        on_line: Told each line of the command's output as it comes.
-
-    Returns:
-        The command's exit status.
-
-    Raises:
-        LabError: it cannot be built or does not boot, QEMU ended before the command did, or the time is up;
-            with the console's last lines.
     """
-    console = _Console(on_line)
-    deadline = time.monotonic() + timeout_s
-    (out / STATUS).unlink(missing_ok=True)
-    with _booted(hypervisor, command, out) as (process, line), (out / CONSOLE).open("wb") as log:
-        with selectors.DefaultSelector() as selector:
-            selector.register(line, selectors.EVENT_READ)
+
+    def __init__(self, hypervisor: Path, command: str, *, out: Path) -> None:
+        self._hypervisor = hypervisor
+        self._command = command
+        self._out = out.resolve()
+        self._cleanup = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes]
+        self._line: socket.socket
+        self._said: Path
+
+    def __enter__(self) -> Self:
+        """Build what is missing and start QEMU.
+
+        Raises:
+            LabError: it cannot be built or started.
+        """
+        try:
+            self._start()
+        except BaseException:
+            self._cleanup.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Kill it and remove everything."""
+        self._cleanup.close()
+
+    @property
+    def running(self) -> bool:
+        """Whether QEMU's process is there."""
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        """End QEMU at once, from any thread: whoever follows it is told. Harmless when it has ended."""
+        stop(self._process)
+
+    def follow(self, timeout_s: float, on_line: Callable[[str], None]) -> int:
+        """Wait until the command has ended.
+
+        Args:
+            timeout_s: How long all of it may take, from now.
+            on_line: Told each line of the command's output as it comes.
+
+        Returns:
+            The command's exit status.
+
+        Raises:
+            LabError: dom0 did not come up, or the time is up; with the console's last lines.
+        """
+        console = _Console(on_line)
+        deadline = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector, (self._out / CONSOLE).open("wb") as log:
+            selector.register(self._line, selectors.EVENT_READ)
             while True:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     raise LabError(f"Xen host: not done after {timeout_s:.0f} s{console.tail()}")
-                data = line.recv(1 << 16)
+                data = self._line.recv(_MOST_AT_ONCE)
                 if not data:
                     break
                 log.write(data)
                 log.flush()
                 console.feed(data)
-        process.wait()
-    try:
-        return int((out / STATUS).read_text())
-    except (FileNotFoundError, ValueError) as error:
-        raise LabError(f"Xen host: ended before its command did{console.tail()}") from error
-
-
-def shell(hypervisor: Path, out: Path) -> None:
-    """Boot and connect this process's terminal with a shell in dom0, until that ends.
-
-    Raises:
-        LabError: standard input is no terminal, or it cannot be built.
-    """
-    if not sys.stdin.isatty():
-        raise LabError("a shell in dom0 needs a terminal (for one command there is --run)")
-    keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
-    was = termios.tcgetattr(keyboard)
-    with (
-        _booted(hypervisor, "setsid cttyhack sh -i", out) as (_, line),
-        selectors.DefaultSelector() as selector,
-    ):
+        if self._process.wait():
+            said = self._said.read_text(errors="replace").strip()
+            raise LabError(f"Xen host: QEMU's exit status {self._process.returncode}: {said}")
         try:
-            tty.setraw(keyboard)
-            selector.register(line, selectors.EVENT_READ)
+            return int((self._out / _STATUS).read_text())
+        except (FileNotFoundError, ValueError) as error:
+            raise LabError(f"Xen host: ended before its command did{console.tail()}") from error
+
+    def converse(self) -> None:
+        """Connect this process's terminal with the console until QEMU ends.
+
+        Raises:
+            LabError: standard input is no terminal.
+        """
+        if not sys.stdin.isatty():
+            raise LabError("a shell in dom0 needs a terminal (--run takes a command)")
+        keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
+        before = termios.tcgetattr(keyboard)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._line, selectors.EVENT_READ)
             selector.register(keyboard, selectors.EVENT_READ)
-            while True:
-                for ready, _ in selector.select():
-                    if ready.fileobj is line:
-                        data = line.recv(1 << 16)
-                        if not data:
+            tty.setraw(keyboard)
+            try:
+                while True:
+                    for ready, _ in selector.select():
+                        if ready.fileobj is not self._line:
+                            self._line.sendall(os.read(keyboard, _MOST_AT_ONCE))
+                        elif data := self._line.recv(_MOST_AT_ONCE):
+                            os.write(screen, data)
+                        else:
                             return
-                        os.write(screen, data)
-                    else:
-                        line.sendall(os.read(keyboard, 4096))
-        finally:
-            termios.tcsetattr(keyboard, termios.TCSADRAIN, was)
+            finally:
+                termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
 
-
-@contextlib.contextmanager
-def _booted(
-    hypervisor: Path, command: str, out: Path
-) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
-    """QEMU and its serial port; gone at the end of the block, whatever happens."""
-    with tempfile.TemporaryDirectory(prefix="vramtap-xen-") as name, contextlib.ExitStack() as cleanup:
-        # Relative names: QEMU takes the list of boot modules apart at its commas and spaces.
+    def _start(self) -> None:
+        name = self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="vramtap-xen-"))
         directory = Path(name)
-        layers.write(command, directory)
-        (directory / "xen").symlink_to(hypervisor)
-        (directory / "out").symlink_to(out.resolve())
-        line, theirs = socket.socketpair()
-        cleanup.enter_context(line)
-        with theirs, (directory / "qemu.log").open("wb") as log:
+        layers.write(self._command, directory)
+        # Relative names: QEMU takes its list of boot modules apart at commas and spaces.
+        (directory / "xen").symlink_to(self._hypervisor)
+        (directory / "out").symlink_to(self._out)
+        (self._out / _STATUS).unlink(missing_ok=True)
+        self._said = directory / "qemu.log"
+        self._line, theirs = socket.socketpair()
+        self._cleanup.enter_context(self._line)
+        with theirs, self._said.open("wb") as log:
             argv = ["qemu-system-x86_64", "-accel", "tcg", "-M", "pc", "-cpu", _CPU, "-m", str(_MEMORY_MB)]
             argv += ["-nodefaults", "-no-reboot", "-display", "none", "-vga", "none"]
             argv += ["-chardev", f"socket,id=com1,fd={theirs.fileno()}", "-serial", "chardev:com1"]
             argv += ["-kernel", "xen", "-append", _XEN, "-initrd", f"vmlinuz {_DOM0},initrd"]
             argv += ["-virtfs", "local,path=out,mount_tag=out,security_model=none"]
-            process = spawn(
+            self._process = spawn(
                 argv, stdout=log, stderr=subprocess.STDOUT, pass_fds=(theirs.fileno(),), cwd=directory
             )
-        cleanup.callback(stop, process)
-        yield process, line
-        if process.poll():
-            said = (directory / "qemu.log").read_text(errors="replace").strip()
-            raise LabError(f"QEMU: exit status {process.returncode}: {said}")
+        self._cleanup.callback(stop, self._process)
 
 
 class _Console:
     """Takes the serial port's bytes apart: the command's lines as they come, the last lines for an error."""
 
-    def __init__(self, on_line: Callable[[str], None] | None) -> None:
+    def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
         self._rest = b""
         self._last: list[str] = []
@@ -165,9 +190,9 @@ class _Console:
         for each in lines:
             line = _seen(each)
             self._last = [*self._last[1 - _TAIL_LINES :], line]
-            if self._ready and self._on_line is not None and not line.startswith("(XEN)"):
+            if self._ready and not line.startswith("(XEN)"):
                 self._on_line(line)
-            self._ready = self._ready or line.endswith(READY)
+            self._ready = self._ready or line.endswith(_READY)
 
     def tail(self) -> str:
         said = "\n".join([*self._last, _seen(self._rest)]).strip()
@@ -175,5 +200,5 @@ class _Console:
 
 
 def _seen(line: bytes) -> str:
-    """What a terminal would show of a line; the laboratory's consoles add carriage returns of their own."""
+    """What a terminal would show of a line; the consoles on the way add carriage returns of their own."""
     return line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace")

@@ -12,13 +12,24 @@ from typing import Final
 
 from lab.cpio import Archive
 from xen.guest.build import boot_sector_disk
-from xen.lab.debian import debian
+from xen.lab.debian import Debian, debian
 from xen.lab.program import PROJECT, dependencies, program
 
 HOME: Final = "vramtap"
 """dom0's directory with the project's tests and pyproject.toml, below `/`."""
 _TESTS: Final = PROJECT / "tests"
 _INIT: Final = _TESTS / "xen" / "dom0" / "init"
+
+
+def prepare() -> tuple[Debian, list[Path]]:
+    """Build what is missing in the cache.
+
+    Raises:
+        LabError: a part cannot be built.
+    """
+    base = debian()
+    boot_sector_disk()
+    return base, [base.layer, dependencies(base), program(base)]
 
 
 def write(command: str, into: Path) -> None:
@@ -31,8 +42,7 @@ def write(command: str, into: Path) -> None:
     Raises:
         LabError: a part cannot be built.
     """
-    base = debian()
-    layers = [base.layer, dependencies(base), program(base)]
+    base, layers = prepare()
     (into / "vmlinuz").symlink_to(base.kernel)
     with (into / "initrd").open("wb") as initrd:
         for layer in layers:

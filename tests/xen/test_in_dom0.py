@@ -1,0 +1,63 @@
+"""The tests that run in a real dom0, in their short form; `make test-xen` runs all of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab.errors import LabError
+from lab.require import program, require
+from xen.lab import layers, suite
+from xen.lab.host import Host
+
+TIMEOUT_S = 300.0
+"""Generous: emulation shares the machine with whatever else runs there."""
+
+
+@pytest.fixture(scope="module")
+def parts() -> list[suite.Part]:
+    program("qemu-system-x86_64", "qemu-system-x86")
+    program("apt-get", "apt")
+    try:
+        found, left_out = suite.parts("both")
+        layers.prepare()
+    except LabError as error:
+        require(False, str(error))
+        raise
+    if left_out:
+        print(left_out, file=sys.stderr)
+    return found
+
+
+def test_short_form_passes(parts: list[suite.Part], tmp_path: Path) -> None:
+    outcomes = suite.run(
+        parts,
+        suite.tests(["-m", "short"]),
+        out=tmp_path,
+        timeout_s=TIMEOUT_S,
+        on_line=lambda name, line: print(f"{name}: {line}"),
+    )
+    failed = [
+        f"--- {name}: exit status {outcome.status}\n{outcome.report()}"
+        for name, outcome in outcomes.items()
+        if outcome.failed
+    ]
+    assert not failed, "\n".join(failed)
+    assert all((tmp_path / part.name / suite.JUNIT).exists() for part in parts)
+
+
+def test_a_host_that_does_not_end_is_ended(parts: list[suite.Part], tmp_path: Path) -> None:
+    with Host(parts[0].program, "true", out=tmp_path) as host:
+        assert host.running
+        with pytest.raises(LabError, match=r"^Xen host: not done after 0 s"):
+            host.follow(0, print)
+    assert not host.running
+
+
+def test_a_host_that_does_not_boot_says_so(parts: list[suite.Part], tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing"
+    nothing.write_bytes(bytes(4096))
+    with Host(nothing, "true", out=tmp_path) as host, pytest.raises(LabError, match="QEMU's exit status 1: "):
+        host.follow(60, print)
