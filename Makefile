@@ -14,13 +14,15 @@ GUEST := src/vramtap/machine/guest/guest.elf
 PYTEST_ARGS ?=
 # More for the demo: make demo DEMO_ARGS="--workload scroll"
 DEMO_ARGS ?=
+# More for pytest in the Xen laboratory: make test-xen XEN_ARGS="-k fills"
+XEN_ARGS ?=
 # How many times as long `make storm` lets the random tests run.
 STORM ?= 20
 
 .DEFAULT_GOAL := help
 # Packages come before what is built with them.
 .NOTPARALLEL:
-.PHONY: help install demo demo-qemu packages packages-demo packages-demo-qemu format lint test storm bench traces clean
+.PHONY: help install demo demo-qemu packages packages-demo packages-demo-qemu packages-xen format lint test test-xen storm bench traces clean
 
 help: ## say what there is
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +74,9 @@ packages-demo:
 packages-demo-qemu:
 	PYTHON='$(PYTHON)' tools/system-packages demo-qemu
 
+packages-xen:
+	PYTHON='$(PYTHON)' tools/system-packages xen
+
 packages: ## the system packages the tests need: install them when root, name them otherwise
 	PYTHON='$(PYTHON)' tools/system-packages
 
@@ -87,6 +92,9 @@ lint: $(INSTALLED) ## ruff, mypy --strict, import-linter
 
 test: packages $(INSTALLED) $(GUEST) lint ## everything CI holds a change to
 	$(RUN)/python -m pytest $(PYTEST_ARGS)
+
+test-xen: packages-xen $(INSTALLED) $(GUEST) ## the tests in a real Xen host's dom0, all of them (5 min)
+	PYTHONPATH=tests $(RUN)/python -m xen.lab --hypervisor both --timeout 600 $(XEN_ARGS)
 
 storm: packages $(INSTALLED) $(GUEST) ## the random tests, long (STORM=20 times)
 	$(RUN)/python -m pytest -m storm --storm $(STORM) $(PYTEST_ARGS)

@@ -22,7 +22,10 @@ def main() -> int:
         The command's exit status (of several hosts the first that is not 0); 1 if the laboratory failed.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m xen.lab", description=__doc__, epilog="Other arguments go to pytest in dom0."
+        prog="python -m xen.lab",
+        description=__doc__,
+        epilog="Other arguments go to pytest in dom0.",
+        allow_abbrev=False,
     )
     parser.add_argument("--hypervisor", choices=("current", "shadow", "both"), default="current")
     parser.add_argument("--hap", choices=("0", "1", "01"), help="paging modes that the tests try")
