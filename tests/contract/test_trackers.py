@@ -211,6 +211,11 @@ def test_after_disarm_it_says_so_and_can_be_armed_again(armed: Armed) -> None:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_consumer_that_reads_what_is_named_has_the_memory(armed: Armed, data: st.DataObject) -> None:
+    consume_at_random(armed, data)
+
+
+def consume_at_random(armed: Armed, data: st.DataObject) -> None:
+    """Write, collect, restore, and read what is named: in the end all is there."""
     tracker, memory = armed
     mine = np.zeros(PAGES * PAGE, dtype=np.uint8)
     tracker.arm(memory.extent)

@@ -34,7 +34,7 @@ MODULES: Final = (
 # Needed by scripts of the packages, which are not run, or by programs that dom0 does not.
 _LEFT_OUT: Final = re.compile(
     r"(perl|libperl|libicu|dpkg|debconf|media-types|udev|iso-codes|ucf|adduser|passwd|libpam|libsemanage|ipxe|tar"
-    r"|coreutils|mawk|gcc-\d+-base|sensible-utils|libgstreamer\d|libgstreamer-plugins).*"
+    r"|coreutils|mawk|gcc-\d+-base|sensible-utils).*"
 )
 _TRIMMED: Final = (
     "boot", "lib/systemd", "lib/udev", "usr/lib/udev", "usr/lib/debug", "usr/lib/xen-*/boot/xen-shim",

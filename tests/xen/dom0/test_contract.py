@@ -1,0 +1,80 @@
+"""The contract of `Tracker`, run on the memory of a real Xen domain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from contract.test_trackers import (
+    PAGES,
+    Memory,
+    consume_at_random,
+    test_a_window_answers_for_itself_and_leaves_the_rest,
+    test_a_write_before_the_first_collect_is_not_lost,
+    test_a_written_page_is_named_once,
+    test_after_disarm_it_says_so_and_can_be_armed_again,
+    test_each_window_is_everything_the_first_time,
+    test_the_first_answer_is_everything_and_the_next_is_nothing,
+    test_what_is_restored_is_named_again,
+)
+from vramtap.linux.run_clock import RunClock
+from vramtap.memory.extent import Extent
+from vramtap.memory.foreign import XenSpace
+from vramtap.trackers.compare import CompareTracker
+from vramtap.trackers.contract import Tracker
+from vramtap.trackers.xen import XenTracker
+from vramtap.xen import domains
+from vramtap.xen.foreignmemory import ForeignMemory
+from vramtap.xen.xenstore import Xenstore
+from xen.dom0.driver import BootSectorGuest
+
+__all__ = [
+    "test_a_window_answers_for_itself_and_leaves_the_rest",
+    "test_a_write_before_the_first_collect_is_not_lost",
+    "test_a_written_page_is_named_once",
+    "test_after_disarm_it_says_so_and_can_be_armed_again",
+    "test_each_window_is_everything_the_first_time",
+    "test_the_first_answer_is_everything_and_the_next_is_nothing",
+    "test_what_is_restored_is_named_again",
+]
+
+pytestmark = pytest.mark.short
+
+
+def stopped_clock() -> XenTracker:
+    """With a clock that stands: looks for what is in no log come at intervals, and here none comes twice."""
+    return XenTracker(clock=lambda: 0.0)
+
+
+@pytest.fixture(params=[stopped_clock, CompareTracker], ids=["xen", "compare"])
+def armed(request: pytest.FixtureRequest, machine: BootSectorGuest) -> Iterator[tuple[Tracker, Memory]]:
+    make: Callable[[], Tracker] = request.param
+    machine.fill(0, PAGES * 1024, 0)
+    with Xenstore() as store:
+        domain = domains.domain(store, machine.domid)
+    assert domain is not None
+    space = XenSpace(ForeignMemory(), PAGES, machine.name, domain.uuid)
+    space.model = RunClock(domain.model_pid)
+    assert space.place(machine.domid, machine.lfb_gfn)
+
+    def write(offset: int, value: int) -> None:
+        # The guest writes 32 bits at a time.
+        at = offset & ~3
+        word = bytearray(machine.read_vram(at, 4))
+        word[offset - at] = value
+        machine.fill(at, 1, int.from_bytes(word, "little"))
+
+    tracker = make()
+    tracker.arm(Extent(space, 0, PAGES))
+    yield tracker, Memory(Extent(space, 0, PAGES), write)
+    tracker.disarm()
+    space.close()
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_random_consumers_have_the_memory(armed: tuple[Tracker, Memory], data: st.DataObject) -> None:
+    consume_at_random(armed, data)

@@ -1,0 +1,41 @@
+"""A client of the device model's own VNC server and one of ours at the same time: neither misses anything."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from xen.dom0.driver import BootSectorGuest, Paging
+from xen.dom0.served import Served, picture_of, viewer_at
+
+FILLS, LOOKS = 1000, 20
+
+
+def fills(machine: BootSectorGuest, served: Served, count: int, looks: int) -> None:
+    machine.paging(Paging.OFF)
+    chance = random.Random(count)
+    display = 0 if "hap" in machine.name else 1
+    with served.viewer() as ours, viewer_at(5900 + display) as theirs:
+        for viewer in (ours, theirs):
+            viewer.shows(lambda: picture_of(machine))
+        words = machine.frame_pages * 1024
+        for _ in range(looks):
+            for _ in range(count // looks):
+                begin = chance.randrange(words)
+                length = min(words - begin, chance.choice((1, 7, 300, 5000)))
+                machine.fill(begin * 4, length, chance.getrandbits(32))
+            for viewer in (ours, theirs):
+                viewer.shows(lambda: picture_of(machine))
+        machine.check()
+        assert ours.updates > looks
+        assert theirs.updates > looks
+
+
+def test_a_thousand_fills_are_missed_by_neither(machine: BootSectorGuest, served: Served) -> None:
+    fills(machine, served, FILLS, LOOKS)
+
+
+@pytest.mark.short
+def test_some_fills_are_missed_by_neither(machine: BootSectorGuest, served: Served) -> None:
+    fills(machine, served, FILLS // 10, LOOKS // 5)
