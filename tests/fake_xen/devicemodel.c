@@ -1,0 +1,101 @@
+/* libxendevicemodel and libxentoollog, as far as they are used, with the behaviour measured on Xen 4.17. */
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "state.h"
+
+#define MOST_FRAMES 32768u
+
+/* The last question through a handle, and how many were for exactly the video RAM, as QEMU's are. */
+static struct asked {
+    uint64_t first;
+    uint32_t domid, frames;
+    uint32_t questions, stops, of_all;
+} asked;
+
+static int logger;
+
+void *xtl_createlogger_stdiostream(FILE *stream, int level, unsigned flags)
+{
+    return stream == stderr && level == 9 && !flags ? &logger : NULL;
+}
+
+void *xendevicemodel_open(void *log, unsigned flags)
+{
+    if (fails(__func__))
+        return NULL;
+    if (log != &logger || flags) {
+        errno = EINVAL;
+        return NULL;
+    }
+    struct handle *handle = malloc(sizeof *handle);
+    opened(handle, DEVICEMODEL);
+    return handle;
+}
+
+int xendevicemodel_close(struct handle *handle)
+{
+    closed(handle);
+    return 0;
+}
+
+static int tracked(uint16_t domid, uint64_t first, uint32_t frames, unsigned long *bitmap)
+{
+    struct domain *domain = domain_of(domid);
+    if (frames > MOST_FRAMES)
+        return E2BIG;
+    /* The kernel pins the buffer's pages: none are in one of no bytes that begins a page. */
+    if (!bitmap || (!frames && (uintptr_t)bitmap % PAGE == 0))
+        return EFAULT;
+    if (!domain || domain->dying)
+        return ESRCH;
+    if (!domain->hvm)
+        return EINVAL;
+    if (frames) {
+        asked.questions++;
+        asked.of_all += first == domain->first && frames == domain->pages;
+    } else {
+        asked.stops++;
+    }
+    return track(domain, first, frames, (uint8_t *)bitmap);
+}
+
+int xendevicemodel_track_dirty_vram(
+    struct handle *handle, uint16_t domid, uint64_t first, uint32_t frames, unsigned long *bitmap)
+{
+    pthread_mutex_lock(&fake_lock);
+    check(handle, DEVICEMODEL);
+    asked.domid = domid;
+    asked.first = first;
+    asked.frames = frames;
+    int result = -1;
+    if (!fails(__func__)) {
+        int number = tracked(domid, first, frames, bitmap);
+        if (number)
+            errno = number;
+        else if (fails_after(__func__))
+            memset(bitmap, 0, (frames + 7) / 8);
+        else
+            result = 0;
+    }
+    pthread_mutex_unlock(&fake_lock);
+    return result;
+}
+
+/* For the tests */
+
+void fake_asked(struct asked *into)
+{
+    pthread_mutex_lock(&fake_lock);
+    *into = asked;
+    pthread_mutex_unlock(&fake_lock);
+}
+
+void fake_reset_asked(void)
+{
+    memset(&asked, 0, sizeof asked);
+}

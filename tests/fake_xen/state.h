@@ -1,0 +1,55 @@
+/* What the fake Xen's parts know of its domains; what a test does to them begins with fake_. */
+
+#pragma once
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PAGE 4096u
+#define MAX_DOMAINS 16
+#define MAX_PAGES 65536u
+#define MAX_VCPUS 4
+
+#define CR0_WP (1ull << 16)
+
+struct domain {
+    bool used, dying, hvm, hap, paused;
+    int shutdown; /* a reason, or -1 */
+    uint32_t domid;
+    uint64_t first; /* guest frame that the video RAM begins with; 0: nowhere */
+    uint32_t pages;
+    int memory; /* a file of that many pages */
+    uint8_t absent[MAX_PAGES / 8];
+    unsigned vcpus;
+    uint64_t cr0[MAX_VCPUS];
+    uint64_t mapped; /* pages that somebody has mapped */
+    bool tracked;
+    uint64_t range_first;
+    uint32_t range_frames;
+    uint8_t dirty[MAX_PAGES / 8 + 1];
+};
+
+extern pthread_mutex_t fake_lock;
+
+struct domain *domain_of(uint32_t domid); /* dying ones too */
+void forget_if_unused(struct domain *domain);
+
+/* Whether a call is to fail, as a test has asked; sets errno. Counts the calls. */
+bool fails(const char *function);
+/* The same for what shall have happened all the same. */
+bool fails_after(const char *function);
+
+/* Handles: how many there are of each kind; none may be used that is not open. */
+enum kind { DEVICEMODEL, FOREIGNMEMORY, XENSTORE, CONTROL, KINDS };
+struct handle {
+    enum kind kind;
+    bool open;
+};
+void opened(struct handle *handle, enum kind kind);
+void closed(struct handle *handle);
+void check(const struct handle *handle, enum kind kind);
+
+/* Reads and clears the log as the hypervisor does: 0, or the errno. `bitmap` may be NULL with no frames. */
+int track(struct domain *domain, uint64_t first, uint32_t frames, uint8_t *bitmap);
