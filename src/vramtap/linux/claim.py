@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import socket
+from typing import Final
 
 from vramtap.errors import Refused
 from vramtap.linux.calls import error_for
+
+_PREFIX: Final = b"\0vramtap/"
+_LONGEST: Final = 108 - len(_PREFIX)
+"""Bytes of an address in the abstract namespace (unix(7), sun_path)."""
 
 
 class Claim:
@@ -16,7 +22,7 @@ class Claim:
     names are those of this network namespace.
 
     Args:
-        name: What is claimed, up to a hundred bytes of ASCII.
+        name: What is claimed.
         what: As messages call it.
 
     Raises:
@@ -24,9 +30,12 @@ class Claim:
     """
 
     def __init__(self, name: str, what: str) -> None:
+        claimed = name.encode("utf-8", "surrogatepass")
+        if len(claimed) > _LONGEST:
+            claimed = hashlib.sha256(claimed).hexdigest().encode()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
-            self._socket.bind(b"\0vramtap/" + name.encode("ascii"))
+            self._socket.bind(_PREFIX + claimed)
         except OSError as error:
             self._socket.close()
             if error.errno == errno.EADDRINUSE:
