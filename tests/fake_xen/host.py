@@ -53,7 +53,7 @@ class _OneLibrary(ctypes.CDLL):
 
     prefix = ""
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> ctypes._NamedFuncPointer:
         if not name.startswith(self.prefix):
             raise AttributeError(f"{name} is not in the library of {self.prefix}*")
         return super().__getattr__(name)

@@ -97,7 +97,9 @@ def test_a_domain_that_was_destroyed_stays_readable_until_it_is_unmapped(xen: Fa
         into = np.zeros(PAGE_SIZE, dtype=np.uint8)
         mapping.read(0, 1, into)
         assert into[0] == 9
-        with pytest.raises(TargetGone, match="xenforeignmemory_map domain 3 frames .*: the domain has ended"):
+        with pytest.raises(
+            TargetGone, match=r"xenforeignmemory_map domain 3 frames .*: the domain has ended"
+        ):
             memory.map(3, VRAM_FRAME, 8)
         assert xen.mapped(3) == 8
         mapping.close()
@@ -108,7 +110,7 @@ def test_what_the_hypervisor_refuses(xen: FakeXen) -> None:
     xen.create(3, pages=8)
     with ForeignMemory() as memory:
         xen.fail("xenforeignmemory_map", errno.ENOMEM, times=1)
-        with pytest.raises(KernelError, match="xenforeignmemory_map domain 3 frames .*ENOMEM"):
+        with pytest.raises(KernelError, match=r"xenforeignmemory_map domain 3 frames .*ENOMEM"):
             memory.map(3, VRAM_FRAME, 8)
         mapping = memory.map(3, VRAM_FRAME, 8)
         xen.fail("xenforeignmemory_unmap", errno.EINVAL, times=1)

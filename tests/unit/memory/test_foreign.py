@@ -1,0 +1,131 @@
+"""Video RAM that is somewhere, elsewhere or nowhere: what is read is what is there."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from fake_xen.host import VRAM_FRAME, FakeXen, fake_xen
+from vramtap.errors import KernelError, TargetGone, VramtapError
+from vramtap.linux.run_clock import RunClock
+from vramtap.memory.extent import Extent
+from vramtap.memory.foreign import XenSpace
+from vramtap.pages import PAGE_SIZE, PageRuns
+from vramtap.xen.foreignmemory import ForeignMemory
+
+PAGES = 16
+
+
+@pytest.fixture
+def xen() -> Iterator[FakeXen]:
+    with fake_xen() as xen:
+        xen.create(3, pages=PAGES)
+        yield xen
+
+
+@pytest.fixture
+def space(xen: FakeXen) -> Iterator[XenSpace]:
+    space = XenSpace(ForeignMemory(), PAGES, "domain a (id 3)", "uuid")
+    yield space
+    space.close()
+    space.close()
+    assert xen.mapped(3) == 0
+
+
+def read(space: XenSpace, *runs: tuple[int, int], base: int = 0) -> list[int]:
+    """The first byte of each page of a buffer that begins with `base`; 0xEE where nothing was put."""
+    into = np.full(PAGES * PAGE_SIZE, 0xEE, dtype=np.uint8)
+    Extent(space, 0, PAGES).read(PageRuns(runs), into, base)
+    return [int(byte) for byte in into[::PAGE_SIZE]]
+
+
+def test_pages_land_where_they_belong(xen: FakeXen, space: XenSpace) -> None:
+    assert space.place(3, VRAM_FRAME)
+    for page in range(PAGES):
+        xen.write(3, page, page + 1)
+    assert read(space, (0, PAGES)) == list(range(1, PAGES + 1))
+    assert read(space, (4, 6), (9, 10), base=4) == [5, 6, 0xEE, 0xEE, 0xEE, 10, *[0xEE] * 10]
+    assert space.bytes_read == (PAGES + 3) * PAGE_SIZE
+    into = np.zeros(2 * PAGE_SIZE, dtype=np.uint8)
+    Extent(space, 8 * PAGE_SIZE, 8).read(PageRuns([(3, 5)]), into, 3)
+    assert into[::PAGE_SIZE].tolist() == [12, 13], "an extent may begin in the middle"
+
+
+def test_without_a_place_reading_is_an_error(xen: FakeXen, space: XenSpace) -> None:
+    for _ in range(2):
+        space.unplace()
+        assert space.placement is None
+        with pytest.raises(VramtapError, match=r"read domain a \(id 3\): its video RAM has no place now"):
+            read(space, (0, 1))
+        assert space.place(3, VRAM_FRAME)
+
+
+def test_a_framebuffer_that_is_not_all_there_has_no_place(xen: FakeXen, space: XenSpace) -> None:
+    xen.place(3, 0)
+    assert not space.place(3, VRAM_FRAME)
+    assert space.placement is None
+    xen.place(3, VRAM_FRAME)
+    xen.lose(3, PAGES - 1)
+    assert not space.place(3, VRAM_FRAME)
+    assert xen.mapped(3) == 0
+    xen.lose(3, PAGES - 1, absent=False)
+    assert space.place(3, VRAM_FRAME)
+    assert not space.place(3, VRAM_FRAME + 8)
+    assert (space.placement, xen.mapped(3)) == (None, 0), "it was moved away from where we had it"
+
+
+def test_it_moves(xen: FakeXen, space: XenSpace) -> None:
+    assert space.place(3, VRAM_FRAME)
+    first = space.placement
+    assert space.place(3, VRAM_FRAME)
+    assert space.placement is first, "another object only when it is elsewhere"
+    xen.write(3, 5, 0x55)
+    xen.place(3, 0xE_0000)
+    assert space.place(3, 0xE_0000)
+    assert space.placement is not first
+    assert read(space, (5, 6))[5] == 0x55
+    assert xen.mapped(3) == PAGES
+    xen.create(4, pages=PAGES)
+    xen.write(4, 5, 0x44)
+    assert space.place(4, VRAM_FRAME)
+    assert read(space, (5, 6))[5] == 0x44
+    assert (xen.mapped(3), xen.mapped(4)) == (0, PAGES)
+
+
+def test_a_place_that_comes_back_is_another(xen: FakeXen, space: XenSpace) -> None:
+    assert space.place(3, VRAM_FRAME)
+    first = space.placement
+    space.unplace()
+    assert space.place(3, VRAM_FRAME)
+    assert space.placement is not first
+
+
+def test_what_the_hypervisor_refuses_is_told(xen: FakeXen, space: XenSpace) -> None:
+    xen.fail("xenforeignmemory_map", errno.ENOMEM, times=1)
+    with pytest.raises(KernelError, match="xenforeignmemory_map domain 3"):
+        space.place(3, VRAM_FRAME)
+    assert space.placement is None
+    xen.destroy(3)
+    with pytest.raises(TargetGone):
+        space.place(3, VRAM_FRAME)
+
+
+def test_a_domain_that_has_gone_can_go(xen: FakeXen, space: XenSpace) -> None:
+    assert space.place(3, VRAM_FRAME)
+    xen.write(3, 1, 7)
+    xen.destroy(3)
+    assert read(space, (1, 2))[1] == 7
+    space.unplace()
+    assert xen.mapped(3) == 0
+
+
+def test_the_device_models_clock_goes_with_it(xen: FakeXen) -> None:
+    space = XenSpace(ForeignMemory(), PAGES, "domain a", "uuid")
+    space.model = clock = RunClock(os.getpid())
+    space.close()
+    assert clock.fileno() == -1
+    assert space.model is None

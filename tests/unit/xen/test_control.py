@@ -1,0 +1,113 @@
+"""What state domains and their processors are in, read from records laid out as Xen's are."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from fake_xen.host import CR0_WP, FakeXen
+from vramtap.errors import KernelError, NotFound, Refused, TargetGone, VramtapError
+from vramtap.xen import control
+from vramtap.xen.control import Control, DomainInfo, ShutdownReason
+
+
+def test_each_flag_is_its_own(xen: FakeXen) -> None:
+    xen.create(3)
+    quiet = DomainInfo(3, hvm=True, hap=True, paused=False, dying=False, shutdown=None)
+    with Control() as asked:
+        assert asked.domain(3) == quiet
+        xen.pause(3)
+        assert asked.domain(3) == DomainInfo(3, True, True, True, False, None)
+        xen.pause(3, paused=False)
+        for reason in (*ShutdownReason, 6, 255):
+            xen.shut_down(3, reason)
+            assert asked.domain(3) == DomainInfo(3, True, True, False, False, reason)
+        xen.shut_down(3, -1)
+        assert asked.domain(3) == quiet
+        xen.create(0x7FEF, hap=False)
+        xen.create(5, hap=False, hvm=False)
+        shadow, para = asked.domain(0x7FEF), asked.domain(5)
+        assert shadow is not None
+        assert para is not None
+        assert (shadow.hvm, shadow.hap) == (True, False)
+        assert (para.hvm, para.hap) == (False, False)
+
+
+def test_a_domain_that_is_not_there_is_not_the_next_one(xen: FakeXen) -> None:
+    xen.create(7)
+    with Control() as asked:
+        assert asked.domain(3) is None
+        assert asked.domain(7) is not None
+        xen.destroy(7)
+        assert asked.domain(7) is None
+
+
+@pytest.mark.parametrize(
+    ("cr0", "heeded"),
+    [
+        ([CR0_WP], True),
+        ([0], False),
+        ([~CR0_WP & (1 << 64) - 1], False),
+        ([CR0_WP, CR0_WP, CR0_WP, CR0_WP], True),
+        ([CR0_WP, CR0_WP, CR0_WP, 0x11], False),
+        ([0x11, CR0_WP], False),
+    ],
+)
+def test_one_processor_without_write_protection_is_enough(xen: FakeXen, cr0: list[int], heeded: bool) -> None:
+    xen.create(3)
+    xen.cpu(3, *cr0)
+    with Control() as asked:
+        assert asked.heeds_write_protection(3) is heeded
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EINVAL, errno.ENODATA])
+def test_an_errno_ends_the_processors_but_not_before_the_first(xen: FakeXen, number: int) -> None:
+    xen.create(3)
+    xen.cpu(3, CR0_WP, CR0_WP)
+    with Control() as asked:
+        xen.fail("xc_domain_hvm_getcontext_partial", number, skip=1)
+        assert asked.heeds_write_protection(3)
+        xen.fail("xc_domain_hvm_getcontext_partial", number)
+        with pytest.raises(KernelError, match="xc_domain_hvm_getcontext_partial domain 3 vCPU 0"):
+            asked.heeds_write_protection(3)
+
+
+def test_what_the_hypervisor_refuses(xen: FakeXen) -> None:
+    xen.create(3)
+    xen.cpu(3, CR0_WP, CR0_WP)
+    with Control() as asked:
+        xen.fail("xc_domain_getinfolist", errno.EPERM)
+        with pytest.raises(Refused, match=r"xc_domain_getinfolist domain 3: .*root in Xen's dom0"):
+            asked.domain(3)
+        xen.fail("xc_domain_hvm_getcontext_partial", errno.ESRCH, skip=1)
+        with pytest.raises(TargetGone, match="domain 3 vCPU 1: the domain has ended"):
+            asked.heeds_write_protection(3)
+        with pytest.raises(TargetGone):
+            asked.heeds_write_protection(4)
+
+
+def test_more_processors_than_there_can_be(xen: FakeXen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "MAX_VCPUS", 2)
+    xen.create(3)
+    xen.cpu(3, CR0_WP, CR0_WP, CR0_WP)
+    with Control() as asked, pytest.raises(VramtapError, match="domain 3: over 2 vCPUs"):
+        asked.heeds_write_protection(3)
+
+
+def test_a_handle_that_cannot_be_had(xen: FakeXen) -> None:
+    xen.fail("xc_interface_open", errno.EACCES)
+    with pytest.raises(Refused, match="xc_interface_open"):
+        Control()
+    xen.absent.add("libxenctrl")
+    with pytest.raises(NotFound, match="apt install libxenmisc"):
+        Control()
+
+
+def test_closing_twice_and_using_it_after(xen: FakeXen) -> None:
+    asked = Control()
+    asked.close()
+    asked.close()
+    assert xen.handles["control"] == 0
+    with pytest.raises(VramtapError, match="use Control: it has been closed"):
+        asked.domain(3)

@@ -1,0 +1,93 @@
+"""Loading Xen's libraries, and what their errno means."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from fake_xen.host import FakeXen
+from vramtap.errors import KernelError, NotFound, Refused, TargetGone, Unsupported
+from vramtap.xen import library
+from vramtap.xen.library import LIBRARIES, Handle, Library, error_for, in_dom0, quiet_logger
+
+
+def test_a_library_that_is_not_installed_is_told_with_its_package() -> None:
+    absent = Library(("libvramtap-none.so.1", "libvramtap-none.so.0"), "libvramtap-none1")
+    with pytest.raises(NotFound) as caught:
+        absent.load()
+    assert str(caught.value).startswith("load libvramtap-none.so.1: libvramtap-none.so.0: cannot open")
+    assert "(apt install libvramtap-none1, or your distribution's Xen libraries)" in str(caught.value)
+    assert all(each.package.startswith("libxen") for each in LIBRARIES)
+
+
+def test_any_of_its_names_will_do() -> None:
+    assert Library(("libvramtap-none.so.1", "libc.so.6"), "libc6").load().getpid() > 0
+    assert Library(("libc.so.6", "libvramtap-none.so.1"), "libc6").load().getpid() > 0
+
+
+def test_there_is_one_quiet_logger(xen: FakeXen) -> None:
+    assert quiet_logger().value
+    assert quiet_logger() is quiet_logger()
+    xen.absent.add("libxentoollog")
+    quiet_logger.cache_clear()
+    with pytest.raises(NotFound, match="apt install libxentoollog1"):
+        quiet_logger()
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENODEV, errno.ENXIO])
+def test_outside_of_a_dom0_that_is_what_is_wrong(
+    xen: FakeXen, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    assert type(error_for("a", "b", number)) is KernelError
+    monkeypatch.setattr(library, "PRIVCMD", Path("/nowhere/privcmd"))
+    error = error_for("a", "b", number)
+    assert type(error) is Refused
+    assert str(error) == "a b: /nowhere/privcmd is not there: this is no Xen dom0 (run as root in Xen's dom0)"
+
+
+def test_every_errno_is_one_line(xen: FakeXen) -> None:
+    kinds = {
+        number: type(error_for("call", "domain 3", number)) for number in (*errno.errorcode, 0, 9999, -5)
+    }
+    special = {number: kind for number, kind in kinds.items() if kind is not KernelError}
+    assert special == {
+        errno.ESRCH: TargetGone,
+        errno.EPERM: Refused,
+        errno.EACCES: Refused,
+        errno.ENOSYS: Unsupported,
+        errno.EOPNOTSUPP: Unsupported,
+    }
+    assert "\n" not in str(error_for("call", "domain 3", errno.EIO))
+
+
+def test_a_handle_gives_back_once_what_it_has() -> None:
+    given: list[int | None] = []
+
+    class Counted(Handle):
+        def _close(self, handle: object) -> None:
+            given.append(getattr(handle, "value", None))
+
+    address = 0x7F12_3456_789A
+    with Counted(address, "open", 0) as handle:
+        assert handle.handle.value == address
+        handle.close()
+    assert given == [address]
+    with pytest.raises(Refused, match="open: "):
+        Counted(None, "open", errno.EPERM)
+    with pytest.raises(NotImplementedError):
+        Handle(1, "open", 0).close()
+
+
+def test_a_dom0_is_known_by_its_capabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capabilities, privcmd = tmp_path / "capabilities", tmp_path / "privcmd"
+    monkeypatch.setattr(library, "CAPABILITIES", capabilities)
+    monkeypatch.setattr(library, "PRIVCMD", privcmd)
+    assert not in_dom0()
+    privcmd.touch()
+    assert in_dom0()
+    capabilities.write_text("")
+    assert not in_dom0()
+    capabilities.write_text("control_d\n")
+    assert in_dom0()
