@@ -28,7 +28,7 @@ def main() -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--hypervisor", choices=("current", "shadow", "both"), default="current")
-    parser.add_argument("--hap", choices=("0", "1", "01"), help="paging modes that the tests try")
+    parser.add_argument("--hap", choices=("0", "1", "10"), help="paging modes that the tests try")
     parser.add_argument("--run", metavar="COMMAND", help="a shell command for dom0 instead of the tests")
     parser.add_argument("--shell", action="store_true", help="a shell in dom0 on this terminal")
     parser.add_argument("--out", type=Path, help="a directory for what dom0 leaves in /out, kept")

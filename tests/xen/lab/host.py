@@ -28,7 +28,8 @@ from lab.supervise import spawn, stop
 from xen.lab import layers
 
 CONSOLE: Final = "console.log"
-"""File beside what dom0 leaves: everything that the serial port said."""
+"""File beside what dom0 leaves: everything that the serial port said; where the time was up, with what Xen
+says of dom0's registers, its processors and its run queues."""
 # What dom0's init writes before it runs the command, and where the command's exit status goes.
 _READY: Final = "LAB ready"
 _STATUS: Final = "status"
@@ -43,6 +44,11 @@ _XEN: Final = (
 )
 _DOM0: Final = "console=hvc0 quiet loglevel=4"
 _MEMORY_MB: Final = 2560
+# Three times Ctrl-A turns the serial port's input from dom0 to Xen (option conswitch), where each key is a
+# question: 0 for dom0's registers, d for every processor's, r for the run queues (xen/common/keyhandler.c).
+_TO_XEN: Final = b"\x01\x01\x01"
+_ASK_XEN: Final = b"0dr"
+_QUIET_S: Final = 2.0
 _TAIL_LINES: Final = 40
 _MOST_AT_ONCE: Final = 1 << 16
 
@@ -112,6 +118,9 @@ class Host:
             selector.register(self._line, selectors.EVENT_READ)
             while True:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
+                    self._line.sendall(_TO_XEN + _ASK_XEN)
+                    while selector.select(_QUIET_S) and (data := self._line.recv(_MOST_AT_ONCE)):
+                        log.write(data)
                     raise LabError(f"Xen host: not done after {timeout_s:.0f} s{console.tail()}")
                 data = self._line.recv(_MOST_AT_ONCE)
                 if not data:

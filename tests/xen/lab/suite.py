@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from lab.errors import LabError
-from xen.lab import hypervisor
+from xen.lab import HAP, hypervisor
 from xen.lab.host import Host
 
-HAP: Final = "VRAMTAP_XEN_HAP"
-"""Environment variable in dom0: the paging modes that its tests try, `0`, `1` or `0 1`."""
 JUNIT: Final = "junit.xml"
 """File that the tests leave in their `/out`."""
 _PYTEST: Final = ("python3", "-m", "pytest", "-p", "no:cacheprovider", f"--junit-xml=/out/{JUNIT}")
@@ -89,7 +87,7 @@ def parts(which: str, hap: Sequence[int] | None = None) -> tuple[list[Part], str
     if which in ("current", "both"):
         found.append(Part("current", hypervisor.current(), hap or (1,)))
     if which == "shadow":
-        found.append(Part("shadow", hypervisor.shadow(), hap or (0, 1)))
+        found.append(Part("shadow", hypervisor.shadow(), hap or (1, 0)))
     if which == "both":
         try:
             found.append(Part("shadow", hypervisor.shadow(), hap or (0,)))
