@@ -12,6 +12,7 @@ interrupts_setup:
     movl $fault32, %eax
     movl $0x20, %ecx
     call gates
+    movl $(CODE32 << 16) + page_fault32, IDT32+14*8
     movl $tick32, %eax
     movl $0xe0, %ecx
     call gates
@@ -137,12 +138,6 @@ idt_bios_pointer:
     .long 0
 
     .macro HANDLERS bits, a, b, c, sp, word, return
-tick\bits:
-    push %\a
-    movb $0x20, %al
-    outb %al, $0x20
-    pop %\a
-    \return
 input\bits:
     push %\a
     push %\b
@@ -189,5 +184,57 @@ fault\bits:
     .code32
     HANDLERS 32, eax, ebx, ecx, esp, 4, iretl
     .code64
+tick64:
+    pushq %rax
+    movb $0x20, %al
+    outb %al, $0x20
+    popq %rax
+    iretq
     HANDLERS 64, rax, rbx, rcx, rsp, 8, iretq
     .code32
+
+# In PAE mode QEMU's emulated processor (TCG; seen with 7.2) sets the accessed bit of a page directory pointer,
+# which no processor does: there the bit is reserved (SDM volume 3, 4.4.1). When Xen then reads an intercepted
+# instruction by its own walk, it takes the bit for the guest's mistake: for a control register it answers #PF,
+# for HLT and RDMSR it just returns to them, for ever. So the bits are cleared before such an instruction, and
+# again in the handlers of the tick and of #PF, because any exit in between makes the processor walk anew.
+# For memory that the device model emulates there is no such way, as the access itself walks: banked and text
+# need another mode than PAE there.
+pae_quiet:
+    cmpl $PAGING_PAE_LARGE, SHARED+PAGING
+    jb 1f
+    cmpl $PAGING_PAE_SMALL, SHARED+PAGING
+    ja 1f
+    .rept 2                      # the first round's own walks set some again
+    andl $~0x20, PDPT_PAE
+    andl $~0x20, PDPT_PAE+8
+    andl $~0x20, PDPT_PAE+16
+    andl $~0x20, PDPT_PAE+24
+    .endr
+1:  ret
+
+tick32:
+    pushl %eax
+    movb $0x20, %al
+    outb %al, $0x20
+    movl 4(%esp), %eax
+    movb (%eax), %al             # walk to where it returns to now, not after clearing
+    call pae_quiet
+    popl %eax
+    iretl
+
+page_fault32:
+    pushl %eax
+    testb $8, 4(%esp)            # error code: reserved bit
+    jz 1f
+    incb retries
+    js 1f
+    movl 8(%esp), %eax
+    movb (%eax), %al
+    call pae_quiet
+    popl %eax
+    addl $4, %esp
+    iretl
+1:  popl %eax
+    jmp fault32
+retries: .byte 0                 # since the main loop last went round

@@ -72,9 +72,13 @@ paging_enter:
     jae 1f
     call tables32
     movl $0x10, %eax             # CR4.PSE
+    movl %eax, %cr4
     movl $PD32, %ebx
-    jmp 3f
+    jmp 2f
 1:  call tables64
+    # Before EFER.LME: an exit with LME but not PAE set makes TCG 7.2 lose the paging of Xen itself.
+    movl $0x20, %eax             # CR4.PAE
+    movl %eax, %cr4
     movl $PDPT_PAE, %ebx
     cmpl $PAGING_LONG, paging_wanted
     jb 2f
@@ -83,14 +87,12 @@ paging_enter:
     orl $0x100, %eax             # EFER.LME
     wrmsr
     movl $PML4, %ebx
-2:  movl $0x20, %eax             # CR4.PAE
-3:  movl %eax, %cr4
-    movl %ebx, %cr3
+2:  movl %ebx, %cr3
     movl %cr0, %eax
     orl $0x80000000, %eax
     movl %eax, %cr0
-    jmp 4f
-4:  cmpl $PAGING_LONG, paging_wanted
+    jmp 3f
+3:  cmpl $PAGING_LONG, paging_wanted
     jb 9f
     lidt idt64_pointer
 9:  movl paging_wanted, %eax
