@@ -44,11 +44,10 @@ class Served:
             self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
         )
         self._errors: list[str] = []
-        for stream, take in (
-            (self.process.stdout, self._lines.put),
-            (self.process.stderr, self._errors.append),
-        ):
-            threading.Thread(target=self._read, args=[stream, take], daemon=True).start()
+        streams = (self.process.stdout, self._lines.put), (self.process.stderr, self._errors.append)
+        self._readers = [threading.Thread(target=self._read, args=each, daemon=True) for each in streams]
+        for reader in self._readers:
+            reader.start()
         try:
             self.port = int(self.next("vnc")["vnc"][1])
         except BaseException:
@@ -59,7 +58,8 @@ class Served:
     def _read(self, stream: Any, take: Callable[[Any], object]) -> None:  # noqa: ANN401 - a pipe
         for line in stream:
             take(line)
-        self._lines.put(None)
+        if stream is self.process.stdout:
+            self._lines.put(None)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -93,6 +93,11 @@ class Served:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        for reader in self._readers:
+            reader.join()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
 
     @contextlib.contextmanager
     def viewer(self) -> Iterator[Viewer]:
@@ -129,11 +134,10 @@ class Viewer:
                 self._error = error
                 self._news.notify_all()
 
-    def shows(self, wanted: Callable[[], NDArray[np.uint32]]) -> None:
-        """Wait until its picture is the one wanted, exactly."""
+    def shows(self, picture: NDArray[np.uint32]) -> None:
+        """Wait until its picture is this one, exactly."""
 
         def same() -> bool:
-            picture = wanted()
             seen = self.client.pixels
             return seen.shape == picture.shape and bool(np.array_equal(seen & 0xFFFFFF, picture))
 
@@ -142,7 +146,7 @@ class Viewer:
         if self._error is not None:
             raise AssertionError("the viewer failed") from self._error
         if not found:
-            picture, seen = wanted(), self.client.pixels & 0xFFFFFF
+            seen = self.client.pixels & 0xFFFFFF
             if seen.shape != picture.shape:
                 raise AssertionError(f"a picture of {seen.shape} and not {picture.shape}")
             rows, columns = np.nonzero(seen != picture)

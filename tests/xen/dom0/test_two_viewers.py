@@ -14,19 +14,22 @@ FILLS, LOOKS = 1000, 20
 
 def fills(machine: BootSectorGuest, served: Served, count: int, looks: int) -> None:
     machine.paging(Paging.OFF)
+    machine.set_mode(400, 300, 32)
     chance = random.Random(count)
     display = 0 if "hap" in machine.name else 1
     with served.viewer() as ours, viewer_at(5900 + display) as theirs:
+        picture = picture_of(machine)
         for viewer in (ours, theirs):
-            viewer.shows(lambda: picture_of(machine))
+            viewer.shows(picture)
         words = machine.frame_pages * 1024
         for _ in range(looks):
             for _ in range(count // looks):
                 begin = chance.randrange(words)
                 length = min(words - begin, chance.choice((1, 7, 300, 5000)))
                 machine.fill(begin * 4, length, chance.getrandbits(32))
+            picture = picture_of(machine)
             for viewer in (ours, theirs):
-                viewer.shows(lambda: picture_of(machine))
+                viewer.shows(picture)
         machine.check()
         assert ours.updates > looks
         assert theirs.updates > looks
