@@ -24,12 +24,13 @@ from types import TracebackType
 from typing import Final, Self
 
 from lab.errors import LabError
+from lab.qmp import Monitor
 from lab.supervise import spawn, stop
 from xen.lab import layers
 
 CONSOLE: Final = "console.log"
 """File beside what dom0 leaves: everything that the serial port said; where the time was up, with what Xen
-says of dom0's registers, its processors and its run queues."""
+says of dom0's registers, its processors and its run queues, and QEMU of the processor's registers."""
 # What dom0's init writes before it runs the command, and where the command's exit status goes.
 _READY: Final = "LAB ready"
 _STATUS: Final = "status"
@@ -48,7 +49,7 @@ _MEMORY_MB: Final = 2560
 # question: 0 for dom0's registers, d for every processor's, r for the run queues (xen/common/keyhandler.c).
 _TO_XEN: Final = b"\x01\x01\x01"
 _ASK_XEN: Final = b"0dr"
-_QUIET_S: Final = 2.0
+_QUIET_S: Final = 3.0
 _TAIL_LINES: Final = 40
 _MOST_AT_ONCE: Final = 1 << 16
 
@@ -70,6 +71,7 @@ class Host:
         self._process: subprocess.Popen[bytes]
         self._line: socket.socket
         self._said: Path
+        self._monitor: Monitor
 
     def __enter__(self) -> Self:
         """Build what is missing and start QEMU.
@@ -121,6 +123,7 @@ class Host:
                     self._line.sendall(_TO_XEN + _ASK_XEN)
                     while selector.select(_QUIET_S) and (data := self._line.recv(_MOST_AT_ONCE)):
                         log.write(data)
+                    log.write(self._registers().encode())
                     raise LabError(f"Xen host: not done after {timeout_s:.0f} s{console.tail()}")
                 data = self._line.recv(_MOST_AT_ONCE)
                 if not data:
@@ -162,6 +165,14 @@ class Host:
             finally:
                 termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
 
+    def _registers(self) -> str:
+        """Those of the emulated processor: where Xen does not answer, it stands there."""
+        try:
+            self._monitor.greet()
+            return self._monitor.human("info registers")
+        except LabError as error:
+            return f"no registers: {error}\n"
+
     def _start(self) -> None:
         name = self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="vramtap-xen-"))
         directory = Path(name)
@@ -173,14 +184,22 @@ class Host:
         self._said = directory / "qemu.log"
         self._line, theirs = socket.socketpair()
         self._cleanup.enter_context(self._line)
-        with theirs, self._said.open("wb") as log:
+        ours, monitor = socket.socketpair()
+        self._monitor = Monitor(ours)
+        self._cleanup.callback(self._monitor.close)
+        with theirs, monitor, self._said.open("wb") as log:
             argv = ["qemu-system-x86_64", "-accel", "tcg", "-M", "pc", "-cpu", _CPU, "-m", str(_MEMORY_MB)]
             argv += ["-nodefaults", "-no-reboot", "-display", "none", "-vga", "none"]
             argv += ["-chardev", f"socket,id=com1,fd={theirs.fileno()}", "-serial", "chardev:com1"]
+            argv += ["-chardev", f"socket,id=lab,fd={monitor.fileno()}", "-mon", "chardev=lab,mode=control"]
             argv += ["-kernel", "xen", "-append", _XEN, "-initrd", f"vmlinuz {_DOM0},initrd"]
             argv += ["-virtfs", "local,path=out,mount_tag=out,security_model=none"]
             self._process = spawn(
-                argv, stdout=log, stderr=subprocess.STDOUT, pass_fds=(theirs.fileno(),), cwd=directory
+                argv,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(), monitor.fileno()),
+                cwd=directory,
             )
         self._cleanup.callback(stop, self._process)
 
