@@ -8,6 +8,7 @@ from typing import Final
 
 from lab.cache import built, key
 from lab.errors import LabError
+from lab.image import image
 
 HERE: Final = Path(__file__).resolve().parent
 LOADED_AT: Final = 0x7C00
@@ -28,6 +29,15 @@ def boot_sector_disk() -> Path:
     sources = sorted(HERE.glob("*.S"))
     name = f"xen-boot-sector-{key(*(path.read_bytes() for path in sources), Path(__file__).read_bytes())}"
     return built(name, lambda directory: _assemble(HERE / "guest.S", directory)) / "boot-sector.img"
+
+
+def linux_initramfs() -> Path:
+    """The initramfs of the Linux guest: the QEMU laboratory's, whose init needs no module for what it does.
+
+    Raises:
+        LabError: it cannot be built.
+    """
+    return image().initrd
 
 
 def _assemble(source: Path, directory: Path) -> None:
