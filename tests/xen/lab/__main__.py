@@ -54,7 +54,7 @@ def main() -> int:
 
 def _shell(part: suite.Part, out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
-    with Host(part.program, "setsid cttyhack sh -i", out=out) as host:
+    with Host(part.program, "setsid cttyhack sh -i", out=out, keys_for="dom0") as host:
         host.converse()
     return 0
 

@@ -21,7 +21,7 @@ import tty
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from lab.errors import LabError
 from lab.qmp import Monitor
@@ -45,9 +45,12 @@ _XEN: Final = (
 )
 _DOM0: Final = "console=hvc0 quiet loglevel=4"
 _MEMORY_MB: Final = 2560
-# Three times Ctrl-A turns the serial port's input from dom0 to Xen (option conswitch), where each key is a
-# question: 0 for dom0's registers, d for every processor's, r for the run queues (xen/common/keyhandler.c).
-_TO_XEN: Final = b"\x01\x01\x01"
+# Keys for Xen (xen/common/keyhandler.c), which gets them because of conswitch: 0 asks for dom0's registers, d for
+# every processor's, r for the run queues. One without a meaning is still an interrupt: an emulated timer's seems
+# to get lost now and then, and while nothing else interrupts a guest that computes, dom0 stands still for ever.
+_KEYS_FOR_XEN: Final = "conswitch=ax"
+_KICK: Final = b"~"
+_KICK_S: Final = 0.25
 _ASK_XEN: Final = b"0dr"
 _QUIET_S: Final = 3.0
 _TAIL_LINES: Final = 40
@@ -61,12 +64,16 @@ class Host:
         hypervisor: The program that QEMU boots.
         command: A shell script for dom0, run in its directory `/vramtap` when Xen's services are up.
         out: An existing directory that dom0 sees as `/out`; the console's text is left there too.
+        keys_for: Who gets what is typed on the console: Xen, which `follow` needs, or dom0.
     """
 
-    def __init__(self, hypervisor: Path, command: str, *, out: Path) -> None:
+    def __init__(
+        self, hypervisor: Path, command: str, *, out: Path, keys_for: Literal["xen", "dom0"] = "xen"
+    ) -> None:
         self._hypervisor = hypervisor
         self._command = command
         self._out = out.resolve()
+        self._arguments = f"{_XEN} {_KEYS_FOR_XEN}" if keys_for == "xen" else _XEN
         self._cleanup = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes]
         self._line: socket.socket
@@ -119,12 +126,16 @@ class Host:
         with selectors.DefaultSelector() as selector, (self._out / CONSOLE).open("wb") as log:
             selector.register(self._line, selectors.EVENT_READ)
             while True:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    self._line.sendall(_TO_XEN + _ASK_XEN)
+                ready = selector.select(min(_KICK_S, max(0.0, deadline - time.monotonic())))
+                if time.monotonic() >= deadline:
+                    self._line.sendall(_ASK_XEN)
                     while selector.select(_QUIET_S) and (data := self._line.recv(_MOST_AT_ONCE)):
                         log.write(data)
                     log.write(self._registers().encode())
                     raise LabError(f"Xen host: not done after {timeout_s:.0f} s{console.tail()}")
+                if not ready:
+                    self._line.sendall(_KICK)
+                    continue
                 data = self._line.recv(_MOST_AT_ONCE)
                 if not data:
                     break
@@ -192,7 +203,7 @@ class Host:
             argv += ["-nodefaults", "-no-reboot", "-display", "none", "-vga", "none"]
             argv += ["-chardev", f"socket,id=com1,fd={theirs.fileno()}", "-serial", "chardev:com1"]
             argv += ["-chardev", f"socket,id=lab,fd={monitor.fileno()}", "-mon", "chardev=lab,mode=control"]
-            argv += ["-kernel", "xen", "-append", _XEN, "-initrd", f"vmlinuz {_DOM0},initrd"]
+            argv += ["-kernel", "xen", "-append", self._arguments, "-initrd", f"vmlinuz {_DOM0},initrd"]
             argv += ["-virtfs", "local,path=out,mount_tag=out,security_model=none"]
             self._process = spawn(
                 argv,
