@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from vramtap.errors import KernelError, Refused, VramtapError
+from vramtap.errors import KernelError, NotFound, Refused, VramtapError
 from vramtap.linux.procfs import MapsQuery, read_maps, vm_flags
 from vramtap.linux.vm_rw import read_many
 from vramtap.machine.kvm_probe import probe_kvm
@@ -30,6 +30,12 @@ from vramtap.trackers.hybrid import HybridTracker
 from vramtap.trackers.policy import RandomPolicy
 from vramtap.trackers.probe import probe_log
 from vramtap.trackers.writelog import LogTracker
+from vramtap.xen.control import Control
+from vramtap.xen.devicemodel import DeviceModel
+from vramtap.xen.domains import domains
+from vramtap.xen.foreignmemory import ForeignMemory
+from vramtap.xen.library import LIBRARIES, REMEDY_DOM0, in_dom0
+from vramtap.xen.xenstore import Xenstore
 
 _PAGES: Final = 2025
 """Of the probed memory: a 1920x1080 screen of 32 bits a pixel."""
@@ -293,6 +299,31 @@ def _kvm() -> Finding:
     return Finding(what, True, detail)
 
 
+def _xen() -> Finding:
+    what = "Xen domains"
+    missing = []
+    for library in LIBRARIES:
+        try:
+            library.load()
+        except NotFound:
+            missing.append(library.package)
+    if missing:
+        here = "" if in_dom0() else "no Xen dom0, and "
+        remedy = f"in a dom0: apt install {' '.join(missing)}; nothing else needs them"
+        return Finding(what, False, f"{here}{len(missing)} of Xen's libraries are not installed", remedy)
+    try:
+        with DeviceModel(), ForeignMemory(), Xenstore() as store:
+            count = len(domains(store))
+    except VramtapError as error:
+        return Finding(what, False, str(error), error.remedy or REMEDY_DOM0)
+    detail = f"the hypervisor, xenstore and {count} domains can be reached"
+    try:
+        Control().close()
+    except VramtapError as error:
+        return Finding(what, True, f"{detail}; why a domain ends will not be known: {error}")
+    return Finding(what, True, detail)
+
+
 def _library(module: str, what: str, remedy: str) -> Finding:
     try:
         importlib.import_module(module)
@@ -326,6 +357,7 @@ _PROBES: Final[tuple[Callable[[], Finding], ...]] = (
     _maps_query,
     _soft_dirty,
     _kvm,
+    _xen,
     _x11,
     _jpeg,
     _page,

@@ -1,11 +1,13 @@
-"""What can be tapped on this machine: QEMU guests and X displays, found without disturbing any.
+"""What can be tapped on this machine: QEMU guests, Xen domains, X displays, found without disturbing any.
 
 Nothing is connected to that could notice: a QEMU monitor serves one client at a time, and asking would take
-it from whoever has it. So QEMU is known by its arguments, and an X server by who listens at its socket.
+it from whoever has it. So QEMU is known by its arguments, a Xen domain by what xenstore says of it, and an X
+server by who listens at its socket.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import logging
@@ -25,6 +27,9 @@ from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.targets.xconnect import MAX_DISPLAY, SOCKET_DIRECTORY, Display, server_name, server_pid
+from vramtap.xen.domains import Domain, domains, qmp_socket
+from vramtap.xen.library import in_dom0
+from vramtap.xen.xenstore import Xenstore
 
 _QEMU: Final = re.compile(r"qemu-system-\w+|qemu-kvm|kvm|qemu")
 _PLAIN: Final = "/:@,=+~ !$&'()*;"
@@ -57,8 +62,8 @@ def discover() -> list[Found]:
     """Everything with a screen that this user can see.
 
     Returns:
-        QEMU guests by pid, then X displays by number. What cannot be looked at is left out, with a line in
-        the log.
+        QEMU guests by pid, Xen domains by id, X displays by number. What cannot be looked at is left out,
+        with a line in the log.
     """
     found = []
     for pid in _processes():
@@ -67,7 +72,7 @@ def discover() -> list[Found]:
         except (VramtapError, OSError) as error:
             # It ended while we looked, or is not ours to see; the others still are.
             log.debug("pid %d: %s", pid, error)
-    return found + [_x_target(display) for display in _displays()]
+    return [*found, *xen_targets(), *(_x_target(display) for display in _displays())]
 
 
 def _processes() -> list[int]:
@@ -88,6 +93,9 @@ def qemu_targets(pid: int, arguments: list[str]) -> list[Found]:
         Nothing if it is no QEMU; else one entry: with its first QMP socket, or with why there is none.
     """
     if not arguments or not _QEMU.fullmatch(os.path.basename(arguments[0])):
+        return []
+    if "-xen-domid" in arguments:
+        # A domain's device model: its guest's memory is the hypervisor's, and its monitor is libxl's.
         return []
     what = f"QEMU {_guest_name(arguments) or os.path.basename(arguments[0])}"
     missing = ""
@@ -183,6 +191,39 @@ def _first_value(value: str) -> str:
 def _settings(value: str) -> dict[str, str]:
     pairs = (part.partition("=") for part in _split(value))
     return {name: setting for name, equals, setting in pairs if equals}
+
+
+# Xen
+
+
+def xen_targets() -> list[Found]:
+    """The domains of this machine, if we are in the one that controls them.
+
+    Returns:
+        An entry for each domain but dom0; one that says what is missing, where they cannot be listed.
+    """
+    if not in_dom0():
+        return []
+    try:
+        with Xenstore() as store:
+            found = domains(store)
+    except VramtapError as error:
+        return [Found("xen:DOMAIN", "Xen", 0, False, f"{error.reason}: {error.remedy}")]
+    names = collections.Counter(domain.name for domain in found)
+    return [_xen_target(domain, names[domain.name] == 1) for domain in found]
+
+
+def _xen_target(domain: Domain, unique: bool) -> Found:
+    # A name of digits alone would be taken for an id.
+    by_name = unique and domain.name and not domain.name.isdecimal()
+    url = f"xen:{quote(domain.name, safe=_PLAIN) if by_name else domain.domid}"
+    what = f"Xen domain {domain.name} (id {domain.domid})"
+    why = ""
+    if not domain.model_pid:
+        why = "it has no device model in dom0: PV, PVH, or one in a stub domain"
+    elif not os.access(qmp_socket(domain.domid), os.W_OK):
+        why = "no write permission on its device model's QMP socket; run as root in dom0"
+    return Found(url, what, domain.model_pid, not why, why)
 
 
 # X

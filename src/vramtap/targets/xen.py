@@ -49,8 +49,8 @@ class _Attached:
 
     def __init__(self, domain: Domain, url: str) -> None:
         self.domain = domain
-        lock = f"/var/lib/xen/userdata-l.{domain.domid}.{domain.uuid}.qmp-socket-lock"
-        self.monitor = LibxlMonitor(f"/var/run/xen/qmp-libxl-{domain.domid}", lock, str(domain))
+        lock = domains.qmp_lock(domain.domid, domain.uuid)
+        self.monitor = LibxlMonitor(domains.qmp_socket(domain.domid), lock, str(domain))
         self.vga = QemuVga(self.monitor, url, 'configure the domain with vga="stdvga"')
         self.clock: RunClock | None = None
 

@@ -77,6 +77,16 @@ def find(store: Xenstore, wanted: str) -> Domain | None:
     return named[-1] if named else None
 
 
+def qmp_socket(domid: int) -> str:
+    """The monitor that libxl keeps of a domain's device model (tools/libs/light, libxl__qemu_qmp_path)."""
+    return f"/var/run/xen/qmp-libxl-{domid}"
+
+
+def qmp_lock(domid: int, uuid: str) -> str:
+    """The lock by which libxl shares that monitor (tools/libs/light, libxl__ev_qmplock_init)."""
+    return f"/var/lib/xen/userdata-l.{domid}.{uuid}.qmp-socket-lock"
+
+
 def model_state_path(domid: int) -> str:
     """Where a device model says `running` once it serves its domain (libxl; QEMU: hw/xen)."""
     return f"/local/domain/0/device-model/{domid}/state"
