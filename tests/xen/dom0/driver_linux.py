@@ -31,7 +31,7 @@ _MOST_ANSWERED: Final = 1 << 20
 
 
 class LinuxGuest:
-    """An HVM domain with Debian's kernel; the initramfs is the one that the QEMU laboratory boots.
+    """An HVM domain with Debian's kernel, and the init of the QEMU laboratory's guest.
 
     Its first terminal shows a shell that obeys the keyboard; its serial line one that obeys `run`.
 
