@@ -45,14 +45,15 @@ _XEN: Final = (
 )
 _DOM0: Final = "console=hvc0 quiet loglevel=4"
 _MEMORY_MB: Final = 2560
-# Keys for Xen (xen/common/keyhandler.c), which gets them because of conswitch: 0 asks for dom0's registers, d for
-# every processor's, r for the run queues. One without a meaning is still an interrupt: an emulated timer's seems
-# to get lost now and then, and while nothing else interrupts a guest that computes, dom0 stands still for ever.
+# Keys for Xen (xen/common/keyhandler.c), which gets them because of conswitch: 0 asks for dom0's registers, d
+# for every processor's, r for the run queues. One without a meaning is an interrupt all the same: an emulated
+# timer's seems to get lost now and then, and while nothing else interrupts a guest that computes, dom0 stands
+# still.
 _KEYS_FOR_XEN: Final = "conswitch=ax"
 _KICK: Final = b"~"
 _KICK_S: Final = 0.25
 _ASK_XEN: Final = b"0dr"
-_QUIET_S: Final = 3.0
+_ANSWER_S: Final = 3.0
 _TAIL_LINES: Final = 40
 _MOST_AT_ONCE: Final = 1 << 16
 
@@ -128,15 +129,16 @@ class Host:
             while True:
                 ready = selector.select(min(_KICK_S, max(0.0, deadline - time.monotonic())))
                 if time.monotonic() >= deadline:
-                    self._line.sendall(_ASK_XEN)
-                    while selector.select(_QUIET_S) and (data := self._line.recv(_MOST_AT_ONCE)):
+                    self._send(_ASK_XEN)
+                    until = time.monotonic() + _ANSWER_S
+                    while selector.select(max(0.0, until - time.monotonic())) and (data := self._receive()):
                         log.write(data)
                     log.write(self._registers().encode())
                     raise LabError(f"Xen host: not done after {timeout_s:.0f} s{console.tail()}")
                 if not ready:
-                    self._line.sendall(_KICK)
+                    self._send(_KICK)
                     continue
-                data = self._line.recv(_MOST_AT_ONCE)
+                data = self._receive()
                 if not data:
                     break
                 log.write(data)
@@ -175,6 +177,18 @@ class Host:
                             return
             finally:
                 termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+
+    def _send(self, keys: bytes) -> None:
+        """Type them; who has ended takes none, and `_receive` says so."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._line.sendall(keys)
+
+    def _receive(self) -> bytes:
+        """What the console says next; nothing: QEMU has ended, be it with keys that it had not taken."""
+        try:
+            return self._line.recv(_MOST_AT_ONCE)
+        except ConnectionResetError:
+            return b""
 
     def _registers(self) -> str:
         """Those of the emulated processor: where Xen does not answer, it stands there."""
