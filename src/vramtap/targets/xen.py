@@ -233,20 +233,20 @@ class XenTarget:
 
     async def _live(self, life: Life) -> str:
         """Follow the domain through its reboots; returns how it ended at last."""
-        while True:
-            await life.ended()
-            await self._let_go()
-            self.on_activity()
-            log.info("%s: %s", self.url, life.how)
-            try:
+        try:
+            while True:
+                await life.ended()
+                await self._let_go()
+                self.on_activity()
+                log.info("%s: %s", self.url, life.how)
                 async with asyncio.timeout(life.patience_s):
                     await self._follow(life)
-            except TimeoutError:
-                return life.how
-            except NotTappable as error:
-                return f"{life.how}; {error}"
-            log.info("%s: now %s", self.url, life.domain)
-            self.on_activity()
+                log.info("%s: now %s", self.url, life.domain)
+                self.on_activity()
+        except TimeoutError:
+            return life.how
+        except VramtapError as error:
+            return f"{life.how or life.domain}; {error}"
 
     async def _follow(self, life: Life) -> None:
         """Attach to the domain that comes after."""

@@ -66,6 +66,7 @@ class Life:
         """How long the next one is worth waiting for."""
         self._store = store
         self._event = asyncio.Event()
+        self._lost: VramtapError | None = None
         self._reason: int | None = None
         self._close = ExitStack()
         self._control: Control | None = None
@@ -99,13 +100,16 @@ class Life:
         try:
             self._store.changed()
         except VramtapError as error:
-            log.warning("the end of %s will not be heard: %s", self.domain, error)
+            self._lost = error
             self._close.close()
-            return
         self._event.set()
 
     async def ended(self) -> None:
-        """Wait until the domain has gone; then `how` and `patience_s` say what to think of it."""
+        """Wait until the domain has gone; then `how` and `patience_s` say what to think of it.
+
+        Raises:
+            VramtapError: xenstore or the hypervisor is lost.
+        """
         self._reason = None
         while self._alive():
             await self._next()
@@ -133,7 +137,11 @@ class Life:
         return not info.dying
 
     async def successor(self) -> None:
-        """Wait until a domain of the same UUID is served by its device model; `domain` is that one then."""
+        """Wait until a domain of the same UUID is served by its device model; `domain` is that one then.
+
+        Raises:
+            VramtapError: xenstore or the hypervisor is lost.
+        """
         while True:
             for each in domains.domains(self._store):
                 same = each.uuid == self.domain.uuid if each.uuid else each.name == self.domain.name
@@ -146,4 +154,6 @@ class Life:
 
     async def _next(self) -> None:
         await self._event.wait()
+        if self._lost is not None:
+            raise self._lost
         self._event.clear()

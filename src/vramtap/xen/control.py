@@ -15,7 +15,7 @@ from enum import IntEnum
 from glob import glob
 from typing import Final
 
-from vramtap.errors import VramtapError
+from vramtap.errors import TargetGone, VramtapError
 from vramtap.xen.library import Handle, Library, quiet_logger, raise_errno
 
 PACKAGE: Final = "libxenmisc4.17"
@@ -27,6 +27,8 @@ _PLACES: Final = (
 _INFO_BYTES: Final = 4096
 """Room for one answer: the struct has 120 to 200 bytes in the versions there are."""
 _FLAGS: Final = struct.Struct("<HxxI")
+_CPU_TIME: Final = struct.Struct("<56xQ")
+"""Behind the flags, and six counts of pages of 64 bits."""
 _FLAG_DYING: Final = 1 << 0
 _FLAG_HVM: Final = 1 << 1
 _FLAG_SHUTDOWN: Final = 1 << 2
@@ -112,15 +114,10 @@ class Control(Handle):
         Raises:
             VramtapError: the hypervisor refused.
         """
-        room = ctypes.create_string_buffer(_INFO_BYTES)
-        ctypes.set_errno(0)
-        count = self._library.xc_domain_getinfolist(self.handle, domid, 1, room)
-        if count < 0:
-            raise_errno("xc_domain_getinfolist", f"domain {domid}", ctypes.get_errno())
-        found, flags = _FLAGS.unpack_from(room)
-        # The answer begins with the first domain that is not below the id asked about.
-        if not count or found != domid:
+        room = self._info(domid)
+        if room is None:
             return None
+        _, flags = _FLAGS.unpack_from(room)
         shutdown = flags >> _REASON_SHIFT & 0xFF if flags & _FLAG_SHUTDOWN else None
         return DomainInfo(
             domid=domid,
@@ -130,6 +127,30 @@ class Control(Handle):
             dying=bool(flags & _FLAG_DYING),
             shutdown=shutdown,
         )
+
+    def cpu_time_ns(self, domid: int) -> int:
+        """How long the domain's virtual processors have run in all, the running ones until now, nanoseconds.
+
+        Cost: a few microseconds; the domain is not held up.
+
+        Raises:
+            TargetGone: the domain has ended.
+            VramtapError: the hypervisor refused.
+        """
+        room = self._info(domid)
+        if room is None:
+            raise TargetGone("xc_domain_getinfolist", f"domain {domid}", "the domain has ended")
+        return int(_CPU_TIME.unpack_from(room)[0])
+
+    def _info(self, domid: int) -> ctypes.Array[ctypes.c_char] | None:
+        """What the hypervisor says of a domain; None if there is none of this id."""
+        room = ctypes.create_string_buffer(_INFO_BYTES)
+        ctypes.set_errno(0)
+        count = self._library.xc_domain_getinfolist(self.handle, domid, 1, room)
+        if count < 0:
+            raise_errno("xc_domain_getinfolist", f"domain {domid}", ctypes.get_errno())
+        # The answer begins with the first domain that is not below the id asked about.
+        return room if count and _FLAGS.unpack_from(room)[0] == domid else None
 
     def heeds_write_protection(self, domid: int) -> bool:
         """Whether CR0.WP is set on every virtual processor, so that a kernel heeds read-only mappings.
