@@ -142,14 +142,15 @@ class XenTracker:
         self._space, self._extent = space, extent
         self._place: Placement | None = None
         self._range: tuple[int, int] | None = None
-        self._begun = self._dead = False
+        self._followed = self._begun = self._dead = False
+        self._tracked: int | None = None
         self._bitmap = np.zeros(MAX_PAGES // 8, dtype=np.uint8)
         self._window = 0, extent.pages
         self._unknown, self._why = PageRuns.full(extent.pages), Everything(Reason.FIRST)
         self._pending = self._vouched = NO_PAGES
         self._refresh = RefreshClock()
         self._ran: bytes | None = None
-        self._blind = self._refreshed = self._fruitless = False
+        self._blind = self._suspect = self._refreshed = self._fruitless = False
         self._cpus_next_s = self._fetch_next_s = float("-inf")
 
     @property
@@ -186,11 +187,11 @@ class XenTracker:
         self._pending = self._pending.difference(taken)
         self._refreshed = self._fruitless = False
         if self._unknown.clip(first, last):
-            self._unknown = self._unknown.difference(PageRuns([(first, last)]))
-            self._settled()
-            return self._why
+            why = self._why
+            self._settled(first, last)
+            return why
         if wanted is not None:
-            self._settled()
+            self._settled(first, last)
             self._refreshed, self._vouched = True, taken
             return wanted
         return taken
@@ -199,10 +200,11 @@ class XenTracker:
         """Choose the range to be tracked, and forget what was known of another."""
         extent, place = self.source, self._space.placement
         if place is not self._place:
-            if self._place is not None or place is None:
+            if self._followed:
                 reason = Reason.UNMAPPED if place is None else Reason.REMAPPED
                 self._lose(Everything(reason, f"{extent} has {'no' if place is None else 'another'} place"))
             self._place, self._range, self._dead = place, None, False
+        self._followed = True
         if place is None or self._dead:
             return
         if self._range is not None:
@@ -230,6 +232,7 @@ class XenTracker:
             if not self._begun:
                 # What one that was killed has left tracked would answer in our place.
                 self._log.stop_dirty_vram(place.domid)
+            self._tracked = place.domid
             told = self._log.track_dirty_vram(place.domid, place.first + begin, end - begin, bits)
         except TargetGone as error:
             # What it wrote last is looked at once more, as long as it is mapped. It writes nothing any more.
@@ -264,18 +267,26 @@ class XenTracker:
             return Everything(Reason.UNLOGGED, f"{self.source}: the device model has run")
         return None
 
-    def _settled(self) -> None:
-        """Everything is about to be looked at: what may have been written past the log until now is seen."""
-        now_s = self._clock()
-        if self._space.model is not None:
-            self._ran = self._space.model.read()
+    def _settled(self, first: int, last: int) -> None:
+        """All of the window is about to be looked at: what was written there past the log until now is seen.
+
+        What was written past it elsewhere is not.
+        """
+        now_s, model = self._clock(), self._space.model
+        ran = model.read() if model is not None else None
+        unlogged = model is None or ran != self._ran or self._suspect
+        if unlogged or (self.shadow and self._cpus is None):
+            if not self._unknown:
+                self._why = Everything(Reason.UNLOGGED, f"{self.source}: only a part was looked at since")
+            self._unknown = PageRuns.full(self.source.pages)
+        self._unknown = self._unknown.difference(PageRuns([(first, last)]))
+        self._ran, self._suspect = ran, self._blind
         self._refresh.made(now_s)
 
     def _blind_cpus(self, now_s: float) -> bool:
         """Whether stores may go past the log now, or did until a moment ago."""
         if not self.shadow or self._dead:
             return False
-        was = self._blind
         if self._cpus is None:
             return True
         if now_s >= self._cpus_next_s:
@@ -286,7 +297,10 @@ class XenTracker:
             except VramtapError as error:
                 log.debug("%s", error)
                 self._blind = True
-        return was or self._blind
+            # Once seen to be clear it stays in mind until everything was looked at: whoever asks first is
+            # not always who looks.
+            self._suspect |= self._blind
+        return self._suspect
 
     def restore(self, runs: PageRuns) -> None:
         """Report these pages again."""
@@ -361,9 +375,9 @@ class XenTracker:
             return
         self._extent = None
         with self._held:
-            place = self._space.placement
-            if self._begun and place is not None and place is self._place:
+            # Wherever the video RAM is by now: what is tracked are the frames where it was.
+            if self._tracked is not None:
                 try:
-                    self._log.stop_dirty_vram(place.domid)
+                    self._log.stop_dirty_vram(self._tracked)
                 except TargetGone:
                     log.debug("%s had ended before tracking was", self._space.name)
