@@ -258,7 +258,7 @@ class Tap:
             due = self._began_s + EAGER_S
         else:
             due = max(self._began_s + self._interval_s, self._not_before_s)
-        settled = self._mode is not None and not self._unread
+        settled = not self._unread if self._mode is not None else self.target.announces_mode
         if (
             self._waker is None
             and settled
