@@ -11,10 +11,12 @@
 struct info {
     uint16_t domain, pad;
     uint32_t flags;
-    uint64_t pages[5];
+    uint64_t pages[6];
+    uint64_t cpu_time;
     uint8_t rest[96];
 };
 static_assert(offsetof(struct info, flags) == 4, "flags");
+static_assert(offsetof(struct info, cpu_time) == 56, "cpu_time");
 
 enum { DYING = 1 << 0, HVM = 1 << 1, SHUTDOWN = 1 << 2, PAUSED = 1 << 3, HAP = 1 << 8, REASON_SHIFT = 16 };
 
@@ -64,6 +66,7 @@ static int listed(uint32_t first, unsigned most, struct info *into)
         memset(&into[count], 0xA5, sizeof *into);
         into[count].domain = (uint16_t)domid;
         into[count].flags = flags;
+        into[count].cpu_time = domain->cpu_time;
         count++;
     }
     return (int)count;

@@ -115,6 +115,10 @@ class FakeXen:
         for vcpu, value in enumerate(cr0):
             self._library.fake_cpus(domid, len(cr0), vcpu, ctypes.c_uint64(value))
 
+    def ran(self, domid: int, nanoseconds: int) -> None:
+        """Its processors have run."""
+        self._library.fake_ran(domid, ctypes.c_uint64(nanoseconds))
+
     def shut_down(self, domid: int, reason: int) -> None:
         """It has shut down, or, with -1, goes on."""
         self._library.fake_shutdown(domid, reason)

@@ -225,6 +225,11 @@ void fake_cpus(uint32_t domid, unsigned vcpus, unsigned vcpu, uint64_t cr0)
     }
 }
 
+void fake_ran(uint32_t domid, uint64_t nanoseconds)
+{
+    LOCKED demanded(domid)->cpu_time += nanoseconds;
+}
+
 void fake_shutdown(uint32_t domid, int reason)
 {
     LOCKED demanded(domid)->shutdown = reason;

@@ -24,6 +24,7 @@ struct domain {
     uint8_t absent[MAX_PAGES / 8];
     unsigned vcpus;
     uint64_t cr0[MAX_VCPUS];
+    uint64_t cpu_time; /* nanoseconds */
     uint64_t mapped; /* pages that somebody has mapped */
     bool tracked;
     uint64_t range_first;

@@ -56,6 +56,8 @@ class _Attached:
 
     async def close(self) -> None:
         """Leave the domain alone."""
+        if self.clock is not None:
+            self.clock.close()
         await self.monitor.close()
 
 
@@ -199,6 +201,10 @@ class XenTarget:
         if mode is not None:
             self._last_size = mode.width, mode.height
             self._later(SETTLE_S, lambda: self._settle(attached, mode))
+        elif self._again is not None:
+            # What was shown before must not be believed any more.
+            self._again.cancel()
+            self._again = None
         return mode
 
     def _later(self, delay_s: float, call: Callable[[], None]) -> None:

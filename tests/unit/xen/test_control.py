@@ -43,6 +43,20 @@ def test_a_domain_that_is_not_there_is_not_the_next_one(xen: FakeXen) -> None:
         assert asked.domain(7) is None
 
 
+def test_how_long_a_domain_has_run(xen: FakeXen) -> None:
+    xen.create(3)
+    with Control() as asked:
+        assert asked.cpu_time_ns(3) == 0
+        xen.ran(3, 1 << 60)
+        xen.ran(3, 7)
+        assert asked.cpu_time_ns(3) == (1 << 60) + 7
+        with pytest.raises(TargetGone, match="domain 2: the domain has ended"):
+            asked.cpu_time_ns(2)
+        xen.fail("xc_domain_getinfolist", errno.EPERM)
+        with pytest.raises(Refused):
+            asked.cpu_time_ns(3)
+
+
 @pytest.mark.parametrize(
     ("cr0", "heeded"),
     [
