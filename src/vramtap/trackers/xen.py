@@ -39,6 +39,7 @@ from vramtap.memory.extent import Extent
 from vramtap.memory.foreign import Placement, XenSpace
 from vramtap.pages import NO_PAGES, PageRuns
 from vramtap.trackers.contract import Everything, Reason, Waker
+from vramtap.trackers.guest_still import GuestStill
 from vramtap.trackers.idle import IDLE_INTERVAL_S, IdleWatch
 from vramtap.trackers.refresh import RefreshClock
 from vramtap.xen.control import Control
@@ -75,6 +76,10 @@ class CpuState(Protocol):
 
     def heeds_write_protection(self, domid: int) -> bool:
         """See `Control.heeds_write_protection`."""
+        ...
+
+    def cpu_time_ns(self, domid: int) -> int:
+        """See `Control.cpu_time_ns`."""
         ...
 
     def close(self) -> None:
@@ -148,6 +153,7 @@ class XenTracker:
         self._window = 0, extent.pages
         self._unknown, self._why = PageRuns.full(extent.pages), Everything(Reason.FIRST)
         self._pending = self._vouched = NO_PAGES
+        self._still = GuestStill(self._cpus.cpu_time_ns) if self._cpus is not None else None
         self._refresh = RefreshClock()
         self._ran: bytes | None = None
         self._blind = self._suspect = self._refreshed = self._fruitless = False
@@ -233,6 +239,7 @@ class XenTracker:
                 # What one that was killed has left tracked would answer in our place.
                 self._log.stop_dirty_vram(place.domid)
             self._tracked = place.domid
+            idle = self._still is not None and self._still.asking(place.domid, self._clock())
             told = self._log.track_dirty_vram(place.domid, place.first + begin, end - begin, bits)
         except TargetGone as error:
             # What it wrote last is looked at once more, as long as it is mapped. It writes nothing any more.
@@ -247,10 +254,17 @@ class XenTracker:
             self._begun, self.shadow = True, not told
         elif told:
             if bits.any():
+                if idle and self._still is not None and not self._wholly(bits, end - begin):
+                    self._still.contradicted()
                 written = PageRuns.from_bitmap(bits.data, end - begin).shift(begin)
                 self._pending = self._pending.union(written.clip(0, self.source.pages))
         else:
             self._lose(Everything(Reason.TAKEN, f"{self.source}: another asked for another range"))
+
+    @staticmethod
+    def _wholly(bits: NDArray[np.uint8], frames: int) -> bool:
+        """Whether every page is named: the answer to who begins anew, not one about the guest."""
+        return bool((bits[: frames // 8] == 0xFF).all())
 
     # What is in no log
 
@@ -333,9 +347,9 @@ class XenTracker:
         """Ask from a thread; None where there can be none.
 
         Each question to the hypervisor holds the guest up, so it is put no more often than the latency that
-        was asked for needs. Whether the device model has run costs nobody anything and is asked about at
-        least as often as idle targets are: a key, a disk's answer, a client of QEMU's own are signs that
-        something may be drawn soon.
+        was asked for needs, and only if the guest has run since. Whether the device model has run costs
+        nobody anything and is asked about at least as often as idle targets are: a key, a disk's answer, a
+        client of QEMU's own are signs that something may be drawn soon.
         """
         self._fetch_next_s = self._clock() + self._latency_s
         # The question below keeps what it reads for the next collect; nothing else touches the tracker until
@@ -353,11 +367,12 @@ class XenTracker:
                 return False
             noticed = ran
             self._fetch_next_s = now_s + self._latency_s
-            try:
-                self._fetch()
-            except VramtapError:
-                # What is wrong is for the collect to say.
-                return True
+            if self._still is None or not self._still.sure(now_s):
+                try:
+                    self._fetch()
+                except VramtapError:
+                    # What is wrong is for the collect to say.
+                    return True
             return bool(self._unseen()) or self._unlogged() is not None
 
         try:
