@@ -164,6 +164,7 @@ void fake_write(uint32_t domid, uint32_t page, uint8_t value)
         bool logged = domain->hap;
         for (unsigned vcpu = 0; !logged && vcpu < domain->vcpus; vcpu++)
             logged = domain->cr0[vcpu] & CR0_WP;
+        domain->cpu_time += 1000; /* nothing is written without running */
         uint64_t frame = domain->first + page;
         if (logged && domain->tracked && frame - domain->range_first < domain->range_frames) {
             uint64_t bit = frame - domain->range_first;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import Callable
 from typing import Final
 
@@ -48,7 +49,7 @@ class XenDomain:
         self.domid, self.pages, self.hap = DOMID, pages, hap
         self.now_s = 1000.0
         self.model = ModelClock()
-        self.space = XenSpace(ForeignMemory(), pages, "domain a", "test of the tracker")
+        self.space = XenSpace(ForeignMemory(), pages, "domain a", str(uuid.uuid4()))
         self._close.callback(self.space.close)
         self.space.model = self.model
         self.extent = Extent(self.space, 0, pages)
