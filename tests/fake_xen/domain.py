@@ -42,6 +42,8 @@ class FakeDomain:
     ) -> None:
         self.xen, self.domid, self.pages = xen, domid, pages
         self.frame, self.words, self.vendor = VRAM_FRAME, list(LINEAR), 0x1234
+        self.bar: int | None = None
+        """What is said of where the video RAM is, where that is not so."""
         self.commands: list[str] = []
         self.lives = False
         place = f"/local/domain/{domid}"
@@ -92,8 +94,9 @@ class FakeDomain:
     def _answer(self, command: str, arguments: dict[str, Any]) -> object:
         self.commands.append(command)
         if command == "query-pci":
+            address = self.frame * PAGE_SIZE or -1 if self.bar is None else self.bar
             regions = [
-                {"bar": 0, "address": self.frame * PAGE_SIZE or -1, "size": self.pages * PAGE_SIZE},
+                {"bar": 0, "address": address, "size": self.pages * PAGE_SIZE},
                 {"bar": 2, "address": MMIO, "size": PAGE_SIZE},
             ]
             ident = {"vendor": self.vendor, "device": 0x1111}

@@ -170,6 +170,17 @@ async def test_registers_that_mean_nothing_are_no_mode(
             assert await target.mode() is None
 
 
+@pytest.mark.parametrize("bar", [-1, -4096, 0, 1, 0xF0000001, 0xF0000800, (1 << 64) - 4096, 1 << 64, 1 << 80])
+async def test_an_address_that_is_none_is_no_place(xen: FakeXen, tmp_path: Path, bar: int) -> None:
+    with FakeDomain(xen, tmp_path) as domain:
+        async with attached() as target:
+            domain.bar = bar
+            assert await target.mode() is None
+            assert xen.mapped(3) == 0
+            domain.bar = None
+            assert await target.mode() == MODE
+
+
 async def test_who_cannot_be_tapped(xen: FakeXen, tmp_path: Path) -> None:
     assert await refused("nobody") == (
         "NotFound attach xen:nobody: no domain nobody (see vramtap ls, or xl list)"
