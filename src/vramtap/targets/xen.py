@@ -25,6 +25,7 @@ from vramtap.targets.qemu_vga import QemuVga
 from vramtap.targets.xen_input import XenInput
 from vramtap.targets.xen_life import Life
 from vramtap.xen import domains
+from vramtap.xen.devicemodel import MAX_FRAME
 from vramtap.xen.domains import Domain
 from vramtap.xen.foreignmemory import ForeignMemory
 from vramtap.xen.xenstore import Xenstore
@@ -171,7 +172,8 @@ class XenTarget:
             if former is not None:
                 former.close()
         bar = attached.vga.vram_bar
-        if bar < 0 or bar % PAGE_SIZE:
+        # The guest writes the BAR: it may say anything.
+        if bar < 0 or bar % PAGE_SIZE or bar + self.extent.size_bytes > MAX_FRAME * PAGE_SIZE:
             space.unplace()
             return False
         return space.place(attached.domain.domid, bar // PAGE_SIZE)

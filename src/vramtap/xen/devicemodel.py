@@ -27,7 +27,7 @@ from vramtap.xen.library import DEVICEMODEL, Handle, quiet_logger, raise_errno
 MAX_PAGES: Final = 32768
 """Frames that one call can ask about: bits of a page, the longest buffer the kernel passes on (Linux:
 drivers/xen/privcmd.c, dm_op_buf_max_size)."""
-_MAX_FRAME: Final = 1 << 40
+MAX_FRAME: Final = 1 << 40
 """Past every frame number of x86-64 (52 bits of physical address)."""
 _MIDDLE_OF_A_PAGE: Final = 64
 
@@ -82,7 +82,7 @@ class DeviceModel(Handle):
             TargetGone: the domain has ended.
             KernelError: anything else; what had been written may be forgotten then.
         """
-        if not 0 < frames <= MAX_PAGES or not 0 <= first < _MAX_FRAME:
+        if not 0 < frames <= MAX_PAGES or not 0 <= first < MAX_FRAME:
             raise ValueError(f"{frames} frames from {first:#x}: one call takes 1 to {MAX_PAGES}")
         if len(bitmap) * 8 < frames or not bitmap.flags.c_contiguous:
             raise ValueError(f"a bitmap of {len(bitmap)} bytes does not hold {frames} bits")
