@@ -13,10 +13,12 @@ struct info {
     uint32_t flags;
     uint64_t pages[6];
     uint64_t cpu_time;
-    uint8_t rest[96];
+    uint32_t online_vcpus, max_vcpu_id;
+    uint8_t rest[88];
 };
 static_assert(offsetof(struct info, flags) == 4, "flags");
 static_assert(offsetof(struct info, cpu_time) == 56, "cpu_time");
+static_assert(offsetof(struct info, max_vcpu_id) == 68, "max_vcpu_id");
 
 enum { DYING = 1 << 0, HVM = 1 << 1, SHUTDOWN = 1 << 2, PAUSED = 1 << 3, HAP = 1 << 8, REASON_SHIFT = 16 };
 
@@ -32,6 +34,9 @@ static_assert(offsetof(struct cpu, rip) == 640, "rip");
 static_assert(offsetof(struct cpu, cr0) == 656, "cr0");
 
 enum { CPU_TYPECODE = 2 };
+
+/* No processor has this in CR0: it stands for one that is not running, of which Xen has no record. */
+static const uint64_t OFFLINE = 0xDEAD;
 
 void *xc_interface_open(void *log, void *domain_build_log, unsigned flags)
 {
@@ -67,6 +72,8 @@ static int listed(uint32_t first, unsigned most, struct info *into)
         into[count].domain = (uint16_t)domid;
         into[count].flags = flags;
         into[count].cpu_time = domain->cpu_time;
+        into[count].online_vcpus = 1;
+        into[count].max_vcpu_id = domain->vcpus - 1;
         count++;
     }
     return (int)count;
@@ -88,7 +95,7 @@ static int context(uint32_t domid, uint16_t typecode, uint16_t instance, struct 
         return ESRCH;
     if (domain->dying || !domain->hvm || typecode != CPU_TYPECODE || size < sizeof *into)
         return EINVAL;
-    if (instance >= domain->vcpus)
+    if (instance >= domain->vcpus || domain->cr0[instance] == OFFLINE)
         return ENOENT;
     memset(into, 0xA5, sizeof *into);
     into->cr0 = domain->cr0[instance];

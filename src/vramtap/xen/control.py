@@ -29,6 +29,7 @@ _INFO_BYTES: Final = 4096
 _FLAGS: Final = struct.Struct("<HxxI")
 _CPU_TIME: Final = struct.Struct("<56xQ")
 """Behind the flags, and six counts of pages of 64 bits."""
+_LAST_VCPU: Final = struct.Struct("<68xI")
 _FLAG_DYING: Final = 1 << 0
 _FLAG_HVM: Final = 1 << 1
 _FLAG_SHUTDOWN: Final = 1 << 2
@@ -161,17 +162,26 @@ class Control(Handle):
             TargetGone: the domain has ended.
             VramtapError: the hypervisor refused.
         """
-        for vcpu in range(MAX_VCPUS):
+        info = self._info(domid)
+        if info is None:
+            raise TargetGone("xc_domain_getinfolist", f"domain {domid}", "the domain has ended")
+        last = int(_LAST_VCPU.unpack_from(info)[0])
+        if last >= MAX_VCPUS:
+            raise VramtapError(
+                "xc_domain_getinfolist", f"domain {domid}", f"over {MAX_VCPUS} vCPUs: {last + 1}"
+            )
+        for vcpu in range(last + 1):
             room = ctypes.create_string_buffer(_CPU_BYTES)
             ctypes.set_errno(0)
             if self._context(self.handle, domid, _CPU_TYPECODE, vcpu, room, _CPU_BYTES):
                 number = ctypes.get_errno()
-                if vcpu and number in (errno.ENOENT, errno.EINVAL, errno.ENODATA):
-                    return True
+                # One that is not running has no record, and writes nothing.
+                if number == errno.ENOENT:
+                    continue
                 raise_errno("xc_domain_hvm_getcontext_partial", f"domain {domid} vCPU {vcpu}", number)
             if not _CR0.unpack_from(room)[0] & _CR0_WP:
                 return False
-        raise VramtapError("xc_domain_hvm_getcontext_partial", f"domain {domid}", f"over {MAX_VCPUS} vCPUs")
+        return True
 
     def _close(self, handle: ctypes.c_void_p) -> None:
         self._library.xc_interface_close(handle)
