@@ -32,7 +32,7 @@ from vramtap.xen.xenstore import Xenstore
 
 MAX_VRAM_BYTES: Final = 1 << 30
 """Video RAM followed at most; QEMU allows 256 MiB (hw/display/vga.c, vgamem_mb)."""
-GEOMETRY_S: Final = 30.0
+GEOMETRY_S: Final = 10.0
 """Between two questions for the geometry while the device model does nothing: a register may have been
 written while the last one was answered."""
 SETTLE_S: Final = 0.3
