@@ -1,0 +1,223 @@
+"""Renders what `xen.dom0.bench` measured as Markdown: `python -m xen.bench_table costs.json > table.md`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.figures import Spread, table
+
+Figures = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+_NAMES: Final = {"vramtap": "vramtap", "qemu": "QEMU's VNC", "none": "nobody"}
+
+
+def rendered(figures: Figures) -> str:
+    """All tables, with what has to be known to read them."""
+    parts = [_host(figures["host"])]
+    for head, name, render in (
+        ("First update after 20 s without a change", "screens", _latency),
+        ("Idling with a viewer connected", "screens", _idle),
+        ("Where vramtap's idle time goes", "screens", _questions),
+        ("One call of `xendevicemodel_track_dirty_vram`", "calls", _calls),
+        ("What the guest loses", "pace", _pace),
+        ("A guest that only draws", "fills", _fills),
+        ("A film", "video", _video),
+        ("How often QEMU asks the hypervisor itself", "neighbour", _neighbour),
+    ):
+        if figures[name]:
+            parts += [f"## {head}", render(figures[name])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _host(host: Row) -> str:
+    speeds = host["speed_ms"]
+    return (
+        f"Measured in dom0 (Xen {host['xen']}, Linux {host['linux']}) of a host that QEMU emulates, "
+        f"AMD's virtualization included, with {host['processors']} virtual processor for dom0 and its guests "
+        "together: **only ratios mean anything**, and whatever one does the others wait for. "
+        "Both paging modes ran in the same start. A fixed piece of work took the emulated processor "
+        f"{min(speeds):.0f} to {max(speeds):.0f} ms, asked {len(speeds)} times during the run of "
+        f"{host['took_s']:.0f} s: that much is noise of the machine below."
+    )
+
+
+def _paging(row: Row) -> str:
+    return "hap" if row["hap"] else "shadow"
+
+
+def _server(row: Row) -> str:
+    name = _NAMES[row["server"]]
+    return f"{name}, `--latency {row['latency_ms']}`" if row["latency_ms"] else name
+
+
+def _latency(screens: Sequence[Row]) -> str:
+    rows = []
+    for row in _by_screen(screens):
+        spread = Spread.of(row["ms"])
+        cells = [f"{each:.0f}" for each in (spread.median, spread.p99, spread.least, spread.most)]
+        rows.append([_paging(row), row["screen"], _server(row), *cells, str(spread.count), str(row["lost"])])
+    text = table(["paging", "screen", "server", "median, ms", "p99", "min", "max", "shots", "lost"], rows)
+    return (
+        "From when dom0 sees that the guest has drawn 64 pixels to the update with them at a client of Raw "
+        "encoding. All stations stood side by side, each a domain of its own with one server and one viewer, "
+        f"and were drawn to one after the other.\n\n{text}"
+    )
+
+
+def _by_screen(screens: Iterable[Row]) -> list[Row]:
+    return sorted(screens, key=lambda row: (not row["hap"], len(row["screen"])))
+
+
+def _idle(screens: Sequence[Row]) -> str:
+    rows = []
+    for row in _by_screen(screens):
+        ours, seconds = row["server"] != "qemu", row["idle_s"]
+        switches = row["counted"]["switches"] if ours else row["switches"]
+        model = f"{row['model_cpu_ms'] / seconds:.1f}" if ours else "the server itself"
+        rows.append([
+            _paging(row), row["screen"], _server(row), f"{row['cpu_ms'] / seconds:.1f}",
+            f"{switches / seconds:.1f}", model,
+        ])  # fmt: skip
+    head = [
+        "paging",
+        "screen",
+        "server",
+        "CPU, ms a second",
+        "wake-ups a second",
+        "QEMU beside it, ms a second",
+    ]
+    seconds = min(row["idle_s"] for row in screens)
+    return (
+        "Between the shots above, from 5 s after each to the next: still, with a viewer that waits for an "
+        f"update; at least {seconds:.0f} s of each. CPU is user and system time of the process, the "
+        f"hypervisor's included; wake-ups are voluntary context switches.\n\n{table(head, rows)}"
+    )
+
+
+def _questions(screens: Sequence[Row]) -> str:
+    rows = []
+    for row in _by_screen(screens):
+        if row["server"] == "qemu":
+            continue
+        seconds, counted = row["idle_s"], row["counted"]
+        call_ms = counted["call_s"] * 1000
+        rows.append([
+            _paging(row), row["screen"], _server(row),
+            f"{counted['calls'] / seconds:.1f}", f"{call_ms / seconds:.1f}",
+            f"{call_ms / max(1, counted['calls']):.2f}", f"{counted['questions'] / seconds:.1f}",
+            f"{60 * counted['looks'] / seconds:.0f}", f"{60 * counted['everything'] / seconds:.0f}",
+            f"{60 * counted['sessions'] / seconds:.0f}", f"{60 * counted['cpu_states'] / seconds:.0f}",
+        ])  # fmt: skip
+    head = [
+        "paging", "screen", "server", "calls a second", "ms a second in them", "ms each",
+        "looks at QEMU's clock a second", "looks of the tap a minute", "of these at everything",
+        "QMP sessions a minute", "questions for CR0.WP a minute",
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def _calls(calls: Sequence[Row]) -> str:
+    rows = []
+    for row in calls:
+        spread = Spread.of(row["ms"])
+        wrong = row.get("wrong")
+        rows.append([
+            _paging(row), str(row["pages"]), row["written"], f"{spread.median:.2f}", f"{spread.p99:.2f}",
+            f"{spread.most:.2f}", str(spread.count), "" if wrong is None else str(wrong),
+        ])  # fmt: skip
+    head = ["paging", "pages", "written before", "median, ms", "p99", "max", "calls", "answers not exact"]
+    return table(head, rows)
+
+
+def _pace(pace: Sequence[Row]) -> str:
+    rows = []
+    for row in pace:
+        free = next(each for each in pace if each["hap"] == row["hap"] and each["dom0"] == "nothing")
+        rate, most = _mean(row["rounds_per_s"]), _mean(free["rounds_per_s"])
+        spread = f"{min(row['rounds_per_s']) / most:.0%} to {max(row['rounds_per_s']) / most:.0%}"
+        rows.append([_paging(row), row["dom0"], f"{rate / most:.0%}", spread])
+    text = table(["paging", "dom0, 60 times a second", "of the guest's pace", "from round to round"], rows)
+    return (
+        "A guest that only counts. On the one processor it loses what dom0 takes, be it paused or not: "
+        f"`wakes` is dom0 waking without asking anything.\n\n{text}"
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _fills(fills: Sequence[Row]) -> str:
+    rows = []
+    for row in fills:
+        free = next(each for each in fills if each["hap"] == row["hap"] and each["server"] == "none")
+        rate = row["per_s"]
+        rows.append([
+            _paging(row), _NAMES[row["server"]], row["viewer"], f"{rate:.0f}", f"{rate / free['per_s']:.0%}",
+        ])  # fmt: skip
+    text = table(["paging", "server", "viewer", "fills a second", "of those with nobody"], rows)
+    return f"A guest that fills its screen of {fills[0]['screen']} as fast as it can.\n\n{text}"
+
+
+def _video(video: Sequence[Row]) -> str:
+    rows = []
+    for row in video:
+        seconds = row["s"]
+        counted = row["counted"]
+        calls = f"{counted['calls'] / seconds:.0f}" if counted else ""
+        rows.append([
+            _paging(row), _NAMES[row["server"]], f"{row['cpu_ms'] / seconds:.0f}",
+            f"{row['model_cpu_ms'] / seconds:.0f}", f"{row['switches'] / seconds:.0f}",
+            f"{row['updates'] / seconds:.1f}", calls,
+        ])  # fmt: skip
+    head = [
+        "paging", "server", "CPU, ms a second", "QEMU's CPU, ms a second", "wake-ups a second",
+        "updates a second", "calls a second",
+    ]  # fmt: skip
+    return (
+        f"A third of a screen of {video[0]['screen']} is filled 25 times a second, a viewer looks.\n\n"
+        f"{table(head, rows)}"
+    )
+
+
+def _neighbour(neighbour: Sequence[Row]) -> str:
+    rows = []
+    for row in neighbour:
+        at_s = row["at_s"]
+        gaps = [after - before for before, after in itertools.pairwise(at_s)]
+        cells = ["", "", ""]
+        if gaps:
+            cells = [
+                f"{1000 * Spread.of(gaps).median:.0f}",
+                f"{1000 * min(gaps):.0f}",
+                f"{1000 * max(gaps):.0f}",
+            ]
+        rows.append([_paging(row), row["client"], f"{row['s']:.0f}", str(len(at_s)), *cells])
+    head = [
+        "paging",
+        "client of QEMU's VNC",
+        "watched for, s",
+        "questions",
+        "between two, median, ms",
+        "min",
+        "max",
+    ]
+    return (
+        "Seen from outside: Xen keeps one range a domain, so a question of ours about another range tells "
+        f"whether QEMU has asked since our last, 10 ms before.\n\n{table(head, rows)}"
+    )
+
+
+def main() -> None:
+    """Read the file named, and print."""
+    print(rendered(json.loads(Path(sys.argv[1]).read_text())), end="")
+
+
+if __name__ == "__main__":
+    main()
