@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vramtap.errors import VramtapError
 from vramtap.linux.run_clock import RunClock
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.xen.foreignmemory import ForeignMemory, FrameMapping
@@ -87,18 +86,18 @@ class XenSpace:
                 former.close()
 
     def read_runs(self, address: int, runs: PageRuns, into: NDArray[np.uint8], base_page: int) -> None:
-        """Copy whole pages; see `AddressSpace.read_runs`.
+        """Copy whole pages, zeros while it has no place; see `AddressSpace.read_runs`.
 
-        Raises:
-            VramtapError: it has no place now.
+        Not an error: having no place is how every guest begins, and begins again. One who compares could
+        not even begin then, and would fail for ever without asking where it is by now.
         """
         offset = address // PAGE_SIZE
         with self._lock:
-            if self._mapping is None:
-                reason = "its video RAM has no place now"
-                raise VramtapError("read", self.name, reason, "the guest's firmware gives it one")
             for first, last in runs:
                 at, size = (first - base_page) * PAGE_SIZE, (last - first) * PAGE_SIZE
+                if self._mapping is None:
+                    into[at : at + size] = 0
+                    continue
                 self._mapping.read(offset + first, offset + last, into[at : at + size])
                 self.bytes_read += size
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fake_xen.host import VRAM_FRAME, FakeXen, fake_xen
-from vramtap.errors import KernelError, TargetGone, VramtapError
+from vramtap.errors import KernelError, TargetGone
 from vramtap.linux.run_clock import RunClock
 from vramtap.memory.extent import Extent
 from vramtap.memory.foreign import XenSpace
@@ -55,13 +55,14 @@ def test_pages_land_where_they_belong(xen: FakeXen, space: XenSpace) -> None:
     assert into[::PAGE_SIZE].tolist() == [12, 13], "an extent may begin in the middle"
 
 
-def test_without_a_place_reading_is_an_error(xen: FakeXen, space: XenSpace) -> None:
+def test_without_a_place_it_is_black(xen: FakeXen, space: XenSpace) -> None:
+    xen.write(3, 0, 7)
     for _ in range(2):
         space.unplace()
         assert space.placement is None
-        with pytest.raises(VramtapError, match=r"read domain a \(id 3\): its video RAM has no place now"):
-            read(space, (0, 1))
+        assert read(space, (0, 2)) == [0, 0, *[0xEE] * (PAGES - 2)]
         assert space.place(3, VRAM_FRAME)
+        assert read(space, (0, 1))[0] == 7
 
 
 def test_a_framebuffer_that_is_not_all_there_has_no_place(xen: FakeXen, space: XenSpace) -> None:
