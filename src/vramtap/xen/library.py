@@ -60,7 +60,9 @@ def _load(library: Library) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(name, use_errno=True)
     except OSError as error:
-        remedy = f"apt install {library.package}, or your distribution's Xen libraries"
+        # What is missing may be another that this one needs; the loader names it first.
+        missing = next((each for each in LIBRARIES if str(error).startswith(tuple(each.names))), library)
+        remedy = f"apt install {missing.package}, or your distribution's Xen libraries"
         raise NotFound("load", library.name, str(error), remedy) from error
 
 
