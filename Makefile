@@ -22,7 +22,7 @@ STORM ?= 20
 .DEFAULT_GOAL := help
 # Packages come before what is built with them.
 .NOTPARALLEL:
-.PHONY: help install demo demo-qemu packages packages-demo packages-demo-qemu packages-xen format lint test test-xen storm bench traces clean
+.PHONY: help install demo demo-qemu packages packages-demo packages-demo-qemu packages-xen format lint test test-xen storm bench bench-xen traces clean
 
 help: ## say what there is
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -101,6 +101,11 @@ storm: packages $(INSTALLED) $(GUEST) ## the random tests, long (STORM=20 times)
 
 bench: packages $(INSTALLED) $(GUEST) ## measure everything beside QEMU's VNC, x11vnc and x0vncserver; writes README's tables (1 h)
 	PYTHONPATH=tests $(RUN)/python -m benchmarks --readme
+
+bench-xen: packages-xen $(INSTALLED) $(GUEST) ## measure in an emulated Xen host's dom0 beside QEMU's VNC; writes docs/xen-costs.md (15 min)
+	PYTHONPATH=tests $(RUN)/python -m xen.lab --hypervisor shadow --timeout 2400 --out build/bench-xen \
+		--run 'PYTHONPATH=tests python3 -m xen.dom0.bench --json /out/costs.json'
+	PYTHONPATH=tests $(RUN)/python -m xen.bench_table build/bench-xen/shadow/costs.json > docs/xen-costs.md
 
 traces: packages $(INSTALLED) $(GUEST) ## record tests/traces again (5 min; needs xterm, xdotool and mpv too)
 	PYTHONPATH=tests $(RUN)/python -m traces

@@ -1,4 +1,4 @@
-"""Renders what `xen.dom0.bench` measured as Markdown: `python -m xen.bench_table costs.json > table.md`."""
+"""Renders what `xen.dom0.bench` measured: `python -m xen.bench_table costs.json... > table.md`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMES: Final = {"vramtap": "vramtap", "qemu": "QEMU's VNC", "none": "nobody"}
 
 def rendered(figures: Figures) -> str:
     """All tables, with what has to be known to read them."""
-    parts = [_host(figures["host"])]
+    parts = ["# What following a Xen domain costs", _host(figures["host"])]
     for head, name, render in (
         ("First update after 20 s without a change", "screens", _latency),
         ("Idling with a viewer connected", "screens", _idle),
@@ -37,13 +37,15 @@ def rendered(figures: Figures) -> str:
 
 def _host(host: Row) -> str:
     speeds = host["speed_ms"]
+    apart = "" if host["starts"] == 1 else f" (its parts in {host['starts']} starts)"
     return (
         f"Measured in dom0 (Xen {host['xen']}, Linux {host['linux']}) of a host that QEMU emulates, "
         f"AMD's virtualization included, with {host['processors']} virtual processor for dom0 and its guests "
-        "together: **only ratios mean anything**, and whatever one does the others wait for. "
-        "Both paging modes ran in the same start. A fixed piece of work took the emulated processor "
-        f"{min(speeds):.0f} to {max(speeds):.0f} ms, asked {len(speeds)} times during the run of "
-        f"{host['took_s']:.0f} s: that much is noise of the machine below."
+        "together: **only ratios mean anything**, and "
+        "whatever one process does the others wait for. Both paging modes ran in the same start"
+        f"{apart}. A fixed piece of work took {min(speeds):.0f} to {max(speeds):.0f} ms, tried {len(speeds)} "
+        f"times during the {host['took_s']:.0f} s: that much is noise of the machine below. "
+        "p99 of fewer than 100 shots is the largest."
     )
 
 
@@ -214,9 +216,22 @@ def _neighbour(neighbour: Sequence[Row]) -> str:
     )
 
 
+def merged(starts: Sequence[Figures]) -> Figures:
+    """The parts that were measured in several starts of the host, as one."""
+    hosts = [start["host"] for start in starts]
+    host = {
+        **hosts[0],
+        "starts": len(hosts),
+        "speed_ms": [speed for each in hosts for speed in each["speed_ms"]],
+        "took_s": sum(each["took_s"] for each in hosts),
+    }
+    names = [name for name in starts[0] if name != "host"]
+    return {"host": host, **{name: [row for start in starts for row in start[name]] for name in names}}
+
+
 def main() -> None:
-    """Read the file named, and print."""
-    print(rendered(json.loads(Path(sys.argv[1]).read_text())), end="")
+    """Read the files named, and print."""
+    print(rendered(merged([json.loads(Path(name).read_text()) for name in sys.argv[1:]])), end="")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ PARTS: Final = ("calls", "pace", "neighbour", "busy", "small", "large")
 CALLS, SHOTS = 200, 15
 LATEST_S: Final = 10.0
 """A shot not seen by then is lost."""
-NEIGHBOUR_S: Final = (21.0, 3.0)
+NEIGHBOUR_S: Final = (21.0, 7.0)
 """How long QEMU's questions are counted: still, and otherwise."""
 BUSY_S: Final = (5.0, 2.0)
 """How long a film takes, and full speed."""
