@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from lab.cpio import Archive
-from xen.guest.build import boot_sector_disk
+from xen.guest.build import boot_sector_disk, linux_disk, linux_initramfs, linux_kernel
 from xen.lab.debian import Debian, debian
 from xen.lab.program import PROJECT, dependencies, program
 
@@ -28,7 +28,7 @@ def prepare() -> tuple[Debian, list[Path]]:
         LabError: a part cannot be built.
     """
     base = debian()
-    boot_sector_disk()
+    _guests(base)
     return base, [base.layer, dependencies(base), program(base)]
 
 
@@ -48,15 +48,25 @@ def write(command: str, into: Path) -> None:
         for layer in layers:
             with layer.open("rb") as source:
                 shutil.copyfileobj(source, initrd, 1 << 20)
-        initrd.write(_fresh(command, base.kernel))
+        initrd.write(_fresh(command, _guests(base)))
 
 
-def _fresh(command: str, kernel: Path) -> bytes:
+def _guests(base: Debian) -> dict[str, Path]:
+    """What dom0 finds in /guests."""
+    return {
+        "boot-sector.img": boot_sector_disk(),
+        "linux.img": linux_disk(),
+        "linux.kernel": linux_kernel(base.kernel),
+        "linux.cpio": linux_initramfs(base.busybox),
+    }
+
+
+def _fresh(command: str, guests: dict[str, Path]) -> bytes:
     archive = Archive()
     archive.file("init", _INIT.read_bytes(), executable=True)
     archive.file("lab/command", f"cd /{HOME}\n{command}\n".encode())
-    archive.file("guests/boot-sector.img", boot_sector_disk().read_bytes())
-    archive.file("guests/vmlinuz", kernel.read_bytes())
+    for guest, source in guests.items():
+        archive.file(f"guests/{guest}", source.read_bytes())
     archive.directory(HOME)
     archive.file(f"{HOME}/pyproject.toml", (PROJECT / "pyproject.toml").read_bytes())
     directories: set[PurePath] = set()
