@@ -11,6 +11,11 @@ from xen.dom0.served import Served, picture_of
 
 WIDTH, HEIGHT = 400, 300
 """Small: an emulated processor takes a second for a frame of 1024 x 768."""
+SHORT = (Paging.BITS32_SMALL, Paging.LONG_SMALL)
+PAGINGS = [
+    pytest.param(mode, id=mode.name.lower(), marks=[pytest.mark.short] if mode in SHORT else [])
+    for mode in Paging
+]
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +26,7 @@ def back_to_the_beginning(machine: BootSectorGuest) -> None:
         machine.set_offset(0, 0)
 
 
-@pytest.mark.short
-@pytest.mark.parametrize("paging", Paging, ids=lambda mode: mode.name.lower())
+@pytest.mark.parametrize("paging", PAGINGS)
 def test_what_is_drawn_is_served(machine: BootSectorGuest, served: Served, paging: Paging) -> None:
     machine.paging(paging)
     chance = random.Random(paging.value)
@@ -44,7 +48,6 @@ def test_what_is_drawn_is_served(machine: BootSectorGuest, served: Served, pagin
         machine.check()
 
 
-@pytest.mark.short
 def test_writes_through_a_second_mapping_are_seen(machine: BootSectorGuest, served: Served) -> None:
     machine.paging(Paging.BITS32_SMALL, alias=True)
     with served.viewer() as viewer:
