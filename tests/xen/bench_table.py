@@ -159,12 +159,16 @@ def _fills(fills: Sequence[Row]) -> str:
     rows = []
     for row in fills:
         free = next(each for each in fills if each["hap"] == row["hap"] and each["server"] == "none")
-        rate = row["per_s"]
+        spread, most = Spread.of(row["per_s"]), Spread.of(free["per_s"])
         rows.append([
-            _paging(row), _NAMES[row["server"]], row["viewer"], f"{rate:.0f}", f"{rate / free['per_s']:.0%}",
+            _paging(row), _NAMES[row["server"]], row["viewer"], f"{spread.median:.0f}",
+            f"{spread.least:.0f} to {spread.most:.0f}", f"{spread.median / most.median:.0%}",
         ])  # fmt: skip
-    text = table(["paging", "server", "viewer", "fills a second", "of those with nobody"], rows)
-    return f"A guest that fills its screen of {fills[0]['screen']} as fast as it can.\n\n{text}"
+    head = ["paging", "server", "viewer", "fills a second", "from round to round", "of those with nobody"]
+    return (
+        f"A guest that fills its screen of {fills[0]['screen']} as fast as it can. A viewer that is only "
+        f"`connected` asks for no update.\n\n{table(head, rows)}"
+    )
 
 
 def _video(video: Sequence[Row]) -> str:

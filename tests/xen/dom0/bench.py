@@ -30,7 +30,7 @@ LATEST_S: Final = 10.0
 """A shot not seen by then is lost."""
 NEIGHBOUR_S: Final = (21.0, 7.0)
 """How long QEMU's questions are counted: still, and otherwise."""
-BUSY_S: Final = (5.0, 2.0)
+BUSY_S: Final = (5.0, 1.0)
 """How long a film takes, and full speed."""
 SLOW_MS: Final = 500
 """A latency that is asked for, beside the default."""
