@@ -1,0 +1,142 @@
+"""What can go wrong with the program in dom0: no privilege, libraries that are not there, SIGKILL."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from xen.dom0.driver import Paging
+from xen.dom0.driver_domain import xl
+from xen.dom0.driver_log import DirtyLog
+from xen.dom0.driver_staged import StagedGuest
+from xen.dom0.forked import NOBODY, run, serving
+from xen.dom0.served import Viewer, picture_of, viewer_at
+
+pytest_plugins = ("xen.dom0.spare",)
+
+LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
+KILLS = 5
+VNC = ("--vnc", "127.0.0.1:0")
+
+
+@pytest.fixture(autouse=True)
+def small_picture(spare: StagedGuest) -> None:
+    spare.paging(Paging.OFF)
+    if (spare.width, spare.bpp) != (400, 32):
+        spare.shrink()
+
+
+def log_of(spare: StagedGuest) -> DirtyLog:
+    """Of the range that the program has tracked: what is shown."""
+    return DirtyLog(spare.domid, spare.lfb_gfn, spare.frame_pages)
+
+
+@contextlib.contextmanager
+def hidden(name: str, into: Path) -> Iterator[None]:
+    """A library is not there meanwhile, by any of its names."""
+    found = list(LIBRARIES.glob(f"{name}.so*"))
+    assert found
+    for path in found:
+        path.rename(into / path.name)
+    try:
+        yield
+    finally:
+        for path in found:
+            (into / path.name).rename(path)
+
+
+@pytest.mark.short
+def test_without_privilege_it_says_what_to_do(spare: StagedGuest, tmp_path: Path) -> None:
+    url, before = f"xen:{spare.name}", sorted(Path("/var/lib/xen").iterdir())
+    for arguments in (("serve", url, *VNC), ("screenshot", url, "-o", str(tmp_path / "a.png"))):
+        complaint = run(*arguments, uid=NOBODY).complaint
+        assert complaint == "vramtap: xs_open: Permission denied (run as root in Xen's dom0)"
+    assert sorted(Path("/var/lib/xen").iterdir()) == before
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.short
+@pytest.mark.parametrize(
+    ("library", "package"),
+    [
+        ("libxenstore", "libxenstore4"),
+        ("libxenforeignmemory", "libxenforeignmemory1"),
+        ("libxendevicemodel", "libxendevicemodel1"),
+        ("libxentoollog", "libxentoollog1"),
+    ],
+)
+def test_a_library_that_is_missing_is_named(
+    spare: StagedGuest, tmp_path: Path, library: str, package: str
+) -> None:
+    with hidden(library, tmp_path):
+        complaint = run("serve", f"xen:{spare.name}", *VNC, "--tracker", "xen").complaint
+    assert f"{library}.so" in complaint
+    assert f"(apt install {package}, or your distribution's Xen libraries)" in complaint
+
+
+@pytest.mark.short
+def test_without_libxenctrl_it_is_exact_all_the_same(spare: StagedGuest, tmp_path: Path) -> None:
+    with hidden("libxenctrl", tmp_path), serving(f"xen:{spare.name}", tracker="xen") as served:
+        port = served.port()
+        with viewer_at(port) as viewer:
+            for at in range(5):
+                spare.fill(at * 20 * 4096, 2, 0xC0FFEE + at)
+                viewer.shows(picture_of(spare))
+        ended = served.interrupt()
+    assert (ended.status, ended.errors) == (0, "")
+
+
+def storm(spare: StagedGuest, viewer: Viewer, chance: random.Random) -> None:
+    """Fills of the upper half, keys and motions all along, for a while that is not known before."""
+    words = spare.frame_pages * 512
+    for at in range(chance.randrange(20, 200)):
+        begin = chance.randrange(words)
+        spare.fill(begin * 4, min(words - begin, 2000), chance.getrandbits(24))
+        if not at % 8:
+            viewer.client.pointer(at, 100 - at % 100)
+
+
+def killed(spare: StagedGuest, seed: int) -> None:
+    with serving(f"xen:{spare.name}", tracker="xen") as served, viewer_at(served.port()) as viewer:
+        viewer.shows(picture_of(spare))
+        with spare.batch():
+            storm(spare, viewer, random.Random(seed))
+            assert served.kill().status == -signal.SIGKILL
+            # The monitor is free at once, and the guest goes on.
+            assert "running" in xl("qemu-monitor-command", spare.name, "info status")
+            xl("vcpu-set", spare.name, "1")
+        spare.check()
+
+
+def killed_then_left(spare: StagedGuest, kills: int) -> None:
+    for seed in range(kills):
+        killed(spare, seed)
+    with log_of(spare) as log:
+        # Xen goes on tracking what it was asked to,
+        log.ask()
+        pages = spare.fill(100 * 4096, 1, 0x424242)
+        assert log.ask() == set(pages)
+        with serving(f"xen:{spare.name}", tracker="xen") as served:
+            with viewer_at(served.port()) as viewer:
+                for at in range(3):
+                    spare.fill(at * 40 * 4096, 1, 0x313131 + at)
+                    viewer.shows(picture_of(spare))
+            ended = served.interrupt()
+        assert (ended.status, ended.errors) == (0, "")
+        # until one that ends in order has it stop: this very range begins anew.
+        assert log.ask() is None
+        log.stop()
+
+
+@pytest.mark.short
+def test_killed_it_leaves_nothing_but_tracking_which_the_next_ends(spare: StagedGuest) -> None:
+    killed_then_left(spare, 1)
+
+
+def test_killed_again_and_again(spare: StagedGuest) -> None:
+    killed_then_left(spare, KILLS)

@@ -1,0 +1,106 @@
+"""Who shares the hypervisor's one log of a domain: QEMU, a second vramtap, and what loses bits."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from vramtap.memory.extent import Extent
+from vramtap.memory.foreign import XenSpace
+from vramtap.pages import PageRuns
+from vramtap.trackers.xen import XenTracker
+from vramtap.xen.foreignmemory import ForeignMemory
+from xen.dom0.driver import BootSectorGuest
+from xen.dom0.driver_staged import StagedGuest
+from xen.dom0.forked import run, serving
+from xen.dom0.served import Served, picture_of, viewer_at
+from xen.dom0.spare import VNC_DISPLAYS
+
+pytest_plugins = ("xen.dom0.spare",)
+
+ROUNDS, FILLS = 20, 15
+
+
+class RangeOfQemu(XenTracker):
+    """Broken on purpose: asks for the very range that QEMU asks for."""
+
+    def _follow(self, first: int, last: int) -> None:
+        super()._follow(first, last)
+        self._range = first, last
+
+
+def stopped() -> float:
+    """A clock that stands: looks for what is in no log come at intervals, and would hide a loss."""
+    return 0.0
+
+
+@pytest.fixture
+def whole(spare: StagedGuest) -> Iterator[Extent]:
+    """All of the video RAM, which is QEMU's range."""
+    space = XenSpace(ForeignMemory(), spare.vram_pages, spare.name, f"whole of {spare.domid}")
+    assert space.place(spare.domid, spare.lfb_gfn)
+    yield Extent(space, 0, spare.vram_pages)
+    space.close()
+
+
+def missed(spare: StagedGuest, whole: Extent, tracker: XenTracker, hap: bool, *, at_once: bool) -> int:
+    """Fill beside a client of QEMU's own VNC; returns the written pages that the tracker has not told of.
+
+    Args:
+        spare: The guest.
+        whole: What is tracked.
+        tracker: Not yet armed.
+        hap: Its paging mode.
+        at_once: Ask before QEMU has shown the fills, too.
+    """
+    chance, unseen = random.Random(7), 0
+    with viewer_at(5900 + VNC_DISPLAYS[hap]) as theirs:
+        theirs.shows(picture_of(spare))
+        tracker.arm(whole)
+        try:
+            for _ in range(3):
+                tracker.collect()
+            for _ in range(ROUNDS):
+                written: set[int] = set()
+                with spare.batch():
+                    for _ in range(FILLS):
+                        place = chance.randrange(spare.frame_pages * 1024) * 4
+                        written |= spare.fill(place, 1, chance.getrandbits(24))
+                answers = [tracker.collect()] if at_once else []
+                theirs.shows(picture_of(spare))
+                answers.append(tracker.collect())
+                for answer in answers:
+                    told = answer if isinstance(answer, PageRuns) else PageRuns.full(whole.pages)
+                    written -= {page for first, last in told for page in range(first, last)}
+                unseen += len(written)
+        finally:
+            tracker.disarm()
+    return unseen
+
+
+@pytest.mark.short
+def test_beside_qemu_nothing_is_missed_by_either(spare: StagedGuest, whole: Extent, hap: bool) -> None:
+    assert not missed(spare, whole, XenTracker(clock=stopped), hap, at_once=True)
+
+
+@pytest.mark.short
+def test_the_very_range_of_qemu_would_lose_bits(spare: StagedGuest, whole: Extent, hap: bool) -> None:
+    assert missed(spare, whole, RangeOfQemu(clock=stopped), hap, at_once=False)
+
+
+@pytest.mark.short
+def test_the_second_compares_or_is_refused(machine: BootSectorGuest, served: Served) -> None:
+    url = f"xen:{machine.name}"
+    complaint = run("serve", url, "--vnc", "127.0.0.1:0", "--tracker", "xen").complaint
+    assert complaint.endswith("another vramtap has it (end that one, or use --tracker compare)")
+    with serving(url) as second:
+        with served.viewer() as first_viewer, viewer_at(second.port()) as second_viewer:
+            for at in range(4):
+                machine.fill(at * 30 * 4096, 20, 0x515151 * at)
+                for viewer in (first_viewer, second_viewer):
+                    viewer.shows(picture_of(machine))
+        ended = second.interrupt()
+    assert (ended.status, ended.errors) == (0, "")
+    assert second.report()["stats"]["tracker"] == "compare"
