@@ -37,14 +37,14 @@ def rendered(figures: Figures) -> str:
 
 def _host(host: Row) -> str:
     speeds = host["speed_ms"]
-    apart = "" if host["starts"] == 1 else f" (its parts in {host['starts']} starts)"
+    where = "in the same start" if host["starts"] == 1 else f"in each of {host['starts']} starts"
     return (
         f"Measured in dom0 (Xen {host['xen']}, Linux {host['linux']}) of a host that QEMU emulates, "
         f"AMD's virtualization included, with {host['processors']} virtual processor for dom0 and its guests "
-        "together: **only ratios mean anything**, and "
-        "whatever one process does the others wait for. Both paging modes ran in the same start"
-        f"{apart}. A fixed piece of work took {min(speeds):.0f} to {max(speeds):.0f} ms, tried {len(speeds)} "
-        f"times during the {host['took_s']:.0f} s: that much is noise of the machine below. "
+        "together: **only ratios mean anything**, and whatever one process does the others wait for. Both "
+        f"paging modes ran side by side, {where}. A fixed piece of work took {min(speeds):.0f} to "
+        f"{max(speeds):.0f} ms, tried {len(speeds)} times during the {host['took_s']:.0f} s: that much is noise "
+        "of the machine below. "
         "p99 of fewer than 100 shots is the largest."
     )
 
