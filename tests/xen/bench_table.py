@@ -43,8 +43,8 @@ def _host(host: Row) -> str:
         f"AMD's virtualization included, with {host['processors']} virtual processor for dom0 and its guests "
         "together: **only ratios mean anything**, and whatever one process does the others wait for. Both "
         f"paging modes ran side by side, {where}. A fixed piece of work took {min(speeds):.0f} to "
-        f"{max(speeds):.0f} ms, tried {len(speeds)} times during the {host['took_s']:.0f} s: that much is noise "
-        "of the machine below. "
+        f"{max(speeds):.0f} ms, tried {len(speeds)} times during the {host['took_s']:.0f} s: that "
+        "much is noise of the machine below. "
         "p99 of fewer than 100 shots is the largest."
     )
 
