@@ -1,0 +1,23 @@
+"""The guest that the other tests share, destroyed while it is tapped: last by its name, and so cheap."""
+
+from __future__ import annotations
+
+import pytest
+
+from xen.dom0.driver import BootSectorGuest
+from xen.dom0.driver_domain import wait_for, xl
+from xen.dom0.served import START_S, Served, picture_of
+
+
+@pytest.mark.short
+def test_a_domain_destroyed_while_tapped_ends_the_program(machine: BootSectorGuest, served: Served) -> None:
+    with served.viewer() as viewer:
+        viewer.shows(picture_of(machine))
+        domid = machine.domid
+        machine.detach()
+        xl("destroy", str(domid))
+        assert served.process.wait(START_S) == 0
+    assert served.next("ended")["ended"] == f"domain {machine.name} (id {domid}) was destroyed"
+    assert served.errors == ""
+    # Its memory is held for as long as anything of it is mapped.
+    wait_for("the domain's end", lambda: "(null)" not in xl("list") or None, START_S, 0.5)
