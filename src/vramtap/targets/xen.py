@@ -36,7 +36,12 @@ GEOMETRY_S: Final = 10.0
 """Between two questions for the geometry while the device model does nothing: a register may have been
 written while the last one was answered."""
 SETTLE_S: Final = 0.3
-"""After a question: QEMU runs on until our session has ended and it has seen that."""
+"""After a question QEMU runs on until our session has ended and it has seen that. Meanwhile the answer stands: a
+session takes as long as several frames, and QEMU runs in it as for a guest that sets a mode."""
+FLIPPING_S: Final = 1.0
+"""After another mode or offset was found every question is asked: they come in series."""
+PLACES_S: Final = 1.0
+"""Between two questions for where the BARs are, while the registers answer: that answer is long."""
 ATTACH_RETRY_S: Final = 0.25
 """Between two tries to attach to the domain that a reboot has made: nothing tells when it may be had."""
 BLANK: Final = (640, 480)
@@ -85,7 +90,10 @@ class XenTarget:
         self._wanted = wanted
         self._attached: _Attached | None = None
         self._space: XenSpace | None = None
-        self._known: tuple[bytes | None, Mode | None] | None = None
+        self._known: Mode | None = None
+        self._settled: bytes | None = None
+        """The device model's clock once it had dealt with the last question; None while it has not."""
+        self._flipping_until_s = self._places_next_s = float("-inf")
         self._again: asyncio.TimerHandle | None = None
         self._last_size = BLANK
         self._close = contextlib.AsyncExitStack()
@@ -151,7 +159,7 @@ class XenTarget:
 
     async def _let_go(self) -> None:
         """The domain has ended, or we leave it."""
-        attached, self._attached, self._known = self._attached, None, None
+        attached, self._attached, self._known, self._settled = self._attached, None, None, None
         if self._again is not None:
             self._again.cancel()
             self._again = None
@@ -189,38 +197,53 @@ class XenTarget:
         attached = self._attached
         if attached is None:
             return None
-        ran = attached.clock.read() if attached.clock is not None else None
-        if self._known is not None and ran is not None and self._known[0] == ran:
-            return self._known[1]
+        now_s = asyncio.get_running_loop().time()
+        if self._known is not None and self._stands(attached, now_s):
+            return self._known
         try:
-            await attached.vga.find()
-            mode = await attached.vga.mode(self.extent.size_bytes) if await self._place() else None
+            mode = await self._ask(attached, now_s)
         except TargetGone as error:
             # Whether it comes back is for `gone` to say.
             log.debug("%s", error)
             return None
-        self._known = None
+        if mode is not None and self._known not in (None, mode):
+            self._flipping_until_s = now_s + FLIPPING_S
+        self._known, self._settled = mode, None
         if mode is not None:
             self._last_size = mode.width, mode.height
-            self._later(SETTLE_S, lambda: self._settle(attached, mode))
+            self._later(SETTLE_S, lambda: self._settle(attached))
         elif self._again is not None:
             # What was shown before must not be believed any more.
             self._again.cancel()
             self._again = None
         return mode
 
+    def _stands(self, attached: _Attached, now_s: float) -> bool:
+        """Whether the last answer is still to be believed."""
+        if self._settled is None:
+            return self._again is not None and now_s >= self._flipping_until_s
+        return attached.clock is not None and attached.clock.read() == self._settled
+
+    async def _ask(self, attached: _Attached, now_s: float) -> Mode | None:
+        if self._known is None or now_s >= self._places_next_s:
+            await attached.vga.find()
+            self._places_next_s = now_s + PLACES_S
+        return await attached.vga.mode(self.extent.size_bytes) if await self._place() else None
+
     def _later(self, delay_s: float, call: Callable[[], None]) -> None:
         if self._again is not None:
             self._again.cancel()
         self._again = asyncio.get_running_loop().call_later(delay_s, call)
 
-    def _settle(self, attached: _Attached, mode: Mode) -> None:
+    def _settle(self, attached: _Attached) -> None:
         """Our own question is over: what QEMU does from now on is somebody else's doing."""
-        self._known = attached.clock.read() if attached.clock is not None else None, mode
-        self._later(GEOMETRY_S, self._forget)
+        self._settled = attached.clock.read() if attached.clock is not None else None
+        self._again = None
+        if self._settled is not None:
+            self._later(GEOMETRY_S, self._forget)
 
     def _forget(self) -> None:
-        self._again, self._known = None, None
+        self._again, self._settled = None, None
         self.on_activity()
 
     async def snapshot(self) -> NDArray[np.uint32]:

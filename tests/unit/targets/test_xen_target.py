@@ -58,6 +58,11 @@ async def refused(wanted: str) -> str:
     return f"{type(caught.value).__name__} {message}"
 
 
+def asks_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PLACES_S", 0.0)
+    monkeypatch.setattr(XenTarget, "_stands", lambda target, domain, now_s: False)
+
+
 @pytest.mark.parametrize("wanted", ["debian", "3"])
 async def test_a_domain_is_attached_and_left(xen: FakeXen, tmp_path: Path, wanted: str) -> None:
     with FakeDomain(xen, tmp_path) as domain:
@@ -100,15 +105,51 @@ async def test_the_geometry_is_asked_for_when_the_device_model_has_run(
 async def test_a_mode_that_is_gone_is_not_believed_later(
     xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SETTLE_S", 1000.0)
-    monkeypatch.setattr("vramtap.linux.run_clock.RunClock.read", lambda clock: b"0")
+    monkeypatch.setattr(module, "SETTLE_S", 0.0)
+    runs = [0]
+    monkeypatch.setattr("vramtap.linux.run_clock.RunClock.read", lambda clock: b"%d" % runs[-1])
     with FakeDomain(xen, tmp_path) as domain:
         async with attached() as target:
             assert await target.mode() == MODE
+            for _ in range(3):
+                await asyncio.sleep(0)
             domain.words[4] = 0
+            runs.append(1)
             assert target._again is not None
             assert await target.mode() is None
             assert target._again is None, "no timer brings it back"
+
+
+async def test_while_the_device_model_deals_with_a_question_the_answer_stands(
+    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLE_S", 1000.0)
+    with FakeDomain(xen, tmp_path) as domain:
+        async with attached() as target:
+            assert await target.mode() == MODE
+            asked = len(domain.commands)
+            domain.words[1] = 48
+            assert await target.mode() == MODE
+            assert len(domain.commands) == asked
+
+
+async def test_while_it_flips_it_is_asked_every_time(
+    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLE_S", 0.0)
+    monkeypatch.setattr(module, "FLIPPING_S", 1000.0)
+    runs = [0]
+    monkeypatch.setattr("vramtap.linux.run_clock.RunClock.read", lambda clock: b"%d" % runs[-1])
+    with FakeDomain(xen, tmp_path) as domain:
+        async with attached() as target:
+            assert await target.mode() == MODE
+            for _ in range(3):
+                await asyncio.sleep(0)
+            monkeypatch.setattr(module, "SETTLE_S", 1000.0)
+            runs.append(1)
+            for width in (48, 32, 48):
+                domain.words[1] = width
+                assert await target.mode() == Mode(width, 32, 256, PixelFormat.XR24, 0)
 
 
 async def test_after_a_while_of_nothing_it_is_asked_for_all_the_same(
@@ -128,8 +169,9 @@ async def test_after_a_while_of_nothing_it_is_asked_for_all_the_same(
 
 
 async def test_a_framebuffer_that_is_not_placed_is_no_mode_and_no_signal(
-    xen: FakeXen, tmp_path: Path
+    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asks_each_time(monkeypatch)
     with FakeDomain(xen, tmp_path) as domain:
         domain.place(0)
         async with attached() as target:
@@ -218,10 +260,15 @@ async def test_video_ram_of_no_size(xen: FakeXen, tmp_path: Path, size: int) -> 
         assert await refused("debian") == f"NotTappable attach xen:debian: video RAM of {size} bytes"
 
 
-async def test_without_a_device_models_clock_it_is_asked_each_time(xen: FakeXen, tmp_path: Path) -> None:
+async def test_without_a_device_models_clock_it_is_asked_each_time(
+    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLE_S", 0.0)
     with FakeDomain(xen, tmp_path, pid=1 << 22) as domain:
         async with attached() as target:
             assert await target.mode() == MODE
+            for _ in range(3):
+                await asyncio.sleep(0)
             asked = len(domain.commands)
             assert await target.mode() == MODE
             assert len(domain.commands) > asked
