@@ -36,8 +36,8 @@ GEOMETRY_S: Final = 10.0
 """Between two questions for the geometry while the device model does nothing: a register may have been
 written while the last one was answered."""
 SETTLE_S: Final = 0.3
-"""After a question QEMU runs on until our session has ended and it has seen that. Meanwhile the answer stands: a
-session takes as long as several frames, and QEMU runs in it as for a guest that sets a mode."""
+"""After a question QEMU runs on until our session has ended and it has seen that. Meanwhile the answer
+stands: a session takes as long as several frames, and QEMU runs in it as for a guest that sets a mode."""
 FLIPPING_S: Final = 1.0
 """After another mode or offset was found every question is asked: they come in series."""
 PLACES_S: Final = 1.0
