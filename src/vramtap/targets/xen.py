@@ -40,7 +40,7 @@ SETTLE_S: Final = 0.3
 stands: a session takes as long as several frames, and QEMU runs in it as for a guest that sets a mode."""
 FLIPPING_S: Final = 1.0
 """After another mode or offset was found every question is asked: they come in series."""
-PLACES_S: Final = 1.0
+PLACES_S: Final = 10.0
 """Between two questions for where the BARs are, while the registers answer: that answer is long."""
 ATTACH_RETRY_S: Final = 0.25
 """Between two tries to attach to the domain that a reboot has made: nothing tells when it may be had."""
