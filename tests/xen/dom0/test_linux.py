@@ -24,6 +24,8 @@ PROMPT = "guest#"
 
 @pytest.fixture(scope="module")
 def linux(hap: bool) -> Iterator[LinuxGuest]:
+    if not hap:
+        pytest.skip("one paging mode: it takes a minute, and the boot-sector guest is there for both")
     with contextlib.ExitStack() as paused:
         # The guests of other tests wake a thousand times a second to look for commands.
         for domid in driver_domain.ids() - {"0"}:
