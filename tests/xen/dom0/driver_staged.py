@@ -15,6 +15,8 @@ _MEMORY: Final = "memory = 64\nmaxmem = 64\n"
 _DISK_END: Final = '" ]\nboot'
 _CD: Final = '", "format=raw, vdev=hdc, access=ro, devtype=cdrom, target=" ]\nboot'
 MIB_BESIDE_VRAM: Final = 16
+SPARE_DISPLAYS: Final = {True: 2, False: 3}
+"""Of the VNC server of the spare guest's device model, by whether paging is hardware-assisted."""
 
 
 class StagedGuest(BootSectorGuest):

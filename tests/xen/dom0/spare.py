@@ -6,19 +6,15 @@ A plugin of pytest, so that several modules can share it: `pytest_plugins`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 import pytest
 
-from xen.dom0.driver_staged import StagedGuest
-
-VNC_DISPLAYS: Final = {True: 2, False: 3}
-"""Of the device model's own VNC server, by whether paging is hardware-assisted."""
+from xen.dom0.driver_staged import SPARE_DISPLAYS, StagedGuest
 
 
 @pytest.fixture(scope="session")
 def spare(hap: bool) -> Iterator[StagedGuest]:
     name = f"spare-{'hap' if hap else 'shadow'}"
-    with StagedGuest(name, hap=hap, vnc_display=VNC_DISPLAYS[hap], on_reboot="restart") as guest:
+    with StagedGuest(name, hap=hap, vnc_display=SPARE_DISPLAYS[hap], on_reboot="restart") as guest:
         guest.shrink()
         yield guest

@@ -13,10 +13,9 @@ from vramtap.pages import PageRuns
 from vramtap.trackers.xen import XenTracker
 from vramtap.xen.foreignmemory import ForeignMemory
 from xen.dom0.driver import BootSectorGuest
-from xen.dom0.driver_staged import StagedGuest
+from xen.dom0.driver_staged import SPARE_DISPLAYS, StagedGuest
 from xen.dom0.forked import run, serving
 from xen.dom0.served import Served, picture_of, viewer_at
-from xen.dom0.spare import VNC_DISPLAYS
 
 pytest_plugins = ("xen.dom0.spare",)
 
@@ -56,7 +55,7 @@ def missed(spare: StagedGuest, whole: Extent, tracker: XenTracker, hap: bool, *,
         at_once: Ask before QEMU has shown the fills, too.
     """
     chance, unseen = random.Random(7), 0
-    with viewer_at(5900 + VNC_DISPLAYS[hap]) as theirs:
+    with viewer_at(5900 + SPARE_DISPLAYS[hap]) as theirs:
         theirs.shows(picture_of(spare))
         tracker.arm(whole)
         try:
