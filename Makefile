@@ -94,7 +94,7 @@ test: packages $(INSTALLED) $(GUEST) lint ## everything CI holds a change to
 	$(RUN)/python -m pytest $(PYTEST_ARGS)
 
 test-xen: packages-xen $(INSTALLED) $(GUEST) ## the tests in a real Xen host's dom0, all of them (5 min)
-	PYTHONPATH=tests $(RUN)/python -m xen.lab --hypervisor both --timeout 600 $(XEN_ARGS)
+	PYTHONPATH=tests $(RUN)/python -m xen.lab --hypervisor both --timeout 1200 $(XEN_ARGS)
 
 storm: packages $(INSTALLED) $(GUEST) ## the random tests, long (STORM=20 times)
 	$(RUN)/python -m pytest -m storm --storm $(STORM) $(PYTEST_ARGS)
