@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lab.guest import Guest
 from lab.xvfb import Framebuffer, Xvfb
-from vramtap.targets.discover import Found, discover
+from vramtap.targets.discover import discover
+from vramtap.targets.found import Found
 from vramtap.targets.url import parse
 
 

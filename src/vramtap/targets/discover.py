@@ -7,7 +7,6 @@ server by who listens at its socket.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import itertools
 import logging
@@ -15,7 +14,6 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
@@ -26,36 +24,12 @@ from vramtap.linux import procfs
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.targets.xconnect import MAX_DISPLAY, SOCKET_DIRECTORY, Display, server_name, server_pid
-from vramtap.xen.domains import Domain, domains, qmp_socket
-from vramtap.xen.library import in_dom0
-from vramtap.xen.xenstore import Xenstore
+from vramtap.targets.discover_xen import xen_targets
+from vramtap.targets.found import PLAIN, Found
 
 _QEMU: Final = re.compile(r"qemu-system-\w+|qemu-kvm|kvm|qemu")
-_PLAIN: Final = "/:@,=+~ !$&'()*;"
-"""What stands for itself in the path of a TARGET string; percent and question mark do not."""
-_DISPLAY: Final = re.compile(r"X([0-9]{1,5})", re.ASCII)
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Something with a screen.
-
-    Args:
-        url: The TARGET string that taps it, or would.
-        what: What it is, in a few words (`QEMU debian`, `Xvfb`).
-        pid: Its process; 0 if that is not known.
-        tappable: Whether tapping it should work.
-        why: If not, the reason and what would help; else empty.
-    """
-
-    url: str
-    what: str
-    pid: int
-    tappable: bool
-    why: str = ""
 
 
 def discover() -> list[Found]:
@@ -72,7 +46,17 @@ def discover() -> list[Found]:
         except (VramtapError, OSError) as error:
             # It ended while we looked, or is not ours to see; the others still are.
             log.debug("pid %d: %s", pid, error)
-    return [*found, *xen_targets(), *(_x_target(display) for display in _displays())]
+    return [*found, *xen_targets(), *_x_targets()]
+
+
+def _x_targets() -> list[Found]:
+    try:
+        from vramtap.targets.discover_x11 import x_targets
+    except (ImportError, OSError) as error:
+        # A dom0 or a server without libxcb has guests all the same.
+        log.info("X displays are not looked for: %s", error)
+        return []
+    return x_targets()
 
 
 def _processes() -> list[int]:
@@ -103,11 +87,11 @@ def qemu_targets(pid: int, arguments: list[str]) -> list[Found]:
         seen = _seen_path(pid, path)
         if seen is not None:
             why = _refusal(pid, seen)
-            return [Found(f"qemu:{quote(seen, safe=_PLAIN)}", what, pid, not why, why)]
+            return [Found(f"qemu:{quote(seen, safe=PLAIN)}", what, pid, not why, why)]
         missing = missing or path
     if missing:
         why = f"its QMP socket {missing} is not there, or not ours to see"
-        return [Found(f"qemu:{quote(missing, safe=_PLAIN)}", what, pid, False, why)]
+        return [Found(f"qemu:{quote(missing, safe=PLAIN)}", what, pid, False, why)]
     why = "it has no QMP socket; start it with -qmp unix:PATH,server=on,wait=off"
     return [Found("qemu:PATH", what, pid, False, why)]
 
@@ -191,77 +175,3 @@ def _first_value(value: str) -> str:
 def _settings(value: str) -> dict[str, str]:
     pairs = (part.partition("=") for part in _split(value))
     return {name: setting for name, equals, setting in pairs if equals}
-
-
-# Xen
-
-
-def xen_targets() -> list[Found]:
-    """The domains of this machine, if we are in the one that controls them.
-
-    Returns:
-        An entry for each domain but dom0; one that says what is missing, where they cannot be listed.
-    """
-    if not in_dom0():
-        return []
-    try:
-        with Xenstore() as store:
-            found = domains(store)
-    except VramtapError as error:
-        return [Found("xen:DOMAIN", "Xen", 0, False, f"{error.reason}: {error.remedy}")]
-    names = collections.Counter(domain.name for domain in found)
-    return [_xen_target(domain, names[domain.name] == 1) for domain in found]
-
-
-def _xen_target(domain: Domain, unique: bool) -> Found:
-    # A name of digits alone would be taken for an id.
-    by_name = unique and domain.name and not domain.name.isdecimal()
-    url = f"xen:{quote(domain.name, safe=_PLAIN) if by_name else domain.domid}"
-    what = f"Xen domain {domain.name} (id {domain.domid})"
-    why = ""
-    if not domain.model_pid:
-        why = "it has no device model in dom0: PV, PVH, or one in a stub domain"
-    elif not os.access(qmp_socket(domain.domid), os.W_OK):
-        why = "no write permission on its device model's QMP socket; run as root in dom0"
-    return Found(url, what, domain.model_pid, not why, why)
-
-
-# X
-
-
-def _displays() -> list[Display]:
-    """Displays with a socket in the usual directory, or with its abstract namesake (unix(7))."""
-    names: list[str] = []
-    try:
-        names += os.listdir(SOCKET_DIRECTORY)
-    except OSError as error:
-        log.debug("X displays: %s", error)  # most often: no X server has ever run here
-    try:
-        with open("/proc/net/unix") as sockets:
-            prefix = f"@{SOCKET_DIRECTORY}/"
-            last = [line.split()[-1] for line in sockets if prefix in line]
-    except OSError as error:
-        log.debug("abstract X displays: %s", error)
-    else:
-        names += [name.removeprefix(prefix) for name in last]
-    matches = (_DISPLAY.fullmatch(name) for name in names)
-    numbers = {int(match[1]) for match in matches if match}
-    return [Display(number) for number in sorted(numbers) if number <= MAX_DISPLAY]
-
-
-def _x_target(display: Display) -> Found:
-    url = f"x11:{display}"
-    try:
-        pid = server_pid(display)
-    except VramtapError as error:
-        return Found(url, "X server", 0, False, error.reason)
-    try:
-        server = server_name(pid)
-    except VramtapError as error:
-        return Found(
-            url, "X server", pid, False, f"{error.reason}: {error.remedy}" if error.remedy else error.reason
-        )
-    if server == "Xvfb":
-        return Found(url, server, pid, True)
-    why = f"{server} keeps its screen where it cannot be followed; run the programs in an Xvfb"
-    return Found(url, server, pid, False, why)

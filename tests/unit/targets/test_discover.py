@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from vramtap.errors import Refused
-from vramtap.targets.discover import Found, qemu_targets
+from vramtap.targets.discover import qemu_targets
+from vramtap.targets.found import Found
 from vramtap.targets.url import parse
 
 ME = os.getpid()
