@@ -1,13 +1,15 @@
-"""Input through the monitor that libxl uses too: what a viewer types and points at arrives in the guest."""
+"""Beside libxl, on the same monitor: its operations succeed while a tap works, and input arrives."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
-from xen.dom0.driver_domain import wait_for
+from xen.dom0.driver_domain import wait_for, xl
 from xen.dom0.driver_staged import StagedGuest
 from xen.dom0.forked import Forked, serving
 from xen.dom0.served import Viewer, picture_of, viewer_at
@@ -15,6 +17,7 @@ from xen.dom0.served import Viewer, picture_of, viewer_at
 pytest_plugins = ("xen.dom0.spare",)
 
 WAIT_S = 60.0
+ROUNDS = 5
 SCANCODES = {"h": 0x23, "e": 0x12, "l": 0x26, "o": 0x18}
 """Of set 1."""
 RELEASED = 0x80
@@ -69,4 +72,42 @@ def test_keys_and_motions_arrive(spare: StagedGuest, tapped: tuple[Forked, Viewe
         viewer.client.pointer(100 + 5 * step, 100 + 3 * step)
     moved = (50, -30)
     wait_for("the motions", lambda: motions(spare.mouse()[before:]) == moved or None, WAIT_S)
+    assert served.errors == ""
+
+
+@contextlib.contextmanager
+def typing(spare: StagedGuest, viewer: Viewer) -> Iterator[None]:
+    """Meanwhile keys and motions flow."""
+    stop, failed = threading.Event(), []
+
+    def flow() -> None:
+        try:
+            while not stop.is_set():
+                expected = press(spare, viewer, "hello")
+                assert spare.keys()[-len(expected) :] == expected
+                for place in range(5):
+                    viewer.client.pointer(place, place)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=flow)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert not failed, failed
+
+
+def test_what_libxl_does_meanwhile_succeeds(spare: StagedGuest, tapped: tuple[Forked, Viewer]) -> None:
+    served, viewer = tapped
+    viewer.shows(picture_of(spare))
+    with typing(spare, viewer):
+        for number in range(ROUNDS):
+            assert "running" in xl("qemu-monitor-command", spare.name, "info status")
+            xl("vcpu-set", spare.name, "1")
+            spare.fill(number * 20 * 4096, 3000, 0x717171 * number)
+            viewer.shows(picture_of(spare))
+    spare.check()
     assert served.errors == ""
