@@ -22,7 +22,7 @@ STORM ?= 20
 .DEFAULT_GOAL := help
 # Packages come before what is built with them.
 .NOTPARALLEL:
-.PHONY: help install demo demo-qemu packages packages-demo packages-demo-qemu packages-xen format lint test test-xen storm bench bench-xen traces clean
+.PHONY: help install demo demo-qemu packages packages-demo packages-demo-qemu packages-xen format lint test test-xen test-xen-all storm bench bench-xen traces clean
 
 help: ## say what there is
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,8 +93,12 @@ lint: $(INSTALLED) ## ruff, mypy --strict, import-linter
 test: packages $(INSTALLED) $(GUEST) lint ## everything CI holds a change to
 	$(RUN)/python -m pytest $(PYTEST_ARGS)
 
-test-xen: packages-xen $(INSTALLED) $(GUEST) ## the tests in a real Xen host's dom0, all of them (5 min)
-	PYTHONPATH=tests $(RUN)/python -m xen.lab --hypervisor both --timeout 1200 $(XEN_ARGS)
+test-xen: packages-xen $(INSTALLED) $(GUEST) ## a real Xen host's dom0: the contract, screens in every paging mode, two viewers, Linux
+	PYTHONPATH=tests $(RUN)/python -m xen.lab --hypervisor both --timeout 1200 \
+		$(patsubst %,tests/xen/dom0/test_%.py,contract lab linux screen two_viewers zz_destroyed) $(XEN_ARGS)
+
+test-xen-all: packages-xen $(INSTALLED) $(GUEST) ## the same and faults, a domain's life, neighbours, tracking (10 min)
+	PYTHONPATH=tests $(RUN)/python -m xen.lab --hypervisor both --timeout 2400 $(XEN_ARGS)
 
 storm: packages $(INSTALLED) $(GUEST) ## the random tests, long (STORM=20 times)
 	$(RUN)/python -m pytest -m storm --storm $(STORM) $(PYTEST_ARGS)

@@ -28,4 +28,4 @@ def test_the_domain_is_listed_once_and_can_be_tapped(machine: BootSectorGuest) -
 def test_the_doctor_reaches_the_hypervisor(machine: BootSectorGuest) -> None:
     (finding,) = [each for each in said("doctor") if each["what"] == "Xen domains"]
     assert finding["ok"], finding
-    assert "1 domains" in finding["detail"]
+    assert "can be reached" in finding["detail"]
