@@ -50,7 +50,6 @@ def hidden(name: str, into: Path) -> Iterator[None]:
             (into / path.name).rename(path)
 
 
-@pytest.mark.short
 def test_without_privilege_it_says_what_to_do(spare: StagedGuest, tmp_path: Path) -> None:
     url, before = f"xen:{spare.name}", sorted(Path("/var/lib/xen").iterdir())
     for arguments in (("serve", url, *VNC), ("screenshot", url, "-o", str(tmp_path / "a.png"))):
@@ -60,7 +59,6 @@ def test_without_privilege_it_says_what_to_do(spare: StagedGuest, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.short
 @pytest.mark.parametrize(
     ("library", "package"),
     [
@@ -79,7 +77,6 @@ def test_a_library_that_is_missing_is_named(
     assert f"(apt install {package}, or your distribution's Xen libraries)" in complaint
 
 
-@pytest.mark.short
 def test_without_libxenctrl_it_is_exact_all_the_same(spare: StagedGuest, tmp_path: Path) -> None:
     with hidden("libxenctrl", tmp_path), serving(f"xen:{spare.name}", tracker="xen") as served:
         port = served.port()
@@ -133,7 +130,6 @@ def killed_then_left(spare: StagedGuest, kills: int) -> None:
         log.stop()
 
 
-@pytest.mark.short
 def test_killed_it_leaves_nothing_but_tracking_which_the_next_ends(spare: StagedGuest) -> None:
     killed_then_left(spare, 1)
 

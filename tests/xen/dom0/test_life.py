@@ -77,7 +77,6 @@ def has_gone_for_good(free_before: int) -> bool | None:
     return True if "(null)" not in xl("list") and free_mib() >= free_before - 1 else None
 
 
-@pytest.mark.short
 def test_from_before_it_runs_until_it_is_destroyed(hap: bool) -> None:
     """With so much video RAM that one call cannot tell of all of it in another range than QEMU's."""
     free_before = free_mib()
@@ -120,7 +119,6 @@ def whole_is_refused(guest: BootSectorGuest) -> None:
         space.close()
 
 
-@pytest.mark.short
 def test_a_reboot_is_followed(spare: StagedGuest) -> None:
     """By the one with the hypervisor's log, of which there is one a domain, and by one that compares.
 

@@ -59,7 +59,6 @@ def motions(packets: bytes) -> tuple[int, int]:
     return x, y
 
 
-@pytest.mark.short
 def test_keys_and_motions_arrive(spare: StagedGuest, tapped: tuple[Forked, Viewer]) -> None:
     served, viewer = tapped
     viewer.shows(picture_of(spare))

@@ -79,17 +79,14 @@ def missed(spare: StagedGuest, whole: Extent, tracker: XenTracker, hap: bool, *,
     return unseen
 
 
-@pytest.mark.short
 def test_beside_qemu_nothing_is_missed_by_either(spare: StagedGuest, whole: Extent, hap: bool) -> None:
     assert not missed(spare, whole, XenTracker(clock=stopped), hap, at_once=True)
 
 
-@pytest.mark.short
 def test_the_very_range_of_qemu_would_lose_bits(spare: StagedGuest, whole: Extent, hap: bool) -> None:
     assert missed(spare, whole, RangeOfQemu(clock=stopped), hap, at_once=False)
 
 
-@pytest.mark.short
 def test_the_second_compares_or_is_refused(machine: BootSectorGuest, served: Served) -> None:
     url = f"xen:{machine.name}"
     complaint = run("serve", url, "--vnc", "127.0.0.1:0", "--tracker", "xen").complaint
