@@ -91,9 +91,7 @@ class Control(Handle):
     def __init__(self) -> None:
         found = sorted((name for place in _PLACES for name in glob(place)), key=len)
         library = Library((*found, "libxenctrl.so"), PACKAGE).load()
-        library.xc_interface_open.restype = ctypes.c_void_p
-        library.xc_interface_open.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint]
-        library.xc_interface_close.argtypes = [ctypes.c_void_p]
+        super().__init__(library, "xc_interface", quiet_logger(), quiet_logger(), ctypes.c_uint(0))
         library.xc_domain_getinfolist.restype = ctypes.c_int
         library.xc_domain_getinfolist.argtypes = [
             ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint, ctypes.c_void_p,
@@ -104,10 +102,6 @@ class Control(Handle):
             ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint16, ctypes.c_uint16, ctypes.c_void_p,
             ctypes.c_uint32,
         ]  # fmt: skip
-        self._library = library
-        ctypes.set_errno(0)
-        address = library.xc_interface_open(quiet_logger(), quiet_logger(), 0)
-        super().__init__(address, "xc_interface_open", ctypes.get_errno())
 
     def domain(self, domid: int) -> DomainInfo | None:
         """The state of a domain; None if there is none of this id.
@@ -182,6 +176,3 @@ class Control(Handle):
             if not _CR0.unpack_from(room)[0] & _CR0_WP:
                 return False
         return True
-
-    def _close(self, handle: ctypes.c_void_p) -> None:
-        self._library.xc_interface_close(handle)

@@ -44,9 +44,7 @@ class DeviceModel(Handle):
 
     def __init__(self) -> None:
         library = DEVICEMODEL.load()
-        library.xendevicemodel_open.restype = ctypes.c_void_p
-        library.xendevicemodel_open.argtypes = [ctypes.c_void_p, ctypes.c_uint]
-        library.xendevicemodel_close.argtypes = [ctypes.c_void_p]
+        super().__init__(library, "xendevicemodel", quiet_logger(), ctypes.c_uint(0))
         self._track = library.xendevicemodel_track_dirty_vram
         self._track.restype = ctypes.c_int
         self._track.argtypes = [
@@ -56,10 +54,6 @@ class DeviceModel(Handle):
             ctypes.c_uint32,
             ctypes.c_void_p,
         ]
-        self._library = library
-        ctypes.set_errno(0)
-        address = library.xendevicemodel_open(quiet_logger(), 0)
-        super().__init__(address, "xendevicemodel_open", ctypes.get_errno())
 
     def track_dirty_vram(self, domid: int, first: int, frames: int, bitmap: NDArray[np.uint8]) -> bool:
         """Read and clear which frames were written since the last call; begin to track them at the first.
@@ -108,6 +102,3 @@ class DeviceModel(Handle):
         ctypes.set_errno(0)
         if self._track(self.handle, domid, 0, 0, nowhere):
             raise_errno("xendevicemodel_track_dirty_vram", f"domain {domid}, to stop", ctypes.get_errno())
-
-    def _close(self, handle: ctypes.c_void_p) -> None:
-        self._library.xendevicemodel_close(handle)

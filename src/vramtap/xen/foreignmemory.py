@@ -41,9 +41,7 @@ class ForeignMemory(Handle):
 
     def __init__(self) -> None:
         library = FOREIGNMEMORY.load()
-        library.xenforeignmemory_open.restype = ctypes.c_void_p
-        library.xenforeignmemory_open.argtypes = [ctypes.c_void_p, ctypes.c_uint]
-        library.xenforeignmemory_close.argtypes = [ctypes.c_void_p]
+        super().__init__(library, "xenforeignmemory", quiet_logger(), ctypes.c_uint(0))
         library.xenforeignmemory_map.restype = ctypes.c_void_p
         library.xenforeignmemory_map.argtypes = [
             ctypes.c_void_p,
@@ -54,10 +52,6 @@ class ForeignMemory(Handle):
             ctypes.c_void_p,
         ]
         library.xenforeignmemory_unmap.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-        self._library = library
-        ctypes.set_errno(0)
-        address = library.xenforeignmemory_open(quiet_logger(), 0)
-        super().__init__(address, "xenforeignmemory_open", ctypes.get_errno())
 
     def map(self, domid: int, first: int, frames: int) -> FrameMapping:
         """Map a range of guest frames, to be read; those that are not there too.
@@ -91,9 +85,6 @@ class ForeignMemory(Handle):
         """Unmap what `map` mapped; `FrameMapping.close` does."""
         if self._library.xenforeignmemory_unmap(self.handle, ctypes.c_void_p(address), frames):
             raise_errno("xenforeignmemory_unmap", f"{frames} pages", ctypes.get_errno())
-
-    def _close(self, handle: ctypes.c_void_p) -> None:
-        self._library.xenforeignmemory_close(handle)
 
 
 class FrameMapping:

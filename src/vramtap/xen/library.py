@@ -95,18 +95,30 @@ class Handle:
     """What every handle of Xen's libraries shares: it is open, closed once, and a context manager.
 
     Args:
-        address: What the library's open function returned; None if it failed.
-        operation: That function, for messages.
-        number: The errno it left.
+        library: Loaded.
+        prefix: What the names of its functions that open and close begin with: `xs`.
+        arguments: Of the one that opens, of the types it takes.
 
     Raises:
         VramtapError: it failed.
     """
 
-    def __init__(self, address: int | None, operation: str, number: int) -> None:
-        self._address = address
-        if not address:
-            raise_errno(operation, "", number)
+    def __init__(
+        self, library: ctypes.CDLL, prefix: str, *arguments: ctypes.c_void_p | ctypes.c_uint | ctypes.c_ulong
+    ) -> None:
+        self._library = library
+        opens, self._closes = (getattr(library, f"{prefix}_{verb}") for verb in ("open", "close"))
+        opens.restype = ctypes.c_void_p
+        opens.argtypes = [type(argument) for argument in arguments]
+        self._closes.argtypes = [ctypes.c_void_p]
+        ctypes.set_errno(0)
+        self._address: int | None = opens(*arguments)
+        if not self._address:
+            self._refused(f"{prefix}_open", ctypes.get_errno())
+
+    def _refused(self, operation: str, number: int) -> NoReturn:
+        """Say why it could not be opened."""
+        raise_errno(operation, "", number)
 
     @property
     def handle(self) -> ctypes.c_void_p:
@@ -123,10 +135,7 @@ class Handle:
         """Give it back; harmless twice."""
         address, self._address = self._address, None
         if address:
-            self._close(ctypes.c_void_p(address))
-
-    def _close(self, handle: ctypes.c_void_p) -> None:
-        raise NotImplementedError
+            self._closes(ctypes.c_void_p(address))
 
     def __enter__(self) -> Self:
         return self

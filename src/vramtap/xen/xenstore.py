@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from typing import Final
+from typing import Final, NoReturn
 
 from vramtap.errors import Refused, VramtapError
 from vramtap.xen.library import REMEDY_DOM0, XENSTORE, Handle, raise_errno
@@ -34,9 +34,7 @@ class Xenstore(Handle):
 
     def __init__(self) -> None:
         library = XENSTORE.load()
-        library.xs_open.restype = ctypes.c_void_p
-        library.xs_open.argtypes = [ctypes.c_ulong]
-        library.xs_close.argtypes = [ctypes.c_void_p]
+        super().__init__(library, "xs", ctypes.c_ulong(_XS_OPEN_READONLY))
         library.xs_read.restype = ctypes.c_void_p
         library.xs_read.argtypes = [
             ctypes.c_void_p, ctypes.c_uint32, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint),
@@ -48,13 +46,11 @@ class Xenstore(Handle):
         library.xs_fileno.argtypes = [ctypes.c_void_p]
         library.xs_check_watch.restype = ctypes.c_void_p
         library.xs_check_watch.argtypes = [ctypes.c_void_p]
-        self._library = library
-        ctypes.set_errno(0)
-        address = library.xs_open(_XS_OPEN_READONLY)
-        number = ctypes.get_errno()
-        if not address and number in (errno.ENOENT, errno.ECONNREFUSED):
-            raise Refused("xs_open", "xenstored", "nobody listens", REMEDY_DOM0)
-        super().__init__(address, "xs_open", number)
+
+    def _refused(self, operation: str, number: int) -> NoReturn:
+        if number in (errno.ENOENT, errno.ECONNREFUSED):
+            raise Refused(operation, "xenstored", "nobody listens", REMEDY_DOM0)
+        super()._refused(operation, number)
 
     def read(self, path: str) -> str | None:
         """A value; None if there is none, or it is not for us to see.
@@ -145,6 +141,3 @@ class Xenstore(Handle):
                 paths.append((fields[0] or b"").decode("utf-8", "replace"))
             finally:
                 _LIBC.free(found)
-
-    def _close(self, handle: ctypes.c_void_p) -> None:
-        self._library.xs_close(handle)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 from pathlib import Path
 
 import pytest
 
 from fake_xen.host import FakeXen
-from vramtap.errors import KernelError, NotFound, Refused, TargetGone, Unsupported
+from vramtap.errors import KernelError, NotFound, Refused, TargetGone, Unsupported, VramtapError
 from vramtap.xen import library
 from vramtap.xen.library import LIBRARIES, Handle, Library, error_for, in_dom0, quiet_logger
 
@@ -62,22 +63,33 @@ def test_every_errno_is_one_line(xen: FakeXen) -> None:
     assert "\n" not in str(error_for("call", "domain 3", errno.EIO))
 
 
+class Openable(ctypes.CDLL):
+    """A library with two functions, in Python: what it opens, and what was closed."""
+
+    def __init__(self, address: int | None) -> None:
+        self.given: list[int | None] = []
+
+        def opens(flags: ctypes.c_uint) -> int | None:
+            ctypes.set_errno(0 if address else errno.EPERM)
+            return address
+
+        def closes(handle: ctypes.c_void_p) -> None:
+            self.given.append(handle.value)
+
+        self.__dict__.update(thing_open=opens, thing_close=closes)
+
+
 def test_a_handle_gives_back_once_what_it_has() -> None:
-    given: list[int | None] = []
-
-    class Counted(Handle):
-        def _close(self, handle: object) -> None:
-            given.append(getattr(handle, "value", None))
-
     address = 0x7F12_3456_789A
-    with Counted(address, "open", 0) as handle:
+    library = Openable(address)
+    with Handle(library, "thing", ctypes.c_uint(0)) as handle:
         assert handle.handle.value == address
         handle.close()
-    assert given == [address]
-    with pytest.raises(Refused, match="open: "):
-        Counted(None, "open", errno.EPERM)
-    with pytest.raises(NotImplementedError):
-        Handle(1, "open", 0).close()
+    assert library.given == [address]
+    with pytest.raises(VramtapError, match="use Handle: it has been closed"):
+        assert handle.handle
+    with pytest.raises(Refused, match="thing_open: "):
+        Handle(Openable(None), "thing", ctypes.c_uint(0))
 
 
 def test_a_dom0_is_known_by_its_capabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
