@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -51,6 +52,9 @@ LATE_S: Final = 0.005
 GIVE_WAY_S: Final = 0.001
 """For the writer to get on, and for us to take over: that takes 0.2 to 0.5 ms."""
 _BEGUN, _RELEASED, _DONE, _TAKEN, _WHERE, _COUNTERS = range(6)
+_GONE: Final = frozenset({errno.EINVAL, errno.ENOENT, errno.ENOMEM, errno.ESRCH, errno.EAGAIN})
+"""How a userfaultfd refuses memory that is not there any more, is not registered, whose process has ended, or
+that is being changed (Linux: fs/userfaultfd.c, mm/userfaultfd.c)."""
 _REHEARSE: Final = b"r"
 """The only thing ever said to a watchdog."""
 _MESSAGES: Final = 64
@@ -363,19 +367,27 @@ def _faults(fd: int) -> list[int]:
 def _let_go(fd: int, start: int, size: int) -> None:
     """Memory that was moved took its protection along, to where nobody looks after it."""
     argument = bytearray(_RANGE.pack(start, size, 0))
-    # Refused where it has gone already.
     for request in (abi.UFFDIO_UNREGISTER, abi.UFFDIO_WAKE):
-        with contextlib.suppress(OSError):
-            fcntl.ioctl(fd, request, argument)
+        _ask(fd, request, argument)
 
 
 def _lift(fd: int, argument: bytearray) -> None:
     # Refused when part of it was unmapped or the other side has unregistered it, which lifts it but wakes
     # nobody. Where only part of it has gone the rest stays protected, and who is woken runs into it again:
     # the other side was told, and lifts all of it.
+    if not _ask(fd, abi.UFFDIO_WRITEPROTECT, argument):
+        _ask(fd, abi.UFFDIO_WAKE, argument)
+
+
+def _ask(fd: int, request: int, argument: bytearray) -> bool:
+    """Make a request of a userfaultfd; returns whether it was not refused because memory has gone or changes.
+
+    Anything else ends the watchdog: the kernel then lifts all protection, and who it works for hears of it.
+    """
     try:
-        fcntl.ioctl(fd, abi.UFFDIO_WRITEPROTECT, argument)
-    except OSError:
-        # ESRCH: there is no memory any more, nor anybody who waits.
-        with contextlib.suppress(OSError):
-            fcntl.ioctl(fd, abi.UFFDIO_WAKE, argument)
+        fcntl.ioctl(fd, request, argument)
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+        return False
+    return True
