@@ -8,7 +8,7 @@ PIP := $(RUN)/python -m pip --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 PROGRAM := $(VENV)/.program
 BUILT_FROM := pyproject.toml hatch_build.py $(wildcard build_support/*.py)
-NOVNC := src/vramtap/servers/static/novnc/.unpacked
+NOVNC := src/vramtap/servers/web/static/novnc/.unpacked
 GUEST := src/vramtap/machine/guest/guest.elf
 # More for pytest: make test PYTEST_ARGS="-x tests/unit"
 PYTEST_ARGS ?=
@@ -66,7 +66,7 @@ demo: packages-demo $(if $(wildcard $(INSTALLED)),$(INSTALLED),$(PROGRAM)) $(GUE
 	$(RUN)/vramtap demo $(DEMO_ARGS)
 
 demo-qemu: packages-demo-qemu $(INSTALLED) ## boot a guest in QEMU and serve its screen; Ctrl-C ends both
-	PYTHONPATH=tests $(RUN)/python -m lab.demo
+	PYTHONPATH=tests $(RUN)/python -m support.testbed.demo
 
 packages-demo:
 	PYTHON='$(PYTHON)' tools/system-packages demo
@@ -94,11 +94,11 @@ test: packages $(INSTALLED) $(GUEST) lint ## everything CI holds a change to
 	$(RUN)/python -m pytest $(PYTEST_ARGS)
 
 test-xen: packages-xen $(INSTALLED) $(GUEST) ## a real Xen host's dom0: the contract, screens in every paging mode, two viewers, Linux
-	PYTHONPATH=tests $(RUN)/python -m xen.lab --hypervisor both --timeout 1200 \
+	PYTHONPATH=tests $(RUN)/python -m xen.testbed --hypervisor both --timeout 1200 \
 		$(patsubst %,tests/xen/dom0/test_%.py,contract lab linux screen two_viewers zz_destroyed) $(XEN_ARGS)
 
 test-xen-all: packages-xen $(INSTALLED) $(GUEST) ## the same and faults, a domain's life, neighbours, tracking (10 min)
-	PYTHONPATH=tests $(RUN)/python -m xen.lab --hypervisor both --timeout 2400 $(XEN_ARGS)
+	PYTHONPATH=tests $(RUN)/python -m xen.testbed --hypervisor both --timeout 2400 $(XEN_ARGS)
 
 storm: packages $(INSTALLED) $(GUEST) ## the random tests, long (STORM=20 times)
 	$(RUN)/python -m pytest -m storm --storm $(STORM) $(PYTEST_ARGS)
@@ -107,7 +107,7 @@ bench: packages $(INSTALLED) $(GUEST) ## measure everything beside QEMU's VNC, x
 	PYTHONPATH=tests $(RUN)/python -m benchmarks --readme
 
 bench-xen: packages-xen $(INSTALLED) $(GUEST) ## measure in an emulated Xen host's dom0 beside QEMU's VNC; writes docs/xen-costs.md (15 min)
-	PYTHONPATH=tests $(RUN)/python -m xen.lab --hypervisor shadow --timeout 2400 --out build/bench-xen \
+	PYTHONPATH=tests $(RUN)/python -m xen.testbed --hypervisor shadow --timeout 2400 --out build/bench-xen \
 		--run 'PYTHONPATH=tests python3 -m xen.dom0.bench --json /out/costs.json'
 	PYTHONPATH=tests $(RUN)/python -m xen.bench_table build/bench-xen/shadow/costs.json > docs/xen-costs.md
 

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from benchmarks import costs, first_update, held, idle, tables, video
 from benchmarks.rest import REST_LIMIT_S
-from vramtap.bench.trackers import BLIND, ROUNDS, TRACKERS, measure
+from vramtap.cli._bench_trackers import BLIND, ROUNDS, TRACKERS, measure
 from vramtap.machine.workloads import MEASURED
 
 TRACES: Final = Path(__file__).resolve().parent.parent / "tests" / "traces"

@@ -21,11 +21,11 @@ from benchmarks import lanes, servers
 from benchmarks.lanes import Lane, Shot
 from benchmarks.rest import wakeups
 from benchmarks.watching import write_seen
-from lab.errors import LabError
-from lab.guest import Guest
-from lab.xclient import XClient
-from lab.xvfb import Framebuffer, Xvfb
-from vramtap.targets.qemu import QemuTarget
+from support.testbed.errors import LabError
+from support.testbed.guest import Guest
+from support.testbed.xclient import XClient
+from support.testbed.xvfb import Framebuffer, Xvfb
+from vramtap.targets.qemu.target import QemuTarget
 
 Progress = Callable[[str], None]
 

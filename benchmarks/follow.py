@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.rest import Spent, family, spent
-from lab.errors import LabError
-from lab.supervise import spawn, stop
+from support.testbed.errors import LabError
+from support.testbed.supervise import spawn, stop
 from vramtap.display.screen import Screen
 from vramtap.errors import VramtapError
 from vramtap.pages import PageRuns
-from vramtap.tap import INTERVAL_S, MAX_DUTY, Tap
+from vramtap.tap.tap import INTERVAL_S, MAX_DUTY, Tap
 from vramtap.targets.open import open_target
 
 BLIND: Final = "blind"

@@ -25,7 +25,7 @@ from benchmarks.lanes import Lane
 from benchmarks.painter import Filled, Painter
 from benchmarks.rest import family, wakeups
 from benchmarks.servers import Server
-from lab.errors import LabError
+from support.testbed.errors import LabError
 
 Progress = Callable[[str], None]
 

@@ -15,8 +15,8 @@ from benchmarks import servers
 from benchmarks.rest import REST_LIMIT_S, family, name_of, spent, wait_for_rest
 from benchmarks.servers import Server
 from benchmarks.watching import Waiting, drain
-from lab.guest import Guest
-from lab.xvfb import Framebuffer, Xvfb
+from support.testbed.guest import Guest
+from support.testbed.xvfb import Framebuffer, Xvfb
 
 Progress = Callable[[str], None]
 

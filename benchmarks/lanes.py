@@ -18,7 +18,7 @@ from typing import Final, Generic, TypeVar
 
 from benchmarks.servers import Server
 from benchmarks.watching import SHOT_S, take
-from rfb_client import RAW, RfbClient
+from support.rfb_client import RAW, RfbClient
 
 GAP_S: Final = 0.25
 """Between two shots: what vramtap and x0vncserver do after one is over in a tenth of it."""

@@ -12,9 +12,9 @@ from typing import Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.cache import compiled
-from lab.errors import LabError
-from lab.supervise import spawn, stop
+from support.testbed.cache import compiled
+from support.testbed.errors import LabError
+from support.testbed.supervise import spawn, stop
 from vramtap.pages import PageRuns
 
 _SOURCE: Final = Path(__file__).resolve().parent / "painter.c"

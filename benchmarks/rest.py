@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from lab.errors import LabError
+from support.testbed.errors import LabError
 
 QUIET_S: Final = 5.0
 """A server that does not wake up for so long is at rest: longer than any timer of ours or of its peers that

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from lab.errors import LabError
-from lab.guest import Guest
-from lab.supervise import spawn, stop
-from lab.xvfb import Xvfb
+from support.testbed.errors import LabError
+from support.testbed.guest import Guest
+from support.testbed.supervise import spawn, stop
+from support.testbed.xvfb import Xvfb
 
 VRAMTAP: Final = "vramtap"
 X11VNC: Final = "x11vnc"

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from benchmarks import held as held_part
 from benchmarks.figures import Spread, table
-from vramtap.bench.trackers import Cost
+from vramtap.cli._bench_trackers import Cost
 from vramtap.cli.bench import as_markdown, totals_as_markdown
 
 Figures = Mapping[str, Any]

@@ -4,7 +4,7 @@ In turns: nobody, a reader that tracks nothing (`blind`), and each tracker, in a
 round to round. A ratio compares a turn with nobody's turn of the same round, taken within seconds of it.
 
 The writer is a process of its own that paints 1920x1080x32 as fast as it can, with arithmetic for every pixel
-as a decoder has. The same on the embedded machine is `vramtap.bench.trackers`.
+as a decoder has. The same on the embedded machine is `vramtap.cli._bench_trackers`.
 """
 
 from __future__ import annotations

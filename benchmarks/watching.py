@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.servers import Server
-from rfb_client import RAW, RfbClient
+from support.rfb_client import RAW, RfbClient
 from vramtap.linux.vm_rw import read_many
 
 SHOT_S: Final = 30.0

@@ -30,7 +30,7 @@ PACKAGE: Final = "@novnc/novnc"
 VERSION: Final = "1.7.0"
 SHA512: Final = "ucEJOx4T2avIRCleodk7YobZj5O2Ga2AeLfQ69A/yjG9HHba2+PDgwSkN3FttrmG+70ZGx21sElNFouK13RzyA=="
 """Digest of the package as published, in base64 as npm's `dist.integrity` has it."""
-DESTINATION: Final = "src/vramtap/servers/static/novnc"
+DESTINATION: Final = "src/vramtap/servers/web/static/novnc"
 TARBALL_VARIABLE: Final = "VRAMTAP_NOVNC_TARBALL"
 
 _STAMP: Final = ".unpacked"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.guest import Guest
+from support.testbed.guest import Guest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vramtap.machine.machine import Machine
-    from vramtap.tap import Tap
-    from vramtap.trackers.contract import Tracker
+    from vramtap.tap.tap import Tap
+    from vramtap.trackers.base import Tracker
 
 __all__ = ["Machine", "open", "track"]
 
@@ -51,7 +51,7 @@ def open(url: str | Machine, *, tracker: str = "auto") -> Tap:
     Raises:
         UsageError: the URL means nothing.
     """
-    from vramtap.tap import Tap
+    from vramtap.tap.tap import Tap
     from vramtap.targets.open import machine_target, open_target
 
     return Tap(open_target(url) if isinstance(url, str) else machine_target(url), tracker=tracker)

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from contract.scribe import KERNEL_BYTE, PAGE, Scribe
-from lab.nobody import NOBODY
-from lab.require import require
+from support.scribe import KERNEL_BYTE, PAGE, Scribe
+from support.testbed.nobody import NOBODY
+from support.testbed.require import require
 from vramtap.display.mode import Mode
 from vramtap.errors import TargetGone, VramtapError
+from vramtap.keyboard.events import Input
 from vramtap.linux.inject import fetch_userfaultfd
 from vramtap.linux.procfs import vm_flags
 from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
@@ -28,11 +29,10 @@ from vramtap.memory.extent import Extent
 from vramtap.memory.own import extent_of
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import NO_PAGES, PageRuns
-from vramtap.tap import Tap
-from vramtap.targets.contract import Input
-from vramtap.trackers.contract import Everything, Reason
-from vramtap.trackers.hybrid import HybridTracker
-from vramtap.trackers.policy import LogAlways, RandomPolicy
+from vramtap.policy.decide import LogAlways, RandomPolicy
+from vramtap.tap.tap import Tap
+from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.userfault.hybrid import HybridTracker
 
 PAGES = 64
 WAIT_MS = 10_000

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contract.kvm_guest import KVM_MEMORIES
-from contract.paged_guest import PAGED_MEMORIES
-from contract.scribe import PAGE, Scribe
+from support.kvm_guest import KVM_MEMORIES
+from support.paged_kvm_guest import PAGED_MEMORIES
+from support.scribe import PAGE, Scribe
 from vramtap.errors import TargetGone, VramtapError
 from vramtap.linux.procfs import vm_flags
 from vramtap.memory.extent import Extent
@@ -23,13 +23,13 @@ from vramtap.memory.mapped import FileSpace
 from vramtap.memory.own import extent_of
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PageRuns
+from vramtap.policy.decide import LogAlways
+from vramtap.trackers.base import Everything, Reason, Tracker
 from vramtap.trackers.compare import CompareTracker
-from vramtap.trackers.contract import Everything, Reason, Tracker
-from vramtap.trackers.dirtybits import DirtyBitsTracker
-from vramtap.trackers.hybrid import HybridTracker
-from vramtap.trackers.kvmlog import KvmLogTracker
-from vramtap.trackers.policy import LogAlways
-from vramtap.trackers.writelog import LogTracker
+from vramtap.trackers.machine.dirtybits import DirtyBitsTracker
+from vramtap.trackers.machine.kvmlog import KvmLogTracker
+from vramtap.trackers.userfault.hybrid import HybridTracker
+from vramtap.trackers.userfault.log import LogTracker
 
 PAGES = 64
 

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contract.kvm_guest import kvm_bitmap
-from contract.scribe import PAGE
 from contract.test_trackers import LOGGED, PAGES, Memory, other_anonymous, other_memfd, own
+from support.kvm_guest import kvm_bitmap
+from support.scribe import PAGE
 from vramtap.pages import NO_PAGES, PageRuns
-from vramtap.trackers.contract import Everything, Reason
-from vramtap.trackers.costs import Costs
-from vramtap.trackers.hybrid import HybridTracker
-from vramtap.trackers.policy import CompareAlways, Counts, OnlinePolicy, Policy, RandomPolicy, State
+from vramtap.policy.costs import Costs
+from vramtap.policy.decide import CompareAlways, Counts, OnlinePolicy, Policy, RandomPolicy, State
+from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.userfault.hybrid import HybridTracker
 
 TILE_PAGES: Final = 4
 Teaching = Literal["honest", "never", "nothing", "too little"]

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pictures import picture, pixel_formats
-from rfb_client import vnc_response
-from synthetic_tap import RecordingInput, SyntheticTap
+from support.pictures import picture, pixel_formats
+from support.rfb_client import vnc_response
+from support.synthetic_tap import RecordingInput, SyntheticTap
 from vramtap.errors import ProtocolError
 from vramtap.rfb.connection import ServerConnection
 from vramtap.rfb.messages import MAX_CUT_TEXT_BYTES
 from vramtap.rfb.updates import UpdateEncoder
 from vramtap.rfb.wire import Buffer
-from vramtap.servers.session import Cause, SessionOptions, serve_session
+from vramtap.servers.vnc.session import Cause, SessionOptions, serve_session
 
 CHALLENGE = bytes(range(16))
 GREETING = b"RFB 003.008\n\1\1"

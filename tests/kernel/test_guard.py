@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from contract.scribe import PAGE, Scribe
-from lab.nobody import NOBODY
-from lab.require import require
+from support.scribe import PAGE, Scribe
+from support.testbed.nobody import NOBODY
+from support.testbed.require import require
 from vramtap.errors import TargetGone
 from vramtap.linux.inject import fetch_guarded
 from vramtap.linux.procfs import comm, status_field, vm_flags

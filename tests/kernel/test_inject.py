@@ -13,7 +13,7 @@ from tempfile import TemporaryFile
 
 import pytest
 
-from lab.cache import compiled
+from support.testbed.cache import compiled
 from vramtap.errors import KernelError, NotFound, Refused, TargetGone, VramtapError
 from vramtap.linux import inject, procfs
 from vramtap.linux.inject import fetch_userfaultfd

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from contract.kvm_guest import enter_user_mode
+from support.kvm_guest import enter_user_mode
 from vramtap.linux.kvm import Vm
 from vramtap.machine.choose_cpu import LogForm
 from vramtap.machine.kvm_cpu import KvmCpu
@@ -13,8 +13,8 @@ from vramtap.machine.kvm_log import RING_ENTRIES
 from vramtap.machine.layout import BOOT_INFO, VRAM_BYTES
 from vramtap.machine.machine import Machine
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.trackers.contract import Everything
-from vramtap.trackers.kvmlog import KvmLogTracker
+from vramtap.trackers.base import Everything
+from vramtap.trackers.machine.kvmlog import KvmLogTracker
 
 STORES_AT_RANDOM = bytes.fromhex(
     "b801000000"  # mov eax, 1

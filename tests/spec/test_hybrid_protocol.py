@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.require import program
-from spec.spin import Report, verify
+from support.spin import Report, verify
+from support.testbed.require import program
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "spec" / "hybrid.pml"

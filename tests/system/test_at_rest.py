@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-from lab.require import require
-from lab.xclient import XClient
-from lab.xvfb import Framebuffer, Xvfb
-from rfb_client import RAW, RfbClient
-from system.asleep import await_rest, switches
-from system.program import serve
+from support.asleep import await_rest, switches
+from support.program import serve
+from support.rfb_client import RAW, RfbClient
+from support.testbed.require import require
+from support.testbed.xclient import XClient
+from support.testbed.xvfb import Framebuffer, Xvfb
 from vramtap.errors import VramtapError
 from vramtap.linux import abi
 from vramtap.linux.calls import syscall

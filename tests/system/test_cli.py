@@ -20,14 +20,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from lab.guest import Guest
-from lab.require import require
-from lab.writer import Writer
-from lab.xvfb import Xvfb
-from rfb_client import Broken, RfbClient
-from system import denied as denial
-from system.follower import Follower
-from system.program import PATIENCE_S, assert_one_line, run, serve, started
+from support import denied as denial
+from support.follower import Follower
+from support.program import PATIENCE_S, assert_one_line, run, serve, started
+from support.rfb_client import Broken, RfbClient
+from support.testbed.guest import Guest
+from support.testbed.require import require
+from support.testbed.writer import Writer
+from support.testbed.xvfb import Xvfb
 from vramtap.trackers.choose import NAMES
 
 WIDTH, HEIGHT = 640, 480

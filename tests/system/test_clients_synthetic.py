@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pictures import Pixels, channels, picture
-from synthetic_tap import RecordingInput, SyntheticTap
-from vramtap.servers.session import SessionOptions
-from vramtap.servers.vnc import VncServer
-from vramtap.targets.contract import KeyEvent, PointerEvent
+from support.pictures import Pixels, channels, picture
+from support.synthetic_tap import RecordingInput, SyntheticTap
+from vramtap.keyboard.events import KeyEvent, PointerEvent
+from vramtap.servers.vnc.server import VncServer
+from vramtap.servers.vnc.session import SessionOptions
 
 SCREEN = picture("patches", 640, 480, seed=5)
 LIMIT_S = 60

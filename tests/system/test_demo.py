@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from machine_code import assemble
-from rfb_client import COPY_RECT, DESKTOP_SIZE, EXTENDED_DESKTOP_SIZE, RAW, ZRLE
-from system import denied as denial
-from system.follower import Follower
-from system.guest_screen import pixels
-from system.program import PATIENCE_S, Served, assert_one_line, demo, run, serve, started
+from support import denied as denial
+from support.follower import Follower
+from support.guest_screen import pixels
+from support.machine_code import assemble
+from support.program import PATIENCE_S, Served, assert_one_line, demo, run, serve, started
+from support.rfb_client import COPY_RECT, DESKTOP_SIZE, EXTENDED_DESKTOP_SIZE, RAW, ZRLE
 from vramtap.machine.layout import RAM_BYTES, VRAM_BASE
 from vramtap.machine.machine import Machine
 from vramtap.machine.workloads import WORKLOADS

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import vramtap
-from system.browser import PATIENCE_S, SCREEN, Window, window
-from system.guest_screen import CONSOLE_INK, HEIGHT, TITLE_INK, locate, pixels
-from system.program import demo
+from support.browser import PATIENCE_S, SCREEN, Window, window
+from support.guest_screen import CONSOLE_INK, HEIGHT, TITLE_INK, locate, pixels
+from support.program import demo
 from vramtap.rfb import connection
-from vramtap.servers.web import WebServer
+from vramtap.servers.web.server import WebServer
 
 TEXT = "Typed, in_the {browser}: 42!"
 TITLE = "drag me"

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from contract.kvm_guest import FIRST_PAGE
-from contract.paged_guest import PAGES, SCREEN, PagedMachine
+from support.kvm_guest import FIRST_PAGE
+from support.paged_kvm_guest import PAGES, SCREEN, PagedMachine
 from vramtap.machine.layout import VRAM_BASE
 from vramtap.machine.paging import DIRTY, LARGE
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.trackers.contract import Everything, Reason
-from vramtap.trackers.dirtybits import DirtyBitsTracker
+from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.machine.dirtybits import DirtyBitsTracker
 
 FRAMES = VRAM_BASE + FIRST_PAGE * PAGE_SIZE
 ALIAS = SCREEN + 128 * PAGE_SIZE

@@ -14,10 +14,10 @@ from typing import Final
 import numpy as np
 import pytest
 
-from contract.paged_guest import SCREEN, PagedMachine
-from machine_code import assemble
-from unit.machine.soft_mmu import SoftCpu, Tables
-from unit.trackers.two_steps import InTwoSteps
+from support.machine_code import assemble
+from support.paged_kvm_guest import SCREEN, PagedMachine
+from support.soft_mmu import SoftCpu, Tables
+from support.two_steps import InTwoSteps
 from vramtap.machine.cpu import Registers
 from vramtap.machine.layout import IMAGE_BASE, VRAM_BASE
 from vramtap.machine.machine import Machine
@@ -25,8 +25,8 @@ from vramtap.machine.memory import GuestMemory
 from vramtap.machine.space import GuestSpace, Stoppable
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.trackers.contract import Everything
-from vramtap.trackers.dirtybits import DirtyBitsTracker
+from vramtap.trackers.base import Everything
+from vramtap.trackers.machine.dirtybits import DirtyBitsTracker
 
 PAGES: Final = 2048
 TABLES: Final = 0x20_0000

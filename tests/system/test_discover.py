@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lab.guest import Guest
-from lab.xvfb import Framebuffer, Xvfb
+from support.testbed.guest import Guest
+from support.testbed.xvfb import Framebuffer, Xvfb
 from vramtap.targets.discover import discover
-from vramtap.targets.found import Found
+from vramtap.targets.discovered import Found
 from vramtap.targets.url import parse
 
 

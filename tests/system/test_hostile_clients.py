@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from lab.guest import Guest
-from lab.writer import Writer
-from rfb_client import COPY_RECT, DESKTOP_SIZE, RAW, TIGHT, ZRLE, Broken
-from system.follower import Follower
-from system.program import PATIENCE_S, Served, serve
+from support.follower import Follower
+from support.program import PATIENCE_S, Served, serve
+from support.rfb_client import COPY_RECT, DESKTOP_SIZE, RAW, TIGHT, ZRLE, Broken
+from support.testbed.guest import Guest
+from support.testbed.writer import Writer
 
 WIDTH, HEIGHT = 1024, 768
 SCREEN_BYTES = WIDTH * HEIGHT * 4

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lab.guest import Guest
-from lab.xclient import XClient
-from lab.xvfb import Framebuffer, Xvfb
-from model_client import ModelClient
-from rfb_client import RAW, RfbClient
-from system.follower import Follower
-from system.forced import ArmAtOnce, armed, asleep, require_arming, tapped
-from vramtap import geometry
-from vramtap import tap as tap_module
+from support.follower import Follower
+from support.forced import ArmAtOnce, armed, asleep, require_arming, tapped
+from support.model_client import ModelClient
+from support.rfb_client import RAW, RfbClient
+from support.testbed.guest import Guest
+from support.testbed.xclient import XClient
+from support.testbed.xvfb import Framebuffer, Xvfb
 from vramtap.errors import TargetGone
-from vramtap.servers.vnc import VncServer
-from vramtap.trackers.policy import OnlinePolicy, Policy
+from vramtap.policy.decide import OnlinePolicy, Policy
+from vramtap.servers.vnc.server import VncServer
+from vramtap.tap import mode_clock as geometry
+from vramtap.tap import tap as tap_module
 
 pytestmark = pytest.mark.usefixtures("arming")
 

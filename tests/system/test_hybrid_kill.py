@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.writer import Writer
-from model_client import ModelClient
-from system.forced import ForcedPolicy, require_arming, tapped, until
-from system.forked import bursting, descriptors, picture_of, protections, tapping, url_of
-from system.forking_tapper import Stage
-from vramtap import tap as tap_module
+from support.forced import ForcedPolicy, require_arming, tapped, until
+from support.forked import bursting, descriptors, picture_of, protections, tapping, url_of
+from support.forking_tapper import Stage
+from support.model_client import ModelClient
+from support.testbed.writer import Writer
+from vramtap.tap import tap as tap_module
 
 MOMENTS, MOMENTS_LONG = 25, 1000
 """Of kills, over all kinds of memory: what a change is held to, and what `make storm` does."""

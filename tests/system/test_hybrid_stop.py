@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.supervise import spawn, stop
-from lab.writer import Writer
-from model_client import ModelClient
-from system.forced import ForcedPolicy, require_arming, tapped
-from system.forked import SIZE, bursting, picture_of, tapping, url_of
-from system.program import Lines
-from vramtap import tap as tap_module
+from support.forced import ForcedPolicy, require_arming, tapped
+from support.forked import SIZE, bursting, picture_of, tapping, url_of
+from support.model_client import ModelClient
+from support.program import Lines
+from support.testbed.supervise import spawn, stop
+from support.testbed.writer import Writer
+from vramtap.tap import tap as tap_module
 
 TAPPER = Path(__file__).with_name("following_tapper.py")
 HANG_S = 60.0

@@ -8,12 +8,12 @@ import sys
 
 import numpy as np
 
-from lab.supervise import spawn, stop
-from system import fake_libxl
-from system.painter import SIZE, Painter, painter
+from support import fake_libxl
+from support.painter import SIZE, Painter, painter
+from support.testbed.supervise import spawn, stop
 from vramtap.display.mode import Mode, PixelFormat
-from vramtap.targets.libxl_qmp import LibxlMonitor
-from vramtap.targets.qemu_vga import QemuVga
+from vramtap.targets.qemu.vga import QemuVga
+from vramtap.targets.xen.libxl_qmp import LibxlMonitor
 
 HANG_S = 120
 LIBXLS_ROUNDS = 20

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from system.guest_keys import stroke_of
-from system.guest_screen import (
+from support.guest_keys import stroke_of
+from support.guest_screen import (
     BAR_INK,
     CONSOLE_INK,
     HEIGHT,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from system.guest_tables import LARGE, SMALL, Mapping, Tables, tables_of
+from support.guest_tables import LARGE, SMALL, Mapping, Tables, tables_of
 from vramtap.machine.layout import RAM_BYTES, VRAM_BASE, VRAM_BYTES
 from vramtap.machine.machine import Machine
 

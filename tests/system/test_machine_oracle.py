@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from system.oracle import ON_KVM, ON_UNICORN, Oracle, true_pages, watching
+from support.oracle import ON_KVM, ON_UNICORN, Oracle, true_pages, watching
 from vramtap.machine.choose_cpu import LogForm
 from vramtap.machine.machine import Machine
 from vramtap.machine.workloads import MEASURED

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from machine_code import assemble
+from support.machine_code import assemble
 from vramtap.machine.layout import VRAM_BASE
 from vramtap.machine.machine import Machine
 from vramtap.machine.space import guest_space
 from vramtap.pages import PageRuns
-from vramtap.trackers.machine_wake import MachineWatch
-from vramtap.trackers.writelog import LogTracker
+from vramtap.trackers.machine.wake import MachineWatch
+from vramtap.trackers.userfault.log import LogTracker
 
 NEVER_S = 1e6
 """No test takes so long: what is seen then is not the timer's doing."""

@@ -13,11 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from lab.require import program
-from lab.supervise import spawn, stop
-from system.browser import window
-from system.guest_screen import CONSOLE_INK, locate
-from system.program import Lines
+from support.browser import window
+from support.guest_screen import CONSOLE_INK, locate
+from support.program import Lines
+from support.testbed.require import program
+from support.testbed.supervise import spawn, stop
 
 ROOT: Final = Path(__file__).parents[2]
 SOURCES: Final = (

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lab.writer import Writer
+from support.testbed.writer import Writer
 from vramtap.display.screen import Screen
 from vramtap.errors import TargetGone
 from vramtap.linux.procfs import vm_flags
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.targets.contract import Target
+from vramtap.targets.base import Target
 from vramtap.targets.open import open_target
+from vramtap.trackers.base import Everything
 from vramtap.trackers.choose import choose
-from vramtap.trackers.contract import Everything
 
 WIDTH, HEIGHT = 640, 480
 SIZE = WIDTH * HEIGHT * 4

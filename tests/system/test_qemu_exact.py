@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import vramtap
-from lab.guest import Guest
-from model_client import ModelClient
+from support.model_client import ModelClient
+from support.testbed.guest import Guest
 from vramtap.display.mode import PixelFormat
-from vramtap.tap import Tap
+from vramtap.tap.tap import Tap
 
 TRACKERS = ("hybrid", "log", "compare")
 

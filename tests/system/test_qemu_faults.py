@@ -20,14 +20,14 @@ from pathlib import Path
 import pytest
 
 import vramtap
-from lab.errors import LabError
-from lab.guest import Guest
-from lab.supervise import spawn, stop
-from model_client import ModelClient
+from support.model_client import ModelClient
+from support.testbed.errors import LabError
+from support.testbed.guest import Guest
+from support.testbed.supervise import spawn, stop
 from vramtap.errors import AttachError, NotFound, NotTappable, Refused, TargetGone, VramtapError
 from vramtap.linux.procfs import vm_flags
-from vramtap.tap import Tap
-from vramtap.targets import qmp
+from vramtap.tap.tap import Tap
+from vramtap.targets.qemu import qmp
 
 TAPPER = Path(__file__).with_name("tapper.py")
 HANG_S = 60.0
@@ -472,7 +472,7 @@ async def test_a_display_that_is_no_linear_framebuffer(vga: str, says: str) -> N
 
 
 async def test_a_guest_that_was_never_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vramtap.targets.qemu.PLACE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("vramtap.targets.qemu.target.PLACE_TIMEOUT_S", 0.5)
     guest = Guest(("-S",))
     await asyncio.to_thread(guest.start)
     try:

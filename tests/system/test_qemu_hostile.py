@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 import vramtap
-from lab.guest import Guest
-from model_client import ModelClient
-from system.fake_qmp import fake_qmp
+from support.fake_qmp import fake_qmp
+from support.model_client import ModelClient
+from support.testbed.guest import Guest
 from vramtap.errors import VramtapError
 from vramtap.pages import PAGE_SIZE
-from vramtap.targets import qmp
+from vramtap.targets.qemu import qmp
 
 TRACKERS = ("hybrid", "log", "compare")
 
@@ -198,6 +198,6 @@ def test_only_errors_of_ours_come_out(script: dict[str, list[Any]]) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as directory:
         patch.setattr(qmp, "COMMAND_TIMEOUT_S", 0.05)
         patch.setattr(qmp, "CONNECT_TIMEOUT_S", 1.0)
-        patch.setattr("vramtap.targets.qemu.PLACE_TIMEOUT_S", 0.2)
-        patch.setattr("vramtap.targets.qemu.EXIT_GRACE_S", 0.01)
+        patch.setattr("vramtap.targets.qemu.target.PLACE_TIMEOUT_S", 0.2)
+        patch.setattr("vramtap.targets.qemu.target.EXIT_GRACE_S", 0.01)
         asyncio.run(attach_and_look(Path(directory) / "qmp"))

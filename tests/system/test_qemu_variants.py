@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 
 import vramtap
-from lab.errors import LabError
-from lab.guest import Guest
-from lab.require import require
-from model_client import ModelClient
-from system.forced import ArmAtOnce, require_arming, tapped, until
-from system.painter import SIZE, Painter, painter
-from system.program import assert_one_line, run
+from support.forced import ArmAtOnce, require_arming, tapped, until
+from support.model_client import ModelClient
+from support.painter import SIZE, Painter, painter
+from support.program import assert_one_line, run
+from support.testbed.errors import LabError
+from support.testbed.guest import Guest
+from support.testbed.require import require
 from vramtap.errors import KernelError
 from vramtap.linux.procfs import status_field, vm_flags
 from vramtap.pages import PAGE_SIZE
-from vramtap.targets.qemu import QemuTarget
+from vramtap.targets.qemu.target import QemuTarget
 
 UPDATES = 20
 """That a painter is followed for; each has some thousand pixels."""

@@ -15,12 +15,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from lab.guest import TABLET, Guest
-from lab.require import program
-from lab.supervise import spawn, stop
-from lab.xvfb import Xvfb
-from system.program import PATIENCE_S, PROGRAM, Served, serve
-from system.xwatch import XWatch
+from support.program import PATIENCE_S, PROGRAM, Served, serve
+from support.testbed.guest import TABLET, Guest
+from support.testbed.require import program
+from support.testbed.supervise import spawn, stop
+from support.testbed.xvfb import Xvfb
+from support.xwatch import XWatch
 
 VNCDO = PROGRAM.with_name("vncdo")
 SYMBOLS = r"""abc XYZ 0123456789 `-=[]\;,./ ~!@#$%^&*()_+{}|:"<>?"""

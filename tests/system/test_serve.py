@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lab.guest import Guest
-from lab.writer import Writer
-from lab.xclient import XClient
-from lab.xvfb import Framebuffer, Xvfb
-from pictures import RGB565, RGBX
-from rfb_client import (
+from support.follower import Follower
+from support.pictures import RGB565, RGBX
+from support.program import serve
+from support.rfb_client import (
     COPY_RECT,
     DESKTOP_SIZE,
     EXTENDED_DESKTOP_SIZE,
@@ -24,8 +22,10 @@ from rfb_client import (
     ZRLE,
     PixelFormat,
 )
-from system.follower import Follower
-from system.program import serve
+from support.testbed.guest import Guest
+from support.testbed.writer import Writer
+from support.testbed.xclient import XClient
+from support.testbed.xvfb import Framebuffer, Xvfb
 
 SIZES = (DESKTOP_SIZE, EXTENDED_DESKTOP_SIZE)
 WIDTH, HEIGHT = 640, 480

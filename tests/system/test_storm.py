@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import vramtap
-from lab.writer import Writer
-from model_client import ModelClient
-from system.forced import ArmAtOnce, Counted, ForcedPolicy, armed, require_arming, tapped, until
-from vramtap import tap as tap_module
+from support.forced import ArmAtOnce, Counted, ForcedPolicy, armed, require_arming, tapped, until
+from support.model_client import ModelClient
+from support.testbed.writer import Writer
 from vramtap.linux.watchdog import Watchdog
 from vramtap.memory.extent import Extent
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.tap import Tap
-from vramtap.trackers.contract import Everything
-from vramtap.trackers.hybrid import HybridTracker
-from vramtap.trackers.policy import OnlinePolicy, State
+from vramtap.policy.decide import OnlinePolicy, State
+from vramtap.tap import tap as tap_module
+from vramtap.tap.tap import Tap
+from vramtap.trackers.base import Everything
+from vramtap.trackers.userfault.hybrid import HybridTracker
 
 TRACKERS = ("log", "compare")
 WRITES = 10_000_000

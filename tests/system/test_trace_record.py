@@ -15,10 +15,10 @@ from typing import Final
 
 import pytest
 
-from lab.supervise import spawn, stop
-from lab.xclient import XClient
-from lab.xvfb import Xvfb
-from system.program import Lines, run, started
+from support.program import Lines, run, started
+from support.testbed.supervise import spawn, stop
+from support.testbed.xclient import XClient
+from support.testbed.xvfb import Xvfb
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.trace.store import load, save
 from vramtap.trace.trace import Trace, TraceBuilder

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab.guest import Guest
-from system.browser import PATIENCE_S, SCREEN, Window, window
-from system.painted import PaintedTarget
-from vramtap.servers.web import WebServer
-from vramtap.tap import Tap
+from support.browser import PATIENCE_S, SCREEN, Window, window
+from support.painted import PaintedTarget
+from support.testbed.guest import Guest
+from vramtap.servers.web.server import WebServer
+from vramtap.tap.tap import Tap
 from vramtap.targets.open import open_target
 
 TOOLS = ("Send Ctrl-Alt-Del", "Scale to fit", "Save a screenshot as PNG", "Full screen")

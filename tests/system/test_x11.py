@@ -20,21 +20,21 @@ import xcffib.randr
 import xcffib.xproto
 from numpy.typing import NDArray
 
-from lab.supervise import spawn, stop
-from lab.xclient import XClient
-from lab.xvfb import Framebuffer, Xvfb
+from support.testbed.supervise import spawn, stop
+from support.testbed.xclient import XClient
+from support.testbed.xvfb import Framebuffer, Xvfb
 from vramtap.display.mode import PixelFormat
 from vramtap.display.screen import Screen
 from vramtap.errors import NotFound, NotTappable, Refused, TargetGone, VramtapError
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PageRuns
-from vramtap.targets import xconnect
 from vramtap.targets.open import open_target
 from vramtap.targets.url import parse
-from vramtap.targets.x11 import X11Target
-from vramtap.targets.xsearch import read_bytes
-from vramtap.trackers.contract import Everything
-from vramtap.trackers.writelog import LogTracker
+from vramtap.targets.x11 import connection as xconnect
+from vramtap.targets.x11.framebuffer_search import read_bytes
+from vramtap.targets.x11.target import X11Target
+from vramtap.trackers.base import Everything
+from vramtap.trackers.userfault.log import LogTracker
 
 ITEM = {24: np.uint32, 16: np.uint16, 15: np.uint16, 8: np.uint8}
 FORMAT = {24: PixelFormat.XR24, 16: PixelFormat.RG16, 15: PixelFormat.XR15, 8: PixelFormat.C8}
@@ -329,7 +329,7 @@ async def test_a_screen_that_changes_all_the_time_is_found() -> None:
 
 
 async def test_a_server_that_keeps_its_screen_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vramtap.targets.x11.find_headers", lambda *_: [])
+    monkeypatch.setattr("vramtap.targets.x11.target.find_headers", lambda *_: [])
     refusal = pytest.raises(
         NotTappable, match=r"no framebuffer of Xvfb's kind in Xvfb .*run the programs in an Xvfb"
     )
@@ -458,7 +458,7 @@ async def test_a_server_that_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_a_server_that_stops_while_it_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vramtap.targets.x11.ATTACH_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("vramtap.targets.x11.target.ATTACH_TIMEOUT_S", 0.3)
     monkeypatch.setattr(X11Target, "_find", stop_and_ask)
     with Xvfb(width=64, height=64) as server:
         try:

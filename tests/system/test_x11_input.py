@@ -12,13 +12,13 @@ import pytest
 import xcffib
 import xcffib.xproto
 
-from lab.xvfb import Xvfb
-from system.xlib import Event, XlibListener
-from vramtap.targets import xinput
-from vramtap.targets.contract import KeyEvent, PointerEvent
-from vramtap.targets.keysyms import char_to_keysym, keysym_to_char
-from vramtap.targets.xconnect import Display
-from vramtap.targets.xinput import XInput
+from support.testbed.xvfb import Xvfb
+from support.xlib import Event, XlibListener
+from vramtap.keyboard.events import KeyEvent, PointerEvent
+from vramtap.keyboard.keysyms import char_to_keysym, keysym_to_char
+from vramtap.targets.x11 import input as xinput
+from vramtap.targets.x11.connection import Display
+from vramtap.targets.x11.input import XInput
 
 SHIFT, CONTROL, CAPS, NUM = 0xFFE1, 0xFFE3, 0xFFE5, 0xFF7F
 MODIFIERS = {SHIFT, 0xFFE2, CONTROL, CAPS, NUM, 0xFE03}

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from lab.errors import LabError
-from lab.guest import Guest
-from lab.supervise import spawn, stop
-from lab.xvfb import Xvfb
-from vramtap.targets.contract import Target
+from support.testbed.errors import LabError
+from support.testbed.guest import Guest
+from support.testbed.supervise import spawn, stop
+from support.testbed.xvfb import Xvfb
+from vramtap.targets.base import Target
 from vramtap.targets.open import open_target
 from vramtap.trace import record
 from vramtap.trace.recording import Recording

@@ -17,10 +17,10 @@ import pytest
 from numpy.typing import NDArray
 
 import vramtap
-from lab.writer import Writer
+from support.testbed.writer import Writer
 from vramtap.errors import NotFound, UsageError, VramtapError
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.trackers.contract import Everything, Reason, Tracker
+from vramtap.trackers.base import Everything, Reason, Tracker
 
 WIDTH, HEIGHT = 320, 200
 TRACKERS = ("auto", "log", "compare")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import LabError
-from lab.require import program, require
-from xen.lab import layers, suite
-from xen.lab.host import Host
+from support.testbed.errors import LabError
+from support.testbed.require import program, require
+from xen.testbed import layers, suite
+from xen.testbed.host import Host
 
 TIMEOUT_S = 600.0
 """Ten times what it takes: emulation shares the machine with whatever else runs there."""

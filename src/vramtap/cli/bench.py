@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vramtap.bench.trackers import BLIND, ROUNDS, SLICE_S, TRACKERS, Cost, measure
+from vramtap.cli._bench_trackers import BLIND, ROUNDS, SLICE_S, TRACKERS, Cost, measure
 from vramtap.machine.choose_cpu import CPU_NAMES, LOG_FORMS, CpuName, LogForm
 from vramtap.machine.workloads import MEASURED, WORKLOADS
 from vramtap.trackers.choose import NAMES

@@ -7,7 +7,7 @@ import json
 
 import click
 
-from vramtap.doctor import Finding, examine
+from vramtap.cli._doctor_trials import Finding, examine
 
 
 @click.command()

@@ -9,7 +9,7 @@ import click
 
 from vramtap.cli import run
 from vramtap.display.png import write_png
-from vramtap.tap import Tap
+from vramtap.tap.tap import Tap
 from vramtap.targets.open import open_target
 
 

@@ -15,13 +15,13 @@ import click
 
 from vramtap.cli import run
 from vramtap.errors import Refused, UsageError
-from vramtap.servers.session import SessionOptions
-from vramtap.servers.vnc import VncServer
-from vramtap.servers.web import WebServer
-from vramtap.tap import Tap
+from vramtap.servers.vnc.server import VncServer
+from vramtap.servers.vnc.session import SessionOptions
+from vramtap.servers.web.server import WebServer
+from vramtap.tap.tap import Tap
 from vramtap.targets.open import open_target
 from vramtap.trackers.choose import NAMES, Wishes
-from vramtap.trackers.idle import IDLE_INTERVAL_S
+from vramtap.trackers.poller import IDLE_INTERVAL_S
 
 DEFAULT_VNC: Final = "127.0.0.1:5900"
 DEFAULT_WEB: Final = "127.0.0.1:8080"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from vramtap.cli import run
+from vramtap.cli._trace_files import bar, plain, title
 from vramtap.cli.trace_replay import command as replay
-from vramtap.cli.traces import bar, plain, title
 from vramtap.errors import UsageError
 from vramtap.targets.open import open_target
 from vramtap.targets.url import parse

@@ -13,13 +13,13 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from vramtap.cli.traces import bar, charged, load, read_costs, read_parameters, title
+from vramtap.cli._trace_files import bar, charged, load, read_costs, read_parameters, title
 
 if TYPE_CHECKING:
+    from vramtap.policy.costs import Costs
+    from vramtap.policy.decide import Parameters, Policy
     from vramtap.trace.optimum import Optimum
     from vramtap.trace.replay import Replayed
-    from vramtap.trackers.costs import Costs
-    from vramtap.trackers.policy import Parameters, Policy
 
 POLICIES: Final = ("ours", "log", "compare", "xen", "qemu")
 ALL: Final = "all"
@@ -106,8 +106,8 @@ def policies(ours: Parameters, interval_s: float) -> Mapping[str, Callable[[], P
         ours: The parameters of `ours`.
         interval_s: Between two looks, seconds.
     """
-    from vramtap.trackers.policies import QemuBackOff, XenTwoSeconds
-    from vramtap.trackers.policy import CompareAlways, LogAlways, OnlinePolicy
+    from vramtap.policy.decide import CompareAlways, LogAlways, OnlinePolicy
+    from vramtap.trace.reference_policies import QemuBackOff, XenTwoSeconds
 
     return {
         "ours": lambda: OnlinePolicy(ours),

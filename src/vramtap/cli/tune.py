@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from vramtap.cli.traces import bar, charged, load, read_costs, title
+from vramtap.cli._trace_files import bar, charged, load, read_costs, title
 
 if TYPE_CHECKING:
     from vramtap.trace.tune import By, Tuned

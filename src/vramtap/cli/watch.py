@@ -10,7 +10,7 @@ import click
 
 from vramtap.cli import run
 from vramtap.display.damage import Damage
-from vramtap.tap import Tap
+from vramtap.tap.tap import Tap
 from vramtap.targets.open import open_target
 from vramtap.trackers.choose import NAMES
 

@@ -25,7 +25,7 @@ from vramtap.machine.image import load, read_image
 from vramtap.machine.layout import BOOT_INFO, BOOT_PML4, BOOT_STACK
 from vramtap.machine.memory import GuestMemory
 from vramtap.machine.ports import NEVER_NS, PortBus
-from vramtap.machine.runs import Runs
+from vramtap.machine.run_notifier import Runs
 from vramtap.machine.space import vram_extent
 from vramtap.machine.unicorn_cpu import UnicornCpu
 from vramtap.pages import PageRuns

@@ -9,7 +9,7 @@ from vramtap.errors import VramtapError
 from vramtap.machine.cpu import Cpu
 from vramtap.machine.layout import VRAM_BASE, VRAM_BYTES
 from vramtap.machine.memory import GuestMemory
-from vramtap.machine.runs import Runs
+from vramtap.machine.run_notifier import Runs
 from vramtap.memory.extent import Extent
 from vramtap.memory.own import OwnSpace
 from vramtap.pages import PAGE_SIZE

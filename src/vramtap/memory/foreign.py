@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vramtap.linux.run_clock import RunClock
+from vramtap.linux.schedstat import RunClock
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.xen.foreignmemory import ForeignMemory, FrameMapping
 

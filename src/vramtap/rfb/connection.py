@@ -11,7 +11,7 @@ from vramtap.display.region import Rect
 from vramtap.errors import ProtocolError
 from vramtap.rfb.convert import colour_map
 from vramtap.rfb.encodings import ENCODERS
-from vramtap.rfb.encodings.contract import Wishes
+from vramtap.rfb.encodings.base import Wishes
 from vramtap.rfb.events import (
     AuthenticationFailed,
     DesktopSizeWanted,

@@ -7,8 +7,8 @@ from collections.abc import Generator
 from typing import Final
 
 from vramtap.errors import ProtocolError
-from vramtap.rfb.auth import CHALLENGE_BYTES, is_right, new_challenge
 from vramtap.rfb.events import AuthenticationFailed, Initialised
+from vramtap.rfb.security.vnc_auth import CHALLENGE_BYTES, is_right, new_challenge
 from vramtap.rfb.wire import U32, Security
 
 SERVER_VERSION: Final = b"RFB 003.008\n"

@@ -13,7 +13,7 @@ from vramtap.display.damage import Move
 from vramtap.display.region import Rect
 from vramtap.rfb.convert import converter
 from vramtap.rfb.encodings import ENCODERS
-from vramtap.rfb.encodings.contract import Encoded, Encoder, Wishes
+from vramtap.rfb.encodings.base import Encoded, Encoder, Wishes
 from vramtap.rfb.encodings.copyrect import copy_rect
 from vramtap.rfb.wire import MAX_RECTS_IN_MESSAGE, UPDATE_HEADER, Buffer, Encoding, FromServer
 

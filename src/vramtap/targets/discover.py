@@ -24,8 +24,8 @@ from vramtap.linux import procfs
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.targets.discover_xen import xen_targets
-from vramtap.targets.found import PLAIN, Found
+from vramtap.targets.discovered import PLAIN, Found
+from vramtap.targets.xen.discover import xen_targets
 
 _QEMU: Final = re.compile(r"qemu-system-\w+|qemu-kvm|kvm|qemu")
 
@@ -51,7 +51,7 @@ def discover() -> list[Found]:
 
 def _x_targets() -> list[Found]:
     try:
-        from vramtap.targets.discover_x11 import x_targets
+        from vramtap.targets.x11.discover import x_targets
     except (ImportError, OSError) as error:
         # A dom0 or a server without libxcb has guests all the same.
         log.info("X displays are not looked for: %s", error)

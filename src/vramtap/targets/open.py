@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from vramtap.targets.contract import Target
+from vramtap.targets.base import Target
 from vramtap.targets.url import TargetSpec, parse
 
 if TYPE_CHECKING:
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def _qemu(spec: TargetSpec) -> Target:
-    from vramtap.targets.qemu import QemuTarget
+    from vramtap.targets.qemu.target import QemuTarget
 
     return QemuTarget(spec.rest)
 
 
 def _x11(spec: TargetSpec) -> Target:
-    from vramtap.targets.x11 import X11Target
+    from vramtap.targets.x11.target import X11Target
 
     return X11Target(spec)
 
@@ -39,13 +39,13 @@ def _shm(spec: TargetSpec) -> Target:
 
 
 def _xen(spec: TargetSpec) -> Target:
-    from vramtap.targets.xen import XenTarget
+    from vramtap.targets.xen.target import XenTarget
 
     return XenTarget(spec.url, spec.rest)
 
 
 def _demo(spec: TargetSpec) -> Target:
-    from vramtap.targets.demo import DemoTarget
+    from vramtap.targets.machine.demo import DemoTarget
 
     return DemoTarget(spec)
 
@@ -78,6 +78,6 @@ def open_target(url: str) -> Target:
 
 def machine_target(machine: Machine) -> Target:
     """A machine of this process that the caller runs, as a target."""
-    from vramtap.targets.machine import MachineTarget
+    from vramtap.targets.machine.target import MachineTarget
 
     return MachineTarget(machine)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from vramtap.display.mode import Mode
 from vramtap.errors import KernelError, NotFound, NotTappable, Refused, TargetGone, UsageError
+from vramtap.keyboard.events import Input
 from vramtap.linux.procfs import Mapping, read_maps
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.targets.contract import Input
-from vramtap.targets.ending import process_ended
+from vramtap.targets.process_exit import process_ended
 from vramtap.targets.spans import readable_end
 from vramtap.targets.url import TargetSpec, parse_number
 

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from vramtap.display.mode import Mode
 from vramtap.errors import NotFound, NotTappable, Refused, TargetGone
+from vramtap.keyboard.events import Input
 from vramtap.linux.calls import error_for
 from vramtap.memory.extent import Extent
 from vramtap.memory.mapped import FileSpace
 from vramtap.pages import PAGE_SIZE
-from vramtap.targets.contract import Input
 from vramtap.targets.url import TargetSpec
 
 _KINDS: Final = {

@@ -43,10 +43,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vramtap.errors import VramtapError
+from vramtap.policy.costs import Costs
+from vramtap.policy.decide import Counts, State
 from vramtap.trace.replay import replay
 from vramtap.trace.trace import Trace
-from vramtap.trackers.costs import Costs
-from vramtap.trackers.policy import Counts, State
 
 ROUNDS: Final = 8
 """Splits tried; on the traces of the tests the lower bound rises by less than 0.5 % in eight more."""

@@ -17,16 +17,16 @@ from typing import Final
 
 from vramtap.display.mode import Mode
 from vramtap.errors import TargetGone, TimedOut, VramtapError
-from vramtap.geometry import MODE_BUSY_S, MODE_IDLE_S
 from vramtap.memory.extent import Extent
-from vramtap.tap import GONE_GRACE_S
-from vramtap.targets.contract import Target
+from vramtap.policy.costs import Costs
+from vramtap.policy.decide import LogAlways
+from vramtap.tap.mode_clock import MODE_BUSY_S, MODE_IDLE_S
+from vramtap.tap.tap import GONE_GRACE_S
+from vramtap.targets.base import Target
 from vramtap.trace.recording import Follower, Recording
-from vramtap.trackers.contract import Tracker
-from vramtap.trackers.costs import Costs
-from vramtap.trackers.hybrid import HybridTracker
-from vramtap.trackers.policy import LogAlways
-from vramtap.trackers.writelog import LogTracker
+from vramtap.trackers.base import Tracker
+from vramtap.trackers.userfault.hybrid import HybridTracker
+from vramtap.trackers.userfault.log import LogTracker
 
 MAX_HZ: Final = 1000
 """Looks a second: timers have a millisecond's grain."""

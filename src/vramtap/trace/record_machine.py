@@ -10,16 +10,16 @@ import dataclasses
 import threading
 from typing import Final, cast
 
+from vramtap.display.bochs import Dispi
 from vramtap.errors import TargetGone, VramtapError
 from vramtap.machine.choose_cpu import CPU_NAMES, CpuName
 from vramtap.machine.machine import Machine
 from vramtap.machine.workloads import WORKLOADS
-from vramtap.targets.bochs import Dispi
-from vramtap.targets.demo import command_line
+from vramtap.targets.machine.demo import command_line
 from vramtap.targets.url import TargetSpec
 from vramtap.trace.record import STOPPED, Progress, arm
 from vramtap.trace.recording import Follower, Recording
-from vramtap.trackers.writelog import LogTracker
+from vramtap.trackers.userfault.log import LogTracker
 
 CARET_HZ: Final = 2
 """Frames a second of `caret` unless told otherwise (machine/guest/main.c)."""

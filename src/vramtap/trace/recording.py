@@ -13,9 +13,9 @@ from typing import Final
 from vramtap.display.mode import Mode
 from vramtap.errors import VramtapError
 from vramtap.pages import PageRuns
+from vramtap.policy.costs import Costs
 from vramtap.trace.trace import Trace, TraceBuilder
-from vramtap.trackers.contract import Everything, Tracker
-from vramtap.trackers.costs import Costs
+from vramtap.trackers.base import Everything, Tracker
 
 COSTS: Final = "costs"
 """Under which name a trace keeps what was measured on its target, as JSON."""

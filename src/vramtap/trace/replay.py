@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from vramtap.policy.costs import Costs
+from vramtap.policy.decide import Policy
 from vramtap.trace.trace import Trace
-from vramtap.trackers.costs import Costs
-from vramtap.trackers.policy import Policy
 
 NS_A_S: Final = 1e9
 NS_A_MS: Final = 1e6

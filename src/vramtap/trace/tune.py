@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from vramtap.errors import UsageError
+from vramtap.policy.costs import Costs
+from vramtap.policy.decide import OnlinePolicy, Parameters
 from vramtap.trace.optimum import optimum
 from vramtap.trace.replay import replay
 from vramtap.trace.trace import Trace
-from vramtap.trackers.costs import Costs
-from vramtap.trackers.policy import OnlinePolicy, Parameters
 
 By = Literal["worst", "mean"]
 

@@ -9,13 +9,13 @@ from vramtap.errors import NotFound, TargetGone, UsageError, VramtapError
 from vramtap.machine.space import GuestSpace
 from vramtap.memory.extent import Extent
 from vramtap.memory.foreign import XenSpace
+from vramtap.policy.costs import HEAVIEST_WEIGHT
+from vramtap.trackers.base import Tracker
 from vramtap.trackers.compare import CompareTracker
-from vramtap.trackers.contract import Tracker
-from vramtap.trackers.costs import HEAVIEST_WEIGHT
-from vramtap.trackers.hybrid import HybridTracker
-from vramtap.trackers.idle import IDLE_INTERVAL_S
-from vramtap.trackers.probe import probe_log
-from vramtap.trackers.writelog import LogTracker
+from vramtap.trackers.poller import IDLE_INTERVAL_S
+from vramtap.trackers.userfault.hybrid import HybridTracker
+from vramtap.trackers.userfault.log import LogTracker
+from vramtap.trackers.userfault.probe import probe_log
 
 NAMES: Final = ("auto", "hybrid", "log", "compare", "dirtybits", "kvmlog", "xen")
 """What `--tracker` takes; the last are for the embedded machine (two), and for Xen domains."""
@@ -136,17 +136,17 @@ def _unarmable(tracker: Tracker, extent: Extent) -> str:
 def _of_the_machine(name: str) -> Tracker:
     # Loaded when asked for: only the embedded machine has use for them.
     if name == "dirtybits":
-        from vramtap.trackers.dirtybits import DirtyBitsTracker
+        from vramtap.trackers.machine.dirtybits import DirtyBitsTracker
 
         return DirtyBitsTracker()
-    from vramtap.trackers.kvmlog import KvmLogTracker
+    from vramtap.trackers.machine.kvmlog import KvmLogTracker
 
     return KvmLogTracker()
 
 
 def _xen(name: str, extent: Extent, wishes: Wishes) -> Choice:
     """In a domain the hypervisor's log is all there is, and nothing wakes us: `hybrid` is the same."""
-    from vramtap.trackers.xen import XenTracker
+    from vramtap.trackers.xen.tracker import XenTracker
 
     if name not in ("auto", "hybrid", "xen"):
         raise UsageError("--tracker", name, "does not follow a Xen domain", "xen, compare or auto")

@@ -15,7 +15,7 @@ from vramtap.errors import VramtapError
 from vramtap.memory.extent import Extent
 from vramtap.memory.own import extent_of
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.trackers.contract import Everything, NothingUnasked, Reason, Waker
+from vramtap.trackers.base import Everything, NothingUnasked, Reason, Waker
 
 CHUNK_PAGES: Final = 64
 """Pages read at once: 256 KiB, so that the fresh bytes are still in the second-level cache when compared."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lab.errors import LabError
+from support.testbed.errors import LabError
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns

@@ -9,8 +9,8 @@ import sys
 import pytest
 from benchmarks.rest import Spent, family, name_of, spent, wait_for_rest
 
-from lab.errors import LabError
-from lab.supervise import spawn, stop
+from support.testbed.errors import LabError
+from support.testbed.supervise import spawn, stop
 
 # A child in a session of its own, as the helper at attach is; then both wait for the end of their input.
 PARENT = """

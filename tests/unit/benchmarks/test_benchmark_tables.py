@@ -18,7 +18,7 @@ from benchmarks.video import Video
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramtap.bench.trackers import Cost
+from vramtap.cli._bench_trackers import Cost
 from vramtap.pages import PageRuns
 from vramtap.trace.trace import TraceBuilder
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from vramtap.bench.trackers import Cost
+from vramtap.cli._bench_trackers import Cost
 from vramtap.cli.bench import as_markdown, command, totals_as_markdown
 
 ARGUMENTS = ["trackers", "--mode", "320x200", "--rounds", "1", "--slice", "0.05", "-w", "idle", "-w", "caret"]

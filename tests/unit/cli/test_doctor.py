@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from vramtap.cli import doctor
-from vramtap.doctor import Finding
+from vramtap.cli._doctor_trials import Finding
 
 GOOD = Finding("reading", True, "a byte was read", essential=True)
 BAD = Finding("write log", False, "userfaultfd: EPERM", "run as root")

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from vramtap.cli import ls
-from vramtap.targets.found import Found
+from vramtap.targets.discovered import Found
 
 LONG = "qemu:/tmp/" + "directory/" * 30 + "with [bold]brackets[/bold] and :smile: in it/qmp.sock"
 FOUND = [

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from vramtap.cli import traces
+from vramtap.cli import _trace_files as traces
+from vramtap.cli._trace_files import charged, plain, read_costs, read_parameters
 from vramtap.cli.trace import command
 from vramtap.cli.trace_replay import POLICIES
-from vramtap.cli.traces import charged, plain, read_costs, read_parameters
 from vramtap.errors import NotFound, UsageError, VramtapError
 from vramtap.pages import NO_PAGES, PageRuns
+from vramtap.policy.costs import REFERENCE
+from vramtap.policy.decide import Parameters
 from vramtap.trace.store import load, save
 from vramtap.trace.trace import Trace, TraceBuilder
-from vramtap.trackers.costs import REFERENCE
-from vramtap.trackers.policy import Parameters
 
 DEMO = "demo:?workload=caret&mode=320x200&cpu=unicorn"
 COSTS = {

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from unit.display.reference import painted
+from support.region_reference import painted
 from vramtap.display import changes as module
 from vramtap.display.changes import MAX_RECTS, TILE_COLUMNS, TILE_ROWS, ChangeFinder
 from vramtap.display.region import Rect

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.display.reference import modes
+from support.region_reference import modes
 from vramtap.display.mode import MAX_DIMENSION, MAX_PIXELS, MAX_STRIDE_BYTES, Mode, PixelFormat
 from vramtap.errors import ModeError
 from vramtap.pages import PAGE_SIZE

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.display.reference import decode, modes
+from support.region_reference import decode, modes
 from vramtap.display import pixels as module
 from vramtap.display.mode import Mode, PixelFormat
 from vramtap.display.pixels import to_rgb, to_xr24

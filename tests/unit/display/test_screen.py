@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from unit.display.reference import FakeSpace, decode, modes, painted
+from support.region_reference import FakeSpace, decode, modes, painted
 from vramtap.display import screen as module
 from vramtap.display.damage import Damage, Move
 from vramtap.display.mode import Mode, PixelFormat

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.supervise import spawn, stop
-from system import fake_libxl
+from support import fake_libxl
+from support.testbed.supervise import spawn, stop
 from vramtap.errors import KernelError
 from vramtap.linux.flock import LockFile, holder
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.nobody import as_nobody
+from support.testbed.nobody import as_nobody
 from vramtap.errors import KernelError, NotFound, Refused, Unsupported, VramtapError
 from vramtap.linux import kvm_abi as abi
 from vramtap.linux.kvm import Kvm, Vcpu, Vm

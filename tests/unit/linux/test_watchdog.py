@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import pytest
 
-from contract.scribe import PAGE
+from support.scribe import PAGE
 from vramtap.linux import abi, watchdog
 from vramtap.linux.userfaultfd import Userfaultfd
 from vramtap.linux.watchdog import Signals, Watchdog, stand_guard

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from contract.kvm_guest import KickingPorts, SilentPorts, TinyMachine, enter_user_mode
+from support.kvm_guest import KickingPorts, SilentPorts, TinyMachine, enter_user_mode
 from vramtap.errors import KernelError, TargetGone, UsageError, VramtapError
 from vramtap.linux import kvm_exits as exits
 from vramtap.linux.kvm import Kvm, Vcpu

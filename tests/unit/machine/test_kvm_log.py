@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.kvm_guest import FORMS, KickingPorts, TinyMachine, enter_user_mode
+from support.kvm_guest import FORMS, KickingPorts, TinyMachine, enter_user_mode
 from vramtap.errors import Refused, TargetGone
 from vramtap.machine.cpu import Exit, ExitKind
 from vramtap.machine.layout import BOOT_PML4, BOOT_STACK, IMAGE_BASE, VRAM_BASE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from machine_code import assemble
+from support.machine_code import assemble
 from vramtap.errors import TargetGone, TimedOut, UsageError
 from vramtap.machine.layout import IMAGE_BASE, VRAM_BASE
 from vramtap.machine.machine import Machine

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unit.machine.soft_mmu import DIRTY, LARGE, PRESENT, PageFault, SoftCpu, Tables, has_memory, translate
+from support.soft_mmu import DIRTY, LARGE, PRESENT, PageFault, SoftCpu, Tables, has_memory, translate
 from vramtap.machine import paging
 from vramtap.machine.boot import prepare
 from vramtap.machine.layout import BOOT_PDPT, BOOT_PDS, BOOT_PML4, VRAM_BASE

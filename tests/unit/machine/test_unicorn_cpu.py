@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from machine_code import assemble
+from support.machine_code import assemble
 from vramtap.machine.boot import prepare
 from vramtap.machine.cpu import Exit, ExitKind
 from vramtap.machine.layout import BOOT_INFO, BOOT_MAGIC, BOOT_PML4, BOOT_STACK, IMAGE_BASE, VRAM_BASE

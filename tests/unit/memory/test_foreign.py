@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from fake_xen.host import VRAM_FRAME, FakeXen, fake_xen
+from support.fake_xen.host import VRAM_FRAME, FakeXen, fake_xen
 from vramtap.errors import KernelError, TargetGone
-from vramtap.linux.run_clock import RunClock
+from vramtap.linux.schedstat import RunClock
 from vramtap.memory.extent import Extent
 from vramtap.memory.foreign import XenSpace
 from vramtap.pages import PAGE_SIZE, PageRuns

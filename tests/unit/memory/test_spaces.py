@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contract.scribe import PAGE, Scribe
+from support.scribe import PAGE, Scribe
 from vramtap.errors import KernelError, NotFound, TargetGone, VramtapError
 from vramtap.linux.calls import LIBC
 from vramtap.memory.extent import Extent

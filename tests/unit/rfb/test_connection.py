@@ -10,7 +10,7 @@ import pytest
 from vramtap.display.damage import Move
 from vramtap.display.region import Rect
 from vramtap.rfb.connection import ClientEncodings, ServerConnection
-from vramtap.rfb.encodings.contract import Wishes
+from vramtap.rfb.encodings.base import Wishes
 from vramtap.rfb.formats import NATIVE, WireFormat
 from vramtap.rfb.updates import Piece, Update, UpdateEncoder
 from vramtap.rfb.wire import Encoding

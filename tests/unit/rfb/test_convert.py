@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from pictures import COLOUR_MAP, COLOUR_MAP_LAYOUT, Pixels, expected_values, pictures, pixel_formats
-from rfb_decoder import PixelFormat
+from support.pictures import COLOUR_MAP, COLOUR_MAP_LAYOUT, Pixels, expected_values, pictures, pixel_formats
+from support.rfb_decoder import PixelFormat
 from vramtap.rfb.convert import Converter, colour_map, converter, flat
 from vramtap.rfb.formats import NATIVE, WireFormat
 

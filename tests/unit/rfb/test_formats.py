@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from pictures import pixel_formats
-from rfb_decoder import PixelFormat
+from support.pictures import pixel_formats
+from support.rfb_decoder import PixelFormat
 from vramtap.errors import ProtocolError
 from vramtap.rfb.formats import NATIVE, WireFormat
 

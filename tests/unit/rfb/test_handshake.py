@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rfb_client import vnc_response
+from support.rfb_client import vnc_response
 from vramtap.errors import ProtocolError
 from vramtap.rfb.connection import ServerConnection
 from vramtap.rfb.events import AuthenticationFailed, Initialised

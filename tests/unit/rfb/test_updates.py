@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vramtap.display.damage import Move
 from vramtap.display.region import Rect
 from vramtap.rfb import encodings
-from vramtap.rfb.encodings.contract import Encoded, Wishes
+from vramtap.rfb.encodings.base import Encoded, Wishes
 from vramtap.rfb.formats import WireFormat
 from vramtap.rfb.updates import Piece, Update, UpdateEncoder
 from vramtap.rfb.wire import Encoding

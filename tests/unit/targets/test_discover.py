@@ -10,7 +10,7 @@ import pytest
 
 from vramtap.errors import Refused
 from vramtap.targets.discover import qemu_targets
-from vramtap.targets.found import Found
+from vramtap.targets.discovered import Found
 from vramtap.targets.url import parse
 
 ME = os.getpid()

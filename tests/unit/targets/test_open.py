@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from vramtap.errors import UsageError
-from vramtap.targets.demo import DemoTarget
+from vramtap.targets.machine.demo import DemoTarget
 from vramtap.targets.open import open_target
 from vramtap.targets.process import ProcessTarget
-from vramtap.targets.qemu import QemuTarget
+from vramtap.targets.qemu.target import QemuTarget
 from vramtap.targets.shm import FileTarget
-from vramtap.targets.x11 import X11Target
+from vramtap.targets.x11.target import X11Target
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from vramtap.errors import VramtapError
 from vramtap.pages import PageRuns
+from vramtap.policy.costs import REFERENCE, Costs
+from vramtap.policy.decide import CompareAlways, LogAlways, OnlinePolicy, Policy, RandomPolicy
 from vramtap.trace import optimum as module
 from vramtap.trace.optimum import Planned, optimum
+from vramtap.trace.reference_policies import XenTwoSeconds
 from vramtap.trace.replay import replay
 from vramtap.trace.trace import Trace, TraceBuilder
-from vramtap.trackers.costs import REFERENCE, Costs
-from vramtap.trackers.policies import XenTwoSeconds
-from vramtap.trackers.policy import CompareAlways, LogAlways, OnlinePolicy, Policy, RandomPolicy
 
 # Small enough an extent that each choice is right for some trace.
 COSTS = st.builds(

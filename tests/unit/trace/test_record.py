@@ -11,20 +11,20 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from faulty import PAGES, XR24, Fault, FaultyTarget, SoftLog
-from virtual_time import in_virtual_time
+from support.faulty import PAGES, XR24, Fault, FaultyTarget, SoftLog
+from support.virtual_time import in_virtual_time
 from vramtap.errors import KernelError, Refused, TargetGone, VramtapError
-from vramtap.geometry import MODE_BUSY_S, MODE_IDLE_S
 from vramtap.memory.extent import Extent
 from vramtap.memory.own import extent_of
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
+from vramtap.policy.costs import REFERENCE
+from vramtap.tap.mode_clock import MODE_BUSY_S, MODE_IDLE_S
 from vramtap.trace import record as module
 from vramtap.trace.record import STOPPED, looks_in, record
 from vramtap.trace.recording import Follower, Recording, costs_of
 from vramtap.trace.trace import Trace, TraceBuilder
-from vramtap.trackers.contract import Everything, Reason
-from vramtap.trackers.costs import REFERENCE
-from vramtap.trackers.writelog import LogTracker
+from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.userfault.log import LogTracker
 
 HZ = 50
 WINDOW = XR24.window[1]

@@ -16,7 +16,7 @@ from vramtap.trace.record import STOPPED
 from vramtap.trace.record_machine import in_guest_time, record_machine
 from vramtap.trace.recording import Recording
 from vramtap.trace.trace import Trace
-from vramtap.trackers.writelog import LogTracker
+from vramtap.trackers.userfault.log import LogTracker
 
 SMALL = "mode=320x200&cpu=unicorn"
 PAGES = -(-320 * 200 * 4 // 4096)

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vramtap.pages import PageRuns
+from vramtap.policy.costs import REFERENCE, Costs
+from vramtap.policy.decide import CompareAlways, LogAlways, OnlinePolicy, Parameters, Policy, RandomPolicy
 from vramtap.trace.optimum import optimum
 from vramtap.trace.recording import costs_of
+from vramtap.trace.reference_policies import QemuBackOff, XenTwoSeconds
 from vramtap.trace.replay import replay
 from vramtap.trace.store import load
 from vramtap.trace.trace import Trace, TraceBuilder
-from vramtap.trackers.costs import REFERENCE, Costs
-from vramtap.trackers.policies import QemuBackOff, XenTwoSeconds
-from vramtap.trackers.policy import CompareAlways, LogAlways, OnlinePolicy, Parameters, Policy, RandomPolicy
 
 PRIMES: Final = Costs(
     fault_us=2, page_us=3, protect_us=5000, look_us=7, arm_us=110_000, hand_over_us=13_000_000, held_us=17e6

@@ -248,6 +248,6 @@ def test_without_pyarrow_one_line_says_what_brings_it(
 
 
 def test_who_serves_has_no_need_of_pyarrow() -> None:
-    modules = "vramtap.cli.serve, vramtap.tap, vramtap.trace.record, vramtap.cli.trace, vramtap.cli.tune"
+    modules = "vramtap.cli.serve, vramtap.tap.tap, vramtap.trace.record, vramtap.cli.trace, vramtap.cli.tune"
     code = f"import sys, {modules}\nassert not {{'pyarrow', 'distributed', 'dask'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

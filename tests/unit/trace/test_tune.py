@@ -9,12 +9,12 @@ import pytest
 
 from vramtap.errors import UsageError, VramtapError
 from vramtap.pages import NO_PAGES, PageRuns
+from vramtap.policy.costs import REFERENCE
+from vramtap.policy.decide import OnlinePolicy, Parameters
 from vramtap.trace.optimum import optimum
 from vramtap.trace.replay import replay
 from vramtap.trace.trace import Trace, TraceBuilder
 from vramtap.trace.tune import TILE_PAGES, Job, Member, Rated, search, work
-from vramtap.trackers.costs import REFERENCE
-from vramtap.trackers.policy import OnlinePolicy, Parameters
 
 
 class Bowl:

@@ -12,13 +12,13 @@ import pytest
 
 from vramtap.errors import NotFound, VramtapError
 from vramtap.pages import NO_PAGES, PageRuns
+from vramtap.policy.costs import REFERENCE
+from vramtap.policy.decide import Parameters
 from vramtap.trace import trace as trace_module
 from vramtap.trace import workers as module
 from vramtap.trace.trace import Trace, TraceBuilder
 from vramtap.trace.tune import Job, Member, work
 from vramtap.trace.workers import cluster, cores
-from vramtap.trackers.costs import REFERENCE
-from vramtap.trackers.policy import Parameters
 
 
 def blinking(period: int, pages: int = 40) -> Trace:

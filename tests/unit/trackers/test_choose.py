@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contract.scribe import PAGE, Scribe
-from machine_code import assemble
+from support.machine_code import assemble
+from support.scribe import PAGE, Scribe
 from vramtap.errors import TargetGone, UsageError, VramtapError
 from vramtap.machine.machine import Machine
 from vramtap.memory.extent import Extent
@@ -17,10 +17,10 @@ from vramtap.memory.mapped import FileSpace
 from vramtap.memory.own import extent_of
 from vramtap.memory.process import ProcessSpace
 from vramtap.trackers import choose as module
-from vramtap.trackers import writelog
 from vramtap.trackers.choose import LATEST_S, SOONEST_S, Wishes, choose
-from vramtap.trackers.hybrid import HybridTracker
-from vramtap.trackers.probe import probe_log
+from vramtap.trackers.userfault import log as writelog
+from vramtap.trackers.userfault.hybrid import HybridTracker
+from vramtap.trackers.userfault.probe import probe_log
 
 
 @pytest.fixture

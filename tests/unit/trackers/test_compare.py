@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from vramtap.errors import KernelError, VramtapError
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE, PageRuns
+from vramtap.trackers.base import Everything
 from vramtap.trackers.compare import CHUNK_PAGES, CompareTracker
-from vramtap.trackers.contract import Everything
 
 PAGES = 3 * CHUNK_PAGES
 

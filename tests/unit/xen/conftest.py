@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fake_xen.host import FakeXen, fake_xen
+from support.fake_xen.host import FakeXen, fake_xen
 
 
 @pytest.fixture

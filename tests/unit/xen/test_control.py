@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from fake_xen.host import CR0_WP, FakeXen
+from support.fake_xen.host import CR0_WP, FakeXen
 from vramtap.errors import KernelError, NotFound, Refused, TargetGone, VramtapError
 from vramtap.xen import control
 from vramtap.xen.control import Control, DomainInfo, ShutdownReason
@@ -58,7 +58,7 @@ def test_how_long_a_domain_has_run(xen: FakeXen) -> None:
 
 
 OFFLINE = 0xDEAD
-"""See fake_xen/control.c."""
+"""See support/fake_xen/control.c."""
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fake_xen.host import VRAM_FRAME, FakeXen
+from support.fake_xen.host import VRAM_FRAME, FakeXen
 from vramtap.errors import KernelError, NotFound, Refused, TargetGone, Unsupported, VramtapError
 from vramtap.pages import PageRuns
 from vramtap.xen.devicemodel import MAX_PAGES, DeviceModel

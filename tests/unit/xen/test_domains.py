@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fake_xen.host import FakeXen
+from support.fake_xen.host import FakeXen
 from vramtap.xen import domains
 from vramtap.xen.domains import MAX_DOMID, Domain
 from vramtap.xen.xenstore import Xenstore

@@ -7,7 +7,7 @@ import errno
 import numpy as np
 import pytest
 
-from fake_xen.host import VRAM_FRAME, FakeXen
+from support.fake_xen.host import VRAM_FRAME, FakeXen
 from vramtap.errors import KernelError, NotFound, Refused, TargetGone, VramtapError
 from vramtap.pages import PAGE_SIZE
 from vramtap.xen.foreignmemory import MAX_MAPPED, ForeignMemory

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_xen.host import FakeXen
+from support.fake_xen.host import FakeXen
 from vramtap.errors import KernelError, NotFound, Refused, TargetGone, Unsupported, VramtapError
 from vramtap.xen import library
 from vramtap.xen.library import LIBRARIES, Handle, Library, error_for, in_dom0, quiet_logger

@@ -7,7 +7,7 @@ import select
 
 import pytest
 
-from fake_xen.host import FakeXen
+from support.fake_xen.host import FakeXen
 from vramtap.errors import KernelError, NotFound, Refused, VramtapError
 from vramtap.xen.xenstore import MAX_VALUE_BYTES, Xenstore
 

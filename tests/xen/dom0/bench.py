@@ -21,7 +21,7 @@ from xen.dom0 import bench_calls
 from xen.dom0.bench_busy import busy
 from xen.dom0.bench_screens import IDLE_S, UNSETTLED_S, Domain, Plan, Station
 from xen.dom0.driver_domain import xl
-from xen.lab import HAP
+from xen.testbed import HAP
 
 SMALL, LARGE = (400, 300), (1024, 768)
 PARTS: Final = ("calls", "pace", "neighbour", "busy", "small", "large")

@@ -34,9 +34,9 @@ _spawn.set_forkserver_preload(
     [
         "vramtap.cli.main",
         "vramtap.cli.serve",
-        "vramtap.targets.xen",
-        "vramtap.trackers.xen",
-        "vramtap.trackers.hybrid",
+        "vramtap.targets.xen.target",
+        "vramtap.trackers.xen.tracker",
+        "vramtap.trackers.userfault.hybrid",
     ]
 )
 
@@ -114,10 +114,10 @@ def _serve(command: list[str], counts: ctypes.Array[ctypes.c_double], said: Conn
 
 
 def _count(counts: ctypes.Array[ctypes.c_double]) -> None:
-    from vramtap.linux.run_clock import RunClock
-    from vramtap.targets.libxl_qmp import LibxlMonitor
-    from vramtap.trackers.contract import Everything
-    from vramtap.trackers.xen import XenTracker
+    from vramtap.linux.schedstat import RunClock
+    from vramtap.targets.xen.libxl_qmp import LibxlMonitor
+    from vramtap.trackers.base import Everything
+    from vramtap.trackers.xen.tracker import XenTracker
     from vramtap.xen.control import Control
     from vramtap.xen.devicemodel import DeviceModel
 

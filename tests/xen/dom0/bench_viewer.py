@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Final
 
-from rfb_client import DESKTOP_SIZE, NATIVE, RAW, RfbClient
+from support.rfb_client import DESKTOP_SIZE, NATIVE, RAW, RfbClient
 
 _FOR_EVER_S: Final = 3600.0
 

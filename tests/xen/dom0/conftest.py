@@ -11,7 +11,7 @@ import pytest
 from xen.dom0.driver import BootSectorGuest
 from xen.dom0.driver_domain import xl
 from xen.dom0.served import Served
-from xen.lab import HAP
+from xen.testbed import HAP
 
 TICK_HZ = 1000.0
 

@@ -15,8 +15,8 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rfb_client import RfbClient
-from rfb_decoder import NATIVE
+from support.rfb_client import RfbClient
+from support.rfb_decoder import NATIVE
 from xen.dom0.driver import BootSectorGuest
 
 START_S: Final = 90.0

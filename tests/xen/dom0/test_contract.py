@@ -20,12 +20,12 @@ from contract.test_trackers import (
     test_the_first_answer_is_everything_and_the_next_is_nothing,
     test_what_is_restored_is_named_again,
 )
-from vramtap.linux.run_clock import RunClock
+from vramtap.linux.schedstat import RunClock
 from vramtap.memory.extent import Extent
 from vramtap.memory.foreign import XenSpace
+from vramtap.trackers.base import Tracker
 from vramtap.trackers.compare import CompareTracker
-from vramtap.trackers.contract import Tracker
-from vramtap.trackers.xen import XenTracker
+from vramtap.trackers.xen.tracker import XenTracker
 from vramtap.xen import domains
 from vramtap.xen.foreignmemory import ForeignMemory
 from vramtap.xen.xenstore import Xenstore

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rfb_client import RfbClient
-from rfb_decoder import NATIVE
+from support.rfb_client import RfbClient
+from support.rfb_decoder import NATIVE
 from vramtap.errors import VramtapError
 from vramtap.memory.extent import Extent
 from vramtap.memory.foreign import XenSpace
-from vramtap.trackers.xen import XenTracker
+from vramtap.trackers.xen.tracker import XenTracker
 from vramtap.xen.foreignmemory import ForeignMemory
 from xen.dom0.driver import BootSectorGuest
 from xen.dom0.driver_domain import ids, wait_for, xl

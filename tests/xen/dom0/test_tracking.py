@@ -10,7 +10,7 @@ import pytest
 from vramtap.memory.extent import Extent
 from vramtap.memory.foreign import XenSpace
 from vramtap.pages import PageRuns
-from vramtap.trackers.xen import XenTracker
+from vramtap.trackers.xen.tracker import XenTracker
 from vramtap.xen.foreignmemory import ForeignMemory
 from xen.dom0.driver import BootSectorGuest
 from xen.dom0.driver_staged import SPARE_DISPLAYS, StagedGuest

@@ -8,12 +8,12 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from lab.cache import built, key
-from lab.cpio import Archive
-from lab.errors import LabError
+from support.testbed.cache import built, key
+from support.testbed.cpio import Archive
+from support.testbed.errors import LabError
 
 HERE: Final = Path(__file__).resolve().parent
-INIT: Final = HERE.parents[1] / "lab" / "guest" / "init"
+INIT: Final = HERE.parents[1] / "support" / "testbed" / "guest" / "init"
 LOADED_AT: Final = 0x7C00
 """Where a BIOS loads the boot sector and enters it."""
 MOST_SECTORS: Final = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from vramtap.rfb.encodings.contract import Encoder
+from vramtap.rfb.encodings.base import Encoder
 from vramtap.rfb.encodings.raw import RawEncoder
 from vramtap.rfb.encodings.tight import TightEncoder
 from vramtap.rfb.encodings.zrle import ZrleEncoder

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from vramtap.display.region import Rect
 from vramtap.rfb.convert import converter, flat
-from vramtap.rfb.encodings.contract import Encoded, Wishes
+from vramtap.rfb.encodings.base import Encoded, Wishes
 from vramtap.rfb.wire import Encoding, rect_header
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from vramtap.display.region import Rect
 from vramtap.rfb.convert import Converter, Work, converter, flat
+from vramtap.rfb.encodings.base import Encoded, Wishes
 from vramtap.rfb.encodings.blocks import Kind, blocks
-from vramtap.rfb.encodings.contract import Encoded, Wishes
 from vramtap.rfb.encodings.deflate import DeflateStream
 from vramtap.rfb.encodings.jpeg import encode_jpeg
 from vramtap.rfb.encodings.tiles import index_of

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vramtap.display.region import Rect
 from vramtap.rfb.convert import Converter, Work, converter
-from vramtap.rfb.encodings.contract import Encoded, Wishes
+from vramtap.rfb.encodings.base import Encoded, Wishes
 from vramtap.rfb.encodings.deflate import DeflateStream
 from vramtap.rfb.encodings.tiles import TileGroup, columns_of, index_of, tile_groups
 from vramtap.rfb.wire import U32, Encoding, rect_header

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vramtap.display.bochs import COUNT, Dispi
 from vramtap.machine.devices.dispi import (
     BANK,
     BPP,
@@ -27,7 +28,6 @@ from vramtap.machine.devices.dispi import (
 )
 from vramtap.machine.layout import PORT_DISPI_DATA, PORT_DISPI_INDEX, VRAM_BYTES
 from vramtap.machine.memory import GuestMemory
-from vramtap.targets.bochs import COUNT, Dispi
 
 MEMORY = GuestMemory()
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pictures import Pixels, picture, pictures
+from support.pictures import Pixels, picture, pictures
 from vramtap.rfb.encodings.blocks import MAX_AREA, MAX_COLOURS, MAX_WIDTH, Kind, blocks
 from vramtap.rfb.encodings.tiles import TILE
 

@@ -9,11 +9,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pictures import KINDS, USUAL_FORMATS, Pixels, channels, expected_values, picture, pictures, pixel_formats
-from rfb_decoder import Decoder, PixelFormat
+from support.pictures import (
+    KINDS,
+    USUAL_FORMATS,
+    Pixels,
+    channels,
+    expected_values,
+    picture,
+    pictures,
+    pixel_formats,
+)
+from support.rfb_decoder import Decoder, PixelFormat
 from vramtap.display.region import Rect
 from vramtap.rfb.encodings import ENCODERS
-from vramtap.rfb.encodings.contract import Encoder, Wishes
+from vramtap.rfb.encodings.base import Encoder, Wishes
 from vramtap.rfb.formats import WireFormat
 from vramtap.rfb.wire import RECT_HEADER, Encoding
 

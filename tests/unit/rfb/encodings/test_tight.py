@@ -8,9 +8,9 @@ import zlib
 import numpy as np
 import pytest
 
-from pictures import Pixels, picture
+from support.pictures import Pixels, picture
 from vramtap.display.region import Rect
-from vramtap.rfb.encodings.contract import Wishes
+from vramtap.rfb.encodings.base import Wishes
 from vramtap.rfb.encodings.tight import MAX_LENGTH, TightEncoder, compact_length
 from vramtap.rfb.formats import WireFormat
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pictures import Pixels, picture, pictures
+from support.pictures import Pixels, picture, pictures
 from vramtap.rfb.encodings.tiles import TILE, columns_of, index_of, tile_groups
 
 

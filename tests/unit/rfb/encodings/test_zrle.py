@@ -8,9 +8,9 @@ import zlib
 import numpy as np
 import pytest
 
-from pictures import Pixels
+from support.pictures import Pixels
 from vramtap.display.region import Rect
-from vramtap.rfb.encodings.contract import Wishes
+from vramtap.rfb.encodings.base import Wishes
 from vramtap.rfb.encodings.zrle import ZrleEncoder, pack_indices
 from vramtap.rfb.formats import WireFormat
 

@@ -1,0 +1,1 @@
+"""Key and pointer events, keysyms and layouts."""

@@ -1,0 +1,1 @@
+"""Pure decisions: when to protect, when to arm, when to poll."""

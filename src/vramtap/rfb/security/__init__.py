@@ -1,0 +1,1 @@
+"""RFB security types."""

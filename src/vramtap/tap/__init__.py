@@ -1,0 +1,1 @@
+"""The tap: joins target, tracker, screen and viewers."""

@@ -1,0 +1,41 @@
+"""Keyboard and pointer of the embedded machine, through its PS/2 controller."""
+
+from __future__ import annotations
+
+from vramtap.keyboard.events import KeyEvent, PointerEvent
+from vramtap.keyboard.keys import scancode_of_qcode
+from vramtap.keyboard.us_layout import Stroke, UsKeyboard
+from vramtap.machine.devices.ps2 import Ps2Device
+from vramtap.machine.pointer import Pointer
+
+
+class MachineInput:
+    """Sends a client's keys and pointer into the guest; nothing here waits.
+
+    Args:
+        ps2: The machine's.
+    """
+
+    def __init__(self, ps2: Ps2Device) -> None:
+        self._ps2 = ps2
+        self._keyboard = UsKeyboard()
+        self._pointer = Pointer(ps2)
+
+    async def key(self, event: KeyEvent) -> None:
+        """Press or release a key; see `Input`."""
+        self._send(self._keyboard.strokes(event))
+
+    async def pointer(self, event: PointerEvent, width: int, height: int) -> None:
+        """Move the pointer and set the buttons; see `Input`."""
+        self._pointer.go(event.x, event.y, event.buttons, width, height)
+
+    async def release_all(self) -> None:
+        """Let go of every key and button; see `Input`."""
+        self._send(self._keyboard.release_all())
+        self._pointer.release()
+
+    def _send(self, strokes: list[Stroke]) -> None:
+        for qcode, down in strokes:
+            scancode = scancode_of_qcode(qcode)
+            if scancode is not None:
+                self._ps2.key(scancode, down)

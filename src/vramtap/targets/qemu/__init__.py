@@ -1,0 +1,1 @@
+"""QEMU guests, found and driven through QMP."""

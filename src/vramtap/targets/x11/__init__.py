@@ -1,0 +1,1 @@
+"""X servers whose framebuffer is in memory."""

@@ -1,0 +1,1 @@
+"""Xen HVM domains, from dom0."""

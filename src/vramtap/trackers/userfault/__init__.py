@@ -1,0 +1,1 @@
+"""Trackers on userfaultfd and PAGEMAP_SCAN: `log` and `hybrid`."""

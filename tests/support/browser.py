@@ -1,0 +1,111 @@
+"""A headless Chromium that looks at our page, and what a test asks of it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.async_api import ConsoleMessage, Page, async_playwright
+
+from support.testbed.require import program
+
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PATIENCE_S = 30.0
+"""How long anything is waited for: emulated guests and two cores make slow tests, and none should hang."""
+SHIFTED = '~!@#$%^&*()_+{}|:"<>?'
+SCREEN = "#stage canvas:not(.ghost)"
+
+
+class Window:
+    """One page of the browser.
+
+    Args:
+        page: Playwright's.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        """What the page or the browser found wrong: exceptions, blocked scripts, failed requests."""
+        page.on("console", self._note)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _note(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.complaints.append(message.text)
+
+    async def state(self, state: str) -> str:
+        """Wait until the page is in this state; returns what it says."""
+        found = self.page.locator(f'#state[data-state="{state}"]')
+        await found.wait_for(timeout=PATIENCE_S * 1000)
+        return await found.inner_text()
+
+    async def type(self, text: str) -> None:
+        """Type as a person does on a US keyboard: with Shift held where the key needs it."""
+        for character in text:
+            shifted = character.isupper() or character in SHIFTED
+            key = "Enter" if character == "\n" else character
+            await self.page.keyboard.press(f"Shift+{key}" if shifted else key)
+
+    async def pixels(self) -> NDArray[np.uint32]:
+        """The screen as noVNC has drawn it, before scaling. Shape `(height, width)`, `0x00RRGGBB`."""
+        url: str = await self.page.eval_on_selector(SCREEN, "canvas => canvas.toDataURL('image/png')")
+        picture = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
+        red, green, blue = np.moveaxis(np.asarray(picture).astype(np.uint32), -1, 0)
+        pixels: NDArray[np.uint32] = red << np.uint32(16) | green << np.uint32(8) | blue
+        return pixels
+
+    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        """Look at every frame the browser draws until this holds."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not await holds():
+                await self.page.evaluate("() => new Promise(requestAnimationFrame)")
+
+    async def shows(self, expected: NDArray[np.uint32]) -> None:
+        """Wait until the screen is this, to the last bit.
+
+        Raises:
+            AssertionError: it is not; says how much is wrong.
+        """
+        seen: list[NDArray[np.uint32]] = []
+
+        async def equal() -> bool:
+            seen[:] = [await self.pixels()]
+            return np.array_equal(seen[0], expected & 0xFFFFFF)
+
+        try:
+            await self.until(equal)
+        except TimeoutError:
+            if seen and seen[0].shape == expected.shape:
+                wrong = np.argwhere(seen[0] != expected & 0xFFFFFF)
+                raise AssertionError(f"{len(wrong)} pixels differ, the first at {wrong[0]}") from None
+            raise AssertionError(
+                f"screen is {seen[0].shape if seen else None}, not {expected.shape}"
+            ) from None
+
+
+@asynccontextmanager
+async def window(width: int = 1280, height: int = 800) -> AsyncIterator[Window]:
+    """A window of a fresh browser: no cookies, no cache."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=program("chromium", "chromium"), args=list(ARGUMENTS)
+        )
+        try:
+            yield Window(await browser.new_page(viewport={"width": width, "height": height}))
+        finally:
+            await browser.close()

@@ -1,0 +1,35 @@
+"""A program that follows a target, armed whenever it is quiet, until it is killed.
+
+`python following_tapper.py URL`: says `watchdog PID` when it has attached, and obeys lines on standard input:
+  armed       waits until it is and sleeps; answers `armed`
+  show PATH   waits until it shows that picture (`numpy.save`); answers `shows`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import numpy as np
+
+from support.forced import ArmAtOnce, armed, tapped
+from support.model_client import ModelClient
+from vramtap.tap import tap as tap_module
+
+
+async def follow(url: str) -> None:
+    """Attach, follow, and obey standard input until it ends."""
+    tap_module.IDLE_AFTER_S = 0.0  # type: ignore[misc]  # wait for the descriptor as soon as it is armed
+    async with tapped(url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+        print(f"watchdog {tracker.watchdog_pid}", flush=True)
+        while words := (await asyncio.to_thread(sys.stdin.readline)).split():
+            if words == ["armed"]:
+                await armed(tap, tracker)
+                print("armed", flush=True)
+            else:
+                await client.shows(np.load(words[1]))
+                print("shows", flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(follow(sys.argv[1]))

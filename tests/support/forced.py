@@ -1,0 +1,190 @@
+"""Taps whose hybrid tracker is forced from one state into another, and an account of what it went through."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import pytest
+
+from support.testbed.require import require
+from vramtap.errors import VramtapError
+from vramtap.linux import abi
+from vramtap.linux.calls import syscall
+from vramtap.linux.userfaultfd import FULL_OPEN_FLAGS
+from vramtap.memory.extent import Extent
+from vramtap.policy.costs import Costs
+from vramtap.policy.decide import Counts, Policy, State
+from vramtap.tap import tap as tap_module
+from vramtap.tap.tap import INTERVAL_S, Tap
+from vramtap.targets.open import open_target
+from vramtap.trackers.choose import Choice
+from vramtap.trackers.userfault.hybrid import TILE_PAGES, HybridTracker
+
+PATIENCE_S: Final = 60.0
+"""How long anything is waited for: only a hang takes so long."""
+_PHASE_LOOKS: Final = 8
+"""Looks for which `ForcedPolicy` is of one mind: to be armed takes three, the last open tiles being read once
+more, so that a policy that opened some at each would never arm."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Forced(State):
+    looks: int = 0
+    wakings: int = 0
+
+
+class ForcedPolicy:
+    """Opens, closes and arms at random, in phases: in one all is logged and armed at once, in one not.
+
+    Args:
+        seed: Of the random numbers.
+        turn: Chance that a tile changes its state at a look of a phase in which they do.
+        arm: Chance that a phase is one of arming.
+    """
+
+    name: Final = "forced"
+
+    def __init__(self, seed: int, *, turn: float = 0.1, arm: float = 0.5) -> None:
+        self._seed, self._turn, self._arm = seed, turn, arm
+
+    def start(self, pages: Counts, costs: Costs) -> State:
+        return _Forced(np.zeros(len(pages), dtype=np.bool_))
+
+    def step(self, state: State, dirty: Counts) -> State:
+        looks = state.looks + 1 if isinstance(state, _Forced) else 0
+        phase = np.random.default_rng((self._seed, 0, looks // _PHASE_LOOKS))
+        if phase.random() < self._arm:
+            return _Forced(np.zeros_like(state.open), armed=not dirty.any(), looks=looks)
+        turned = np.random.default_rng((self._seed, 1, looks)).random(len(state.open)) < self._turn
+        return _Forced(state.open ^ turned, looks=looks)
+
+    def woken(self, state: State, slept_s: float | None = None) -> State:
+        looks = state.looks if isinstance(state, _Forced) else 0
+        return _Forced(np.zeros_like(state.open), looks=looks)
+
+
+class ArmAtOnce:
+    """All logged, and armed as soon as a look has found nothing.
+
+    Args:
+        once: Never again after the first waking.
+    """
+
+    name: Final = "arm-at-once"
+
+    def __init__(self, *, once: bool = False) -> None:
+        self._once = once
+
+    def start(self, pages: Counts, costs: Costs) -> State:
+        return _Forced(np.zeros(len(pages), dtype=np.bool_))
+
+    def step(self, state: State, dirty: Counts) -> State:
+        spent = self._once and isinstance(state, _Forced) and state.wakings > 0
+        return replace(state, armed=not dirty.any() and not spent)
+
+    def woken(self, state: State, slept_s: float | None = None) -> State:
+        wakings = state.wakings if isinstance(state, _Forced) else 0
+        return _Forced(state.open, wakings=wakings + 1)
+
+
+class Counted:
+    """A policy, and how many tiles it has opened and closed."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self.opened = self.closed = 0
+
+    @property
+    def name(self) -> str:
+        return self._policy.name
+
+    def start(self, pages: Counts, costs: Costs) -> State:
+        return self._policy.start(pages, costs)
+
+    def step(self, state: State, dirty: Counts) -> State:
+        return self._count(state, self._policy.step(state, dirty))
+
+    def woken(self, state: State, slept_s: float | None = None) -> State:
+        return self._count(state, self._policy.woken(state, slept_s))
+
+    def _count(self, before: State, after: State) -> State:
+        self.opened += int(np.count_nonzero(after.open & ~before.open))
+        self.closed += int(np.count_nonzero(before.open & ~after.open))
+        return after
+
+
+@contextlib.asynccontextmanager
+async def tapped(
+    url: str,
+    policy: Policy | None = None,
+    *,
+    kind: type[HybridTracker] = HybridTracker,
+    interval_s: float = INTERVAL_S,
+    tile_pages: int = TILE_PAGES,
+) -> AsyncIterator[tuple[Tap, HybridTracker]]:
+    """A tap of this target with a hybrid tracker that decides so.
+
+    Args:
+        url: Of the target.
+        policy: The online one by default.
+        kind: Of tracker.
+        interval_s: Between two looks, seconds.
+        tile_pages: Of the tiles that are opened and closed.
+    """
+    target = open_target(url)
+    made = kind(policy=policy, allow_filtered=target.tolerates_injection, tile_pages=tile_pages)
+
+    def choose(name: str, extent: Extent, **_: object) -> Choice:
+        made.arm(extent)
+        return Choice(made, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tap_module, "choose", choose)
+        async with Tap(target, interval_s=interval_s) as tap:
+            yield tap, made
+
+
+def require_arming() -> None:
+    """What is tested here is armed: this process must be allowed a full userfaultfd, and so its children."""
+    refusal = ""
+    try:
+        os.close(syscall("userfaultfd", "self", abi.SYS_USERFAULTFD, FULL_OPEN_FLAGS))
+    except VramtapError as error:
+        refusal = str(error)
+    require(not refusal, f"synchronous write protection: {refusal} (CAP_SYS_PTRACE)")
+
+
+async def until(happened: Callable[[], bool], interval_s: float = INTERVAL_S) -> None:
+    """Wait until a tap that looks at this interval has come so far.
+
+    Raises:
+        TimeoutError: it does not.
+    """
+    async with asyncio.timeout(PATIENCE_S):
+        while not happened():  # noqa: ASYNC110 - what happens inside a tap sets no event
+            await asyncio.sleep(interval_s)
+
+
+async def asleep(tap: Tap) -> None:
+    """Wait until the tap waits to be woken.
+
+    Raises:
+        TimeoutError: it does not come to that.
+    """
+    await until(lambda: tap._waker is not None)
+
+
+async def armed(tap: Tap, tracker: HybridTracker) -> None:
+    """Wait until the extent is armed and the tap waits for its descriptor.
+
+    Raises:
+        TimeoutError: it does not come to that.
+    """
+    await until(lambda: tracker.armed)
+    await asleep(tap)

@@ -1,0 +1,166 @@
+"""A writer that bursts and rests, and processes that tap it, to be killed or stopped in any state."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from support.forking_tapper import Board, Stage
+from support.program import Lines
+from support.testbed.supervise import spawn, stop
+from support.testbed.writer import Writer
+from vramtap.linux.procfs import vm_flags
+from vramtap.pages import PAGE_SIZE
+
+WIDTH: Final = 1024
+HEIGHT: Final = 512
+SIZE: Final = WIDTH * HEIGHT * 4
+STAGE_S: Final = 1.0
+"""How long a state is waited for that comes tens of times a second; then any will do."""
+_TAPPER: Final = Path(__file__).with_name("forking_tapper.py")
+
+
+@contextlib.contextmanager
+def bursting(memory: str) -> Iterator[Writer]:
+    """Bursts and silence, from three threads, each of which keeps an account of what it writes.
+
+    Args:
+        memory: `anonymous` or `memfd`.
+    """
+    with contextlib.ExitStack() as cleanup:
+        path: str | None = None
+        pass_fds: tuple[int, ...] = ()
+        if memory == "memfd":
+            descriptor = os.memfd_create("bursting")
+            cleanup.callback(os.close, descriptor)
+            path, pass_fds = f"/proc/self/fd/{descriptor}", (descriptor,)
+        yield cleanup.enter_context(
+            Writer(SIZE, threads=3, visit=200, rest_us=5000, path=path, pass_fds=pass_fds)
+        )
+
+
+def url_of(writer: Writer) -> str:
+    """What the code under test is told to tap."""
+    return f"pid:{writer.pid}?address={writer.address:#x}&mode={WIDTH}x{HEIGHT}"
+
+
+def picture_of(memory: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """What these bytes show."""
+    return memory.view(np.uint32).reshape(HEIGHT, WIDTH) & np.uint32(0xFFFFFF)
+
+
+class Tapper:
+    """The program that forks tapping processes, and what they are at.
+
+    Args:
+        child: It.
+        board: Where they write it down.
+    """
+
+    def __init__(self, child: Lines, board: Board) -> None:
+        self.board = board
+        self._child = child
+        self._forked = 0
+
+    @contextlib.contextmanager
+    def at(self, moments: random.Random) -> Iterator[int]:
+        """A tapping process that attaches and runs up to a random moment; afterwards nothing of it is left.
+
+        Yields:
+            A pidfd of it. It is killed at the end of the block.
+        """
+        assert self._child.process.stdin is not None
+        self._child.process.stdin.write(f"{moments.randrange(1 << 32)}\n".encode())
+        self._child.process.stdin.flush()
+        word, pid = self._line().split()
+        assert word == "forked"
+        process = os.pidfd_open(int(pid))
+        try:
+            wanted = moments.choice([Stage.ATTACHING, *Stage])
+            if self._forked == 0:
+                # However few there are, one is at this: its helper alone takes longer to start.
+                delay_s = moments.uniform(0, 0.02)
+            elif wanted is Stage.ATTACHING:
+                delay_s = moments.uniform(0, 0.1)
+            else:
+                assert self._line() == "attached"
+                self._await(wanted)
+                delay_s = moments.uniform(0, 0.0005)
+            self._forked += 1
+            ended, _, _ = select.select([process], [], [], delay_s)
+            assert not ended, f"the tapping process ended by itself:\n{self._child.log}"
+            yield process
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        finally:
+            os.close(process)
+        line = self._line()
+        if line == "attached":
+            line = self._line()
+        assert line == f"gone -{int(signal.SIGKILL)}"
+
+    def kill_at(self, moments: random.Random) -> Stage:
+        """Kill a tapping process at a random moment, and wait until nothing of it is left.
+
+        Returns:
+            What it was at.
+        """
+        with self.at(moments):
+            pass
+        return self.board.stage
+
+    def _await(self, wanted: Stage) -> None:
+        # States last from a tenth of a millisecond on: there is no time for anything but to keep looking.
+        deadline = time.monotonic() + STAGE_S
+        while self.board.stage is not wanted and time.monotonic() < deadline:
+            pass
+
+    def _line(self) -> str:
+        line = self._child.line()
+        assert line is not None, f"the tapper ended:\n{self._child.log}"
+        return line
+
+
+@contextlib.contextmanager
+def tapping(writer: Writer) -> Iterator[Tapper]:
+    """The program, loaded and ready to fork."""
+    with tempfile.TemporaryFile() as board, tempfile.TemporaryFile() as log:
+        os.truncate(board.fileno(), PAGE_SIZE)
+        command: list[str | Path] = [sys.executable, _TAPPER]
+        command += map(str, (writer.pid, writer.address, SIZE // PAGE_SIZE, board.fileno()))
+        process = spawn(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            pass_fds=(board.fileno(),),
+            env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        child = Lines(process, log)
+        try:
+            yield Tapper(child, Board(board.fileno()))
+        finally:
+            stop(process)
+            print(child.log)
+
+
+def protections(pid: int) -> list[str]:
+    """Mappings that a userfaultfd has hold of."""
+    return [str(mapping) for mapping, flags in vm_flags(pid) if "uw" in flags]
+
+
+def descriptors(pid: int) -> list[str]:
+    """What a process has open."""
+    return sorted(os.readlink(f"/proc/{pid}/fd/{entry}") for entry in os.listdir(f"/proc/{pid}/fd"))

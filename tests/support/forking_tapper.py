@@ -1,0 +1,157 @@
+"""A program that forks processes which tap memory and force their tracker through its states until killed.
+
+`python forking_tapper.py PID ADDRESS PAGES BOARD`: what to tap, and a descriptor of shared memory where the
+tapping process writes down what it is at (`Stage`), and its watchdog's pid behind. A line on standard input,
+a seed, forks one; answers `forked PID`, then `attached` once it is, and `gone STATUS` when it, its watchdog
+and whatever else it has started have ended. It is forked from a process that has everything loaded, and so
+has attached after a tenth of a second, most of it its helper's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import select
+import signal
+import sys
+from enum import IntEnum
+from typing import Final, NoReturn
+
+import numpy as np
+
+from support.forced import ForcedPolicy
+from vramtap.linux.calls import LIBC
+from vramtap.linux.watchdog import Watchdog
+from vramtap.memory.extent import Extent
+from vramtap.memory.process import ProcessSpace
+from vramtap.pages import PAGE_SIZE, PageRuns
+from vramtap.policy.decide import State
+from vramtap.trackers.base import Everything
+from vramtap.trackers.userfault.calibrate import fault_us, waking_us
+from vramtap.trackers.userfault.hybrid import HybridTracker
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+
+class Stage(IntEnum):
+    """What a tapping process is at."""
+
+    ATTACHING = 1
+    LOOKING = 2
+    """At the log and at tiles that are open, or reading pixels."""
+    TURNING = 3
+    """Opens or closes tiles."""
+    ARMING = 4
+    ARMED = 5
+    """Waits for a descriptor."""
+    HANDING_OVER = 6
+
+
+class Board:
+    """What the tapping process is at, in memory that the test sees too.
+
+    Args:
+        fd: Of a page of shared memory.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._words = (ctypes.c_uint64 * 2).from_buffer(mmap.mmap(fd, PAGE_SIZE))
+
+    @property
+    def stage(self) -> Stage:
+        """What it is at."""
+        return Stage(self._words[0])
+
+    @stage.setter
+    def stage(self, stage: Stage) -> None:
+        self._words[0] = stage
+
+    @property
+    def watchdog_pid(self) -> int:
+        """Its watchdog; 0 as long as there is none."""
+        return int(self._words[1])
+
+    @watchdog_pid.setter
+    def watchdog_pid(self, pid: int) -> None:
+        self._words[1] = pid
+
+
+class Staged(HybridTracker):
+    """Writes down what it is at."""
+
+    board: Board
+
+    def _arm_whole(self, extent: Extent) -> bool:
+        self.board.stage = Stage.ARMING
+        done = super()._arm_whole(extent)
+        self.board.stage = Stage.ARMED if self.armed else Stage.LOOKING
+        return done
+
+    def _hand_over(self, extent: Extent, watchdog: Watchdog) -> PageRuns:
+        self.board.stage = Stage.HANDING_OVER
+        near = super()._hand_over(extent, watchdog)
+        self.board.stage = Stage.LOOKING
+        return near
+
+    def _take(self, state: State) -> None:
+        before = self.board.stage
+        if not np.array_equal(self._state.open, state.open):
+            self.board.stage = Stage.TURNING
+        super()._take(state)
+        self.board.stage = before
+
+
+def _tap(extent: Extent, seed: int, board: Board) -> NoReturn:
+    tracker = Staged(policy=ForcedPolicy(seed, arm=0.7))
+    tracker.board = board
+    tracker.arm(extent)
+    assert not tracker.unarmable, tracker.unarmable
+    board.stage, board.watchdog_pid = Stage.LOOKING, tracker.watchdog_pid or 0
+    os.write(1, b"attached\n")
+    known, fresh = (np.zeros(extent.size_bytes, np.uint8) for _ in range(2))
+    while True:
+        answer = tracker.collect()
+        runs = PageRuns.full(extent.pages) if isinstance(answer, Everything) else answer
+        extent.read(runs, fresh)
+        if tracker.learns:
+            differ = (fresh.reshape(-1, PAGE_SIZE) != known.reshape(-1, PAGE_SIZE)).any(axis=1)
+            tracker.learn(PageRuns([(page, page + 1) for page in np.flatnonzero(differ).tolist()]))
+        known[:] = fresh
+        waker = tracker.wake(lambda: None)
+        if waker is not None:
+            assert waker.fd is not None
+            if not runs:
+                select.select([waker.fd], [], [])
+            waker.cancel()
+
+
+def main(pid: int, address: int, pages: int, board_fd: int) -> None:
+    """Fork when told, until standard input ends."""
+    # What the helper leaves behind becomes our child, and its end is seen.
+    LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    extent, board = Extent(ProcessSpace(pid), address, pages), Board(board_fd)
+    waking_us(), fault_us(True), fault_us(False)
+    for line in sys.stdin:
+        board.stage, board.watchdog_pid = Stage.ATTACHING, 0
+        child = os.fork()
+        if not child:
+            LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            try:
+                _tap(extent, int(line), board)
+            finally:
+                sys.excepthook(*sys.exc_info())  # only an exception leads here
+                os._exit(1)
+        os.write(1, f"forked {child}\n".encode())
+        status = 0
+        try:
+            while True:
+                ended, code = os.waitpid(-1, 0)
+                status = code if ended == child else status
+        except ChildProcessError:
+            os.write(1, f"gone {os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+if __name__ == "__main__":
+    main(*(int(argument, 0) for argument in sys.argv[1:5]))

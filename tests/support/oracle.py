@@ -1,0 +1,128 @@
+"""Every tracker on one machine at once, and what the guest really stored to hold them to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vramtap.machine.machine import Machine
+from vramtap.machine.memory import DeviceLog
+from vramtap.pages import PAGE_SIZE, PageRuns
+from vramtap.trackers.base import Everything, Tracker
+from vramtap.trackers.choose import choose
+
+ON_UNICORN: Final = ("compare", "log", "dirtybits")
+ON_KVM: Final = ("compare", "log", "dirtybits", "kvmlog")
+
+
+class Watched:
+    """One tracker, a consumer's copy of the memory, and what it was told."""
+
+    def __init__(self, machine: Machine, name: str) -> None:
+        self.name = name
+        self.tracker: Tracker = choose(name, machine.extent).tracker
+        self.copy: NDArray[np.uint8] = np.zeros(machine.extent.size_bytes, dtype=np.uint8)
+        self.answers: list[PageRuns | Everything] = []
+
+    def collect(self) -> PageRuns | Everything:
+        """Ask, and bring the copy up to date with what was named, and with nothing else."""
+        answer = self.tracker.collect()
+        source = self.tracker.source
+        runs = PageRuns.full(source.pages) if isinstance(answer, Everything) else answer
+        source.read(runs, self.copy)
+        self.answers.append(answer)
+        return answer
+
+    @property
+    def reasons(self) -> list[str]:
+        """Of the answers that were everything."""
+        return [answer.reason.value for answer in self.answers if isinstance(answer, Everything)]
+
+    @property
+    def named(self) -> int:
+        """How many answers named pages."""
+        return sum(not isinstance(answer, Everything) for answer in self.answers)
+
+
+@dataclass
+class Oracle:
+    """Runs a guest in intervals and holds every tracker to what was stored in each.
+
+    Args:
+        machine: Held.
+        watched: Each armed before the guest's first instruction.
+        truth: Pages stored into, frame by frame from the first, of an earlier run of the same guest; none
+            where the machine itself records them.
+    """
+
+    machine: Machine
+    watched: Sequence[Watched]
+    truth: Sequence[PageRuns] = ()
+    device: DeviceLog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device = self.machine.memory.follow_devices()
+
+    def interval(self, frames: int) -> PageRuns:
+        """Let the guest draw, ask everybody, and compare; returns what was stored."""
+        first = self.machine.frames
+        before = self.machine.memory.vram.copy()
+        self.machine.run_frames(frames)
+        stored = self._stored(first, frames).union(self.device.take())
+        changed = changed_pages(before, self.machine.memory.vram)
+        assert not changed.difference(stored), "the oracle itself missed a store"
+        for watched in self.watched:
+            self._hold_to(watched, stored, changed)
+        return stored
+
+    def _stored(self, first: int, frames: int) -> PageRuns:
+        if not self.truth:
+            return self.machine.written()
+        pages = PageRuns()
+        for part in self.truth[first : first + frames]:
+            pages = pages.union(part)
+        return pages
+
+    def _hold_to(self, watched: Watched, stored: PageRuns, changed: PageRuns) -> None:
+        answer = watched.collect()
+        if not isinstance(answer, Everything):
+            # Comparing cannot see a store of what is there already, and need not.
+            must = changed if watched.tracker.windowed else stored
+            missed = must.difference(answer)
+            assert not missed, f"{watched.name} missed {missed} of {must}"
+            if watched.tracker.precision == "exact":
+                extra = answer.difference(stored)
+                assert not extra, f"{watched.name} named {extra} beyond {stored}"
+        assert np.array_equal(watched.copy, self.machine.memory.vram), f"{watched.name}: the copy differs"
+
+
+@contextmanager
+def watching(machine: Machine, names: Sequence[str], truth: Sequence[PageRuns] = ()) -> Iterator[Oracle]:
+    """Trackers of these names on a machine that has not run yet."""
+    with ExitStack() as stack:
+        watched = []
+        for name in names:
+            watched.append(Watched(machine, name))
+            stack.callback(watched[-1].tracker.disarm)
+        stack.enter_context(machine)
+        yield Oracle(machine, watched, truth)
+
+
+def true_pages(command_line: str, frames: int) -> list[PageRuns]:
+    """What the guest stores into in each frame, devices not included, as Unicorn records it."""
+    with Machine(cpu="unicorn", command_line=command_line, record_writes=True, held=True) as machine:
+        pages = []
+        for _ in range(frames):
+            machine.run_frames(1)
+            pages.append(machine.written())
+        return pages
+
+
+def changed_pages(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> PageRuns:
+    """Pages that hold something else."""
+    return PageRuns.from_mask((before != after).reshape(-1, PAGE_SIZE).any(axis=1))

@@ -1,0 +1,94 @@
+"""A guest that is there in a second, under any accelerator, and paints until it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from support.testbed import ppm
+from support.testbed.cache import built, key, run
+from support.testbed.qmp import Monitor
+from support.testbed.supervise import spawn, stop
+
+SOURCE: Final = Path(__file__).with_name("painter.S")
+SIZE: Final = (600, 800)
+"""Height and width of what it paints."""
+_DISK_BYTES: Final = 1 << 20
+_PICTURE: Final = "picture.ppm"
+
+
+@dataclass(frozen=True)
+class Painter:
+    """It, at work.
+
+    Args:
+        pid: Of QEMU; the process that was started, which is another if that makes itself a daemon.
+        directory: For sockets and pictures.
+        monitor: The tests' own.
+    """
+
+    pid: int
+    directory: Path
+    monitor: Monitor
+
+    def url(self, number: int = 0) -> str:
+        """What the code under test is told to tap; it has two monitors to choose from."""
+        return f"qemu:{self.directory}/qmp{number}"
+
+    def picture(self) -> NDArray[np.uint32]:
+        """QEMU's own screendump: it tears unless the guest is stopped. Shape `(height, width)`."""
+        path = self.directory / _PICTURE
+        self.monitor.execute("screendump", filename=str(path))
+        return ppm.parse(path.read_bytes())
+
+
+@contextlib.contextmanager
+def painter(*arguments: str, prefix: Sequence[str] = ()) -> Iterator[Painter]:
+    """QEMU with this guest inside the `with` block.
+
+    Args:
+        arguments: Further ones of QEMU; without an accelerator among them it emulates.
+        prefix: A command that runs it.
+    """
+    accelerator = () if "-accel" in arguments else ("-accel", "tcg")
+    with contextlib.ExitStack() as cleanup:
+        directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="vramtap-painter-")))
+        directory.chmod(0o711)  # QEMU may become another user
+        (directory / _PICTURE).touch()
+        (directory / _PICTURE).chmod(0o666)
+        disk = directory / "disk"
+        disk.write_bytes(_sector().read_bytes().ljust(_DISK_BYTES, b"\0"))
+        ours, theirs = socket.socketpair()
+        with theirs:
+            argv = [*prefix, "qemu-system-x86_64", "-nodefaults", *accelerator, "-m", "64", "-vga", "std"]
+            argv += ["-display", "none", "-drive", f"file={disk},format=raw,if=ide"]
+            argv += ["-chardev", f"socket,id=lab,fd={theirs.fileno()}", "-mon", "chardev=lab,mode=control"]
+            for number in range(2):
+                argv += ["-qmp", f"unix:{directory}/qmp{number},server=on,wait=off"]
+            process = spawn([*argv, *arguments], pass_fds=(theirs.fileno(),))
+        cleanup.callback(stop, process)
+        monitor = Monitor(ours)
+        cleanup.callback(monitor.close)
+        monitor.greet()
+        yield Painter(process.pid, directory, monitor)
+
+
+def _sector() -> Path:
+    def build(into: Path) -> None:
+        target = str(into / "painter.o")
+        run("gcc", "-m32", "-c", "-o", target, str(SOURCE))
+        run(
+            "ld", "-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-o", f"{into}/painter", target
+        )
+        os.unlink(target)
+
+    return built(f"painter-{key(SOURCE.read_bytes())}", build) / "painter"

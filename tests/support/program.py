@@ -1,0 +1,290 @@
+"""The program as a user starts it: a child process, its lines, its exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final
+
+from support.rfb_client import RAW, PixelFormat, RfbClient
+from support.testbed.supervise import spawn, stop
+
+PROGRAM: Final = Path(sys.executable).with_name("vramtap")
+PATIENCE_S: Final = 60.0
+"""How long anything is waited for: only a hang takes so long."""
+_DEFECTS: Final = ("Traceback", "defect of vramtap", "never retrieved", "never awaited", "Warning:")
+
+
+def assert_no_defect(log: str) -> None:
+    """What the program said on stderr holds no traceback and no complaint of the interpreter."""
+    found = [word for word in _DEFECTS if word in log]
+    assert not found, f"{found} in:\n{log}"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run of the program that has ended.
+
+    Args:
+        status: Its exit status.
+        out: What it wrote to stdout.
+        err: What it wrote to stderr.
+    """
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[Any]:
+        """Its stdout as JSON lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+def run(*arguments: str | Path, env: Mapping[str, str] | None = None, prefix: Iterable[str] = ()) -> Finished:
+    """Run the program to its end.
+
+    Args:
+        arguments: Of the program.
+        env: Variables set on top of this process's own.
+        prefix: A command that runs it.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = spawn([*prefix, PROGRAM, *arguments], stdout=out, stderr=err, env=env)
+        try:
+            status = process.wait(PATIENCE_S)
+        finally:
+            stop(process)
+        finished = Finished(status, _text(out), _text(err))
+    assert_no_defect(finished.err)
+    return finished
+
+
+def assert_one_line(finished: Finished, status: int, pattern: str) -> None:
+    """It ended with this status, and said why on one line of stderr and nothing else.
+
+    Args:
+        finished: The run.
+        status: Expected.
+        pattern: A regular expression that the line matches as a whole, after `vramtap: `.
+    """
+    lines = finished.err.splitlines()
+    assert finished.status == status, finished
+    assert len(lines) == 1, finished.err
+    assert re.fullmatch(f"vramtap: {pattern}", lines[0]), lines[0]
+
+
+class Lines:
+    """A child of which a test reads lines as they come, while it runs.
+
+    Args:
+        process: Its stdout a pipe.
+        log: Where its stderr goes.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+        assert process.stdout is not None
+        self.process = process
+        self.lines: list[str] = []
+        """All it has said so far on stdout."""
+        self._log = log
+        self._rest = b""
+        os.set_blocking(process.stdout.fileno(), False)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        """What it has said so far on stderr."""
+        return os.pread(self._log.fileno(), 1 << 24, 0).decode()
+
+    def line(self, timeout_s: float = PATIENCE_S) -> str | None:
+        """Its next line; None if it has closed its stdout.
+
+        Raises:
+            TimeoutError: it says nothing.
+        """
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._rest:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError(f"no line; said so far: {self.lines}\n{self.log}")
+                data = os.read(self.process.stdout.fileno(), 65536)
+                if not data:
+                    return None
+                self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        self.lines.append(line.decode())
+        return self.lines[-1]
+
+    def finish(self, number: signal.Signals | None = signal.SIGINT) -> Finished:
+        """Send a signal, or none, and wait for the end; every line it still says is read."""
+        if number is not None:
+            self.process.send_signal(number)
+        while self.line() is not None:
+            pass
+        status = self.process.wait(PATIENCE_S)
+        return Finished(status, "".join(line + "\n" for line in self.lines), self.log)
+
+
+@contextlib.contextmanager
+def started(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, prefix: Iterable[str] = ()
+) -> Iterator[Lines]:
+    """The program at work inside the `with` block; no defect may show in its log.
+
+    Args:
+        arguments: Of the program.
+        env: Variables set on top of this process's own.
+        prefix: A command that runs it.
+    """
+    with tempfile.TemporaryFile() as log:
+        process = spawn([*prefix, PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=log, env=env)
+        child = Lines(process, log)
+        try:
+            yield child
+        finally:
+            stop(process)
+            print(child.log)  # pytest shows it where a test fails
+        assert_no_defect(child.log)
+
+
+@dataclass
+class Served:
+    """`vramtap serve --json` at work.
+
+    Args:
+        child: The program.
+        vnc: Host and port of each target, in the order of the targets.
+        web: URLs of the page, best first; empty if it is not served.
+    """
+
+    child: Lines
+    vnc: list[tuple[str, int]] = field(default_factory=list)
+    web: list[str] = field(default_factory=list)
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self.child.pid
+
+    @property
+    def log(self) -> str:
+        """What it has said so far on stderr."""
+        return self.child.log
+
+    def connect(
+        self,
+        encodings: Iterable[int] = (RAW,),
+        pixel_format: PixelFormat | None = None,
+        password: str | None = None,
+        index: int = 0,
+    ) -> RfbClient:
+        """A client of ours of the target of this index."""
+        return RfbClient.connect(
+            *self.vnc[index],
+            password=password,
+            encodings=encodings,
+            pixel_format=pixel_format,
+            timeout_s=PATIENCE_S,
+        )
+
+    def stop(self, number: signal.Signals | None = signal.SIGINT) -> list[dict[str, Any]]:
+        """End it, and hold it to a good end.
+
+        Args:
+            number: The signal that ends it; None if something else has.
+
+        Returns:
+            Its report on each target.
+        """
+        finished = self.child.finish(number)
+        assert finished.status == 0, finished
+        return [line for line in finished.lines if "stats" in line]
+
+
+@contextlib.contextmanager
+def serve(
+    *targets: str,
+    arguments: Iterable[str] = (),
+    web: bool = False,
+    env: Mapping[str, str] | None = None,
+    prefix: Iterable[str] = (),
+) -> Iterator[Served]:
+    """Serve targets on free ports of loopback inside the `with` block.
+
+    Args:
+        targets: As on the command line.
+        arguments: Further ones; `--vnc` among them replaces ours.
+        web: Serve the page too.
+        env: Variables set on top of this process's own.
+        prefix: A command that runs the program.
+    """
+    with _serving(["serve", *targets], len(targets), arguments, web, env, prefix) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def demo(
+    *options: str,
+    web: bool = False,
+    env: Mapping[str, str] | None = None,
+    prefix: Iterable[str] = (),
+) -> Iterator[Served]:
+    """`vramtap demo` on free ports of loopback inside the `with` block.
+
+    Args:
+        options: Of the command.
+        web: Serve the page too.
+        env: Variables set on top of this process's own.
+        prefix: A command that runs the program.
+    """
+    with _serving(["demo"], 1, options, web, env, prefix) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def _serving(
+    command: Iterable[str],
+    targets: int,
+    arguments: Iterable[str],
+    web: bool,
+    env: Mapping[str, str] | None,
+    prefix: Iterable[str],
+) -> Iterator[Served]:
+    argv = ["-v", *command, "--json", "--vnc", "127.0.0.1:0", *arguments]
+    if web:
+        argv += ["--web", "127.0.0.1:0"]
+    with started(*argv, env=env, prefix=prefix) as child:
+        served = Served(child)
+        while len(served.vnc) < targets or (web and not served.web):
+            line = child.line()
+            assert line is not None, f"it ended with status {child.process.wait()}: {child.log}"
+            said = json.loads(line)
+            if "vnc" in said:
+                host, port = said["vnc"]
+                served.vnc.append((host, port))
+            elif "web" in said:
+                served.web.append(said["web"])
+        yield served
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()

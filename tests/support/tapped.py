@@ -1,0 +1,46 @@
+"""Taps of the targets of `faulty`, with trackers that are plain Python."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from support.faulty import ArmedLog, FaultyTarget, SoftLog
+from support.model_client import ModelClient
+from vramtap.memory.extent import Extent
+from vramtap.tap import tap as tap_module
+from vramtap.tap.tap import Tap
+from vramtap.trackers.base import Tracker
+from vramtap.trackers.choose import Choice, Wishes
+from vramtap.trackers.compare import CompareTracker
+
+TRACKERS = ("softlog", "compare")
+
+
+@contextlib.asynccontextmanager
+async def tapped(
+    target: FaultyTarget, tracker: str = "softlog", on_collect: Callable[[], None] = lambda: None
+) -> AsyncIterator[tuple[Tap, Tracker]]:
+    """A tap of this target with this tracker; everything is let go of at the end."""
+    made: Tracker = CompareTracker()
+    if tracker in ("softlog", "armed"):
+        made = (SoftLog if tracker == "softlog" else ArmedLog)(target, on_collect)
+
+    def choose(name: str, extent: Extent, *, allow_filtered: bool, wishes: Wishes | None) -> Choice:
+        made.arm(extent)
+        return Choice(made, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tap_module, "choose", choose)
+        async with Tap(target) as tap:
+            yield tap, made
+    assert target.attached == target.released == 1
+
+
+@contextlib.asynccontextmanager
+async def followed(target: FaultyTarget, tracker: str = "softlog") -> AsyncIterator[tuple[Tap, ModelClient]]:
+    async with tapped(target, tracker) as (tap, _), ModelClient(tap) as client:
+        await client.shows(target.truth)
+        yield tap, client

@@ -1,0 +1,27 @@
+"""Boots the guest by hand: prints where its monitor is, and runs until it is interrupted."""
+
+from __future__ import annotations
+
+import sys
+
+from support.testbed.errors import LabError
+from support.testbed.guest import Guest
+
+
+def main() -> int:
+    """Boot with QEMU's further arguments from the command line; wait until Ctrl-C or the guest's end."""
+    try:
+        with Guest(sys.argv[1:]) as guest:
+            print(f"READY {guest.url}", flush=True)
+            print(f"try: vramtap serve {guest.url} --web 127.0.0.1:0    (Ctrl-C ends the guest)", flush=True)
+            guest.wait_end()
+    except KeyboardInterrupt:
+        return 0
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Being a user that owns nothing, for a while."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from support.testbed.require import require
+
+NOBODY: Final = 65534
+"""The overflow user and group (kernel: include/linux/highuid.h)."""
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """While inside, this process is a user and a group that own nothing, and in no other group."""
+    require(os.geteuid() == 0, "only root can become a user that owns nothing")
+    before = os.getgroups()
+    os.setgroups([])
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(before)

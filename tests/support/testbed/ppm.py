@@ -1,0 +1,32 @@
+"""Reads the picture format QEMU's `screendump` and X tools write: binary PPM."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from support.testbed.errors import LabError
+
+
+def parse(data: bytes) -> NDArray[np.uint32]:
+    """Pixels of a binary PPM with 8 bits a channel.
+
+    Returns:
+        Shape `(height, width)`, `0x00RRGGBB`.
+
+    Raises:
+        LabError: it is something else, or cut short.
+    """
+    head = re.match(rb"P6\s+(?:#[^\n]*\n\s*)*(\d+)\s+(\d+)\s+255\s", data)
+    if not head:
+        raise LabError(f"not a PPM: begins with {data[:16]!r}")
+    width, height = int(head[1]), int(head[2])
+    if len(data) - head.end() != width * height * 3:
+        raise LabError(f"PPM of {width}x{height} with {len(data) - head.end()} bytes of pixels")
+    pixels = np.zeros((height, width), np.uint32)
+    channels = np.frombuffer(data, np.uint8, offset=head.end()).reshape(height, width, 3)
+    in_memory = pixels.view(np.uint8).reshape(height, width, 4)  # little-endian: blue, green, red, 0
+    in_memory[..., :3] = channels[..., ::-1]
+    return pixels

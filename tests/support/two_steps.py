@@ -1,0 +1,36 @@
+"""Dirty bits cleared as if nothing else touched the entries: read all, then write all back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vramtap.machine.cpu import Cpu
+from vramtap.machine.memory import GuestMemory
+from vramtap.machine.paging import DIRTY, read_entries
+from vramtap.trackers.machine.dirtybits import DirtyBitsTracker
+from vramtap.trackers.machine.known_tables import KnownTables
+
+
+class InTwoSteps(DirtyBitsTracker):
+    """What a clear without lock comes to; whether it loses anything depends on the stop.
+
+    Args:
+        between: Called after the entries were read, before they are written.
+    """
+
+    def __init__(self, between: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._between = between
+
+    def _harvest(self, memory: GuestMemory, cpu: Cpu, known: KnownTables, words: NDArray[np.uint64]) -> None:
+        entries = known.entry[: len(known.page)]
+        before = read_entries(memory, entries)
+        self._between()
+        view = memory.ram.view(np.uint64)
+        for entry, word in zip(entries.tolist(), before, strict=True):
+            view[entry >> 3] = word & ~np.uint64(DIRTY)
+        cpu.flush_tlb()
+        self._pending[known.page[(before & np.uint64(DIRTY)) != 0]] = True

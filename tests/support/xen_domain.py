@@ -1,0 +1,108 @@
+"""A domain of the fake Xen, its video RAM, and who looks at it by what a tracker says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from support.fake_xen.host import VRAM_FRAME, FakeXen, fake_xen
+from vramtap.linux.schedstat import RunClock
+from vramtap.memory.extent import Extent
+from vramtap.memory.foreign import XenSpace
+from vramtap.pages import PAGE_SIZE, PageRuns
+from vramtap.trackers.base import Everything
+from vramtap.trackers.xen.tracker import XenTracker
+from vramtap.xen.foreignmemory import ForeignMemory
+
+DOMID: Final = 3
+
+
+class ModelClock(RunClock):
+    """Of a device model that runs when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(os.getpid())
+        self.runs = 0
+
+    def read(self) -> bytes:
+        """How often it has run."""
+        return b"%d" % self.runs
+
+
+class XenDomain:
+    """One domain at a time, placed; a clock that stands still; a copy of what was read.
+
+    Args:
+        pages: Of video RAM.
+        hap: Whether it runs under hardware-assisted paging.
+    """
+
+    def __init__(self, *, pages: int, hap: bool) -> None:
+        self._close = contextlib.ExitStack()
+        self.xen: FakeXen = self._close.enter_context(fake_xen())
+        self.domid, self.pages, self.hap = DOMID, pages, hap
+        self.now_s = 1000.0
+        self.model = ModelClock()
+        self.space = XenSpace(ForeignMemory(), pages, "domain a", str(uuid.uuid4()))
+        self._close.callback(self.space.close)
+        self.space.model = self.model
+        self.extent = Extent(self.space, 0, pages)
+        self.truth = np.zeros(pages, dtype=np.uint8)
+        self.mine = np.full(pages, 0xFF, dtype=np.uint8)
+        self._value = 0
+        self.xen.create(self.domid, pages=pages, hap=hap)
+        assert self.space.place(self.domid, VRAM_FRAME)
+
+    def clock(self) -> float:
+        """For the tracker."""
+        return self.now_s
+
+    def tracker(self, make: Callable[..., XenTracker] = XenTracker) -> XenTracker:
+        """One that is armed; disarmed at the end."""
+        tracker = make(clock=self.clock)
+        tracker.arm(self.extent)
+        self._close.callback(tracker.disarm)
+        return tracker
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._close.close()
+
+    def _next_value(self, page: int) -> int:
+        self._value = self._value % 250 + 1
+        self.truth[page] = self._value
+        return self._value
+
+    def write(self, page: int) -> None:
+        """The guest does."""
+        self.xen.write(self.domid, page, self._next_value(page))
+
+    def draw(self, page: int) -> None:
+        """The device model does."""
+        self.xen.draw(self.domid, page, self._next_value(page))
+        self.model.runs += 1
+
+    def reboot_after_end(self) -> None:
+        """The domain has gone; another of nothing but zeros begins and is placed."""
+        self.space.unplace()
+        self.domid += 1
+        self.truth[:] = 0
+        self.xen.create(self.domid, pages=self.pages, hap=self.hap)
+        assert self.space.place(self.domid, VRAM_FRAME)
+
+    def read(self, answer: PageRuns | Everything, window: tuple[int, int]) -> PageRuns:
+        """What a consumer does with an answer; returns the pages whose bytes were others."""
+        runs = PageRuns([window]) if isinstance(answer, Everything) else answer
+        assert runs == runs.clip(*window)
+        into: NDArray[np.uint8] = np.zeros(self.pages * PAGE_SIZE, dtype=np.uint8)
+        self.extent.read(runs, into)
+        mask, now = runs.to_mask(self.pages), into[::PAGE_SIZE]
+        changed = mask & (now != self.mine)
+        self.mine[mask] = now[mask]
+        return PageRuns.from_mask(changed)

@@ -1,0 +1,87 @@
+"""The tracker bench: every pair is measured, and what cannot be is said. How fast is not asked here."""
+
+from __future__ import annotations
+
+import pytest
+
+from vramtap.cli._bench_trackers import Cost, measure
+from vramtap.errors import UsageError, VramtapError
+from vramtap.memory.extent import Extent
+from vramtap.pages import PageRuns
+from vramtap.trackers.choose import Choice
+from vramtap.trackers.compare import CompareTracker
+
+
+def costs(workloads: list[str], trackers: list[str], rounds: int = 2) -> list[Cost]:
+    return list(measure(workloads, trackers, mode="320x200", rounds=rounds, slice_s=0.05))
+
+
+def test_each_tracker_is_measured_on_each_workload() -> None:
+    trackers = ["compare", "log", "dirtybits", "hybrid", "blind"]
+    found = costs(["caret", "video-full"], trackers)
+    assert [(cost.workload, cost.tracker) for cost in found] == [
+        (workload, tracker) for workload in ("caret", "video-full") for tracker in trackers
+    ]
+    for cost in found:
+        assert cost.looks >= 2 * 2
+        assert 0 < cost.collect_us <= cost.look_us
+        assert cost.frames_per_s > 0
+        assert cost.untracked_per_s > 0
+        assert cost.slowdown is not None
+        assert cost.slowdown > 0
+        assert len(cost.slowdowns) == 2
+        assert cost.total_us > cost.lost_us
+        assert 0 <= cost.everything <= 1
+
+
+def test_a_video_writes_no_page_beside_the_screen() -> None:
+    (cost,) = costs(["video-full"], ["log"], rounds=3)
+    assert cost.pages <= 320 * 200 * 4 // 4096 + 1
+    assert cost.pages > 1
+
+
+def test_a_guest_that_draws_nothing_has_no_slowdown() -> None:
+    (cost,) = costs(["idle"], ["log"])
+    assert cost.pages == 0
+    assert cost.slowdown is None
+    assert cost.lost_us == 0
+    assert cost.total_us > 0
+
+
+def test_who_tracks_nothing_reads_the_whole_screen() -> None:
+    (cost,) = costs(["caret"], ["blind"])
+    assert 320 * 200 * 4 // 4096 <= cost.pages <= 320 * 200 * 4 // 4096 + 2
+    assert cost.everything == 0
+
+
+def test_a_tracker_that_learns_is_told_what_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[PageRuns] = []
+
+    class Learning(CompareTracker):
+        @property
+        def learns(self) -> bool:
+            return True
+
+        def learn(self, changed: PageRuns) -> None:
+            told.append(changed)
+
+    def chosen(name: str, extent: Extent) -> Choice:
+        tracker = Learning()
+        tracker.arm(extent)
+        return Choice(tracker, name)
+
+    monkeypatch.setattr("vramtap.cli._bench_trackers.choose", chosen)
+    (cost,) = costs(["video-full"], ["compare"], rounds=1)
+    assert len(told) == cost.looks + 1  # the first look is told, and not measured
+    assert any(told[1:])
+    assert all(changed.count <= 320 * 200 * 4 // 4096 + 1 for changed in told)
+
+
+def test_a_guest_that_ends_is_an_error() -> None:
+    with pytest.raises(VramtapError):
+        list(measure(["caret"], ["log"], mode="9x9 fault=pf", rounds=1, slice_s=0.05))
+
+
+def test_a_tracker_there_is_not_is_refused() -> None:
+    with pytest.raises(UsageError, match="clairvoyance"):
+        costs(["caret"], ["clairvoyance"])

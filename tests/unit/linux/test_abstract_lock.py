@@ -1,0 +1,61 @@
+"""A name has one holder, however that one ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import uuid
+
+import pytest
+
+from support.testbed.supervise import spawn
+from vramtap.errors import Refused
+from vramtap.linux.abstract_lock import Claim
+
+HOLD = """
+import sys
+from vramtap.linux.abstract_lock import Claim
+held = Claim(sys.argv[1], "it")
+print("HELD", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_holder() -> None:
+    name = f"test/{uuid.uuid4()}"
+    held = Claim(name, "the log of domain 3")
+    with pytest.raises(Refused, match=r"claim the log of domain 3: another vramtap has it \(end that one"):
+        Claim(name, "the log of domain 3")
+    other = Claim(name + "x", "another")
+    held.close()
+    held.close()
+    Claim(name, "the same").close()
+    other.close()
+
+
+@pytest.mark.parametrize("end", ["killed", "ended"])
+def test_it_is_lost_with_its_holder(end: str) -> None:
+    name = f"test/{uuid.uuid4()}"
+    process = spawn([sys.executable, "-c", HOLD, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdin, process.stdout:
+        assert process.stdout.readline() == b"HELD\n"
+        with pytest.raises(Refused):
+            Claim(name, "it")
+        if end == "killed":
+            process.kill()
+        else:
+            process.stdin.close()
+        process.wait()
+    Claim(name, "it").close()
+
+
+@pytest.mark.parametrize("name", ["x" * 99, "x" * 100, "x" * 5000, "n\u00e4me \u202e", "\udcff", ""])
+def test_any_name_will_do(name: str) -> None:
+    name = f"{uuid.uuid4()}{name}"
+    held, other = Claim(name, "it"), Claim(name + "y", "another")
+    with pytest.raises(Refused):
+        Claim(name, "it")
+    held.close()
+    other.close()

@@ -1,0 +1,72 @@
+"""Whether a process has run: the same answer while it sleeps, another after it has run."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from support.testbed.supervise import spawn, stop
+from vramtap.errors import KernelError
+from vramtap.linux.schedstat import RunClock
+
+ECHO = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
+
+
+def test_it_is_another_after_the_process_has_run() -> None:
+    process = spawn([sys.executable, "-c", ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with RunClock(process.pid) as clock:
+        try:
+            seen = []
+            for _ in range(10):
+                process.stdin.write(b"go\n")
+                process.stdin.flush()
+                assert process.stdout.readline() == b"go\n"
+                # It has answered and may not be asleep yet: what is there to be seen is that it ran.
+                seen.append(clock.read())
+            assert None not in seen
+            assert len(set(seen)) == len(seen)
+        finally:
+            stop(process)
+        assert clock.read() is None
+        assert clock.read() is None, "what has ended stays so"
+
+
+def test_one_that_sleeps_stays_the_same() -> None:
+    process = spawn([sys.executable, "-c", ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        with open(f"/proc/{process.pid}/stat") as stat:
+            while True:
+                stat.seek(0)
+                if stat.read().rpartition(")")[2].split()[0] == "S":
+                    break
+        with RunClock(process.pid) as clock:
+            assert clock.read() == clock.read()
+    finally:
+        stop(process)
+
+
+def test_a_process_that_is_not_there() -> None:
+    process = spawn(["true"])
+    process.wait()
+    with pytest.raises(KernelError, match=f"open /proc/{process.pid}/schedstat") as caught:
+        RunClock(process.pid)
+    assert caught.value.errno == errno.ENOENT
+
+
+def test_closing_twice_and_reading_after() -> None:
+    clock = RunClock(os.getpid())
+    assert clock.read()
+    clock.close()
+    clock.close()
+    assert clock.read() is None

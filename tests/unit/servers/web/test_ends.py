@@ -1,0 +1,198 @@
+"""The web server: how sessions end and what browsers are told, and its bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import aiohttp
+import numpy as np
+import pytest
+
+from support.web_serving import serving
+from support.web_synthetic import SyntheticTap
+from vramtap.servers.vnc.session import Cause, Departure, SessionOptions, serve_session
+from vramtap.servers.web import routes as web_site
+from vramtap.servers.web import server as web
+from vramtap.servers.web.server import WebServer
+from vramtap.servers.web.watched import WatchedTap
+from vramtap.servers.web.websocket import MAX_REASON_BYTES, TARGET_ENDED, WebSocketStream
+
+
+async def closing_of(server: WebServer, client: aiohttp.ClientSession) -> tuple[int, str]:
+    async with client.ws_connect("/t/0/websockify") as channel:
+        message = await channel.receive()
+        assert message.type is aiohttp.WSMsgType.CLOSE
+        return message.data, message.extra or ""
+
+
+async def test_end_of_the_target_reaches_the_page_with_its_reason() -> None:
+    tap = SyntheticTap()
+
+    async def serve(stream: WebSocketStream, tap_: WatchedTap, options: SessionOptions) -> Departure:
+        tap.end("QEMU (pid 812) exited")
+        return Departure(Cause.TARGET_GONE, "tap vm: gone", True)
+
+    async with serving(tap, serve=serve) as (server, client):
+        assert await closing_of(server, client) == (TARGET_ENDED, "QEMU (pid 812) exited")
+
+
+async def test_long_reasons_are_cut() -> None:
+    async def serve(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> Departure:
+        return Departure(Cause.TARGET_GONE, "x" * 500, True)
+
+    async with serving(serve=serve) as (server, client):
+        code, reason = await closing_of(server, client)
+        assert code == TARGET_ENDED
+        assert len(reason) == MAX_REASON_BYTES
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "told"),
+    [
+        (Cause.LEFT, aiohttp.WSCloseCode.OK, ""),
+        (Cause.LOST, aiohttp.WSCloseCode.OK, ""),
+        (Cause.BROKE_PROTOCOL, aiohttp.WSCloseCode.POLICY_VIOLATION, "why"),
+        (Cause.NO_HANDSHAKE, aiohttp.WSCloseCode.POLICY_VIOLATION, "why"),
+        (Cause.TARGET_GONE, TARGET_ENDED, "why"),
+    ],
+)
+async def test_how_a_session_ended_is_told(cause: Cause, code: int, told: str) -> None:
+    async def serve(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> Departure:
+        return Departure(cause, "why", True)
+
+    async with serving(serve=serve) as (server, client):
+        assert await closing_of(server, client) == (code, told)
+
+
+async def test_defect_is_logged_and_the_viewer_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def serve(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> Departure:
+        raise LookupError("a defect")
+
+    async with serving(serve=serve) as (server, client):
+        code, reason = await closing_of(server, client)
+    assert code == aiohttp.WSCloseCode.INTERNAL_ERROR
+    assert "its log" in reason
+    assert "a defect" in caplog.text
+
+
+async def test_session_bears_the_target_s_name_and_asks_no_password() -> None:
+    told: asyncio.Queue[SessionOptions] = asyncio.Queue()
+
+    async def serve(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> Departure:
+        told.put_nowait(options)
+        return Departure(Cause.LEFT, "left", True)
+
+    given = SessionOptions(name="x", password="for VNC", view_only=True)
+    async with serving(serve=serve, options=given) as (server, client):
+        await closing_of(server, client)
+    assert await told.get() == SessionOptions(name="demo:unit", password=None, view_only=True)
+
+
+async def test_rfb_is_spoken() -> None:
+    async with serving(serve=serve_session) as (_, client), client.ws_connect("/t/0/websockify") as channel:
+        assert await channel.receive_bytes() == b"RFB 003.008\n"
+        await channel.send_bytes(b"RFB 003.008\n")
+        assert await channel.receive_bytes() == b"\x01\x01"  # one security type: None
+
+
+async def test_stop_of_the_server_is_told() -> None:
+    async with serving() as (server, client), client.ws_connect("/t/0/websockify") as channel:
+        stopping = asyncio.create_task(server.close())
+        message = await channel.receive()
+        assert (message.data, message.extra) == (aiohttp.WSCloseCode.GOING_AWAY, "vramtap stops")
+        await stopping
+
+
+async def test_stop_that_comes_of_the_target_s_end_tells_of_that() -> None:
+    tap = SyntheticTap()
+    async with serving(tap) as (server, client), client.ws_connect("/t/0/websockify") as channel:
+        tap.end("QEMU (pid 812) exited")
+        stopping = asyncio.create_task(server.close())
+        message = await channel.receive()
+        assert (message.data, message.extra) == (TARGET_ENDED, "QEMU (pid 812) exited")
+        await stopping
+
+
+async def test_one_viewer_too_many_is_told_so_and_the_others_stay() -> None:
+    async with serving(max_viewers=1) as (server, client), client.ws_connect("/t/0/websockify") as channel:
+        await channel.send_bytes(b"x")
+        assert await channel.receive_bytes() == b"x"
+        code, reason = await closing_of(server, client)
+        assert code == aiohttp.WSCloseCode.TRY_AGAIN_LATER
+        assert "1 viewers" in reason
+        await channel.send_bytes(b"y")
+        assert await channel.receive_bytes() == b"y"
+
+
+async def test_connections_are_bounded_and_a_viewer_stays(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(web, "MAX_CONNECTIONS", 4)
+    async with serving() as (server, client), client.ws_connect("/t/0/websockify") as channel:
+        crowd = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(20)]
+        answers = [await reader.read() for reader, _ in crowd[3:]]
+        assert all(answer.startswith(b"HTTP/1.1 503 ") for answer in answers)
+        await channel.send_bytes(b"x")
+        assert await channel.receive_bytes() == b"x"
+        for _, writer in crowd:
+            writer.close()
+    assert caplog.text.count("turning connections away") == 1
+
+
+async def test_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "IDLE_S", 0.01)
+    async with serving() as (server, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: loc")
+        assert await reader.read() == b""
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\0" * 100 + b"\r\n\r\n",
+        b"RFB 003.008\n\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"".join(b"X%d: y\r\n" % n for n in range(500)) + b"\r\n",
+    ],
+    ids=["zeros", "rfb", "field", "line", "fields"],
+)
+async def test_nonsense_is_a_bad_request_without_traceback(
+    request_bytes: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with serving() as (server, client):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request_bytes)
+        assert (await reader.read()).startswith(b"HTTP/1.0 400 ")
+        writer.close()
+        async with client.get("/api/targets") as answer:
+            assert answer.status == 200
+    assert not any(record.exc_info for record in caplog.records)
+    complaints = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.startswith("web 127.0.0.1: bad request: ") for line in complaints] == [True]
+
+
+async def test_screenshot_of_no_picture_is_refused() -> None:
+    tap = SyntheticTap()
+    tap.screen.pixels = np.zeros((0, 0), np.uint32)
+    async with serving(tap) as (_, client), client.get("/api/screenshot.png") as answer:
+        assert answer.status == 503
+        assert await answer.text() == "target 0 shows no picture yet\n"
+
+
+async def test_screenshots_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_site, "MAX_SCREENSHOTS", 1)
+    tap = SyntheticTap()
+    tap.ready.clear()
+    async with serving(tap) as (_, client):
+        first = asyncio.create_task(client.get("/api/screenshot.png"))
+        await tap.asked.wait()
+        async with client.get("/api/screenshot.png") as answer:
+            assert answer.status == 503
+        tap.ready.set()
+        async with await first as answer:
+            assert answer.status == 200

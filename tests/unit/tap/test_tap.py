@@ -1,0 +1,373 @@
+"""The tap, over a target and trackers that do what they are told, in a time that jumps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import threading
+from collections.abc import AsyncGenerator, Callable
+from typing import cast
+
+import numpy as np
+import pytest
+
+from support.faulty import PAGES, XR24, Fault, FaultyTarget, SoftLog
+from support.model_client import ModelClient
+from support.tapped import TRACKERS, followed, tapped
+from support.virtual_time import in_virtual_time, pass_time
+from vramtap.display.damage import Damage
+from vramtap.display.region import Rect
+from vramtap.errors import KernelError, TargetGone, UsageError, VramtapError
+from vramtap.memory.extent import Extent
+from vramtap.pages import PAGE_SIZE
+from vramtap.tap import tap as tap_module
+from vramtap.tap.mode_clock import MODE_IDLE_S
+from vramtap.tap.tap import IDLE_AFTER_S, INTERVAL_S, MAX_DUTY, Tap
+from vramtap.trackers.choose import Choice, Wishes
+
+pytestmark = pytest.mark.usefixtures("no_defect")
+
+
+# When it looks
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+@in_virtual_time
+async def test_nothing_is_done_while_nobody_waits(tracker: str) -> None:
+    target = FaultyTarget()
+    target.put(3, 4, 0xABCDEF)
+    async with tapped(target, tracker) as (tap, _):
+        viewer = tap.viewer("idle")
+        np.testing.assert_array_equal(tap.screen.pixels, target.truth)
+        before = tap.stats.polls, target.modes_read, target.extent.space.bytes_read
+        target.put(0, 0, 0x111111)
+        await asyncio.sleep(1000)
+        assert (tap.stats.polls, target.modes_read, target.extent.space.bytes_read) == before
+        await viewer.changed()
+        np.testing.assert_array_equal(tap.screen.pixels, target.truth)
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+@in_virtual_time
+async def test_a_write_is_shown_within_an_interval(tracker: str) -> None:
+    target, loop = FaultyTarget(), asyncio.get_running_loop()
+    async with followed(target, tracker) as (_, client):
+        for number in range(50):
+            await asyncio.sleep(number * 0.0031)
+            began_s = loop.time()
+            target.put(number, 7, number + 1)
+            await client.shows(target.truth)
+            assert loop.time() - began_s <= INTERVAL_S + 0.01
+
+
+@in_virtual_time
+async def test_an_idle_tap_asks_only_for_the_geometry() -> None:
+    target, loop = FaultyTarget(), asyncio.get_running_loop()
+    async with tapped(target) as (tap, made), ModelClient(tap) as client:
+        assert isinstance(made, SoftLog)
+        await asyncio.sleep(IDLE_AFTER_S + 1)
+        assert made.watching
+        polls, modes, read = tap.stats.polls, target.modes_read, target.extent.space.bytes_read
+        await asyncio.sleep(60)
+        assert tap.stats.polls == polls
+        assert target.extent.space.bytes_read == read
+        assert 60 / MODE_IDLE_S - 2 <= target.modes_read - modes <= 60 / MODE_IDLE_S + 1
+        began_s = loop.time()
+        target.put(9, 9, 0x777777)
+        await client.shows(target.truth)
+        assert loop.time() - began_s < INTERVAL_S, "it was woken, not asked"
+        assert not made.watching
+
+
+@in_virtual_time
+async def test_a_tracker_that_cannot_wake_is_asked_at_the_interval() -> None:
+    target = FaultyTarget()
+    async with followed(target, "compare") as (tap, _):
+        await asyncio.sleep(10)
+        polls = tap.stats.polls
+        await asyncio.sleep(10)
+        assert 10 / INTERVAL_S * 0.9 < tap.stats.polls - polls < 10 / INTERVAL_S * 1.1
+
+
+@pytest.mark.parametrize("dirty", [True, False])
+@in_virtual_time
+async def test_looking_takes_no_more_than_its_share(dirty: bool) -> None:
+    target = FaultyTarget()
+    takes_s = 0.3
+
+    def collecting() -> None:
+        pass_time(takes_s)
+        if dirty:
+            target.put(1, 1, int(asyncio.get_running_loop().time() * 1000) & 0xFFFFFF)
+
+    async with tapped(target, on_collect=collecting) as (tap, made), ModelClient(tap):
+        # As slow as a comparison of everything, but of a tracker that could wake: it must not get to.
+        made.wake = lambda callback: None  # type: ignore[method-assign]
+        polls = tap.stats.polls
+        await asyncio.sleep(60)
+        assert (tap.stats.polls - polls) * takes_s <= 60 * MAX_DUTY * 1.1
+        assert tap.stats.polls - polls > 10
+
+
+@in_virtual_time
+async def test_a_viewer_that_stops_asking_stops_the_looking() -> None:
+    target = FaultyTarget()
+    async with tapped(target) as (tap, made):
+        assert isinstance(made, SoftLog)
+        with tap.viewer("first") as first, tap.viewer("second"):
+            assert tap.viewers == 2
+            first.pending.forget()
+            waiting = asyncio.create_task(first.changed())
+            await asyncio.sleep(IDLE_AFTER_S + 5)
+            assert made.watching
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            assert not made.watching
+        assert tap.viewers == 0
+
+
+# It ends
+
+
+@in_virtual_time
+async def test_the_end_is_told_to_everybody() -> None:
+    target = FaultyTarget()
+    async with followed(target) as (tap, client):
+        damages = asyncio.create_task(_all(tap))
+        ended = asyncio.create_task(tap.ended())
+        await asyncio.sleep(1)
+        target.end("it fell over")
+        assert "it fell over" in str(await client.ends())
+        assert await ended == tap.closed == "it fell over"
+        assert await damages == []
+        for call in (tap.refresh, tap.viewer("late").changed):
+            with pytest.raises(TargetGone, match="tap faulty:: it fell over"):
+                await call()
+        polls = tap.stats.polls
+        await asyncio.sleep(10)
+        assert tap.stats.polls == polls
+
+
+async def _all(tap: Tap) -> list[Rect]:
+    return [rect async for damage in tap.changes() for rect in damage.rects]
+
+
+@pytest.mark.parametrize("says", [True, False])
+@in_virtual_time
+async def test_memory_that_is_gone_waits_for_the_targets_own_words(says: bool) -> None:
+    target = FaultyTarget()
+    async with followed(target) as (tap, client):
+        target.faults.inject(Fault.READ_GONE)
+        target.put(1, 1, 5)
+        await asyncio.sleep(0.1)
+        assert tap.closed is None
+        if says:
+            target.end("it exited")
+        await client.ends()
+        assert tap.closed == ("it exited" if says else "read faulty: no such process")
+
+
+@in_virtual_time
+async def test_the_last_damage_comes_before_the_end() -> None:
+    target = FaultyTarget()
+    async with tapped(target) as (tap, _):
+        damages = asyncio.create_task(_all(tap))
+        await asyncio.sleep(1)
+        target.put(1, 1, 5)
+        await asyncio.sleep(INTERVAL_S)
+        target.end("it exited")
+        assert await damages == [Rect(1, 1, 1, 1)]
+
+
+@in_virtual_time
+async def test_closing_the_tap_ends_it_in_the_middle_of_a_look() -> None:
+    target = FaultyTarget()
+    async with tapped(target) as (tap, made):
+        client = ModelClient(tap)
+        async with client:
+            target.answering.clear()
+            target.put(1, 1, 1)
+            await asyncio.sleep(5)
+            refreshing = asyncio.create_task(tap.refresh())
+            await asyncio.sleep(5)
+            await tap.__aexit__(None, None, None)
+            assert str(await client.ends()).endswith("the tap was closed")
+            with pytest.raises(TargetGone, match="the tap was closed"):
+                await refreshing
+        assert isinstance(made, SoftLog)
+        assert made.disarmed == 1
+        target.released -= 1  # leaving the block closes it once more
+        made.arm(target.extent)
+
+
+@pytest.mark.parametrize("fault", [Fault.READ, Fault.MODE, Fault.COLLECT])
+@in_virtual_time
+async def test_an_attach_that_fails_lets_go_of_everything(fault: Fault) -> None:
+    target = FaultyTarget()
+    target.faults.inject(fault)
+    made: list[SoftLog] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tap_module, "choose", _maker(target, made))
+        with pytest.raises(VramtapError):
+            async with Tap(target):
+                pass
+    assert made[0].disarmed == 1
+    assert target.attached == target.released == 1
+
+
+def _maker(target: FaultyTarget, made: list[SoftLog]) -> Callable[..., Choice]:
+    def choose(name: str, extent: Extent, *, allow_filtered: bool, wishes: Wishes | None) -> Choice:
+        made.append(SoftLog(target))
+        made[-1].arm(extent)
+        return Choice(made[-1], name)
+
+    return choose
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@in_virtual_time
+async def test_an_attach_that_is_cancelled_lets_go_of_what_its_thread_arms_later(times: int) -> None:
+    target = FaultyTarget()
+    made: list[SoftLog] = []
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def slow(name: str, extent: Extent, *, allow_filtered: bool, wishes: Wishes | None) -> Choice:
+        begun.set()
+        may_go_on.wait()
+        return _maker(target, made)(name, extent, allow_filtered=allow_filtered, wishes=wishes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tap_module, "choose", slow)
+        attaching = asyncio.create_task(Tap(target).__aenter__())
+        await asyncio.to_thread(begun.wait)
+        for _ in range(times):
+            attaching.cancel()
+            await asyncio.sleep(0)
+        if times > 1:
+            assert attaching.cancelled(), "whoever insists does not wait for the thread"
+        may_go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await attaching
+        if working := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(working)
+    assert made[0].disarmed == 1
+    assert target.attached == target.released == 1
+
+
+@in_virtual_time
+async def test_a_tracker_that_does_not_exist_is_said() -> None:
+    target = FaultyTarget()
+    with pytest.raises(UsageError, match="no such tracker"):
+        async with Tap(target, tracker="magic"):
+            pass
+    assert target.released == 1
+
+
+# Looking when asked
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+@in_virtual_time
+async def test_refresh_shows_what_is_shown_at_the_call(tracker: str) -> None:
+    target = FaultyTarget()
+    target.write(0, bytes(range(251)) * (PAGES * PAGE_SIZE // 251))
+    async with tapped(target, tracker) as (tap, _):
+        for number in range(5):
+            target.put(number, number, 0x10101)
+            await tap.refresh()
+            np.testing.assert_array_equal(tap.screen.pixels, target.truth)
+            target.shown = dataclasses.replace(XR24, offset_bytes=number * PAGE_SIZE)
+            await tap.refresh()
+            np.testing.assert_array_equal(tap.screen.pixels, target.truth)
+            target.shown = None
+            await tap.refresh()
+            np.testing.assert_array_equal(tap.screen.pixels, target.truth)
+            target.shown = XR24
+
+
+@pytest.mark.parametrize("watched", [True, False])
+@in_virtual_time
+async def test_many_refreshes_at_once_look_one_after_the_other(watched: bool) -> None:
+    """`FaultyTarget.mode` fails if it is asked twice at once."""
+    target = FaultyTarget()
+
+    async def draw_and_look(number: int) -> None:
+        await asyncio.sleep(number * 0.0003)
+        target.put(number, 1, number + 1)
+        await tap.refresh()
+        assert tap.screen.pixels[1, number] == number + 1
+
+    async with tapped(target) as (tap, _), contextlib.AsyncExitStack() as stack:
+        if watched:
+            await stack.enter_async_context(ModelClient(tap))
+        await asyncio.gather(*(draw_and_look(number) for number in range(30)))
+        assert tap.closed is None
+
+
+@in_virtual_time
+async def test_refresh_says_what_went_wrong_and_loses_nothing() -> None:
+    target = FaultyTarget()
+    async with tapped(target) as (tap, _):
+        target.put(8, 8, 0x999999)
+        target.faults.inject(Fault.READ)
+        with pytest.raises(KernelError, match="EFAULT"):
+            await tap.refresh()
+        await tap.refresh()
+        np.testing.assert_array_equal(tap.screen.pixels, target.truth)
+
+
+@in_virtual_time
+async def test_a_viewer_that_comes_back_is_not_shown_an_old_screen() -> None:
+    target = FaultyTarget()
+    async with tapped(target) as (tap, _):
+        viewer = tap.viewer("now and then")
+        target.put(1, 2, 3)
+        await asyncio.sleep(100)
+        await viewer.changed()
+        assert tap.screen.pixels[2, 1] == 3
+        polls = tap.stats.polls
+        await viewer.changed()
+        assert tap.stats.polls == polls, "it has just been looked"
+
+
+# Damage
+
+
+@in_virtual_time
+async def test_changes_are_exact_for_who_keeps_up_and_merged_for_who_does_not() -> None:
+    target = FaultyTarget()
+    async with tapped(target) as (tap, _):
+        changes = cast(AsyncGenerator[Damage, None], tap.changes())
+        first = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(1)
+        target.put(10, 20, 0xFF)
+        damage = await first
+        assert damage.rects == (Rect(10, 20, 1, 1),)
+        # Busy: two changes far apart, with the tap looking for somebody else meanwhile.
+        async with ModelClient(tap) as client:
+            for x, y in ((0, 0), (90, 50)):
+                target.put(x, y, 0xEE)
+                await client.shows(target.truth)
+        damage = await anext(changes)
+        assert all(
+            any(rect.contains(Rect(x, y, 1, 1)) for rect in damage.rects) for x, y in ((0, 0), (90, 50))
+        )
+        assert damage.area <= 2 * 16 * 16
+        assert not damage.resized
+        await changes.aclose()
+        assert tap.viewers == 0
+
+
+@in_virtual_time
+async def test_a_new_size_is_in_the_changes() -> None:
+    target = FaultyTarget()
+    async with tapped(target) as (tap, _):
+        changes = cast(AsyncGenerator[Damage, None], tap.changes())
+        first = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(1)
+        target.shown = dataclasses.replace(XR24, width=70, height=40)
+        damage = await first
+        assert (damage.resized, damage.width, damage.height) == (True, 70, 40)
+        assert damage.rects == (Rect(0, 0, 70, 40),)
+        await changes.aclose()

@@ -1,0 +1,305 @@
+"""The tap and a tracker that is armed: a descriptor to wait for, nothing else to do, and pages to learn."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import numpy as np
+import pytest
+
+from support.faulty import XR24, ArmedLog, Fault, FaultyTarget, SoftLog
+from support.model_client import ModelClient
+from support.tapped import followed, tapped
+from support.virtual_time import in_virtual_time
+from vramtap.display.mode import Mode
+from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
+from vramtap.tap.mode_clock import MODE_ARMED_S, MODE_BUSY_S, MODE_IDLE_S
+from vramtap.tap.tap import IDLE_AFTER_S, INTERVAL_S
+
+pytestmark = pytest.mark.usefixtures("no_defect")
+
+SETTLED_S = IDLE_AFTER_S + 2 * MODE_IDLE_S
+"""After the last change: the tap waits for the tracker's word."""
+
+
+class TimedTarget(FaultyTarget):
+    """Keeps when its geometry was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_s: list[float] = []
+
+    async def mode(self) -> Mode | None:
+        self.asked_s.append(asyncio.get_running_loop().time())
+        return await super().mode()
+
+
+# The descriptor
+
+
+@in_virtual_time
+async def test_the_first_write_is_shown_at_once_and_nothing_is_done_before() -> None:
+    target, loop = FaultyTarget(), asyncio.get_running_loop()
+    target.announces_mode = True
+    async with tapped(target, "armed") as (tap, made), ModelClient(tap) as client:
+        assert isinstance(made, ArmedLog)
+        for number in range(1, 20):
+            await asyncio.sleep(SETTLED_S)
+            assert made.watching
+            before = tap.stats.polls, target.modes_read, target.extent.space.bytes_read
+            await asyncio.sleep(3600)
+            assert (tap.stats.polls, target.modes_read, target.extent.space.bytes_read) == before
+            began_s = loop.time()
+            target.put(number, 9, number)
+            await client.shows(target.truth)
+            assert loop.time() - began_s < INTERVAL_S
+            assert not made.watching
+
+
+@in_virtual_time
+async def test_what_is_left_to_report_is_reported_at_once() -> None:
+    """Written between the last look and the wait."""
+    target, loop = FaultyTarget(), asyncio.get_running_loop()
+    async with tapped(target, "armed") as (tap, made), ModelClient(tap) as client:
+        assert isinstance(made, ArmedLog)
+        wake = made.wake
+        put_s: list[float] = []
+
+        def write_first(callback: object) -> object:
+            if not put_s:
+                put_s.append(loop.time())
+                target.put(1, 1, 0x123456)
+            return wake(callback)  # type: ignore[arg-type]
+
+        made.wake = write_first  # type: ignore[method-assign, assignment]
+        await asyncio.sleep(SETTLED_S)
+        assert put_s
+        np.testing.assert_array_equal(client.pixels, target.truth)
+
+
+@in_virtual_time
+async def test_a_viewer_that_stops_waiting_ends_the_watching() -> None:
+    target = FaultyTarget()
+    async with tapped(target, "armed") as (tap, made):
+        assert isinstance(made, ArmedLog)
+        with tap.viewer("only") as viewer:
+            viewer.pending.forget()
+            for _ in range(3):
+                waiting = asyncio.create_task(viewer.changed())
+                await asyncio.sleep(SETTLED_S)
+                assert made.watching
+                waiting.cancel()
+                await asyncio.wait([waiting])
+                assert not made.watching
+
+
+@in_virtual_time
+async def test_looking_when_asked_ends_the_watching_first() -> None:
+    target = FaultyTarget()
+    async with tapped(target, "armed") as (tap, made), ModelClient(tap):
+        assert isinstance(made, ArmedLog)
+        for number in range(1, 4):
+            await asyncio.sleep(SETTLED_S)
+            assert made.watching
+            target.put(number, 1, number)
+            await tap.refresh()
+            np.testing.assert_array_equal(tap.screen.pixels, target.truth)
+
+
+@in_virtual_time
+async def test_the_targets_end_ends_the_watching() -> None:
+    target = FaultyTarget()
+    async with followed(target, "armed") as (tap, client):
+        await asyncio.sleep(SETTLED_S)
+        target.end("it fell over")
+        assert "it fell over" in str(await client.ends())
+        assert tap.closed == "it fell over"
+        made = tap._tracker
+        assert isinstance(made, ArmedLog)
+        assert not made.watching
+
+
+@in_virtual_time
+async def test_closing_the_tap_ends_the_watching() -> None:
+    target = FaultyTarget()
+    async with tapped(target, "armed") as (tap, made):
+        assert isinstance(made, ArmedLog)
+        async with ModelClient(tap) as client:
+            await asyncio.sleep(SETTLED_S)
+            assert made.watching
+            await tap.__aexit__(None, None, None)
+            await client.ends()
+        assert not made.watching
+        target.released -= 1  # leaving the block closes it once more
+
+
+@pytest.mark.parametrize("fault", [Fault.MODE, Fault.MODE_LATE])
+@in_virtual_time
+async def test_a_geometry_that_cannot_be_read_leaves_nothing_watched(fault: Fault) -> None:
+    target = FaultyTarget()
+    async with followed(target, "armed") as (tap, client):
+        await asyncio.sleep(SETTLED_S)
+        target.faults.inject(fault, 3)
+        await target.faults.over.wait()
+        target.put(3, 3, 0xABC)
+        await client.shows(target.truth)
+        assert tap.closed is None
+
+
+@in_virtual_time
+async def test_a_flip_while_armed_is_read_and_watched_again() -> None:
+    target = FaultyTarget()
+    other = dataclasses.replace(XR24, offset_bytes=20 * PAGE_SIZE)
+    target.write(other.offset_bytes, bytes(range(256)) * 40)
+    async with tapped(target, "armed") as (tap, made), ModelClient(tap) as client:
+        assert isinstance(made, ArmedLog)
+        for mode in (other, XR24, other):
+            await asyncio.sleep(SETTLED_S)
+            assert made.watching
+            target.shown = mode
+            target.on_activity()
+            await client.shows(target.truth)
+
+
+# The geometry
+
+
+@in_virtual_time
+async def test_the_geometry_is_asked_for_more_and_more_rarely() -> None:
+    target = TimedTarget()
+    async with tapped(target, "armed") as (tap, made), ModelClient(tap) as client:
+        assert isinstance(made, ArmedLog)
+        for number in (1, 2):
+            await asyncio.sleep(SETTLED_S)
+            assert made.watching
+            began = len(target.asked_s)
+            await asyncio.sleep(4 * MODE_ARMED_S)
+            gaps_s = np.diff(target.asked_s[began - 1 :])
+            doubling = [gap_s for gap_s in gaps_s if gap_s < MODE_ARMED_S - 0.1]
+            assert len(gaps_s) - len(doubling) >= 2, "it stays at the longest"
+            assert doubling[-1] > MODE_ARMED_S / 2
+            np.testing.assert_allclose(np.array(doubling[1:]) / doubling[:-1], 2, rtol=0.01)
+            assert doubling[0] <= 4 * MODE_IDLE_S + 0.1, "it begins where an idle one is asked"
+            np.testing.assert_allclose(gaps_s[len(doubling) :], MODE_ARMED_S, rtol=0.01)
+            target.put(number, 1, number)
+            await client.shows(target.truth)
+
+
+@in_virtual_time
+async def test_a_new_mode_that_is_not_announced_is_seen_in_the_end() -> None:
+    target = FaultyTarget()
+    async with followed(target, "armed") as (_, client):
+        await asyncio.sleep(SETTLED_S + 10 * MODE_ARMED_S)
+        target.shown = dataclasses.replace(XR24, width=50)
+        await client.shows(target.truth, timeout_s=MODE_ARMED_S + 1)
+
+
+@in_virtual_time
+async def test_one_that_cannot_be_armed_is_asked_as_before() -> None:
+    target = TimedTarget()
+    async with tapped(target, "softlog") as (tap, _), ModelClient(tap):
+        await asyncio.sleep(SETTLED_S)
+        began = len(target.asked_s)
+        await asyncio.sleep(100)
+        np.testing.assert_allclose(np.diff(target.asked_s[began:]), MODE_IDLE_S, atol=0.05)
+
+
+@pytest.mark.parametrize("tracker", ["armed", "softlog"])
+@in_virtual_time
+async def test_one_that_announces_its_modes_is_not_asked(tracker: str) -> None:
+    target, loop = FaultyTarget(), asyncio.get_running_loop()
+    target.announces_mode = True
+    async with followed(target, tracker) as (_, client):
+        await asyncio.sleep(SETTLED_S)
+        asked = target.modes_read
+        await asyncio.sleep(100_000)
+        assert target.modes_read == asked
+        target.shown = dataclasses.replace(XR24, width=50)
+        target.on_activity()
+        began_s = loop.time()
+        await client.shows(target.truth)
+        assert loop.time() - began_s <= INTERVAL_S
+
+
+@in_virtual_time
+async def test_one_that_announces_its_modes_is_asked_once_more_after_it_drew() -> None:
+    """The last thing a guest does may be a flip, and its word of it may be on its way."""
+    target = FaultyTarget()
+    target.announces_mode = True
+    async with followed(target, "armed") as (_, client):
+        await asyncio.sleep(SETTLED_S)
+        asked = target.modes_read
+        target.put(1, 1, 1)
+        await client.shows(target.truth)
+        await asyncio.sleep(3 * MODE_BUSY_S)
+        assert target.modes_read > asked
+        asked = target.modes_read
+        await asyncio.sleep(1000)
+        assert target.modes_read == asked
+
+
+# What is learned, and what counts as activity
+
+
+@in_virtual_time
+async def test_the_tracker_learns_which_pages_have_changed() -> None:
+    target = FaultyTarget()
+    async with followed(target) as (tap, client):
+        made = tap._tracker
+        assert isinstance(made, SoftLog)
+        assert made.learned[0] == PageRuns([(0, 6)]), "all that is shown was new"
+        made.learned.clear()
+        target.put(3, 0, 0x42)
+        target.put(90, 59, 0x42)
+        target.write(40 * PAGE_SIZE, b"not shown")
+        await client.shows(target.truth)
+        assert made.learned == [PageRuns.from_pages([0, 59 * XR24.stride_bytes // PAGE_SIZE])]
+        made.learned.clear()
+        target.put(3, 0, 0x42)
+        await asyncio.sleep(1)
+        assert made.learned == [NO_PAGES], "written, but as before"
+
+
+@in_virtual_time
+async def test_a_tracker_that_does_not_learn_is_taught_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SoftLog, "learns", False)
+    target = FaultyTarget()
+    async with followed(target) as (tap, client):
+        target.put(3, 0, 0x42)
+        await client.shows(target.truth)
+        made = tap._tracker
+        assert isinstance(made, SoftLog)
+        assert made.learned == []
+
+
+@in_virtual_time
+async def test_what_could_not_be_read_is_not_taught_but_given_back() -> None:
+    target = FaultyTarget()
+    async with followed(target) as (tap, client):
+        made = tap._tracker
+        assert isinstance(made, SoftLog)
+        made.learned.clear()
+        target.faults.inject(Fault.READ)
+        target.put(3, 0, 0x42)
+        await client.shows(target.truth)
+        assert made.learned == [PageRuns([(0, 1)])]
+
+
+@in_virtual_time
+async def test_writing_what_is_there_already_keeps_nobody_awake() -> None:
+    target = FaultyTarget()
+    async with tapped(target, "armed") as (tap, made), ModelClient(tap):
+        assert isinstance(made, ArmedLog)
+        watched = []
+        for _ in range(40):
+            target.put(1, 1, 0)
+            await asyncio.sleep(IDLE_AFTER_S / 4)
+            watched.append(made.watching)
+        assert any(watched)
+        watched.clear()
+        for number in range(1, 40):
+            target.put(1, 1, number)
+            await asyncio.sleep(IDLE_AFTER_S / 4)
+            watched.append(made.watching)
+        assert not any(watched)

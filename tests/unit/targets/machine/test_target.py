@@ -1,0 +1,263 @@
+"""A machine of one's own as a target, with guests of a few instructions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vramtap
+from support.machine_code import assemble
+from vramtap.display.mode import PixelFormat
+from vramtap.errors import TargetGone
+from vramtap.keyboard.events import KeyEvent, PointerEvent
+from vramtap.machine.layout import VRAM_BASE
+from vramtap.targets.machine import target as module
+from vramtap.targets.machine.target import BLANK, MachineTarget
+
+SET_MODE = """
+    .macro dispi index value
+    mov $0x1CE, %dx; mov $\\index, %ax; out %ax, %dx
+    inc %dx; mov $\\value, %ax; out %ax, %dx
+    .endm
+    .macro mode width height
+    dispi 4 0; dispi 1 \\width; dispi 2 \\height; dispi 3 32; dispi 4 0x41
+    .endm
+"""
+ONE_PIXEL = f"{SET_MODE}; mode 64 48; mov ${VRAM_BASE:#x}, %edi; movl $0x123456, (%rdi); 1: hlt; jmp 1b"
+RESTLESS = f"""{SET_MODE}
+    mode 64 48
+    mov $0x1CE, %dx; mov $9, %ax; out %ax, %dx; inc %dx
+1:  xor $48, %bx; mov %bx, %ax; out %ax, %dx
+    jmp 1b
+"""
+"""Flips its page as fast as it can."""
+ECHO = f"""{SET_MODE}
+    mode 64 48
+    mov $0xD4, %al; out %al, $0x64; mov $0xF4, %al; out %al, $0x60
+    in $0x60, %al
+    mov ${VRAM_BASE:#x}, %edi
+1:  hlt
+2:  in $0x64, %al; test $1, %al; jz 1b
+    in $0x60, %al; mov %al, (%rdi); inc %rdi
+    jmp 2b
+"""
+"""Stores what keyboard and mouse send into video RAM, byte after byte."""
+SILENT = "cli; 1: jmp 1b"
+FAULTING = "movabs $0x123456789A, %rax; mov %rax, (%rax)"
+
+
+def machine(source: str) -> vramtap.Machine:
+    return vramtap.Machine(assemble(source), cpu="unicorn")
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Wait until this holds, letting the loop turn meanwhile."""
+    async with asyncio.timeout(60):
+        turn = asyncio.Event()
+        while not holds():
+            turn.clear()
+            asyncio.get_running_loop().call_soon(turn.set)
+            await turn.wait()
+
+
+async def test_the_registers_are_the_mode_and_the_memory_is_the_picture() -> None:
+    with machine(ONE_PIXEL) as guest:
+        await until(lambda: guest.halts)
+        async with vramtap.open(guest) as tap:
+            assert (tap.screen.width, tap.screen.height) == (64, 48)
+            assert tap.screen.pixels[0, 0] == 0x123456
+            mode = await tap.target.mode()
+            assert mode is not None
+            assert mode.format is PixelFormat.XR24
+        assert guest.ended is None, "it goes on when the tap is left"
+
+
+async def test_without_a_mode_the_screen_is_black() -> None:
+    with machine("1: hlt; jmp 1b") as guest:
+        async with vramtap.open(guest) as tap:
+            assert await tap.target.mode() is None
+            assert tap.screen.pixels.shape == BLANK
+            assert not tap.screen.pixels.any()
+
+
+async def test_a_loop_that_is_busy_is_told_of_a_million_changes_once() -> None:
+    with machine(RESTLESS) as guest:
+        target = MachineTarget(guest)
+        told = 0
+
+        def count() -> None:
+            nonlocal told
+            told += 1
+
+        target.on_activity = count
+        async with target:
+            progress = guest.progress
+            while guest.progress < progress + 2000:
+                threading.Event().wait(0.001)  # the loop does not turn meanwhile
+            assert told == 0
+            await asyncio.sleep(0)
+            assert told == 1
+            await until(lambda: told > 2)
+        left = told
+        progress = guest.progress
+        await until(lambda: guest.progress > progress + 100)
+        assert told == left, "nobody is told who has left"
+
+
+async def test_two_taps_of_a_machine_are_both_told_in_whatever_order_they_leave() -> None:
+    with machine(RESTLESS) as guest:
+        first, second = MachineTarget(guest, "first"), MachineTarget(guest, "second")
+        told = {"first": 0, "second": 0}
+
+        def counter(name: str) -> None:
+            told[name] += 1
+
+        first.on_activity = lambda: counter("first")
+        second.on_activity = lambda: counter("second")
+        await first.__aenter__()
+        await second.__aenter__()
+        await until(lambda: all(told.values()))
+        await first.__aexit__(None, None, None)
+        before = dict(told)
+        await until(lambda: told["second"] > before["second"])
+        assert told["first"] == before["first"]
+        await second.__aexit__(None, None, None)
+
+
+async def test_keys_and_pointer_reach_the_guest() -> None:
+    with machine(ECHO) as guest:
+        await until(lambda: guest.halts)
+        async with vramtap.open(guest) as tap:
+            hands = tap.target.input
+            assert hands is not None
+            await hands.key(KeyEvent(ord("a"), True))
+            await hands.key(KeyEvent(ord("a"), False))
+            await hands.key(KeyEvent(0xFF51, True, 0xCB))
+            await hands.key(KeyEvent(0x12345, True))  # there is no such key
+            await until(lambda: guest.memory.vram[3] == 0x4B)
+            assert bytes(guest.memory.vram[:4]) == b"\x1e\x9e\xe0\x4b"
+            await hands.release_all()
+            await until(lambda: guest.memory.vram[5] != 0)
+            assert bytes(guest.memory.vram[4:6]) == b"\xe0\xcb"
+            await hands.pointer(PointerEvent(5, 6, 1), 64, 48)
+            # The way home, 127 counts a packet, then the place.
+            packets = -(-16384 // 127)
+            end = 6 + 3 * (packets + 1)
+            await until(lambda: guest.memory.vram[end - 1] != 0)
+            assert list(guest.memory.vram[end - 3 : end]) == [0x29, 5, 256 - 6]
+
+
+async def test_a_guest_that_faults_ends_the_tap_and_says_where() -> None:
+    # It faults once it is told to go on: the tap is there by then.
+    source = f"{SET_MODE}; mode 64 48; hlt; {FAULTING}"
+    with machine(source) as guest:
+        async with asyncio.timeout(60), vramtap.open(guest) as tap:
+            guest.raise_line()
+            ended = await tap.ended()
+            assert "rip 0x1000" in ended
+            assert "cr2 0x123456789a" in ended
+            with pytest.raises(TargetGone, match="cr2 0x123456789a"):
+                await tap.target.mode()
+
+
+async def test_a_guest_that_has_ended_before_cannot_be_tapped() -> None:
+    with machine(FAULTING) as guest:
+        await until(lambda: guest.ended)
+        with pytest.raises(TargetGone, match=r"machine: the guest stopped: .* cr2 0x123456789a"):
+            await vramtap.open(guest).__aenter__()
+        async with asyncio.timeout(60), MachineTarget(guest) as target:
+            assert "cr2 0x123456789a" in await target.gone()
+
+
+async def test_a_guest_that_runs_without_a_word_is_said_to_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENT_S", 0.01)
+    with machine(SILENT) as guest:
+        async with MachineTarget(guest) as target:
+            await until(lambda: caplog.messages)
+            assert not guest.runs._watchers, "it is not measured any more"
+            assert await target.mode() is None
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said == ["machine: the guest has neither halted nor used a port for 0.01 s; it is at rip 0x100001"]
+
+
+async def test_a_guest_that_was_stopped_meanwhile_is_said_to_all_the_same(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENT_S", 0.01)
+    with machine(SILENT) as guest:
+        async with MachineTarget(guest):
+            while not caplog.messages:
+                with guest.paused():
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0)
+    assert "has neither halted" in caplog.messages[0]
+
+
+async def test_a_guest_that_uses_ports_is_not(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENT_S", 0.05)
+    with machine("1: in $0x64, %al; jmp 1b") as guest:
+        async with MachineTarget(guest) as target:
+            assert target._silence is not None
+            timer, looks = target._silence._timer, []
+            take = timer.take
+
+            def counting_take() -> int:
+                looks.append(guest.progress)
+                return take()
+
+            monkeypatch.setattr(timer, "take", counting_take)
+            await until(lambda: len(looks) == 5)
+    assert caplog.messages == []
+
+
+async def test_a_guest_that_halts_is_not_and_nobody_looks(caplog: pytest.LogCaptureFixture) -> None:
+    with machine("1: hlt; jmp 1b") as guest:
+        async with MachineTarget(guest) as target:
+            silence = target._silence
+            assert silence is not None
+            fdinfo = Path(f"/proc/self/fdinfo/{silence._timer.fileno()}")
+            for _ in range(3):
+                halts = guest.halts
+                guest.raise_line()
+                await until(lambda halts=halts: guest.halts > halts)  # type: ignore[misc]  # of this round
+                # The kernel says that the timer is not set (proc_pid_fdinfo(5)).
+                await until(lambda: "it_value: (0, 0)" in fdinfo.read_text())
+    assert caplog.messages == []
+
+
+async def test_the_measure_is_gone_with_the_tap() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with machine(SILENT) as guest:
+        async with MachineTarget(guest) as target:
+            assert len(guest.runs._watchers) == 1
+            silence = target._silence
+        assert not guest.runs._watchers
+        assert silence is not None
+        silence.ended(True)  # one that was on its way
+        silence._expired()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_tap_sees_what_the_display_clears() -> None:
+    # Sets a mode, fills it, and sets it again at the first wish to go on: the display clears it.
+    source = f"{SET_MODE}; mode 64 48; mov ${VRAM_BASE:#x}, %edi; mov $-1, %eax; mov $3072, %ecx; rep stosl; "
+    source += "hlt; mode 64 48; 1: hlt; jmp 1b"
+    with machine(source) as guest:
+        await until(lambda: guest.halts)
+        async with vramtap.open(guest) as tap:
+            assert np.all(tap.screen.pixels == 0xFFFFFF)
+            guest.raise_line()
+            await until(lambda: guest.halts == 2)
+            await tap.refresh()
+            assert not tap.screen.pixels.any()

@@ -1,0 +1,376 @@
+"""A Xen domain as a target: attached, followed through what becomes of it, and left as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support.fake_xen.domain import LINEAR, UUID, FakeDomain
+from support.fake_xen.host import VRAM_FRAME, FakeXen, fake_xen
+from vramtap.display.mode import Mode, PixelFormat
+from vramtap.errors import VramtapError
+from vramtap.keyboard.events import KeyEvent
+from vramtap.pages import PAGE_SIZE, PageRuns
+from vramtap.targets.xen import lifecycle as xen_life
+from vramtap.targets.xen import target as module
+from vramtap.targets.xen.target import XenTarget
+from vramtap.xen import domains
+from vramtap.xen.control import ShutdownReason
+
+HANG_S = 30
+PAGES = 16
+MODE = Mode(64, 32, 256, PixelFormat.XR24, 0)
+
+
+@pytest.fixture
+def xen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeXen]:
+    monkeypatch.setattr(domains, "qmp_socket", lambda domid: str(tmp_path / f"qmp-libxl-{domid}"))
+    monkeypatch.setattr(domains, "qmp_lock", lambda domid, uuid: str(tmp_path / f"lock-{domid}-{uuid}"))
+    with fake_xen() as xen:
+        yield xen
+
+
+@contextlib.asynccontextmanager
+async def attached(wanted: str = "debian") -> AsyncIterator[XenTarget]:
+    async with asyncio.timeout(HANG_S):
+        async with XenTarget(f"xen:{wanted}", wanted) as target:
+            yield target
+
+
+def first_byte(target: XenTarget, page: int) -> int:
+    into = np.zeros(PAGE_SIZE, dtype=np.uint8)
+    target.extent.read(PageRuns([(page, page + 1)]), into, page)
+    return int(into[0])
+
+
+async def refused(wanted: str) -> str:
+    with pytest.raises(VramtapError) as caught:
+        async with attached(wanted):
+            pass
+    message = str(caught.value)
+    assert "\n" not in message
+    return f"{type(caught.value).__name__} {message}"
+
+
+def asks_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PLACES_S", 0.0)
+    monkeypatch.setattr(XenTarget, "_stands", lambda target, domain, now_s: False)
+
+
+@pytest.mark.parametrize("wanted", ["debian", "3"])
+async def test_a_domain_is_attached_and_left(xen: FakeXen, tmp_path: Path, wanted: str) -> None:
+    with FakeDomain(xen, tmp_path) as domain:
+        async with attached(wanted) as target:
+            assert target.extent.pages == PAGES
+            assert target.extent.space.name == "domain debian (id 3)"
+            assert target.announces_mode
+            assert not target.tolerates_injection
+            assert await target.mode() == MODE
+            assert xen.mapped(3) == PAGES
+            xen.write(3, 7, 0x77)
+            assert first_byte(target, 7) == 0x77
+            assert target.input is not None
+            await target.input.key(KeyEvent(0x61, True, 0x1E))
+            assert "input-send-event" in domain.commands
+        assert xen.mapped(3) == 0
+        assert set(xen.handles.values()) == {0}
+
+
+async def test_the_geometry_is_asked_for_when_the_device_model_has_run(
+    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLE_S", 0.0)
+    runs = [0]
+    monkeypatch.setattr("vramtap.linux.schedstat.RunClock.read", lambda clock: b"%d" % runs[-1])
+    with FakeDomain(xen, tmp_path) as domain:
+        async with attached() as target:
+            assert await target.mode() == MODE
+            for _ in range(3):
+                await asyncio.sleep(0)
+            asked = len(domain.commands)
+            domain.words[1] = 48
+            for _ in range(3):
+                assert await target.mode() == MODE
+            assert len(domain.commands) == asked, "it has not run, and is not made to"
+            runs.append(1)
+            assert await target.mode() == Mode(48, 32, 256, PixelFormat.XR24, 0)
+
+
+async def test_a_mode_that_is_gone_is_not_believed_later(
+    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLE_S", 0.0)
+    runs = [0]
+    monkeypatch.setattr("vramtap.linux.schedstat.RunClock.read", lambda clock: b"%d" % runs[-1])
+    with FakeDomain(xen, tmp_path) as domain:
+        async with attached() as target:
+            assert await target.mode() == MODE
+            for _ in range(3):
+                await asyncio.sleep(0)
+            domain.words[4] = 0
+            runs.append(1)
+            assert target._again is not None
+            assert await target.mode() is None
+            assert target._again is None, "no timer brings it back"
+
+
+async def test_while_the_device_model_deals_with_a_question_the_answer_stands(
+    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLE_S", 1000.0)
+    with FakeDomain(xen, tmp_path) as domain:
+        async with attached() as target:
+            assert await target.mode() == MODE
+            asked = len(domain.commands)
+            domain.words[1] = 48
+            assert await target.mode() == MODE
+            assert len(domain.commands) == asked
+
+
+async def test_while_it_flips_it_is_asked_every_time(
+    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLE_S", 0.0)
+    monkeypatch.setattr(module, "FLIPPING_S", 1000.0)
+    runs = [0]
+    monkeypatch.setattr("vramtap.linux.schedstat.RunClock.read", lambda clock: b"%d" % runs[-1])
+    with FakeDomain(xen, tmp_path) as domain:
+        async with attached() as target:
+            assert await target.mode() == MODE
+            for _ in range(3):
+                await asyncio.sleep(0)
+            monkeypatch.setattr(module, "SETTLE_S", 1000.0)
+            runs.append(1)
+            for width in (48, 32, 48):
+                domain.words[1] = width
+                assert await target.mode() == Mode(width, 32, 256, PixelFormat.XR24, 0)
+
+
+async def test_after_a_while_of_nothing_it_is_asked_for_all_the_same(
+    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLE_S", 0.0)
+    monkeypatch.setattr(module, "GEOMETRY_S", 0.0)
+    monkeypatch.setattr("vramtap.linux.schedstat.RunClock.read", lambda clock: b"0")
+    nudged = asyncio.Event()
+    with FakeDomain(xen, tmp_path) as domain:
+        async with attached() as target:
+            target.on_activity = nudged.set
+            assert await target.mode() == MODE
+            domain.words[1] = 48
+            await nudged.wait()
+            assert await target.mode() == Mode(48, 32, 256, PixelFormat.XR24, 0)
+
+
+async def test_a_framebuffer_that_is_not_placed_is_no_mode_and_no_signal(
+    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks_each_time(monkeypatch)
+    with FakeDomain(xen, tmp_path) as domain:
+        domain.place(0)
+        async with attached() as target:
+            for _ in range(2):
+                assert await target.mode() is None
+                assert first_byte(target, 0) == 0
+            domain.place(VRAM_FRAME)
+            assert await target.mode() == MODE
+            xen.write(3, 1, 5)
+            assert first_byte(target, 1) == 5
+            domain.place(0xE_0000)
+            assert await target.mode() == MODE
+            xen.write(3, 1, 6)
+            assert first_byte(target, 1) == 6
+            xen.lose(3, 4)
+            domain.place(0xD_0000)
+            assert await target.mode() is None
+            assert xen.mapped(3) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [0xFFFF] * 11,
+        [0] * 11,
+        [0xB0C5, 0xFFFF, 0xFFFF, 32, 0x41, 0, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 1],
+        [*LINEAR[:3], 15, *LINEAR[4:]],
+        [0xB0C5],
+    ],
+)
+async def test_registers_that_mean_nothing_are_no_mode(
+    xen: FakeXen, tmp_path: Path, words: list[int]
+) -> None:
+    with FakeDomain(xen, tmp_path) as domain:
+        domain.words = words
+        async with attached() as target:
+            assert await target.mode() is None
+
+
+@pytest.mark.parametrize("bar", [-1, -4096, 0, 1, 0xF0000001, 0xF0000800, (1 << 64) - 4096, 1 << 64, 1 << 80])
+async def test_an_address_that_is_none_is_no_place(xen: FakeXen, tmp_path: Path, bar: int) -> None:
+    with FakeDomain(xen, tmp_path) as domain:
+        async with attached() as target:
+            domain.bar = bar
+            assert await target.mode() is None
+            assert xen.mapped(3) == 0
+            domain.bar = None
+            assert await target.mode() == MODE
+
+
+async def test_who_cannot_be_tapped(xen: FakeXen, tmp_path: Path) -> None:
+    assert await refused("nobody") == (
+        "NotFound attach xen:nobody: no domain nobody (see vramtap ls, or xl list)"
+    )
+    assert await refused("3") == "NotFound attach xen:3: no domain 3 (see vramtap ls, or xl list)"
+    xen.store("/local/domain/5/name", "pv")
+    assert (await refused("pv")).startswith("NotTappable attach xen:pv: domain pv (id 5) has no device model")
+    with FakeDomain(xen, tmp_path) as domain:
+        domain.vendor = 0x1013
+        message = await refused("debian")
+        assert message.startswith("NotTappable attach xen:debian: no linear framebuffer: Cirrus")
+        assert message.endswith('(configure the domain with vga="stdvga")')
+        domain.vendor = 0x1234
+        async with attached() as target:
+            assert await target.mode() == MODE
+    xen.absent.add("libxenforeignmemory")
+    with FakeDomain(xen, tmp_path, 4):
+        assert "apt install libxenforeignmemory1" in await refused("4")
+    assert set(xen.handles.values()) == {0}
+
+
+async def test_attaching_that_fails_leaves_no_descriptor(xen: FakeXen, tmp_path: Path) -> None:
+    with FakeDomain(xen, tmp_path):
+        async with attached():
+            pass  # the loop has all it needs
+        before = sorted(os.listdir("/proc/self/fd"))
+        xen.fail("xenforeignmemory_open", 13)
+        assert "Refused" in await refused("debian")
+        assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("size", [0, 1 << 31])
+async def test_video_ram_of_no_size(xen: FakeXen, tmp_path: Path, size: int) -> None:
+    with FakeDomain(xen, tmp_path) as domain:
+        domain.pages = size // PAGE_SIZE
+        assert await refused("debian") == f"NotTappable attach xen:debian: video RAM of {size} bytes"
+
+
+async def test_without_a_device_models_clock_it_is_asked_each_time(
+    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLE_S", 0.0)
+    with FakeDomain(xen, tmp_path, pid=1 << 22) as domain:
+        async with attached() as target:
+            assert await target.mode() == MODE
+            for _ in range(3):
+                await asyncio.sleep(0)
+            asked = len(domain.commands)
+            assert await target.mode() == MODE
+            assert len(domain.commands) > asked
+
+
+# Its life
+
+
+async def test_a_domain_that_is_destroyed_is_the_end(xen: FakeXen, tmp_path: Path) -> None:
+    nudges = []
+    with FakeDomain(xen, tmp_path) as domain:
+        async with attached() as target:
+            target.on_activity = lambda: nudges.append("nudge")
+            assert await target.mode() == MODE
+            domain.destroy()
+            assert await target.gone() == "domain debian (id 3) was destroyed"
+            assert await target.gone() == "domain debian (id 3) was destroyed"
+            assert nudges
+            assert xen.mapped(3) == 0, "it can go"
+            assert await target.mode() is None
+            assert np.array_equal(await target.snapshot(), np.zeros((32, 64), dtype=np.uint32))
+            assert target.input is not None
+            await target.input.key(KeyEvent(0x61, True, 0x1E))
+            await target.input.release_all()
+
+
+@pytest.mark.parametrize("why", [ShutdownReason.REBOOT, ShutdownReason.SUSPEND, ShutdownReason.CRASH])
+async def test_it_is_followed_through_a_reboot(xen: FakeXen, tmp_path: Path, why: ShutdownReason) -> None:
+    with contextlib.ExitStack() as stack:
+        domain = stack.enter_context(FakeDomain(xen, tmp_path))
+        async with attached("3") as target:
+            assert await target.mode() == MODE
+            space = target.extent.space
+            for domid in (4, 9):
+                nudged = asyncio.Event()
+                domain.shut_down(why)
+                domain.destroy()
+                domain = stack.enter_context(FakeDomain(xen, tmp_path, domid))
+                target.on_activity = nudged.set
+                while await target.mode() != MODE or not xen.mapped(domid):
+                    await nudged.wait()
+                    nudged.clear()
+                assert target.extent.space is space
+                xen.write(domid, 2, domid)
+                assert first_byte(target, 2) == domid
+                assert target.input is not None
+                await target.input.key(KeyEvent(0x61, True, 0x1E))
+                assert "input-send-event" in domain.commands
+                assert xen.mapped(domid) == PAGES
+            domain.destroy()
+            assert await target.gone() == "domain debian (id 9) was destroyed"
+
+
+@pytest.mark.parametrize(
+    ("why", "said"), [(ShutdownReason.REBOOT, "rebooted"), (ShutdownReason.SUSPEND, "was saved")]
+)
+async def test_a_successor_is_not_waited_for_for_ever(
+    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: ShutdownReason, said: str
+) -> None:
+    monkeypatch.setitem(xen_life._ENDS, why, (said, 0.05))
+    with FakeDomain(xen, tmp_path) as domain:
+        async with attached() as target:
+            domain.shut_down(why)
+            domain.destroy()
+            assert await target.gone() == f"domain debian (id 3) {said}"
+            assert xen.mapped(3) == 0
+
+
+async def test_a_successor_with_other_video_ram_is_the_end(xen: FakeXen, tmp_path: Path) -> None:
+    with FakeDomain(xen, tmp_path) as domain, contextlib.ExitStack() as stack:
+        async with attached() as target:
+            domain.shut_down(ShutdownReason.REBOOT)
+            domain.destroy()
+            stack.enter_context(FakeDomain(xen, tmp_path, 4, pages=32))
+            said = await target.gone()
+    assert said.startswith(
+        "domain debian (id 3) rebooted; attach xen:debian: domain debian (id 4) has 131072"
+    )
+
+
+async def test_another_domain_of_the_same_name_is_not_followed(
+    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(xen_life._ENDS, ShutdownReason.REBOOT, ("rebooted", 0.2))
+    with FakeDomain(xen, tmp_path) as domain, contextlib.ExitStack() as stack:
+        async with attached() as target:
+            domain.shut_down(ShutdownReason.REBOOT)
+            domain.destroy()
+            stack.enter_context(FakeDomain(xen, tmp_path, 4, uuid=UUID.replace("6f", "7f")))
+            assert await target.gone() == "domain debian (id 3) rebooted"
+
+
+async def test_leaving_while_a_successor_is_waited_for(xen: FakeXen, tmp_path: Path) -> None:
+    with FakeDomain(xen, tmp_path) as domain:
+        async with attached() as target:
+            nudged = asyncio.Event()
+            target.on_activity = nudged.set
+            domain.shut_down(ShutdownReason.REBOOT)
+            domain.destroy()
+            await nudged.wait()
+    assert set(xen.handles.values()) == {0}
+
+
+async def test_what_was_never_attached_is_gone() -> None:
+    assert await XenTarget("xen:3", "3").gone() == "xen:3 was never attached"

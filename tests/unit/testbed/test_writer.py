@@ -1,0 +1,104 @@
+"""The writer writes what it says, and its own dump of its memory is the truth."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from support.testbed.errors import LabError
+from support.testbed.writer import Writer
+
+SIZE = 1 << 20
+
+
+def test_writes_into_a_memfd_that_others_see() -> None:
+    memfd = os.memfd_create("storm")
+    try:
+        with Writer(SIZE, threads=3, writes=100_001, path=f"/proc/{os.getpid()}/fd/{memfd}") as writer:
+            assert not writer.memory().any()
+            assert writer.run() == 100_001
+            truth = writer.memory()
+        with mmap.mmap(memfd, SIZE, prot=mmap.PROT_READ) as seen:
+            np.testing.assert_array_equal(np.frombuffer(bytes(seen), np.uint8), truth)
+        assert len(np.unique(np.flatnonzero(truth) // 4096)) == SIZE // 4096
+    finally:
+        os.close(memfd)
+
+
+def test_tells_where_its_anonymous_memory_is() -> None:
+    with Writer(SIZE, threads=1, writes=1000, seed=5) as writer:
+        writer.run()
+        descriptor = os.open(f"/proc/{writer.pid}/mem", os.O_RDONLY)
+        try:
+            seen = os.pread(descriptor, SIZE, writer.address)
+        finally:
+            os.close(descriptor)
+        np.testing.assert_array_equal(np.frombuffer(seen, np.uint8), writer.memory())
+
+
+def test_the_same_seed_writes_the_same() -> None:
+    def written(seed: int) -> bytes:
+        with Writer(SIZE, threads=1, writes=5000, seed=seed, pause_every=1000) as writer:
+            writer.run()
+            return writer.memory().tobytes()
+
+    assert written(7) == written(7)
+    assert written(7) != written(8)
+
+
+def test_a_second_run_goes_on_where_the_first_ended() -> None:
+    with Writer(SIZE, threads=1, writes=500, seed=3) as writer:
+        writer.run()
+        first = writer.memory()
+        writer.run()
+        assert (writer.memory() != first).any()
+
+
+def test_visits_one_place_after_the_other() -> None:
+    with Writer(SIZE, threads=1, writes=4000, seed=9, visit=1000) as writer:
+        writer.run()
+        pages = np.unique(np.flatnonzero(writer.memory()) // 4096)
+    assert 1 < len(pages) <= 4 * 5, "four places of four pages, and runs of words that cross their ends"
+
+
+def test_writes_steadily_and_keeps_an_account() -> None:
+    with Writer(SIZE, threads=3, seed=4, visit=100, rest_us=100) as writer:
+        for _ in range(2):
+            writer.steady()
+            writer.advance()
+            before = writer.memory()
+            writer.advance()
+            assert (writer.memory() != before).any()
+            assert writer.halt() > 3 * 2 * 100
+            np.testing.assert_array_equal(writer.memory(), writer.memory())
+
+
+def test_the_account_shows_what_the_writer_did_not_write() -> None:
+    descriptor = os.memfd_create("account")
+    try:
+        with Writer(
+            SIZE, threads=1, visit=1, rest_us=1000, path=f"/proc/self/fd/{descriptor}", pass_fds=(descriptor,)
+        ) as writer:
+            writer.steady()
+            os.pwrite(descriptor, b"\x55" * SIZE, 0)
+            with pytest.raises(LabError, match="DIFFERS"):
+                writer.halt()
+    finally:
+        os.close(descriptor)
+
+
+def test_a_writer_that_is_held_does_not_advance() -> None:
+    with Writer(SIZE, threads=2, visit=10) as writer:
+        writer.steady()
+        os.kill(writer.pid, signal.SIGSTOP)
+        with pytest.raises(LabError, match="not ADVANCED"):
+            writer.advance(0.1)
+
+
+def test_says_what_it_cannot_map() -> None:
+    with pytest.raises(LabError, match="instead of READY"), Writer(SIZE, path="/proc/version"):
+        pass

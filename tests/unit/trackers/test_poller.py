@@ -1,0 +1,108 @@
+"""The idle watch: one yes, one call, and an end that is an end."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from support.scribe import PAGE
+from vramtap.memory.own import extent_of
+from vramtap.pages import PageRuns
+from vramtap.trackers.poller import IdleWatch
+from vramtap.trackers.userfault.log import LogTracker
+
+
+def test_it_asks_until_the_first_yes_and_then_no_more() -> None:
+    answers = iter([False, False, True])
+    called = threading.Event()
+    watch = IdleWatch(lambda: next(answers), called.set, interval_s=0.001)
+    assert called.wait(10)
+    watch.cancel()
+    assert next(answers, "no more") == "no more"
+
+
+def test_cancelled_it_has_ended_and_calls_nobody() -> None:
+    asked, called = threading.Event(), []
+
+    def question() -> bool:
+        asked.set()
+        return False
+
+    watch = IdleWatch(question, lambda: called.append("called"), 0.001)
+    assert asked.wait(10)
+    watch.cancel()
+    assert not called
+    assert not any(thread.name == "vramtap-idle" for thread in threading.enumerate())
+
+
+def test_the_log_wakes_at_a_write_and_loses_nothing() -> None:
+    room = np.zeros(9 * PAGE, dtype=np.uint8)
+    skip = -room.ctypes.data % PAGE
+    pages = room[skip : skip + 8 * PAGE]
+    tracker = LogTracker()
+    tracker.arm(extent_of(pages)[0])
+    tracker.collect()
+    called = threading.Event()
+    waker = tracker.wake(called.set)
+    assert waker is not None
+    pages[3 * PAGE] = 1
+    assert called.wait(10)
+    waker.cancel()
+    answer = tracker.collect()
+    assert answer == PageRuns([(3, 4)])
+    tracker.disarm()
+
+
+@contextlib.contextmanager
+def limited(resource_kind: int) -> Iterator[None]:
+    """Nothing more of this resource is to be had."""
+    limit = resource.getrlimit(resource_kind)
+    resource.setrlimit(resource_kind, (0, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource_kind, limit)
+
+
+def test_the_log_wakes_where_no_descriptor_is_left() -> None:
+    pages = np.zeros(9 * PAGE, dtype=np.uint8)
+    tracker = LogTracker()
+    tracker.arm(extent_of(pages)[0])
+    tracker.collect()
+    called = threading.Event()
+    with limited(resource.RLIMIT_NOFILE):
+        waker = tracker.wake(called.set)
+        assert waker is not None
+        pages[3 * PAGE] = 1
+        assert called.wait(10)
+    waker.cancel()
+    tracker.disarm()
+
+
+def test_the_log_wants_to_be_asked_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pages = np.zeros(9 * PAGE, dtype=np.uint8)
+    tracker = LogTracker()
+    tracker.arm(extent_of(pages)[0])
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert tracker.wake(lambda: None) is None
+    tracker.disarm()
+
+
+def test_the_log_calls_at_once_where_something_is_left_to_report() -> None:
+    room = np.zeros(9 * PAGE, dtype=np.uint8)
+    tracker = LogTracker()
+    tracker.arm(extent_of(room)[0])
+    called = threading.Event()
+    waker = tracker.wake(called.set)
+    assert waker is not None
+    assert called.is_set()
+    waker.cancel()
+    tracker.disarm()

@@ -1,0 +1,146 @@
+"""Calibration: every cost is measured, nothing of it is left in the target, and what refuses is said."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support.scribe import PAGE, Scribe
+from vramtap.errors import KernelError, VramtapError
+from vramtap.linux.inject import Fetched, fetch_guarded
+from vramtap.linux.watchdog import Watchdog
+from vramtap.memory.extent import Extent
+from vramtap.memory.own import extent_of
+from vramtap.memory.process import ProcessSpace
+from vramtap.pages import PageRuns
+from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.userfault import calibrate
+from vramtap.trackers.userfault.calibrate import fault_us, measure_costs, waking_us
+from vramtap.trackers.userfault.log import LogTracker
+
+PAGES = 64
+
+
+@contextmanager
+def logged(path: str = "") -> Iterator[tuple[Scribe, Extent, LogTracker, Watchdog]]:
+    with Scribe(PAGES, path) as scribe:
+        space = ProcessSpace(scribe.pid)
+        extent = Extent(space, scribe.address, PAGES)
+        log = LogTracker()
+
+        def fetch(pid: int, *, allow_filtered: bool) -> Fetched:
+            return fetch_guarded(pid, extent.address, extent.end, allow_filtered=allow_filtered)
+
+        fetched = log.arm_fetched(extent, fetch)
+        assert fetched is not None
+        assert fetched.watchdog is not None
+        yield scribe, extent, log, fetched.watchdog
+        fetched.watchdog.close()
+        log.disarm()
+        space.close()
+
+
+def test_everything_is_measured_and_the_log_is_as_it_was() -> None:
+    with logged() as (scribe, extent, log, watchdog):
+        before = extent.space.bytes_read
+        costs = measure_costs(extent, log, watchdog, 2.0)
+        assert costs.guest_weight == 2.0
+        assert costs.fault_us >= 0
+        assert min(costs.page_us, costs.protect_us, costs.look_us) > 0
+        assert min(costs.arm_us, costs.hand_over_us, costs.held_us) > 0
+        assert extent.space.bytes_read == before, "what is counted is what tracking reads"
+        assert log.collect() == Everything(Reason.FIRST)
+        assert log.collect() == PageRuns()
+        scribe.write(3 * PAGE, 1)
+        assert log.collect() == PageRuns([(3, 4)])
+
+
+def test_writes_in_the_middle_of_it_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    with logged() as (scribe, extent, log, watchdog):
+        rehearse, scan = watchdog.rehearse, log.scan
+        held = []
+
+        def writing_rehearsal(timeout_s: float) -> float | None:
+            scribe.write(5 * PAGE, 1)
+            held.append(1)
+            return rehearse(timeout_s)
+
+        def writing_scan() -> None:
+            scribe.write(0, 2)
+            scan()
+
+        monkeypatch.setattr(watchdog, "rehearse", writing_rehearsal)
+        monkeypatch.setattr(log, "scan", writing_scan)
+        measure_costs(extent, log, watchdog)
+        assert held
+        assert isinstance(log.collect(), Everything)
+        mine = np.zeros(PAGES * PAGE, np.uint8)
+        extent.read(PageRuns.full(PAGES), mine)
+        assert mine[5 * PAGE] == 1
+        assert mine[0] == 2
+        assert log.collect() == PageRuns()
+
+
+def test_without_a_watchdog_arming_costs_nothing_known() -> None:
+    pages = np.zeros((PAGES + 1) * PAGE, np.uint8)
+    extent = extent_of(pages[-pages.ctypes.data % PAGE :][: PAGES * PAGE])[0]
+    log = LogTracker()
+    log.arm(extent)
+    costs = measure_costs(extent, log, None)
+    assert (costs.arm_us, costs.hand_over_us, costs.held_us) == (0, 0, 0)
+    assert costs.page_us > 0
+    assert costs.look_us > 0
+    log.disarm()
+
+
+def test_memory_that_cannot_be_protected_is_said_and_stays_logged(tmp_path: Path) -> None:
+    path = tmp_path / "memory"
+    path.write_bytes(bytes(PAGES * PAGE))
+    with logged(str(path)) as (scribe, extent, log, watchdog):
+        with pytest.raises(KernelError, match="UFFDIO_REGISTER"):
+            measure_costs(extent, log, watchdog)
+        log.collect()
+        scribe.write(3 * PAGE, 1)
+        assert log.collect() == PageRuns([(3, 4)])
+
+
+def test_a_watchdog_that_does_not_answer_is_said_and_the_log_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with logged() as (scribe, extent, log, watchdog):
+        monkeypatch.setattr(watchdog, "rehearse", lambda timeout_s: None)
+        with pytest.raises(VramtapError, match="watchdog does not answer"):
+            measure_costs(extent, log, watchdog)
+        log.collect()
+        scribe.write(3 * PAGE, 1)
+        assert log.collect() == PageRuns([(3, 4)])
+
+
+@pytest.mark.parametrize("anonymous", [True, False])
+def test_a_fault_is_measured_on_memory_of_our_own_and_once(anonymous: bool) -> None:
+    fault_us.cache_clear()
+    before = set(os.listdir("/proc/self/fd"))
+    first = fault_us(anonymous)
+    assert first >= 0
+    assert fault_us(anonymous) == first
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_waking_is_measured_once() -> None:
+    waking_us.cache_clear()
+    first = waking_us()
+    assert first > 0
+    assert waking_us() == first
+
+
+def test_which_memory_is_anonymous_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "memory"
+    path.write_bytes(bytes(PAGES * PAGE))
+    for name, anonymous in (("", True), (str(path), False)):
+        with Scribe(PAGES, name) as scribe:
+            space = ProcessSpace(scribe.pid)
+            assert calibrate._anonymous(Extent(space, scribe.address, PAGES)) is anonymous
+            space.close()

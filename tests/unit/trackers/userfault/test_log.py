@@ -1,0 +1,198 @@
+"""The log tracker: few ranges that cover all hits, and what the hybrid asks of it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support.scribe import Scribe
+from vramtap.errors import TargetGone
+from vramtap.linux.procfs import vm_flags
+from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
+from vramtap.memory.extent import Extent
+from vramtap.memory.own import extent_of
+from vramtap.memory.process import ProcessSpace
+from vramtap.pages import PAGE_SIZE, PageRuns
+from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.userfault.log import MAX_GAP_PAGES, MAX_PROTECT_CALLS, LogTracker, bridge
+
+BASE = 0x7F0000000000
+
+
+def hits_of(runs: PageRuns) -> np.ndarray:
+    return BASE + runs.array * PAGE_SIZE
+
+
+@given(st.sets(st.integers(0, 100_000), min_size=1, max_size=60))
+def test_every_hit_is_covered_by_few_ordered_ranges(pages: set[int]) -> None:
+    runs = PageRuns.from_pages(pages)
+    ranges = bridge(hits_of(runs))
+    assert 1 <= len(ranges) <= MAX_PROTECT_CALLS
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(ranges))
+    covered = PageRuns(
+        [((lower - BASE) // PAGE_SIZE, (upper - BASE) // PAGE_SIZE) for lower, upper in ranges]
+    )
+    assert runs.difference(covered) == PageRuns()
+    # Only gaps are bridged: every range begins and ends with a hit.
+    assert all((lower - BASE) // PAGE_SIZE in runs for lower, _ in ranges)
+    assert all((upper - BASE) // PAGE_SIZE - 1 in runs for _, upper in ranges)
+
+
+def test_small_gaps_are_bridged_and_wide_ones_are_not() -> None:
+    near = PageRuns([(0, 1), (1 + MAX_GAP_PAGES, 2 + MAX_GAP_PAGES)])
+    assert len(bridge(hits_of(near))) == 1
+    far = PageRuns([(0, 1), (2 + MAX_GAP_PAGES, 3 + MAX_GAP_PAGES)])
+    assert len(bridge(hits_of(far))) == 2
+
+
+def test_of_many_wide_gaps_the_widest_stay() -> None:
+    starts = np.cumsum([0, *(1000 + 10 * n for n in range(30))])
+    ranges = bridge(hits_of(PageRuns([(int(s), int(s) + 1) for s in starts])))
+    assert len(ranges) == MAX_PROTECT_CALLS
+    gaps = [b[0] - a[1] for a, b in itertools.pairwise(ranges)]
+    assert min(gaps) == (1000 + 10 * 15 - 1) * PAGE_SIZE
+
+
+@given(st.sets(st.integers(0, 3000), min_size=1, max_size=60), st.sets(st.integers(0, 3000), max_size=12))
+def test_what_is_apart_is_not_covered_while_calls_are_left(pages: set[int], apart: set[int]) -> None:
+    apart -= pages
+    ranges = bridge(hits_of(PageRuns.from_pages(pages)), PageRuns.from_pages(sorted(apart)), BASE)
+    assert 1 <= len(ranges) <= MAX_PROTECT_CALLS
+    covered = PageRuns(
+        [((lower - BASE) // PAGE_SIZE, (upper - BASE) // PAGE_SIZE) for lower, upper in ranges]
+    )
+    assert PageRuns.from_pages(pages).difference(covered) == PageRuns()
+    if len(ranges) < MAX_PROTECT_CALLS:
+        assert not covered.intersection(PageRuns.from_pages(apart))
+
+
+# What the hybrid asks of it
+
+
+@pytest.fixture
+def pages() -> np.ndarray:
+    room = np.zeros(65 * PAGE_SIZE, dtype=np.uint8)
+    skip = -room.ctypes.data % PAGE_SIZE
+    return room[skip : skip + 64 * PAGE_SIZE]
+
+
+@pytest.fixture
+def tracker(pages: np.ndarray) -> Iterator[LogTracker]:
+    made = LogTracker()
+    made.arm(extent_of(pages)[0])
+    made.collect()
+    yield made
+    made.disarm()
+
+
+def test_what_is_left_open_is_neither_reported_nor_protected_again(
+    tracker: LogTracker, pages: np.ndarray
+) -> None:
+    left_open = PageRuns([(10, 20)])
+    pages[[5 * PAGE_SIZE, 12 * PAGE_SIZE, 30 * PAGE_SIZE]] = 1
+    assert tracker.collect_but(left_open) == PageRuns([(5, 6), (30, 31)])
+    assert tracker.collect_but(left_open) == PageRuns()
+    # Its mark is where it was: to log it again takes nothing more than to ask.
+    assert tracker.collect() == PageRuns([(12, 13)])
+    assert tracker.collect() == PageRuns()
+
+
+def test_all_that_is_left_open_needs_no_call(tracker: LogTracker, pages: np.ndarray) -> None:
+    pages[::PAGE_SIZE] = 1
+    assert tracker.collect_but(PageRuns.full(64)) == PageRuns()
+    assert tracker.collect() == PageRuns.full(64)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(written=st.sets(st.integers(0, 63)), left=st.sets(st.integers(0, 63)), window=st.integers(0, 63))
+def test_of_what_was_written_all_but_what_is_left_open_is_named(
+    tracker: LogTracker, pages: np.ndarray, written: set[int], left: set[int], window: int
+) -> None:
+    tracker.collect()
+    left_open = PageRuns.from_pages(sorted(left))
+    for page in written:
+        pages[page * PAGE_SIZE] += np.uint8(1)
+    answer = tracker.collect_but(left_open, (0, window + 1))
+    assert isinstance(answer, PageRuns)
+    inside = {page for page in written if page <= window}
+    assert all(page in answer for page in inside - left)
+    assert not answer.difference(PageRuns.from_pages(sorted(inside)))
+    rest = tracker.collect()
+    assert isinstance(rest, PageRuns)
+    assert answer.union(rest) == PageRuns.from_pages(sorted(written))
+
+
+def test_what_is_pending_is_told_without_asking_the_log(tracker: LogTracker, pages: np.ndarray) -> None:
+    assert not tracker.has_pending
+    assert tracker.pending() == PageRuns()
+    tracker.restore(PageRuns([(3, 5)]))
+    pages[20 * PAGE_SIZE] = 1
+    assert tracker.has_pending
+    assert tracker.pending((0, 4)) == PageRuns([(3, 4)])
+    assert tracker.pending() == PageRuns([(4, 5)])
+    assert not tracker.has_pending
+    assert tracker.collect() == PageRuns([(20, 21)])
+
+
+def test_suspended_nothing_is_protected_and_resumed_everything_is_unknown(
+    tracker: LogTracker, pages: np.ndarray
+) -> None:
+    armed, woken = Everything(Reason.ARMED), Everything(Reason.WOKEN)
+    tracker.suspend(armed)
+    assert not any("uw" in flags for _, flags in vm_flags(os.getpid()))
+    assert tracker.pending((0, 8)) == armed
+    assert tracker.pending((0, 8)) == PageRuns()
+    assert tracker.pending((4, 64)) == armed
+    pages[5 * PAGE_SIZE] = 1
+    assert tracker.resume(woken) == woken
+    pages[6 * PAGE_SIZE] = 1
+    assert tracker.collect() == woken
+    # It was protected when that was answered: what was written before is not told again but for this.
+    assert tracker.collect() == PageRuns()
+    pages[6 * PAGE_SIZE] = 2
+    assert tracker.collect() == PageRuns([(6, 7)])
+
+
+def test_what_cannot_be_resumed_is_told(tracker: LogTracker, pages: np.ndarray) -> None:
+    extent = extent_of(pages)[0]
+    tracker.suspend(Everything(Reason.ARMED))
+    with Userfaultfd.of_self() as other:
+        other.api(LOG_FEATURES)
+        other.register(extent.address, extent.end)
+        assert tracker.resume(Everything(Reason.WOKEN)).reason is Reason.UNMAPPED
+        answer = tracker.pending()
+        assert isinstance(answer, Everything)
+        assert answer.reason is Reason.UNMAPPED
+    assert isinstance(tracker.collect(), Everything)
+    assert tracker.collect() == PageRuns()
+
+
+def test_rehearsing_loses_nothing(tracker: LogTracker, pages: np.ndarray) -> None:
+    pages[[0, PAGE_SIZE]] = 1
+    tracker.rehearse(0)
+    tracker.scan()
+    assert tracker.collect() == PageRuns([(0, 2)])
+    assert tracker.collect() == PageRuns()
+
+
+def test_an_extent_is_whole_or_has_a_hole() -> None:
+    with Scribe(8) as scribe:
+        space = ProcessSpace(scribe.pid)
+        made = LogTracker()
+        made.arm(Extent(space, scribe.address, 8))
+        assert made.whole
+        scribe.unmap(7, 8)
+        assert not made.whole
+        scribe.replace(7, 8)
+        assert made.whole
+        scribe.end()
+        with pytest.raises(TargetGone):
+            assert made.whole
+        made.disarm()
+        space.close()
