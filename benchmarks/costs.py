@@ -11,17 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.follow import follower
 from benchmarks.painter import Painter
 from vramtap.errors import VramtapError
-from vramtap.pages import PageRuns
 from vramtap.trace.store import load
-from vramtap.trace.trace import Trace
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vramtap.pages import PageRuns
+    from vramtap.trace.trace import Trace
 
 Progress = Callable[[str], None]
 

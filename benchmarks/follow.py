@@ -13,9 +13,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.rest import Spent, family, spent
 from support.testbed.errors import LabError
@@ -25,6 +24,9 @@ from vramtap.errors import VramtapError
 from vramtap.pages import PageRuns
 from vramtap.tap.tap import INTERVAL_S, MAX_DUTY, Tap
 from vramtap.targets.open import open_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
 
 BLIND: Final = "blind"
 _ROOT: Final = Path(__file__).resolve().parents[1]

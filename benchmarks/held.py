@@ -18,14 +18,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from benchmarks import lanes, servers
 from benchmarks.lanes import Lane
 from benchmarks.painter import Filled, Painter
 from benchmarks.rest import family, wakeups
-from benchmarks.servers import Server
 from support.testbed.errors import LabError
+
+if TYPE_CHECKING:
+    from benchmarks.servers import Server
 
 Progress = Callable[[str], None]
 
@@ -121,14 +123,14 @@ def _shoot(
 ) -> list[Held]:
     """All shots of these kinds, spread over the painters."""
     found = []
-    patience_s = LIMIT_S if tracker in RESTING else 0.0
+    idle_after_s = LIMIT_S if tracker in RESTING else 0.0
     for what, count in counts.items():
         rows = []
         for painter in painters:
             tap = taps.get(painter)
             observed = None if tap is None else partial(wakeups, tap.pid)
             fire = partial(_fill, workers, painter, what, tap)
-            rows.append(Lane(what, [] if tap is None else [tap], fire, observed, patience_s))
+            rows.append(Lane(what, [] if tap is None else [tap], fire, observed, idle_after_s))
         taken = lanes.run(rows, {what: count}, idle_s, lambda told: progress(f"{tracker}: {told}"))
         filled = [shot.result.result() for shot in taken]
         found.append(

@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from benchmarks import servers
 from benchmarks.rest import REST_LIMIT_S, family, name_of, spent, wait_for_rest
-from benchmarks.servers import Server
 from benchmarks.watching import Waiting, drain
 from support.testbed.guest import Guest
 from support.testbed.xvfb import Framebuffer, Xvfb
+
+if TYPE_CHECKING:
+    from benchmarks.servers import Server
 
 Progress = Callable[[str], None]
 

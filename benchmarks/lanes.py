@@ -11,14 +11,17 @@ import contextlib
 import selectors
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from benchmarks.servers import Server
 from benchmarks.watching import SHOT_S, take
 from support.rfb_client import RAW, RfbClient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+
+    from benchmarks.servers import Server
 
 GAP_S: Final = 0.25
 """Between two shots: what vramtap and x0vncserver do after one is over in a tenth of it."""
@@ -47,7 +50,7 @@ class Lane(Generic[T]):
     servers: Sequence[Server]
     fire: Callable[[int], Future[T]]
     wakeups: Callable[[], int] | None = None
-    patience_s: float = 0.0
+    idle_after_s: float = 0.0
 
 
 @dataclass
@@ -165,7 +168,7 @@ def _may_fire(one: _Running[T], now_s: float) -> bool:
     one.rested, one.mark = count == before, count
     if one.since_s is None:
         one.since_s = now_s
-    elif one.rested or now_s - one.since_s >= one.lane.patience_s:
+    elif one.rested or now_s - one.since_s >= one.lane.idle_after_s:
         return True
     one.due_s = now_s + REST_S
     return False

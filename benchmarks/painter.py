@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from support.testbed.cache import compiled
 from support.testbed.errors import LabError
 from support.testbed.supervise import spawn, stop
-from vramtap.pages import PageRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from vramtap.pages import PageRuns
 
 _SOURCE: Final = Path(__file__).resolve().parent / "painter.c"
 ROW_PIXELS: Final = 1024

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from support.testbed.errors import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 QUIET_S: Final = 5.0
 """A server that does not wake up for so long is at rest: longer than any timer of ours or of its peers that

@@ -9,15 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from support.testbed.errors import LabError
-from support.testbed.guest import Guest
 from support.testbed.supervise import spawn, stop
-from support.testbed.xvfb import Xvfb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.testbed.guest import Guest
+    from support.testbed.xvfb import Xvfb
 
 VRAMTAP: Final = "vramtap"
 X11VNC: Final = "x11vnc"

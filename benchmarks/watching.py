@@ -6,14 +6,17 @@ import contextlib
 import select
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from benchmarks.servers import Server
 from support.rfb_client import RAW, RfbClient
 from vramtap.linux.vm_rw import read_many
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.servers import Server
 
 SHOT_S: Final = 30.0
 """How long one update may take: QEMU's refresh timer alone backs off to 3 s."""

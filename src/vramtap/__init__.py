@@ -74,4 +74,4 @@ def track(array: NDArray[Any], *, tracker: str = "auto") -> Tracker:
     from vramtap.memory.own import extent_of
     from vramtap.trackers.choose import choose
 
-    return choose(tracker, extent_of(array)[0], learns=False).tracker
+    return choose(tracker, extent_of(array)[0], wants_feedback=False).tracker

@@ -7,21 +7,18 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from support.scribe import KERNEL_BYTE, PAGE, Scribe
 from support.testbed.nobody import NOBODY
 from support.testbed.require import require
 from vramtap.display.mode import Mode
 from vramtap.errors import TargetGone, VramtapError
-from vramtap.keyboard.events import Input
 from vramtap.linux.inject import fetch_userfaultfd
 from vramtap.linux.procfs import vm_flags
 from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
@@ -31,8 +28,15 @@ from vramtap.memory.process import ProcessSpace
 from vramtap.pages import NO_PAGES, PageRuns
 from vramtap.policy.decide import LogAlways, RandomPolicy
 from vramtap.tap.tap import Tap
-from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.base import AllDirty, Reason
 from vramtap.trackers.userfault.hybrid import HybridTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from vramtap.keyboard.events import Input
 
 PAGES = 64
 WAIT_MS = 10_000
@@ -70,15 +74,15 @@ class Armed:
         self.mine = np.zeros(self.extent.size_bytes, np.uint8)
         self.called = 0
 
-    def look(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+    def look(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         """Collect and read."""
         answer = self.tracker.collect(window)
         first, last = window or (0, self.extent.pages)
-        runs = PageRuns([(first, last)]) if isinstance(answer, Everything) else answer
-        self.tracker.source.read(runs, self.mine)
+        runs = PageRuns([(first, last)]) if isinstance(answer, AllDirty) else answer
+        self.tracker.read_from.read(runs, self.mine)
         return answer
 
-    def arm(self) -> None:
+    def start(self) -> None:
         """Look until it is armed: a watchdog that is not done yet may keep it from that for a while."""
         until_s = time.monotonic() + WAIT_MS / 1000
         self.look()
@@ -100,17 +104,17 @@ class Armed:
     def _call(self) -> None:
         self.called += 1
 
-    def told(self) -> Everything:
+    def told(self) -> AllDirty:
         """Wait for the waker and look; returns the answer, which must be everything.
 
         What is near the write may be told first.
         """
         assert self.fires()
         answer = self.look()
-        if not isinstance(answer, Everything):
+        if not isinstance(answer, AllDirty):
             assert answer
             answer = self.look()
-        assert isinstance(answer, Everything)
+        assert isinstance(answer, AllDirty)
         assert not self.tracker.armed
         return answer
 
@@ -136,11 +140,11 @@ class Armed:
 @contextmanager
 def attached(scribe: Scribe, make: Callable[[], HybridTracker] = arms_at_once) -> Iterator[Armed]:
     armed = Armed(scribe, make())
-    armed.tracker.arm(armed.extent)
+    armed.tracker.start(armed.extent)
     try:
         yield armed
     finally:
-        armed.tracker.disarm()
+        armed.tracker.stop()
         armed.space.close()
 
 
@@ -148,14 +152,14 @@ def attached(scribe: Scribe, make: Callable[[], HybridTracker] = arms_at_once) -
 def armed(request: pytest.FixtureRequest) -> Iterator[Armed]:
     make: Callable[[], AbstractContextManager[Scribe]] = request.param
     with make() as scribe, attached(scribe) as made:
-        made.arm()
+        made.start()
         yield made
 
 
 @pytest.fixture
 def armed_anonymous() -> Iterator[Armed]:
     with anonymous() as scribe, attached(scribe) as made:
-        made.arm()
+        made.start()
         yield made
 
 
@@ -197,7 +201,7 @@ def test_a_stopped_target_is_a_quiet_one(armed: Armed) -> None:
 @pytest.mark.parametrize("offset", [0, 17 * PAGE + 5, PAGES * PAGE - 1])
 def test_the_first_write_fires_and_everything_is_to_be_looked_at(armed: Armed, offset: int) -> None:
     armed.scribe.write(offset, 9)
-    assert armed.told() == Everything(Reason.WOKEN)
+    assert armed.told() == AllDirty(Reason.WOKEN)
     assert armed.mine[offset] == 9
     assert armed.knows_all()
 
@@ -211,7 +215,7 @@ def test_it_fires_again_and_again(armed: Armed) -> None:
         armed.scribe.write(number * PAGE, number + 100)
         assert armed.look() == PageRuns([(number, number + 1)])
         assert armed.knows_all()
-        armed.arm()
+        armed.start()
 
 
 def test_many_writes_before_anybody_looks_are_all_seen(armed: Armed) -> None:
@@ -242,13 +246,13 @@ def test_two_writers_at_once_are_both_let_go(armed: Armed) -> None:
         armed.scribe.finish()
         assert armed.told().reason is Reason.WOKEN
         assert armed.knows_all()
-        armed.arm()
+        armed.start()
 
 
 def test_after_a_fork_the_parents_writes_fire(armed: Armed) -> None:
     armed.scribe.write(PAGE, 1)
     armed.told()
-    armed.arm()
+    armed.start()
     armed.scribe.protect_forks()
     assert armed.look() == NO_PAGES
     armed.scribe.write(PAGE, 2)
@@ -263,11 +267,11 @@ def test_after_a_fork_the_parents_writes_fire(armed: Armed) -> None:
 def test_memory_that_was_replaced_fires_and_is_watched_again(armed: Armed, span: tuple[int, int]) -> None:
     armed.scribe.write(11 * PAGE, 7)
     armed.told()
-    armed.arm()
+    armed.start()
     armed.scribe.replace(*span)
     armed.told()
     assert armed.knows_all()
-    armed.arm()
+    armed.start()
     armed.scribe.write((span[1] - 1) * PAGE, 3)
     assert armed.told().reason is Reason.WOKEN
     assert armed.knows_all()
@@ -281,12 +285,12 @@ def test_memory_that_was_unmapped_fires_and_is_never_an_empty_answer(
     assert armed.fires()
     for _ in range(3):
         answer = armed.tracker.collect()
-        assert isinstance(answer, Everything)
+        assert isinstance(answer, AllDirty)
         assert answer.reason is Reason.UNMAPPED
         assert not armed.tracker.armed
     armed.scribe.replace(*span)
-    assert isinstance(armed.look(), Everything)
-    armed.arm()
+    assert isinstance(armed.look(), AllDirty)
+    armed.start()
     armed.scribe.write(span[0] * PAGE, 3)
     assert armed.told().reason is Reason.WOKEN
     assert armed.knows_all()
@@ -296,10 +300,10 @@ def test_memory_that_was_unmapped_as_a_whole_is_logged_when_it_is_back(armed: Ar
     armed.scribe.unmap(0, PAGES)
     assert armed.fires()
     answer = armed.tracker.collect()
-    assert isinstance(answer, Everything)
+    assert isinstance(answer, AllDirty)
     assert answer.reason is Reason.UNMAPPED
     armed.scribe.replace(0, PAGES)
-    assert isinstance(armed.look(), Everything)
+    assert isinstance(armed.look(), AllDirty)
     armed.scribe.write(7 * PAGE, 3)
     armed.look()
     assert armed.mine[7 * PAGE] == 3
@@ -310,7 +314,7 @@ def test_memory_that_was_given_back_fires(armed_anonymous: Armed) -> None:
     armed = armed_anonymous
     armed.scribe.write(11 * PAGE, 7)
     armed.told()
-    armed.arm()
+    armed.start()
     armed.scribe.give_back(10, 20)
     armed.told()
     # It is told before it is done: what is given back after we looked is in the log's next answer.
@@ -324,7 +328,7 @@ def test_memory_that_was_moved_fires_and_is_let_go(armed: Armed, span: tuple[int
     place = armed.scribe.move(*span)
     assert armed.fires()
     answer = armed.tracker.collect()
-    assert isinstance(answer, Everything)
+    assert isinstance(answer, AllDirty)
     assert answer.reason is Reason.UNMAPPED
     size = (span[1] - span[0]) * PAGE
     assert not [r for r in protected(armed.scribe.pid) if r[0] < place + size and place < r[1]]
@@ -336,7 +340,7 @@ def test_memory_that_was_moved_as_a_whole_is_let_go(armed: Armed) -> None:
     place = armed.scribe.move(0, PAGES)
     assert armed.fires()
     answer = armed.tracker.collect()
-    assert isinstance(answer, Everything)
+    assert isinstance(answer, AllDirty)
     assert answer.reason is Reason.UNMAPPED
     assert not protected(armed.scribe.pid), hex(place)
     armed.scribe.write_elsewhere(0, 1)
@@ -349,7 +353,7 @@ def test_memory_that_was_moved_while_the_watchdog_is_stopped_is_let_go(armed: Ar
     assert armed.fires()
     until_s = time.monotonic() + WAIT_MS / 1000
     while not armed.scribe.answers():
-        assert isinstance(armed.tracker.collect(), Everything)
+        assert isinstance(armed.tracker.collect(), AllDirty)
         assert time.monotonic() < until_s, "who moves is held"
     armed.scribe.finish_move()
     armed.scribe.write_elsewhere(0, 1)
@@ -377,7 +381,7 @@ def test_a_hole_beside_the_window_keeps_it_from_being_armed() -> None:
         armed.scribe.unmap(20, 30)
         for _ in range(4):
             armed.look((0, 10))
-        assert isinstance(armed.tracker.collect((20, 30)), Everything)
+        assert isinstance(armed.tracker.collect((20, 30)), AllDirty)
         armed.look((0, 10))
         armed.scribe.replace(20, 30)
         armed.scribe.write(25 * PAGE, 8)
@@ -409,23 +413,23 @@ def test_each_window_is_everything_once_after_arming_and_after_waking() -> None:
         armed.look()
         while not armed.tracker.armed:
             answer = armed.look((0, 8))
-        assert answer == Everything(Reason.ARMED)
+        assert answer == AllDirty(Reason.ARMED)
         assert armed.look((0, 8)) == NO_PAGES
-        assert armed.look((4, 16)) == Everything(Reason.ARMED)
+        assert armed.look((4, 16)) == AllDirty(Reason.ARMED)
         assert armed.look((8, 16)) == NO_PAGES
         assert armed.tracker.armed
         scribe.write(30 * PAGE, 5)
-        assert armed.look((0, 8)) == Everything(Reason.WOKEN)
-        assert armed.look((24, 32)) == Everything(Reason.WOKEN)
+        assert armed.look((0, 8)) == AllDirty(Reason.WOKEN)
+        assert armed.look((24, 32)) == AllDirty(Reason.WOKEN)
         assert armed.mine[30 * PAGE] == 5
-        assert armed.look() == Everything(Reason.WOKEN)
+        assert armed.look() == AllDirty(Reason.WOKEN)
         assert armed.knows_all()
 
 
 def test_a_write_to_another_window_fires(armed: Armed) -> None:
     armed.scribe.write(40 * PAGE, 1)
-    assert armed.look((0, 8)) == Everything(Reason.WOKEN)
-    assert armed.look((32, 48)) == Everything(Reason.WOKEN)
+    assert armed.look((0, 8)) == AllDirty(Reason.WOKEN)
+    assert armed.look((32, 48)) == AllDirty(Reason.WOKEN)
     assert armed.mine[40 * PAGE] == 1
 
 
@@ -441,7 +445,7 @@ def test_a_stopped_watchdog_holds_nobody(armed: Armed, caplog: pytest.LogCapture
     armed.look()
     assert armed.knows_all()
     os.kill(armed.watchdog, signal.SIGCONT)
-    armed.arm()
+    armed.start()
     armed.scribe.write(PAGE, 6)
     assert armed.told().reason is Reason.WOKEN
     assert armed.knows_all()
@@ -450,7 +454,7 @@ def test_a_stopped_watchdog_holds_nobody(armed: Armed, caplog: pytest.LogCapture
 def test_a_stopped_watchdog_that_goes_on_late_hides_nothing(armed: Armed) -> None:
     for number in range(1, 6):
         if not armed.tracker.armed:
-            armed.arm()
+            armed.start()
         armed.stop_watchdog()
         armed.scribe.begin_write(number * PAGE, number)
         armed.told()
@@ -511,18 +515,18 @@ def test_disarming_leaves_nothing_behind() -> None:
     with anonymous() as scribe:
         ours, theirs = descriptors(os.getpid()), descriptors(scribe.pid)
         with attached(scribe) as armed:
-            armed.arm()
+            armed.start()
             assert descriptors(scribe.pid) == theirs
             assert protected(scribe.pid)
             watchdog = armed.watchdog
-            armed.tracker.disarm()
+            armed.tracker.stop()
             assert not protected(scribe.pid)
             assert not Path(f"/proc/{watchdog}").exists()
             assert not armed.tracker.armed
             with pytest.raises(VramtapError, match="not armed"):
                 armed.tracker.collect()
             scribe.write(0, 1)
-            armed.tracker.disarm()
+            armed.tracker.stop()
         assert descriptors(os.getpid()) == ours
         assert descriptors(scribe.pid) == theirs
 
@@ -530,13 +534,13 @@ def test_disarming_leaves_nothing_behind() -> None:
 @pytest.mark.parametrize("stopped", [True, False])
 def test_disarming_lets_a_held_writer_go(stopped: bool) -> None:
     with anonymous() as scribe, attached(scribe) as armed:
-        armed.arm()
+        armed.start()
         if stopped:
             armed.stop_watchdog()
         scribe.begin_write(PAGE, 1)
         assert armed.fires()
         watchdog = armed.watchdog
-        armed.tracker.disarm()
+        armed.tracker.stop()
         scribe.finish()
         assert not protected(scribe.pid)
         assert not Path(f"/proc/{watchdog}").exists()
@@ -544,8 +548,8 @@ def test_disarming_lets_a_held_writer_go(stopped: bool) -> None:
 
 def test_it_can_be_attached_again_at_once(armed: Armed) -> None:
     for number in range(1, 4):
-        armed.tracker.arm(armed.extent)
-        armed.arm()
+        armed.tracker.start(armed.extent)
+        armed.start()
         armed.scribe.write(PAGE, number)
         armed.told()
         assert armed.mine[PAGE] == number
@@ -568,11 +572,11 @@ def test_a_target_that_became_another_program_has_ended(armed: Armed) -> None:
 
 def test_memory_that_another_tap_has_is_refused_and_nobody_is_left() -> None:
     with anonymous() as scribe, attached(scribe) as armed:
-        armed.arm()
+        armed.start()
         ours = descriptors(os.getpid())
         second = Armed(scribe, arms_at_once())
         with pytest.raises(VramtapError, match=r"EBUSY.*another tap"):
-            second.tracker.arm(second.extent)
+            second.tracker.start(second.extent)
         assert second.tracker.watchdog_pid is None
         second.space.close()
         assert descriptors(os.getpid()) == ours
@@ -591,21 +595,21 @@ def test_memory_that_another_takes_in_between_is_not_armed_and_keeps_the_others_
         other.api(LOG_FEATURES)
         suspend = armed.tracker._log.suspend
 
-        def suspend_and_lose(why: Everything) -> None:
+        def suspend_and_lose(why: AllDirty) -> None:
             suspend(why)
             other.register(armed.extent.address, armed.extent.end)
 
         with monkeypatch.context() as patch:
             patch.setattr(armed.tracker._log, "suspend", suspend_and_lose)
             answer = armed.look()
-        assert isinstance(answer, Everything)
+        assert isinstance(answer, AllDirty)
         assert not armed.tracker.armed
         assert protected(scribe.pid) == [(armed.extent.address, armed.extent.end)]
         scribe.write(PAGE, 1)
         other.close()
-        assert isinstance(armed.look(), Everything)
+        assert isinstance(armed.look(), AllDirty)
         assert armed.knows_all()
-        armed.arm()
+        armed.start()
 
 
 def _write(descriptor: int) -> None:
@@ -663,7 +667,7 @@ def test_our_own_memory_is_logged_and_it_is_said_why_it_cannot_be_armed() -> Non
     skip = -room.ctypes.data % PAGE
     pages = room[skip : skip + PAGES * PAGE]
     tracker = arms_at_once()
-    tracker.arm(extent_of(pages)[0])
+    tracker.start(extent_of(pages)[0])
     assert "memory of this process" in tracker.unarmable
     tracker.collect()
     for _ in range(3):
@@ -671,7 +675,7 @@ def test_our_own_memory_is_logged_and_it_is_said_why_it_cannot_be_armed() -> Non
     assert not tracker.armed
     callback_waker(tracker, lambda: pages.__setitem__(5 * PAGE, 1))
     assert tracker.collect() == PageRuns([(5, 6)])
-    tracker.disarm()
+    tracker.stop()
 
 
 def test_a_policy_that_never_arms_needs_to_be_asked() -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -24,12 +23,16 @@ from vramtap.memory.own import extent_of
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PageRuns
 from vramtap.policy.decide import LogAlways
-from vramtap.trackers.base import Everything, Reason, Tracker
+from vramtap.trackers.base import AllDirty, Reason, Tracker
 from vramtap.trackers.compare import CompareTracker
 from vramtap.trackers.machine.dirtybits import DirtyBitsTracker
 from vramtap.trackers.machine.kvmlog import KvmLogTracker
 from vramtap.trackers.userfault.hybrid import HybridTracker
 from vramtap.trackers.userfault.log import LogTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 PAGES = 64
 
@@ -119,14 +122,14 @@ def armed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Trac
     make, factory = request.param
     with factory(tmp_path) as memory:
         tracker = make()
-        tracker.arm(memory.extent)
+        tracker.start(memory.extent)
         yield tracker, memory
-        tracker.disarm()
+        tracker.stop()
 
 
 def content(tracker: Tracker) -> np.ndarray:
     """All bytes, from where a consumer is told to read them."""
-    extent = tracker.source
+    extent = tracker.read_from
     into = np.zeros(extent.size_bytes, dtype=np.uint8)
     extent.read(PageRuns.full(extent.pages), into)
     return into
@@ -138,7 +141,7 @@ Armed = tuple[Tracker, Memory]
 def test_the_first_answer_is_everything_and_the_next_is_nothing(armed: Armed) -> None:
     tracker, _ = armed
     first = tracker.collect()
-    assert isinstance(first, Everything)
+    assert isinstance(first, AllDirty)
     assert first.reason is Reason.FIRST
     assert tracker.collect() == PageRuns()
 
@@ -150,7 +153,7 @@ def test_a_written_page_is_named_once(armed: Armed) -> None:
     memory.write(6 * PAGE, 1)
     memory.write(63 * PAGE + PAGE - 1, 1)
     seen = tracker.collect()
-    assert not isinstance(seen, Everything)
+    assert not isinstance(seen, AllDirty)
     assert {5, 6, 63} <= {page for first, last in seen for page in range(first, last)}
     if tracker.precision == "exact":
         assert seen == PageRuns([(5, 7), (63, 64)])
@@ -161,7 +164,7 @@ def test_a_written_page_is_named_once(armed: Armed) -> None:
 def test_a_write_before_the_first_collect_is_not_lost(armed: Armed) -> None:
     tracker, memory = armed
     memory.write(9 * PAGE, 3)
-    assert isinstance(tracker.collect(), Everything)
+    assert isinstance(tracker.collect(), AllDirty)
     assert content(tracker)[9 * PAGE] == 3
 
 
@@ -188,23 +191,23 @@ def test_a_window_answers_for_itself_and_leaves_the_rest(armed: Armed) -> None:
 
 def test_each_window_is_everything_the_first_time(armed: Armed) -> None:
     tracker, memory = armed
-    assert isinstance(tracker.collect((0, 8)), Everything)
+    assert isinstance(tracker.collect((0, 8)), AllDirty)
     assert tracker.collect((0, 8)) == PageRuns()
     memory.write(20 * PAGE, 1)
-    assert isinstance(tracker.collect((16, 24)), Everything)
+    assert isinstance(tracker.collect((16, 24)), AllDirty)
     assert content(tracker)[20 * PAGE] == 1
 
 
 def test_after_disarm_it_says_so_and_can_be_armed_again(armed: Armed) -> None:
     tracker, memory = armed
     tracker.collect()
-    tracker.disarm()
-    tracker.disarm()
+    tracker.stop()
+    tracker.stop()
     with pytest.raises(VramtapError, match="not armed"):
         tracker.collect()
     memory.write(PAGE, 9)
-    tracker.arm(memory.extent)
-    assert isinstance(tracker.collect(), Everything)
+    tracker.start(memory.extent)
+    assert isinstance(tracker.collect(), AllDirty)
     assert content(tracker)[PAGE] == 9
 
 
@@ -218,7 +221,7 @@ def consume_at_random(armed: Armed, data: st.DataObject) -> None:
     """Write, collect, restore, and read what is named: in the end all is there."""
     tracker, memory = armed
     mine = np.zeros(PAGES * PAGE, dtype=np.uint8)
-    tracker.arm(memory.extent)
+    tracker.start(memory.extent)
     steps = data.draw(st.lists(st.sampled_from(["write", "collect", "window", "fail"]), max_size=30))
     for step in [*steps, "collect"]:
         if step == "write":
@@ -228,12 +231,12 @@ def consume_at_random(armed: Armed, data: st.DataObject) -> None:
         window = sorted(data.draw(st.tuples(st.integers(0, PAGES), st.integers(0, PAGES))))
         first, last = (window[0], window[1]) if step == "window" and window[0] < window[1] else (0, PAGES)
         seen = tracker.collect((first, last))
-        runs = PageRuns([(first, last)]) if isinstance(seen, Everything) else seen
+        runs = PageRuns([(first, last)]) if isinstance(seen, AllDirty) else seen
         assert runs == runs.clip(first, last)
         if step == "fail":
             tracker.restore(runs)
         else:
-            tracker.source.read(runs, mine)
+            tracker.read_from.read(runs, mine)
     truth = np.zeros(PAGES * PAGE, dtype=np.uint8)
     memory.extent.read(PageRuns.full(PAGES), truth)
     assert np.array_equal(mine, truth)
@@ -247,10 +250,10 @@ def logged() -> Iterator[tuple[LogTracker, Scribe]]:
     with Scribe(PAGES) as scribe:
         space = ProcessSpace(scribe.pid)
         tracker = LogTracker()
-        tracker.arm(Extent(space, scribe.address, PAGES))
+        tracker.start(Extent(space, scribe.address, PAGES))
         tracker.collect()
         yield tracker, scribe
-        tracker.disarm()
+        tracker.stop()
         space.close()
 
 
@@ -281,7 +284,7 @@ def test_memory_that_was_replaced_is_everything_and_is_watched_again(
     tracker, scribe = logged
     scribe.replace(10, 20)
     answer = tracker.collect()
-    assert isinstance(answer, Everything)
+    assert isinstance(answer, AllDirty)
     assert answer.reason is Reason.REMAPPED
     assert tracker.collect() == PageRuns()
     scribe.write(15 * PAGE, 1)
@@ -293,11 +296,11 @@ def test_a_hole_is_never_an_empty_answer(logged: tuple[LogTracker, Scribe]) -> N
     scribe.unmap(10, 20)
     for _ in range(2):
         answer = tracker.collect()
-        assert isinstance(answer, Everything)
+        assert isinstance(answer, AllDirty)
         assert answer.reason is Reason.UNMAPPED
     scribe.replace(10, 20)
     answer = tracker.collect()
-    assert isinstance(answer, Everything)
+    assert isinstance(answer, AllDirty)
     assert answer.reason is Reason.REMAPPED
     assert tracker.collect() == PageRuns()
 
@@ -305,7 +308,7 @@ def test_a_hole_is_never_an_empty_answer(logged: tuple[LogTracker, Scribe]) -> N
 def test_disarming_leaves_no_protection(logged: tuple[LogTracker, Scribe]) -> None:
     tracker, scribe = logged
     assert protected(scribe.pid)
-    tracker.disarm()
+    tracker.stop()
     assert not protected(scribe.pid)
     scribe.write(0, 1)
 
@@ -316,7 +319,7 @@ def test_a_second_log_of_the_same_memory_is_refused_and_says_why(
     tracker, scribe = logged
     space = ProcessSpace(scribe.pid)
     with pytest.raises(VramtapError, match=r"EBUSY.*another tap"):
-        LogTracker().arm(Extent(space, scribe.address, PAGES))
+        LogTracker().start(Extent(space, scribe.address, PAGES))
     space.close()
     scribe.write(PAGE, 1)
     assert tracker.collect() == PageRuns([(1, 2)])
@@ -331,4 +334,4 @@ def test_the_end_of_the_target_is_said(logged: tuple[LogTracker, Scribe]) -> Non
 
 def test_the_log_refuses_memory_of_no_known_process(tmp_path: Path) -> None:
     with file_of_nobody(tmp_path) as memory, pytest.raises(VramtapError, match="--tracker compare"):
-        LogTracker().arm(memory.extent)
+        LogTracker().start(memory.extent)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 import pytest
@@ -21,8 +18,13 @@ from support.scribe import PAGE
 from vramtap.pages import NO_PAGES, PageRuns
 from vramtap.policy.costs import Costs
 from vramtap.policy.decide import CompareAlways, Counts, OnlinePolicy, Policy, RandomPolicy, State
-from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.base import AllDirty, Reason
 from vramtap.trackers.userfault.hybrid import HybridTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
 TILE_PAGES: Final = 4
 Teaching = Literal["honest", "never", "nothing", "too little"]
@@ -38,7 +40,7 @@ class Consumer:
         self.mine = np.zeros(PAGES * PAGE, dtype=np.uint8)
         self.seen: Counter[str] = Counter()
         """How often it was armed and woken, and how many tiles were opened and closed."""
-        tracker.arm(memory.extent)
+        tracker.start(memory.extent)
 
     def look(
         self,
@@ -62,17 +64,17 @@ class Consumer:
                 waker.cancel()
         before = self.tracker.left_open
         answer = self.tracker.collect(window)
-        runs = PageRuns([window]) if isinstance(answer, Everything) else answer
+        runs = PageRuns([window]) if isinstance(answer, AllDirty) else answer
         assert runs == runs.clip(*window)
-        if isinstance(answer, Everything):
+        if isinstance(answer, AllDirty):
             self.seen[answer.reason] += 1
         if fail:
             self.tracker.restore(runs)
         else:
             old = self.mine.copy()
-            self.tracker.source.read(runs, self.mine)
-            if self.tracker.learns and teaching != "never":
-                self.tracker.learn(self._taught(old, teaching))
+            self.tracker.read_from.read(runs, self.mine)
+            if self.tracker.wants_feedback and teaching != "never":
+                self.tracker.feedback(self._taught(old, teaching))
         after = self.tracker.left_open
         self.seen["opened"] += after.difference(before).count
         self.seen["closed"] += before.difference(after).count
@@ -154,12 +156,12 @@ def memory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Memory]:
 def consumer(request: pytest.FixtureRequest, memory: Memory) -> Iterator[Consumer]:
     tracker = HybridTracker(policy=POLICIES[request.param](1), tile_pages=TILE_PAGES)
     yield Consumer(tracker, memory)
-    tracker.disarm()
+    tracker.stop()
 
 
 def test_the_first_answer_is_everything(consumer: Consumer) -> None:
     first = consumer.tracker.collect()
-    assert isinstance(first, Everything)
+    assert isinstance(first, AllDirty)
     assert first.reason is Reason.FIRST
 
 
@@ -200,10 +202,10 @@ def test_after_disarm_it_can_be_armed_again(consumer: Consumer) -> None:
     for number in range(3):
         for _ in range(4):
             consumer.look()
-        consumer.tracker.disarm()
+        consumer.tracker.stop()
         consumer.memory.write(PAGE, number + 1)
-        consumer.tracker.arm(consumer.memory.extent)
-        assert isinstance(consumer.tracker.collect(), Everything)
+        consumer.tracker.start(consumer.memory.extent)
+        assert isinstance(consumer.tracker.collect(), AllDirty)
         consumer.look(fail=True)
 
 
@@ -245,7 +247,7 @@ def test_a_consumer_that_reads_what_is_named_has_the_memory(
         consumer.look()
         consumer.check()
     finally:
-        consumer.tracker.disarm()
+        consumer.tracker.stop()
 
 
 @pytest.mark.storm
@@ -270,7 +272,7 @@ def test_nothing_is_lost_in_thousands_of_transitions(
             for _ in range(chance.choice([1, 1, 5])):
                 consumer.look(teaching=teaching, wait=chance.random() < 0.1)
             consumer.check()
-        tracker.disarm()
+        tracker.stop()
     counts = consumer.seen
     assert all(counts[what] >= 10 for what in (Reason.ARMED, Reason.WOKEN, "opened", "closed")), counts
 
@@ -307,4 +309,4 @@ def test_tiles_of_a_video_are_opened_and_closed_when_it_stops(
         memory.write(17 * PAGE, 77)
         consumer.look()
         consumer.check()
-        tracker.disarm()
+        tracker.stop()

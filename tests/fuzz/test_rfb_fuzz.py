@@ -6,7 +6,7 @@ import asyncio
 import random
 import struct
 import tracemalloc
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -19,8 +19,12 @@ from vramtap.errors import ProtocolError
 from vramtap.rfb.connection import ServerConnection
 from vramtap.rfb.messages import MAX_CUT_TEXT_BYTES
 from vramtap.rfb.updates import UpdateEncoder
-from vramtap.rfb.wire import Buffer
-from vramtap.servers.vnc.session import Cause, SessionOptions, serve_session
+from vramtap.servers.vnc.session import EndReason, SessionOptions, serve_session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vramtap.rfb.wire import Buffer
 
 CHALLENGE = bytes(range(16))
 GREETING = b"RFB 003.008\n\1\1"
@@ -169,7 +173,7 @@ def test_whole_sessions_end_with_a_reason_and_leave_nothing_held(storm: int) -> 
         cuts = sorted(dice.randrange(len(data)) for _ in range(6))
         said = Said(bytes(data[a:b]) for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True))
         departure = await serve_session(said, tap, SessionOptions(failure_delay_s=0))
-        assert departure.cause in (Cause.LEFT, Cause.BROKE_PROTOCOL, Cause.WRONG_PASSWORD)
+        assert departure.cause in (EndReason.LEFT, EndReason.BROKE_PROTOCOL, EndReason.WRONG_PASSWORD)
         assert departure.reason
         assert tap.viewers == []
 

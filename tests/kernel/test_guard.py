@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,7 +20,11 @@ from support.testbed.require import require
 from vramtap.errors import TargetGone
 from vramtap.linux.inject import fetch_guarded
 from vramtap.linux.procfs import comm, status_field, vm_flags
-from vramtap.linux.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vramtap.linux.watchdog import Watchdog
 
 PAGES = 16
 WAIT_S = 10.0

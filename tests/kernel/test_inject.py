@@ -6,10 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,6 +18,9 @@ from vramtap.errors import KernelError, NotFound, Refused, TargetGone, VramtapEr
 from vramtap.linux import inject, procfs
 from vramtap.linux.inject import fetch_userfaultfd
 from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 VICTIM = Path(__file__).with_name("victim.c")
 SEQUENCES = Path(__file__).with_name("sequences.c")

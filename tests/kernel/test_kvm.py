@@ -6,20 +6,23 @@ import errno
 import mmap
 import signal
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from vramtap.errors import KernelError
 from vramtap.linux import kvm_abi as abi
 from vramtap.linux import kvm_exits as exits
 from vramtap.linux.kvm import Kvm, Vcpu, Vm
 from vramtap.pages import PAGE_SIZE, PageRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 PAGES: Final = 200
 """Not a multiple of 64: the end of a bitmap matters."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
 from support.kvm_guest import enter_user_mode
 from vramtap.linux.kvm import Vm
-from vramtap.machine.choose_cpu import LogForm
 from vramtap.machine.kvm_cpu import KvmCpu
 from vramtap.machine.kvm_log import RING_ENTRIES
 from vramtap.machine.layout import BOOT_INFO, VRAM_BYTES
 from vramtap.machine.machine import Machine
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.trackers.base import Everything
+from vramtap.trackers.base import AllDirty
 from vramtap.trackers.machine.kvmlog import KvmLogTracker
+
+if TYPE_CHECKING:
+    from vramtap.machine.choose_cpu import LogForm
 
 STORES_AT_RANDOM = bytes.fromhex(
     "b801000000"  # mov eax, 1
@@ -50,14 +54,14 @@ def test_no_store_is_missed(
         enter_user_mode(machine.memory, machine.cpu)
     with machine:
         tracker = KvmLogTracker()
-        tracker.arm(machine.extent)
+        tracker.start(machine.extent)
         counter = machine.memory.ram[BOOT_INFO : BOOT_INFO + 4].view(np.uint32)
 
         def follow(window: tuple[int, int]) -> bool:
             answer = tracker.collect(window)
-            runs = PageRuns([window]) if isinstance(answer, Everything) else answer
-            tracker.source.read(runs, mine)
-            return isinstance(answer, Everything)
+            runs = PageRuns([window]) if isinstance(answer, AllDirty) else answer
+            tracker.read_from.read(runs, mine)
+            return isinstance(answer, AllDirty)
 
         named = 0
         for turn in range(TURNS * storm):
@@ -71,5 +75,5 @@ def test_no_store_is_missed(
             assert np.array_equal(mine, machine.memory.vram)
         # A ring of 1,024 entries is overrun in every turn.
         assert named > 0 or ring_entries == 1024, "everything was always looked at"
-        tracker.disarm()
+        tracker.stop()
         assert machine.ended is None

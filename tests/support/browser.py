@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from playwright.async_api import ConsoleMessage, Page, async_playwright
 
 from support.testbed.require import program
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from numpy.typing import NDArray
 
 ARGUMENTS = (
     "--no-sandbox",

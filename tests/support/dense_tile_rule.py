@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vramtap.policy.costs import Costs
+if TYPE_CHECKING:
+    from vramtap.policy.costs import Costs
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

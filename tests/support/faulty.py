@@ -9,19 +9,22 @@ import asyncio
 import enum
 import os
 from collections import Counter
-from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vramtap.display.mode import Mode, PixelFormat
 from vramtap.errors import KernelError, NotTappable, TargetGone, TimedOut, VramtapError
-from vramtap.keyboard.events import Input
 from vramtap.memory.extent import Extent
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.trackers.base import Everything, Reason, Waker
+from vramtap.trackers.base import AllDirty, Reason, Waker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from vramtap.keyboard.events import Input
 
 Pixels = NDArray[np.uint32]
 
@@ -214,7 +217,7 @@ class SoftLog:
     """
 
     name = "softlog"
-    windowed = False
+    prefers_window = False
     precision: Literal["exact", "superset"] = "exact"
 
     def __init__(self, target: FaultyTarget, on_collect: Callable[[], None] = lambda: None) -> None:
@@ -240,14 +243,14 @@ class SoftLog:
         return self._waker is not None
 
     @property
-    def source(self) -> Extent:
+    def read_from(self) -> Extent:
         assert self._extent is not None
         return self._extent
 
-    def arm(self, extent: Extent) -> None:
+    def start(self, extent: Extent) -> None:
         self._extent = extent
 
-    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         assert self._extent is not None, "collect after disarm"
         assert self._waker is None, "collect before the waker was cancelled"
         self.collects += 1
@@ -259,7 +262,7 @@ class SoftLog:
         written, self._written = self._written, NO_PAGES
         if self._first:
             self._first = False
-            return Everything(Reason.FIRST)
+            return AllDirty(Reason.FIRST)
         return written
 
     def restore(self, runs: PageRuns) -> None:
@@ -271,14 +274,14 @@ class SoftLog:
         return False
 
     @property
-    def learns(self) -> bool:
+    def wants_feedback(self) -> bool:
         return True
 
-    def learn(self, changed: PageRuns) -> None:
+    def feedback(self, changed: PageRuns) -> None:
         self.learned.append(changed)
 
     @property
-    def patience_s(self) -> float:
+    def idle_after_s(self) -> float:
         return float("inf")
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
@@ -291,7 +294,7 @@ class SoftLog:
     def _forget_waker(self) -> None:
         self._waker = None
 
-    def disarm(self) -> None:
+    def stop(self) -> None:
         assert self._waker is None, "disarm before the waker was cancelled"
         self._extent = None
         self.disarmed += 1

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pytest
@@ -17,14 +16,18 @@ from vramtap.errors import VramtapError
 from vramtap.linux import abi
 from vramtap.linux.calls import syscall
 from vramtap.linux.userfaultfd import FULL_OPEN_FLAGS
-from vramtap.memory.extent import Extent
-from vramtap.policy.costs import Costs
 from vramtap.policy.decide import Counts, Policy, State
 from vramtap.tap import tap as tap_module
 from vramtap.tap.tap import INTERVAL_S, Tap
 from vramtap.targets.open import open_target
 from vramtap.trackers.choose import Choice
 from vramtap.trackers.userfault.hybrid import TILE_PAGES, HybridTracker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from vramtap.memory.extent import Extent
+    from vramtap.policy.costs import Costs
 
 PATIENCE_S: Final = 60.0
 """How long anything is waited for: only a hang takes so long."""
@@ -141,7 +144,7 @@ async def tapped(
     made = kind(policy=policy, allow_filtered=target.tolerates_injection, tile_pages=tile_pages)
 
     def choose(name: str, extent: Extent, **_: object) -> Choice:
-        made.arm(extent)
+        made.start(extent)
         return Choice(made, name)
 
     with pytest.MonkeyPatch.context() as patch:

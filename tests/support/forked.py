@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from support.forking_tapper import Board, Stage
 from support.program import Lines
@@ -24,6 +21,12 @@ from support.testbed.supervise import spawn, stop
 from support.testbed.writer import Writer
 from vramtap.linux.procfs import vm_flags
 from vramtap.pages import PAGE_SIZE
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 WIDTH: Final = 1024
 HEIGHT: Final = 512

@@ -16,20 +16,22 @@ import select
 import signal
 import sys
 from enum import IntEnum
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import numpy as np
 
 from support.forced import ForcedPolicy
 from vramtap.linux.calls import LIBC
-from vramtap.linux.watchdog import Watchdog
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.policy.decide import State
-from vramtap.trackers.base import Everything
+from vramtap.trackers.base import AllDirty
 from vramtap.trackers.userfault.calibrate import fault_us, waking_us
 from vramtap.trackers.userfault.hybrid import HybridTracker
+
+if TYPE_CHECKING:
+    from vramtap.linux.watchdog import Watchdog
+    from vramtap.policy.decide import State
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -106,18 +108,18 @@ class Staged(HybridTracker):
 def _tap(extent: Extent, seed: int, board: Board) -> NoReturn:
     tracker = Staged(policy=ForcedPolicy(seed, arm=0.7))
     tracker.board = board
-    tracker.arm(extent)
+    tracker.start(extent)
     assert not tracker.unarmable, tracker.unarmable
     board.stage, board.watchdog_pid = Stage.LOOKING, tracker.watchdog_pid or 0
     os.write(1, b"attached\n")
     known, fresh = (np.zeros(extent.size_bytes, np.uint8) for _ in range(2))
     while True:
         answer = tracker.collect()
-        runs = PageRuns.full(extent.pages) if isinstance(answer, Everything) else answer
+        runs = PageRuns.full(extent.pages) if isinstance(answer, AllDirty) else answer
         extent.read(runs, fresh)
-        if tracker.learns:
+        if tracker.wants_feedback:
             differ = (fresh.reshape(-1, PAGE_SIZE) != known.reshape(-1, PAGE_SIZE)).any(axis=1)
-            tracker.learn(PageRuns([(page, page + 1) for page in np.flatnonzero(differ).tolist()]))
+            tracker.feedback(PageRuns([(page, page + 1) for page in np.flatnonzero(differ).tolist()]))
         known[:] = fresh
         waker = tracker.wake(lambda: None)
         if waker is not None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
 from vramtap.machine.devices.dispi import VIRT_WIDTH, X_OFFSET, XRES, Y_OFFSET, YRES
-from vramtap.machine.machine import Machine
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vramtap.machine.machine import Machine
 
 FONT: Final = Path(__file__).parents[2] / "src/vramtap/machine/guest/font.c"
 WIDTH: Final = 8

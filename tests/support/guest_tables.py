@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.machine.layout import VRAM_BASE, VRAM_BYTES
-from vramtap.machine.machine import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vramtap.machine.machine import Machine
 
 SMALL: Final = 1 << 12
 LARGE: Final = 1 << 21

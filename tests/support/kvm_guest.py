@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
@@ -24,10 +22,14 @@ from vramtap.machine.layout import (
     VRAM_BASE,
 )
 from vramtap.machine.memory import GuestMemory
-from vramtap.machine.run_notifier import Runs
+from vramtap.machine.run_notifier import RunNotifier
 from vramtap.machine.space import GuestSpace
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 MAILBOX: Final = 0x9_1000
 """Guest-physical: the address to store at, 8 bytes, then the value, 1 byte."""
@@ -82,7 +84,7 @@ class TinyMachine:
         ring_entries: int = RING_ENTRIES,
     ) -> None:
         self.memory = GuestMemory()
-        self.runs = Runs()
+        self.runs = RunNotifier()
         prepare(self.memory, "")
         self.memory.ram[IMAGE_BASE : IMAGE_BASE + len(code)] = np.frombuffer(code, dtype=np.uint8)
         self.kvm = KvmCpu(self.memory, ports or SilentPorts(), log=log, ring_entries=ring_entries)

@@ -6,16 +6,19 @@ It holds the promise the tap makes to every viewer: whoever does so has the scre
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vramtap.display.region import Rect
 from vramtap.errors import TargetGone
-from vramtap.tap.tap import Tap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from vramtap.tap.tap import Tap
 
 Pixels = NDArray[np.uint32]
 

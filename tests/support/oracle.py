@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.machine.machine import Machine
-from vramtap.machine.memory import DeviceLog
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.trackers.base import Everything, Tracker
+from vramtap.trackers.base import AllDirty, Tracker
 from vramtap.trackers.choose import choose
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from vramtap.machine.memory import DeviceLog
 
 ON_UNICORN: Final = ("compare", "log", "dirtybits")
 ON_KVM: Final = ("compare", "log", "dirtybits", "kvmlog")
@@ -27,13 +31,13 @@ class Watched:
         self.name = name
         self.tracker: Tracker = choose(name, machine.extent).tracker
         self.copy: NDArray[np.uint8] = np.zeros(machine.extent.size_bytes, dtype=np.uint8)
-        self.answers: list[PageRuns | Everything] = []
+        self.answers: list[PageRuns | AllDirty] = []
 
-    def collect(self) -> PageRuns | Everything:
+    def collect(self) -> PageRuns | AllDirty:
         """Ask, and bring the copy up to date with what was named, and with nothing else."""
         answer = self.tracker.collect()
-        source = self.tracker.source
-        runs = PageRuns.full(source.pages) if isinstance(answer, Everything) else answer
+        source = self.tracker.read_from
+        runs = PageRuns.full(source.pages) if isinstance(answer, AllDirty) else answer
         source.read(runs, self.copy)
         self.answers.append(answer)
         return answer
@@ -41,12 +45,12 @@ class Watched:
     @property
     def reasons(self) -> list[str]:
         """Of the answers that were everything."""
-        return [answer.reason.value for answer in self.answers if isinstance(answer, Everything)]
+        return [answer.reason.value for answer in self.answers if isinstance(answer, AllDirty)]
 
     @property
     def named(self) -> int:
         """How many answers named pages."""
-        return sum(not isinstance(answer, Everything) for answer in self.answers)
+        return sum(not isinstance(answer, AllDirty) for answer in self.answers)
 
 
 @dataclass
@@ -90,9 +94,9 @@ class Oracle:
 
     def _hold_to(self, watched: Watched, stored: PageRuns, changed: PageRuns) -> None:
         answer = watched.collect()
-        if not isinstance(answer, Everything):
+        if not isinstance(answer, AllDirty):
             # Comparing cannot see a store of what is there already, and need not.
-            must = changed if watched.tracker.windowed else stored
+            must = changed if watched.tracker.prefers_window else stored
             missed = must.difference(answer)
             assert not missed, f"{watched.name} missed {missed} of {must}"
             if watched.tracker.precision == "exact":
@@ -108,7 +112,7 @@ def watching(machine: Machine, names: Sequence[str], truth: Sequence[PageRuns] =
         watched = []
         for name in names:
             watched.append(Watched(machine, name))
-            stack.callback(watched[-1].tracker.disarm)
+            stack.callback(watched[-1].tracker.stop)
         stack.enter_context(machine)
         yield Oracle(machine, watched, truth)
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from support.kvm_guest import FIRST_PAGE, MAILBOX, STORE_AS_TOLD, SilentPorts
 from support.soft_mmu import Tables
@@ -15,10 +13,14 @@ from vramtap.machine.choose_cpu import CpuName, make_cpu
 from vramtap.machine.cpu import ExitKind
 from vramtap.machine.layout import BOOT_INFO, BOOT_STACK, IMAGE_BASE, VRAM_BASE
 from vramtap.machine.memory import GuestMemory
-from vramtap.machine.run_notifier import Runs
+from vramtap.machine.run_notifier import RunNotifier
 from vramtap.machine.space import GuestSpace
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 PAGES: Final = 64
 SCREEN: Final = 0xFFFF_8000_0010_0000
@@ -36,7 +38,7 @@ class PagedMachine:
 
     def __init__(self, cpu: CpuName) -> None:
         self.memory = GuestMemory()
-        self.runs = Runs()
+        self.runs = RunNotifier()
         prepare(self.memory, "")
         self.memory.store(IMAGE_BASE, STORE_AS_TOLD)
         self.tables = Tables(self.memory, TABLES)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.display.mode import Mode
 from vramtap.errors import NotTappable
-from vramtap.keyboard.events import Input, KeyEvent, PointerEvent
-from vramtap.memory.extent import Extent
 from vramtap.memory.own import extent_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from vramtap.keyboard.events import Input, KeyEvent, PointerEvent
+    from vramtap.memory.extent import Extent
 
 MAX_BYTES = 1920 * 1080 * 4
 

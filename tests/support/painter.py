@@ -6,18 +6,20 @@ import contextlib
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Final
 
 from support.testbed import ppm
 from support.testbed.cache import built, key, run
 from support.testbed.qmp import Monitor
 from support.testbed.supervise import spawn, stop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 SOURCE: Final = Path(__file__).with_name("painter.S")
 SIZE: Final = (600, 800)

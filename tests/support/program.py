@@ -12,13 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from support.rfb_client import RAW, PixelFormat, RfbClient
 from support.testbed.supervise import spawn, stop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
 
 PROGRAM: Final = Path(sys.executable).with_name("vramtap")
 PATIENCE_S: Final = 60.0

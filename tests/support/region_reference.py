@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from vramtap.display.mode import Mode, PixelFormat
 from vramtap.display.region import Rect
 from vramtap.errors import KernelError
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE, PageRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
 
 def widen(value: int, bits: int) -> int:

@@ -14,15 +14,12 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
-from numpy.typing import NDArray
 
 from support.rfb_decoder import (
     COMPRESSION_0,
@@ -40,6 +37,12 @@ from support.rfb_decoder import (
     Decoder,
     PixelFormat,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from numpy.typing import NDArray
 
 __all__ = [
     "COMPRESSION_0",

@@ -14,8 +14,10 @@ import signal
 import subprocess
 import sys
 import threading
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 PAGE: Final = 4096
 KERNEL_BYTE: Final = 0xA5

@@ -7,14 +7,16 @@ is told to forget them, as the manual allows a CPU to do (Intel SDM volume 3A, 4
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vramtap.machine.cpu import Exit, ExitKind, Registers
 from vramtap.machine.layout import RAM_BYTES, VRAM_BASE, VRAM_BYTES
 from vramtap.machine.memory import GuestMemory
-from vramtap.machine.run_notifier import Runs
+from vramtap.machine.run_notifier import RunNotifier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PRESENT, WRITABLE, ACCESSED, DIRTY, LARGE = 1, 2, 1 << 5, 1 << 6, 1 << 7
 FRAME = 4096
@@ -160,7 +162,7 @@ class SoftMachine:
 
     def __init__(self, memory: GuestMemory | None = None, cr3: int = 0) -> None:
         self.memory = memory or GuestMemory()
-        self.runs = Runs()
+        self.runs = RunNotifier()
         self.cpu = SoftCpu(self.memory, cr3)
 
     @contextlib.contextmanager

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,9 @@ from vramtap.display.pending import Pending
 from vramtap.display.region import Rect
 from vramtap.errors import TargetGone
 from vramtap.keyboard.events import Input, KeyEvent, PointerEvent
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 Pixels = NDArray[np.uint32]
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
 from support.faulty import ArmedLog, FaultyTarget, SoftLog
 from support.model_client import ModelClient
-from vramtap.memory.extent import Extent
 from vramtap.tap import tap as tap_module
 from vramtap.tap.tap import Tap
-from vramtap.trackers.base import Tracker
-from vramtap.trackers.choose import Choice, Wishes
+from vramtap.trackers.choose import Choice, TrackerOptions
 from vramtap.trackers.compare import CompareTracker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from vramtap.memory.extent import Extent
+    from vramtap.trackers.base import Tracker
 
 TRACKERS = ("softlog", "compare")
 
@@ -28,8 +32,8 @@ async def tapped(
     if tracker in ("softlog", "armed"):
         made = (SoftLog if tracker == "softlog" else ArmedLog)(target, on_collect)
 
-    def choose(name: str, extent: Extent, *, allow_filtered: bool, wishes: Wishes | None) -> Choice:
-        made.arm(extent)
+    def choose(name: str, extent: Extent, *, allow_filtered: bool, options: TrackerOptions | None) -> Choice:
+        made.start(extent)
         return Choice(made, name)
 
     with pytest.MonkeyPatch.context() as patch:

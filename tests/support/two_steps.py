@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vramtap.machine.cpu import Cpu
-from vramtap.machine.memory import GuestMemory
 from vramtap.machine.paging import DIRTY, read_entries
 from vramtap.trackers.machine.dirtybits import DirtyBitsTracker
-from vramtap.trackers.machine.known_tables import KnownTables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from vramtap.machine.cpu import Cpu
+    from vramtap.machine.memory import GuestMemory
+    from vramtap.trackers.machine.known_tables import KnownTables
 
 
 class InTwoSteps(DirtyBitsTracker):

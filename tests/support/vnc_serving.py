@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from support.rfb_client import RAW, PixelFormat, RfbClient
-from vramtap.servers.vnc.server import VncServer
+
+if TYPE_CHECKING:
+    from vramtap.servers.vnc.server import VncServer
 
 off = asyncio.to_thread
 """Run what blocks, while the server goes on."""

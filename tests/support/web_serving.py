@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
 from support.web_synthetic import SyntheticTap
-from vramtap.servers.vnc.session import Cause, Departure, SessionOptions
+from vramtap.servers.vnc.session import EndReason, SessionEnd, SessionOptions
 from vramtap.servers.web.server import WebServer
-from vramtap.servers.web.watched import WatchedTap
-from vramtap.servers.web.websocket import WebSocketStream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from vramtap.servers.web.watched import WatchedTap
+    from vramtap.servers.web.websocket import WebSocketStream
 
 
-async def echo(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> Departure:
+async def echo(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> SessionEnd:
     while data := await stream.receive():
         await stream.send([data])
-    return Departure(Cause.LEFT, "left", True)
+    return SessionEnd(EndReason.LEFT, "left", True)
 
 
 @asynccontextmanager

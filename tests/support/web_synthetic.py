@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import socket
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.display.mode import Mode
 from vramtap.display.pending import Pending
 from vramtap.errors import TargetGone
-from vramtap.keyboard.events import Input, KeyEvent, PointerEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from vramtap.keyboard.events import Input, KeyEvent, PointerEvent
 
 
 class DeafInput:

@@ -5,25 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from support.fake_xen.host import VRAM_FRAME, FakeXen, fake_xen
-from vramtap.linux.schedstat import RunClock
+from vramtap.linux.schedstat import SchedstatProbe
 from vramtap.memory.extent import Extent
 from vramtap.memory.foreign import XenSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.trackers.base import Everything
+from vramtap.trackers.base import AllDirty
 from vramtap.trackers.xen.tracker import XenTracker
 from vramtap.xen.foreignmemory import ForeignMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
 DOMID: Final = 3
 
 
-class ModelClock(RunClock):
+class ModelClock(SchedstatProbe):
     """Of a device model that runs when it is told to."""
 
     def __init__(self) -> None:
@@ -66,8 +69,8 @@ class XenDomain:
     def tracker(self, make: Callable[..., XenTracker] = XenTracker) -> XenTracker:
         """One that is armed; disarmed at the end."""
         tracker = make(clock=self.clock)
-        tracker.arm(self.extent)
-        self._close.callback(tracker.disarm)
+        tracker.start(self.extent)
+        self._close.callback(tracker.stop)
         return tracker
 
     def close(self) -> None:
@@ -96,9 +99,9 @@ class XenDomain:
         self.xen.create(self.domid, pages=self.pages, hap=self.hap)
         assert self.space.place(self.domid, VRAM_FRAME)
 
-    def read(self, answer: PageRuns | Everything, window: tuple[int, int]) -> PageRuns:
+    def read(self, answer: PageRuns | AllDirty, window: tuple[int, int]) -> PageRuns:
         """What a consumer does with an answer; returns the pages whose bytes were others."""
-        runs = PageRuns([window]) if isinstance(answer, Everything) else answer
+        runs = PageRuns([window]) if isinstance(answer, AllDirty) else answer
         assert runs == runs.clip(*window)
         into: NDArray[np.uint8] = np.zeros(self.pages * PAGE_SIZE, dtype=np.uint8)
         self.extent.read(runs, into)

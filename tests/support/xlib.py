@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import selectors
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 _KEY_EVENTS: Final = {2: True, 3: False}
 _BUTTON_EVENTS: Final = {4: True, 5: False}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import selectors
 import time
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import xcffib
 import xcffib.damage
 import xcffib.xproto
-from numpy.typing import NDArray
 
 from support.testbed.xclient import XClient
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
 
 _NON_EMPTY: Final = 3
 """DamageReportNonEmpty (X11/extensions/damagewire.h): one event, until it is subtracted."""

@@ -11,13 +11,12 @@ import socket
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from support import denied as denial
@@ -29,6 +28,11 @@ from support.testbed.require import require
 from support.testbed.writer import Writer
 from support.testbed.xvfb import Xvfb
 from vramtap.trackers.choose import NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 640, 480
 SIZE_BYTES = WIDTH * HEIGHT * 4

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +16,9 @@ from support.synthetic_tap import RecordingInput, SyntheticTap
 from vramtap.keyboard.events import KeyEvent, PointerEvent
 from vramtap.servers.vnc.server import VncServer
 from vramtap.servers.vnc.session import SessionOptions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 SCREEN = picture("patches", 640, 480, seed=5)
 LIMIT_S = 60

@@ -6,10 +6,10 @@ import contextlib
 import sys
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from support import denied as denial
 from support.follower import Follower
@@ -20,6 +20,9 @@ from support.rfb_client import COPY_RECT, DESKTOP_SIZE, EXTENDED_DESKTOP_SIZE, R
 from vramtap.machine.layout import RAM_BYTES, VRAM_BASE
 from vramtap.machine.machine import Machine
 from vramtap.machine.workloads import WORKLOADS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SMALL = "mode=320x200"
 FRAMES = 24

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
 
 import vramtap
 from support.browser import PATIENCE_S, SCREEN, Window, window
@@ -13,6 +13,9 @@ from support.guest_screen import CONSOLE_INK, HEIGHT, TITLE_INK, locate, pixels
 from support.program import demo
 from vramtap.rfb import connection
 from vramtap.servers.web.server import WebServer
+
+if TYPE_CHECKING:
+    import pytest
 
 TEXT = "Typed, in_the {browser}: 42!"
 TITLE = "drag me"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,8 +12,11 @@ from support.paged_kvm_guest import PAGES, SCREEN, PagedMachine
 from vramtap.machine.layout import VRAM_BASE
 from vramtap.machine.paging import DIRTY, LARGE
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.base import AllDirty, Reason
 from vramtap.trackers.machine.dirtybits import DirtyBitsTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FRAMES = VRAM_BASE + FIRST_PAGE * PAGE_SIZE
 ALIAS = SCREEN + 128 * PAGE_SIZE
@@ -30,14 +33,14 @@ def machine(request: pytest.FixtureRequest) -> Iterator[PagedMachine]:
 @pytest.fixture
 def tracker(machine: PagedMachine) -> Iterator[DirtyBitsTracker]:
     tracker = DirtyBitsTracker()
-    tracker.arm(machine.extent)
-    assert tracker.collect() == Everything(Reason.FIRST)
+    tracker.start(machine.extent)
+    assert tracker.collect() == AllDirty(Reason.FIRST)
     yield tracker
-    tracker.disarm()
+    tracker.stop()
 
 
-def reason(answer: PageRuns | Everything) -> Reason:
-    assert isinstance(answer, Everything), answer
+def reason(answer: PageRuns | AllDirty) -> Reason:
+    assert isinstance(answer, AllDirty), answer
     return answer.reason
 
 
@@ -86,7 +89,7 @@ def test_a_large_page_is_told_and_left_behind(machine: PagedMachine, tracker: Di
     assert machine.memory.vram[(FIRST_PAGE + 4) * PAGE_SIZE] == 4
     assert reason(tracker.collect()) is Reason.LARGE_PAGE
     machine.store_word(entry, table)
-    assert isinstance(tracker.collect(), Everything)
+    assert isinstance(tracker.collect(), AllDirty)
     machine.store(SCREEN, 1)
     assert tracker.collect() == PageRuns([(0, 1)])
 

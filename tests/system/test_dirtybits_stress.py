@@ -7,9 +7,8 @@ keeps a copy, reads what is named, and now and then, with the guest stopped, com
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pytest
@@ -21,12 +20,16 @@ from support.two_steps import InTwoSteps
 from vramtap.machine.cpu import Registers
 from vramtap.machine.layout import IMAGE_BASE, VRAM_BASE
 from vramtap.machine.machine import Machine
-from vramtap.machine.memory import GuestMemory
 from vramtap.machine.space import GuestSpace, Stoppable
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.trackers.base import Everything
+from vramtap.trackers.base import AllDirty
 from vramtap.trackers.machine.dirtybits import DirtyBitsTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from vramtap.machine.memory import GuestMemory
 
 PAGES: Final = 2048
 TABLES: Final = 0x20_0000
@@ -105,9 +108,9 @@ class Follower:
 
     def look(self) -> None:
         answer = self.tracker.collect()
-        runs = PageRuns.full(PAGES) if isinstance(answer, Everything) else answer
-        self.named += runs.count if not isinstance(answer, Everything) else 0
-        self.tracker.source.read(runs, self.mine)
+        runs = PageRuns.full(PAGES) if isinstance(answer, AllDirty) else answer
+        self.named += runs.count if not isinstance(answer, AllDirty) else 0
+        self.tracker.read_from.read(runs, self.mine)
 
     @property
     def lost(self) -> bool:
@@ -137,7 +140,7 @@ def follow(
     extent = Extent(GuestSpace(seen), machine.memory.vram.ctypes.data, PAGES)
     with machine:
         tracker = kind()
-        tracker.arm(extent)
+        tracker.start(extent)
         follower = Follower(tracker, machine.memory)
         for number in range(ROUNDS):
             await_stores(machine, STORES_A_LOOK)
@@ -148,7 +151,7 @@ def follow(
                     if until(follower, number):
                         break
         with machine.paused():
-            tracker.disarm()
+            tracker.stop()
     return follower
 
 
@@ -199,10 +202,10 @@ def test_a_translation_that_is_not_forgotten_hides_the_next_store(
     if not flushed:
         monkeypatch.setattr(machine.cpu, "flush_tlb", lambda: None)
     tracker = DirtyBitsTracker()
-    tracker.arm(machine.extent)
+    tracker.start(machine.extent)
     tracker.collect()
     machine.store(SCREEN, 1)
     assert tracker.collect() == PageRuns([(0, 1)])
     machine.store(SCREEN, 2)
     assert (tracker.collect() == PageRuns([(0, 1)])) is flushed
-    tracker.disarm()
+    tracker.stop()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from support.testbed.guest import Guest
+from typing import TYPE_CHECKING
+
 from support.testbed.xvfb import Framebuffer, Xvfb
 from vramtap.targets.discover import discover
-from vramtap.targets.discovered import Found
+from vramtap.targets.discovered import Discovered
 from vramtap.targets.url import parse
+
+if TYPE_CHECKING:
+    from support.testbed.guest import Guest
 
 
 def test_x_servers_are_found() -> None:
     with Xvfb(Framebuffer.PLAIN, 64, 64) as one, Xvfb(Framebuffer.SHMEM, 64, 64) as other:
         found = discover()
         for server in (one, other):
-            assert Found(server.url, "Xvfb", server.pid, True) in found
+            assert Discovered(server.url, "Xvfb", server.pid, True) in found
         gone = other.url
     assert gone not in {target.url for target in discover()}
 

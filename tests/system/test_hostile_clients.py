@@ -9,8 +9,8 @@ import re
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -18,8 +18,12 @@ import numpy as np
 from support.follower import Follower
 from support.program import PATIENCE_S, Served, serve
 from support.rfb_client import COPY_RECT, DESKTOP_SIZE, RAW, TIGHT, ZRLE, Broken
-from support.testbed.guest import Guest
 from support.testbed.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from support.testbed.guest import Guest
 
 WIDTH, HEIGHT = 1024, 768
 SCREEN_BYTES = WIDTH * HEIGHT * 4

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from support.follower import Follower
 from support.forced import ArmAtOnce, armed, asleep, require_arming, tapped
 from support.model_client import ModelClient
 from support.rfb_client import RAW, RfbClient
-from support.testbed.guest import Guest
 from support.testbed.xclient import XClient
 from support.testbed.xvfb import Framebuffer, Xvfb
 from vramtap.errors import TargetGone
@@ -23,6 +21,13 @@ from vramtap.policy.decide import OnlinePolicy, Policy
 from vramtap.servers.vnc.server import VncServer
 from vramtap.tap import mode_clock as geometry
 from vramtap.tap import tap as tap_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from support.testbed.guest import Guest
 
 pytestmark = pytest.mark.usefixtures("arming")
 

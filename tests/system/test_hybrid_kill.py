@@ -7,7 +7,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,8 +15,12 @@ from support.forced import ForcedPolicy, require_arming, tapped, until
 from support.forked import bursting, descriptors, picture_of, protections, tapping, url_of
 from support.forking_tapper import Stage
 from support.model_client import ModelClient
-from support.testbed.writer import Writer
 from vramtap.tap import tap as tap_module
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.testbed.writer import Writer
 
 MOMENTS, MOMENTS_LONG = 25, 1000
 """Of kills, over all kinds of memory: what a change is held to, and what `make storm` does."""

@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -23,6 +23,9 @@ from support.program import Lines
 from support.testbed.supervise import spawn, stop
 from support.testbed.writer import Writer
 from vramtap.tap import tap as tap_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 TAPPER = Path(__file__).with_name("following_tapper.py")
 HANG_S = 60.0

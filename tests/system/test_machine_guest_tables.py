@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from support.guest_tables import LARGE, SMALL, Mapping, Tables, tables_of
 from vramtap.machine.layout import RAM_BYTES, VRAM_BASE, VRAM_BYTES
 from vramtap.machine.machine import Machine
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 POOL = 0x400000
 ADDRESS = 0x000F_FFFF_FFFF_F000

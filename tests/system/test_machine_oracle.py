@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from support.oracle import ON_KVM, ON_UNICORN, Oracle, true_pages, watching
-from vramtap.machine.choose_cpu import LogForm
 from vramtap.machine.machine import Machine
 from vramtap.machine.workloads import MEASURED
 from vramtap.pages import PageRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vramtap.machine.choose_cpu import LogForm
 
 DRAWING = [name for name in MEASURED if name != "idle"]
 FRAMES = 24

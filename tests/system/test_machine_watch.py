@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +16,9 @@ from vramtap.machine.space import guest_space
 from vramtap.pages import PageRuns
 from vramtap.trackers.machine.wake import MachineWatch
 from vramtap.trackers.userfault.log import LogTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 NEVER_S = 1e6
 """No test takes so long: what is seen then is not the timer's doing."""
@@ -81,7 +84,7 @@ class Watched:
     def __init__(self, machine: Machine, interval_s: float) -> None:
         self.machine = machine
         self.tracker = LogTracker()
-        self.tracker.arm(machine.extent)
+        self.tracker.start(machine.extent)
         self.tracker.collect()
         self.asked = 0
         self._interval_s = interval_s
@@ -129,7 +132,7 @@ def watched(source: str, cpu: str, interval_s: float = NEVER_S) -> Iterator[Watc
         found = Watched(machine, interval_s)
         yield found
         found.cancel()
-        found.tracker.disarm()
+        found.tracker.stop()
 
 
 def test_a_guest_that_runs_for_nothing_does_not_wake_the_watch_and_a_key_does(cpu: str) -> None:
@@ -181,7 +184,7 @@ def test_a_machine_may_end_under_the_watch(cpu: str) -> None:
         assert not found.told.is_set()
     assert found.told.is_set(), "its last run has ended, too"
     found.cancel()
-    found.tracker.disarm()
+    found.tracker.stop()
 
 
 def test_a_guest_that_never_halts_is_noticed(cpu: str) -> None:
@@ -212,4 +215,4 @@ def test_with_nothing_to_do_both_threads_sleep_for_ever() -> None:
         assert "it_value: (0, 0)" in timer
         assert not found.told.is_set()
         found.cancel()
-        found.tracker.disarm()
+        found.tracker.stop()

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from support.testbed.writer import Writer
 from vramtap.display.screen import Screen
 from vramtap.errors import TargetGone
 from vramtap.linux.procfs import vm_flags
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.targets.base import Target
 from vramtap.targets.open import open_target
-from vramtap.trackers.base import Everything
+from vramtap.trackers.base import AllDirty
 from vramtap.trackers.choose import choose
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from vramtap.targets.base import Target
 
 WIDTH, HEIGHT = 640, 480
 SIZE = WIDTH * HEIGHT * 4
@@ -51,14 +56,14 @@ async def follow(target: Target, writer: Writer, tracker_name: str) -> NDArray[n
         while True:
             last = finishing.done()
             runs = tracker.collect()
-            if isinstance(runs, Everything):
+            if isinstance(runs, AllDirty):
                 runs = PageRuns.full(target.extent.pages)
-            screen.refresh(tracker.source, runs)
+            screen.refresh(tracker.read_from, runs)
             if last:
                 return screen.pixels.copy()
             await asyncio.sleep(0)
     finally:
-        tracker.disarm()
+        tracker.stop()
 
 
 @pytest.mark.parametrize("tracker", ["hybrid", "log", "compare"])
@@ -78,7 +83,7 @@ async def test_a_tap_leaves_no_protection_behind() -> None:
             tracker = choose("log", target.extent).tracker
             protected = [mapping for mapping, flags in vm_flags(writer.pid) if "uw" in flags]
             assert protected
-            tracker.disarm()
+            tracker.stop()
         assert not [mapping for mapping, flags in vm_flags(writer.pid) if "uw" in flags]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,7 +12,11 @@ import vramtap
 from support.model_client import ModelClient
 from support.testbed.guest import Guest
 from vramtap.display.mode import PixelFormat
-from vramtap.tap.tap import Tap
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vramtap.tap.tap import Tap
 
 TRACKERS = ("hybrid", "log", "compare")
 

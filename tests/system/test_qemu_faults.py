@@ -14,8 +14,8 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -26,8 +26,12 @@ from support.testbed.guest import Guest
 from support.testbed.supervise import spawn, stop
 from vramtap.errors import AttachError, NotFound, NotTappable, Refused, TargetGone, VramtapError
 from vramtap.linux.procfs import vm_flags
-from vramtap.tap.tap import Tap
 from vramtap.targets.qemu import qmp
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from vramtap.tap.tap import Tap
 
 TAPPER = Path(__file__).with_name("tapper.py")
 HANG_S = 60.0

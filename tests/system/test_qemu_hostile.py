@@ -7,7 +7,7 @@ import itertools
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 import vramtap
 from support.fake_qmp import fake_qmp
 from support.model_client import ModelClient
-from support.testbed.guest import Guest
 from vramtap.errors import VramtapError
 from vramtap.pages import PAGE_SIZE
 from vramtap.targets.qemu import qmp
+
+if TYPE_CHECKING:
+    from support.testbed.guest import Guest
 
 TRACKERS = ("hybrid", "log", "compare")
 

@@ -7,8 +7,7 @@ import contextlib
 import errno
 import os
 import resource
-from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -25,6 +24,10 @@ from vramtap.errors import KernelError
 from vramtap.linux.procfs import status_field, vm_flags
 from vramtap.pages import PAGE_SIZE
 from vramtap.targets.qemu.target import QemuTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 UPDATES = 20
 """That a painter is followed for; each has some thousand pixels."""

@@ -6,13 +6,10 @@ import asyncio
 import contextlib
 import importlib
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from support.program import PATIENCE_S, PROGRAM, Served, serve
@@ -21,6 +18,12 @@ from support.testbed.require import program
 from support.testbed.supervise import spawn, stop
 from support.testbed.xvfb import Xvfb
 from support.xwatch import XWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 VNCDO = PROGRAM.with_name("vncdo")
 SYMBOLS = r"""abc XYZ 0123456789 `-=[]\;,./ ~!@#$%^&*()_+{}|:"<>?"""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from support.follower import Follower
 from support.pictures import RGB565, RGBX
@@ -22,10 +21,16 @@ from support.rfb_client import (
     ZRLE,
     PixelFormat,
 )
-from support.testbed.guest import Guest
 from support.testbed.writer import Writer
 from support.testbed.xclient import XClient
 from support.testbed.xvfb import Framebuffer, Xvfb
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from support.testbed.guest import Guest
 
 SIZES = (DESKTOP_SIZE, EXTENDED_DESKTOP_SIZE)
 WIDTH, HEIGHT = 640, 480

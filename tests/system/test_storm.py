@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -21,14 +20,18 @@ import vramtap
 from support.forced import ArmAtOnce, Counted, ForcedPolicy, armed, require_arming, tapped, until
 from support.model_client import ModelClient
 from support.testbed.writer import Writer
-from vramtap.linux.watchdog import Watchdog
-from vramtap.memory.extent import Extent
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.policy.decide import OnlinePolicy, State
 from vramtap.tap import tap as tap_module
-from vramtap.tap.tap import Tap
-from vramtap.trackers.base import Everything
+from vramtap.trackers.base import AllDirty
 from vramtap.trackers.userfault.hybrid import HybridTracker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from vramtap.linux.watchdog import Watchdog
+    from vramtap.memory.extent import Extent
+    from vramtap.tap.tap import Tap
 
 TRACKERS = ("log", "compare")
 WRITES = 10_000_000
@@ -271,10 +274,10 @@ class IgnoresWhatHandingOverMissed(HybridTracker):
 class IgnoresOpenTiles(HybridTracker):
     """Does not report what it does not protect."""
 
-    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         left_open = self.left_open
         answer = super().collect(window)
-        return answer if isinstance(answer, Everything) else answer.difference(left_open)
+        return answer if isinstance(answer, AllDirty) else answer.difference(left_open)
 
 
 class IgnoresClosedTiles(HybridTracker):
@@ -334,12 +337,12 @@ async def test_what_is_written_while_nothing_is_protected(
                 await until(lambda: tracker.armed)
             real, written = getattr(tracker._log, gap), 0
 
-            def then_write(why: Everything) -> Everything | None:
+            def then_write(why: AllDirty) -> AllDirty | None:
                 nonlocal written
                 before = real(why) if gap == "suspend" else None
                 if not written:
                     written = writer.run()
-                return before if gap == "suspend" else cast(Everything, real(why))
+                return before if gap == "suspend" else cast("AllDirty", real(why))
 
             monkeypatch.setattr(tracker._log, gap, then_write)
             if gap == "resume":

@@ -9,9 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -22,6 +20,10 @@ from support.testbed.xvfb import Xvfb
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.trace.store import load, save
 from vramtap.trace.trace import Trace, TraceBuilder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 WIDTH, HEIGHT = 640, 480
 

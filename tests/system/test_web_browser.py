@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,10 +14,14 @@ from PIL import Image
 
 from support.browser import PATIENCE_S, SCREEN, Window, window
 from support.painted import PaintedTarget
-from support.testbed.guest import Guest
 from vramtap.servers.web.server import WebServer
 from vramtap.tap.tap import Tap
 from vramtap.targets.open import open_target
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from support.testbed.guest import Guest
 
 TOOLS = ("Send Ctrl-Alt-Del", "Scale to fit", "Save a screenshot as PNG", "Full screen")
 

@@ -9,16 +9,14 @@ import signal
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import xcffib
 import xcffib.randr
 import xcffib.xproto
-from numpy.typing import NDArray
 
 from support.testbed.supervise import spawn, stop
 from support.testbed.xclient import XClient
@@ -33,8 +31,13 @@ from vramtap.targets.url import parse
 from vramtap.targets.x11 import connection as xconnect
 from vramtap.targets.x11.framebuffer_search import read_bytes
 from vramtap.targets.x11.target import X11Target
-from vramtap.trackers.base import Everything
+from vramtap.trackers.base import AllDirty
 from vramtap.trackers.userfault.log import LogTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
 
 ITEM = {24: np.uint32, 16: np.uint16, 15: np.uint16, 8: np.uint8}
 FORMAT = {24: PixelFormat.XR24, 16: PixelFormat.RG16, 15: PixelFormat.XR15, 8: PixelFormat.C8}
@@ -117,10 +120,10 @@ async def test_the_kernel_logs_what_the_server_writes(framebuffer: Framebuffer) 
             mode = await target.mode()
             assert mode is not None
             screen, log = Screen(), LogTracker()
-            log.arm(target.extent)
+            log.start(target.extent)
             try:
                 screen.set_mode(mode)
-                assert isinstance(log.collect(), Everything)
+                assert isinstance(log.collect(), AllDirty)
                 screen.refresh(target.extent, PageRuns.full(target.extent.pages))
                 assert log.collect() == PageRuns()
                 client.fill(100, 50, 2, 2, 0xABCDEF)
@@ -131,7 +134,7 @@ async def test_the_kernel_logs_what_the_server_writes(framebuffer: Framebuffer) 
                 assert damage.area == 4
                 np.testing.assert_array_equal(screen.pixels, client.pixels())
             finally:
-                log.disarm()
+                log.stop()
 
 
 async def test_each_screen_of_a_server_is_found() -> None:
@@ -237,7 +240,7 @@ async def test_new_colors_are_written_where_the_screen_begins(framebuffer: Frame
             mode = await target.mode()
             assert mode is not None
             log = LogTracker()
-            log.arm(target.extent)
+            log.start(target.extent)
             try:
                 log.collect()
                 changes: tuple[Callable[[], object], ...] = (
@@ -251,7 +254,7 @@ async def test_new_colors_are_written_where_the_screen_begins(framebuffer: Frame
                     first = mode.window[0]
                     assert log.collect(mode.window) == PageRuns([(first, first + 1)])
             finally:
-                log.disarm()
+                log.stop()
 
 
 async def test_eight_bits_with_fixed_colors_are_understood() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import xcffib
@@ -19,6 +18,9 @@ from vramtap.keyboard.keysyms import char_to_keysym, keysym_to_char
 from vramtap.targets.x11 import input as xinput
 from vramtap.targets.x11.connection import Display
 from vramtap.targets.x11.input import XInput
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 SHIFT, CONTROL, CAPS, NUM = 0xFFE1, 0xFFE3, 0xFFE5, 0xFF7F
 MODIFIERS = {SHIFT, 0xFFE2, CONTROL, CAPS, NUM, 0xFE03}
@@ -33,8 +35,8 @@ class Desk:
         self.seen = seen
 
     async def send(self, *events: tuple[int, bool] | tuple[int, bool, int]) -> None:
-        for keysym, down, *scancode in events:
-            await self.keys.key(KeyEvent(keysym, down, *scancode))
+        for keysym, down, *code in events:
+            await self.keys.key(KeyEvent(keysym=keysym, down=down, scancode=code[0] if code else 0))
 
     async def strike(self, keysym: int, scancode: int = 0) -> int:
         """Press and release; returns what the program read at the press, modifiers left out."""
@@ -247,10 +249,10 @@ async def test_a_server_that_exits_takes_input_with_it() -> None:
     with Xvfb(width=64, height=64) as server:
         keys = XInput.connect(Display(int(server.display[1:])))
         assert keys is not None
-        await keys.key(KeyEvent(ord("g"), True))
+        await keys.key(KeyEvent(keysym=ord("g"), down=True))
         assert not keys.lost
         server.kill()
-        await keys.key(KeyEvent(ord("g"), False))
+        await keys.key(KeyEvent(keysym=ord("g"), down=False))
         await keys.release_all()
         assert keys.lost
         await keys.close()

@@ -16,17 +16,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from support.testbed.errors import LabError
 from support.testbed.guest import Guest
 from support.testbed.supervise import spawn, stop
 from support.testbed.xvfb import Xvfb
-from vramtap.targets.base import Target
 from vramtap.targets.open import open_target
 from vramtap.trace import record
 from vramtap.trace.recording import Recording
-from vramtap.trace.trace import Trace
+
+if TYPE_CHECKING:
+    from vramtap.targets.base import Target
+    from vramtap.trace.trace import Trace
 
 HZ: Final = 60
 SECONDS: Final = 60

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.targets.url import parse
 from vramtap.trace.record import looks_in
 from vramtap.trace.record_machine import record_machine
 from vramtap.trace.recording import Recording
-from vramtap.trace.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vramtap.trace.trace import Trace
 
 NAMES: Final = ("idle", "caret", "typing", "scroll", "drag", "video-window", "video-full", "random")
 HZ: Final = 60

@@ -8,19 +8,22 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import vramtap
 from support.testbed.writer import Writer
 from vramtap.errors import NotFound, UsageError, VramtapError
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.trackers.base import Everything, Reason, Tracker
+from vramtap.trackers.base import AllDirty, Reason, Tracker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 320, 200
 TRACKERS = ("auto", "log", "compare")
@@ -38,11 +41,11 @@ def tracked(array: NDArray[Any], tracker: str = "auto") -> Iterator[Tracker]:
     following = vramtap.track(array, tracker=tracker)
     try:
         first = following.collect()
-        assert isinstance(first, Everything)
+        assert isinstance(first, AllDirty)
         assert first.reason is Reason.FIRST
         yield following
     finally:
-        following.disarm()
+        following.stop()
 
 
 @pytest.mark.parametrize("name", TRACKERS)
@@ -80,10 +83,10 @@ def test_what_could_not_be_used_is_named_again(name: str) -> None:
 def test_the_array_lives_as_long_as_its_tracker() -> None:
     with contextlib.ExitStack() as stack:
         tracker = vramtap.track(np.ones(64 * PAGE_SIZE, np.uint8))
-        stack.callback(tracker.disarm)
+        stack.callback(tracker.stop)
         tracker.collect()
         read = np.zeros(PAGE_SIZE, np.uint8)
-        tracker.source.read(PageRuns([(5, 6)]), read, 5)
+        tracker.read_from.read(PageRuns([(5, 6)]), read, 5)
         assert read.all()
 
 

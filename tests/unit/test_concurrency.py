@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from vramtap.concurrency import aside
+from vramtap.concurrency import run_in_thread
 
 HANG_S = 30
 
@@ -35,7 +35,7 @@ class Slow:
 
 
 async def begun(slow: Slow) -> asyncio.Task[str]:
-    task = asyncio.create_task(aside(slow.work, slow.let_go))
+    task = asyncio.create_task(run_in_thread(slow.work, slow.let_go))
     assert await asyncio.to_thread(slow.began.wait, HANG_S)
     return task
 
@@ -43,7 +43,7 @@ async def begun(slow: Slow) -> asyncio.Task[str]:
 async def test_what_it_made_is_returned() -> None:
     slow = Slow()
     slow.may_end.set()
-    assert await aside(slow.work, slow.let_go) == "made"
+    assert await run_in_thread(slow.work, slow.let_go) == "made"
     assert not slow.given_back
 
 
@@ -51,7 +51,7 @@ async def test_what_it_raises_is_raised() -> None:
     slow = Slow(ValueError("no"))
     slow.may_end.set()
     with pytest.raises(ValueError, match="no"):
-        await aside(slow.work, slow.let_go)
+        await run_in_thread(slow.work, slow.let_go)
     assert not slow.given_back
 
 

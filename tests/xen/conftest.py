@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import pytest
+if TYPE_CHECKING:
+    import pytest
 
 LAB: Final = "VRAMTAP_XEN_LAB"
 """Environment variable that the laboratory's dom0 sets."""

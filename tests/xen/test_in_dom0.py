@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +11,9 @@ from support.testbed.errors import LabError
 from support.testbed.require import program, require
 from xen.testbed import layers, suite
 from xen.testbed.host import Host
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TIMEOUT_S = 600.0
 """Ten times what it takes: emulation shares the machine with whatever else runs there."""

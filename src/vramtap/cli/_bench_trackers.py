@@ -18,19 +18,22 @@ import contextlib
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.display.bochs import Dispi
 from vramtap.display.page_spans import pages_of
 from vramtap.display.screen import Screen
 from vramtap.errors import VramtapError
-from vramtap.machine.choose_cpu import CpuName, LogForm
 from vramtap.machine.machine import Machine
 from vramtap.pages import PageRuns
-from vramtap.trackers.base import Everything, Tracker
+from vramtap.trackers.base import AllDirty, Tracker
 from vramtap.trackers.choose import choose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from vramtap.machine.choose_cpu import CpuName, LogForm
 
 TRACKERS: Final = ("compare", "log", "dirtybits", "hybrid")
 """Those that need no KVM."""
@@ -56,7 +59,7 @@ class Turn:
         collect_us: Of each collect, microseconds.
         look_us: Of each collect with the reading and comparing of the pixels that followed.
         pages: Reported by each collect.
-        everything: How many collects answered `Everything`.
+        everything: How many collects answered `AllDirty`.
     """
 
     took_s: float
@@ -77,7 +80,7 @@ class Cost:
         look_us: Median of a collect and of what the consumer does with it: read the pages named, compare,
             convert.
         pages: Median of the pages a collect reported; everything counts as all of the extent.
-        everything: Share of the collects that answered `Everything`.
+        everything: Share of the collects that answered `AllDirty`.
         frames: Drawn in each turn; the same ones in all.
         frames_per_s: Of the guest while tracked, median.
         untracked_per_s: Of the guest while not, median.
@@ -186,16 +189,16 @@ def _turn(machine: Machine, workload: str, name: str, frames: int, slice_s: floa
 
             def look() -> None:
                 answer, collect_us, look_us = _look(machine, tracker, screen)
-                everything = isinstance(answer, Everything)
+                everything = isinstance(answer, AllDirty)
                 turn.collect_us.append(collect_us)
                 turn.look_us.append(look_us)
                 turn.everything += everything
-                turn.pages.append(machine.extent.pages if isinstance(answer, Everything) else answer.count)
+                turn.pages.append(machine.extent.pages if isinstance(answer, AllDirty) else answer.count)
 
             turn.took_s = _drawing_s(machine, frames, slice_s, look)
         finally:
             if tracker is not None:
-                tracker.disarm()
+                tracker.stop()
         return turn
 
 
@@ -246,20 +249,20 @@ def _wait(machine: Machine, until_s: float) -> None:
 
 def _look(
     machine: Machine, tracker: Tracker | None, screen: Screen
-) -> tuple[PageRuns | Everything, float, float]:
+) -> tuple[PageRuns | AllDirty, float, float]:
     """What a tap does at each look; returns the answer, microseconds of the collect, and of it all."""
     began_ns = time.perf_counter_ns()
     mode = Dispi.from_words(machine.dispi.words()).mode(machine.extent.size_bytes)
-    answer: PageRuns | Everything = PageRuns([mode.window] if mode is not None else [])
+    answer: PageRuns | AllDirty = PageRuns([mode.window] if mode is not None else [])
     if tracker is not None:
-        answer = tracker.collect(mode.window if mode is not None and tracker.windowed else None)
+        answer = tracker.collect(mode.window if mode is not None and tracker.prefers_window else None)
     collected_ns = time.perf_counter_ns()
     if mode is not None:
         screen.set_mode(mode)
-        runs = PageRuns.full(machine.extent.pages) if isinstance(answer, Everything) else answer
-        damage = screen.refresh(machine.extent if tracker is None else tracker.source, runs)
-        if tracker is not None and tracker.learns:
-            tracker.learn(pages_of(damage.rects, mode))
+        runs = PageRuns.full(machine.extent.pages) if isinstance(answer, AllDirty) else answer
+        damage = screen.refresh(machine.extent if tracker is None else tracker.read_from, runs)
+        if tracker is not None and tracker.wants_feedback:
+            tracker.feedback(pages_of(damage.rects, mode))
     return answer, (collected_ns - began_ns) / 1e3, (time.perf_counter_ns() - began_ns) / 1e3
 
 

@@ -10,11 +10,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.policy.decide import RandomPolicy
-from vramtap.trackers.base import Everything
+from vramtap.trackers.base import AllDirty
 from vramtap.trackers.userfault.hybrid import HybridTracker
 from vramtap.trackers.userfault.log import LogTracker
 from vramtap.trackers.userfault.probe import probe_log
@@ -36,6 +35,9 @@ from vramtap.xen.domains import domains
 from vramtap.xen.foreignmemory import ForeignMemory
 from vramtap.xen.library import LIBRARIES, REMEDY_DOM0, in_dom0
 from vramtap.xen.xenstore import Xenstore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _PAGES: Final = 2025
 """Of the probed memory: a 1920x1080 screen of 32 bits a pixel."""
@@ -151,7 +153,7 @@ def _other_log() -> Finding:
         tracker, space = LogTracker(), ProcessSpace(child.process.pid)
         try:
             extent = Extent(space, child.address, _PAGES)
-            tracker.arm(extent)
+            tracker.start(extent)
             tracker.collect()
             child.write(_WRITTEN * PAGE_SIZE)
             seen = tracker.collect()
@@ -163,10 +165,10 @@ def _other_log() -> Finding:
         except VramtapError as error:
             return Finding(what, False, str(error), error.remedy or "use --tracker compare")
         finally:
-            tracker.disarm()
+            tracker.stop()
             space.close()
         left = [mapping for mapping, flags in vm_flags(child.process.pid) if "uw" in flags]
-    if isinstance(seen, Everything) or _WRITTEN not in seen:
+    if isinstance(seen, AllDirty) or _WRITTEN not in seen:
         return Finding(
             what, False, f"page {_WRITTEN} was written, the log said {seen}", "use --tracker compare"
         )
@@ -190,7 +192,7 @@ def _armed() -> Finding:
             ProcessSpace(child.process.pid),
         )
         try:
-            tracker.arm(Extent(space, child.address, _PAGES))
+            tracker.start(Extent(space, child.address, _PAGES))
             for _ in range(_ARMING_LOOKS):
                 if not tracker.armed:
                     tracker.collect()
@@ -202,9 +204,9 @@ def _armed() -> Finding:
         except VramtapError as error:
             return Finding(what, False, str(error), error.remedy or "use --tracker log")
         finally:
-            tracker.disarm()
+            tracker.stop()
             space.close()
-    if not isinstance(seen, Everything) and _WRITTEN not in seen:
+    if not isinstance(seen, AllDirty) and _WRITTEN not in seen:
         return Finding(what, False, f"page {_WRITTEN} was written, {seen} was named", "use --tracker log")
     held_us = tracker.costs.held_us
     return Finding(

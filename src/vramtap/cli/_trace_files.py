@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -13,6 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from vramtap.errors import KernelError, NotFound, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vramtap.policy.costs import Costs
     from vramtap.policy.decide import Parameters
     from vramtap.trace.trace import Trace

@@ -7,14 +7,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Final, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, ParamSpec, TypeVar
 
 import click
 import uvloop
 
 from vramtap.errors import UsageError, VramtapError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2

@@ -7,9 +7,8 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -20,8 +19,11 @@ from vramtap.servers.vnc.session import SessionOptions
 from vramtap.servers.web.server import WebServer
 from vramtap.tap.tap import Tap
 from vramtap.targets.open import open_target
-from vramtap.trackers.choose import NAMES, Wishes
+from vramtap.trackers.choose import NAMES, TrackerOptions
 from vramtap.trackers.poller import IDLE_INTERVAL_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 DEFAULT_VNC: Final = "127.0.0.1:5900"
 DEFAULT_WEB: Final = "127.0.0.1:8080"
@@ -45,7 +47,7 @@ class Serving:
         web: `HOST:PORT`, or None.
         tracker: Name of the tracker.
         latency: How late a first change may be noticed where the target must be asked, milliseconds.
-        guest_weight: Of the guest's time against ours.
+        guest_cost_factor: Of the guest's time against ours.
         password_file: File with the VNC password.
         token: What browsers must show.
         allow_host: Names by which browsers reach this host.
@@ -57,7 +59,7 @@ class Serving:
     web: str | None
     tracker: str
     latency: float
-    guest_weight: float
+    guest_cost_factor: float
     password_file: Path | None
     token: str | None
     allow_host: tuple[str, ...]
@@ -78,7 +80,7 @@ _OPTIONS: Final = (
         help="How often an idle target is asked that cannot wake us.",
     ),
     click.option(
-        "--guest-weight",
+        "--guest-cost-factor",
         type=float,
         metavar="W",
         default=1.0,
@@ -133,8 +135,8 @@ async def serve(targets: Iterable[str], how: Serving, note: str) -> None:
     vnc_at = _address("--vnc", how.vnc, DEFAULT_VNC) if both or how.vnc else None
     web_at = _address("--web", how.web, DEFAULT_WEB) if both or how.web else None
     session = SessionOptions(password=_password(how.password_file), view_only=how.view_only)
-    wishes = Wishes(how.latency / 1000, how.guest_weight)
-    taps = [Tap(open_target(url), tracker=how.tracker, wishes=wishes) for url in targets]
+    options = TrackerOptions(how.latency / 1000, how.guest_cost_factor)
+    taps = [Tap(open_target(url), tracker=how.tracker, options=options) for url in targets]
     async with contextlib.AsyncExitStack() as stack:
         for tap in taps:
             await stack.enter_async_context(tap)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +19,8 @@ from vramtap.targets.open import open_target
 from vramtap.targets.url import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from vramtap.trace.recording import Recording
     from vramtap.trace.trace import Trace
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,6 +15,8 @@ from rich.table import Table
 from vramtap.cli._trace_files import bar, charged, load, read_costs, read_parameters, title
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from vramtap.policy.costs import Costs
     from vramtap.policy.decide import Parameters, Policy
     from vramtap.trace.optimum import Optimum

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import time
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from vramtap.cli import run
-from vramtap.display.damage import Damage
 from vramtap.tap.tap import Tap
 from vramtap.targets.open import open_target
 from vramtap.trackers.choose import NAMES
+
+if TYPE_CHECKING:
+    from vramtap.display.damage import Damage
 
 
 @click.command()

@@ -9,7 +9,7 @@ from vramtap.display.region import Rect, bounding_box
 
 
 class Move(NamedTuple):
-    """Pixels that stood in `source` on the old screen and now stand with their corner at `(x, y)`."""
+    """Pixels that stood in `read_from` on the old screen and now stand with their corner at `(x, y)`."""
 
     source: Rect
     x: int

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.display.damage import Move
 from vramtap.display.region import Rect, bounding_box
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MIN_DAMAGE: Final = 1 / 16
 """Of the screen. A search of a whole 1920x1080 screen takes about 1 ms, and encoding a sixteenth of one

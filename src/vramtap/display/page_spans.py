@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vramtap.display.mode import Mode
-from vramtap.display.region import Rect
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vramtap.display.mode import Mode
+    from vramtap.display.region import Rect
 
 
 def pages_of(rects: Sequence[Rect], mode: Mode) -> PageRuns:

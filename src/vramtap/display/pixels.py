@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.display.mode import Mode, PixelFormat
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _CHUNK_PIXELS: Final = 128 * 1024
 """Pixels converted in one go by the formats that need a temporary: it then stays in the second-level

@@ -7,13 +7,15 @@ import secrets
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.display.pixels import to_rgb
 from vramtap.errors import KernelError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _BAND_BYTES: Final = 1 << 20

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TILE: Final = 16
 """Pixels a side of a region's tile: Tight and ZRLE encode in multiples of it, and 1920x1080 needs 8 KB."""

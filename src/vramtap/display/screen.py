@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.display.changes import ChangeFinder
 from vramtap.display.damage import Damage, Move
@@ -16,8 +14,14 @@ from vramtap.display.motion import find_move
 from vramtap.display.pixels import to_xr24
 from vramtap.display.region import Rect
 from vramtap.errors import ModeError
-from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE, PageRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from vramtap.memory.extent import Extent
 
 JOIN_ROWS: Final = 16
 """Bands of rows with fewer rows than this between them are treated as one: sixteen rows of 1920 pixels take

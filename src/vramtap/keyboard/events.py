@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyEvent:
     """A key going down or up.
 
@@ -27,7 +27,8 @@ class PointerEvent:
     """Where the pointer is and which buttons are held.
 
     Args:
-        x: Column in pixels, from the left; already clamped to the screen.
+        x: Column in pixels, from the left. A viewer may send any value up to 65,535; a target gets one
+            that is on its screen.
         y: Row in pixels, from the top.
         buttons: RFB's mask: bit 0 left, 1 middle, 2 right, 3 wheel up, 4 wheel down, 5 and 6 wheel
             left and right (RFC 6143, 7.5.5).

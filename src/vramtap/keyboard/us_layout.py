@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from vramtap.keyboard.events import KeyEvent
 from vramtap.keyboard.keys import QemuKey, qcode_of_scancode, qemu_key_of_keysym
+
+if TYPE_CHECKING:
+    from vramtap.keyboard.events import KeyEvent
 
 _SHIFTS: Final = frozenset({"shift", "shift_r"})
 

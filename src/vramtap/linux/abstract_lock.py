@@ -15,7 +15,7 @@ _LONGEST: Final = 108 - len(_PREFIX)
 """Bytes of an address in the abstract namespace (unix(7), sun_path)."""
 
 
-class Claim:
+class AbstractLock:
     """Holds a name until closed, or until the process has ended, be it by SIGKILL.
 
     Kernel: a bound UNIX socket in the abstract namespace (unix(7)): it has no file that could be left behind;

@@ -10,11 +10,9 @@ import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Iterable
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.errors import KernelError, NotFound, Refused, Unsupported, VramtapError
 from vramtap.linux import kvm_abi as abi
@@ -22,6 +20,11 @@ from vramtap.linux.descriptor import Descriptor
 from vramtap.linux.kvm_exits import Interrupted, VmExit, decode
 from vramtap.linux.kvm_ring import DirtyRing
 from vramtap.pages import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
 
 DEVICE: Final = "/dev/kvm"
 CLEAR_GRANULE_PAGES: Final = 64

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.linux import kvm_abi as abi
+
+if TYPE_CHECKING:
+    import mmap
+
+    from numpy.typing import NDArray
 
 ENTRY: Final = np.dtype([("flags", np.uint32), ("slot", np.uint32), ("offset", np.uint64)])
 """`struct kvm_dirty_gfn`."""

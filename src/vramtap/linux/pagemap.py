@@ -5,17 +5,20 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.errors import NotFound, Refused
 from vramtap.linux import abi
 from vramtap.linux.calls import REMEDY_PTRACE, error_for
 from vramtap.linux.descriptor import Descriptor
 from vramtap.pages import FEW, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
 MAX_VECTOR: Final = 1 << 16
 """Regions asked for at once: 1.5 MiB, enough for every second page of 512 MiB; past it we continue."""

@@ -34,13 +34,15 @@ import errno
 import os
 import signal
 import time
-from io import FileIO
-from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from vramtap.errors import KernelError, NotTappable, Refused, TargetGone, TimedOut
 from vramtap.linux import abi, procfs
 from vramtap.linux.calls import LIBC, raise_errno
+
+if TYPE_CHECKING:
+    from io import FileIO
+    from types import TracebackType
 
 _GETREGS: Final = 12
 _SETREGS: Final = 13

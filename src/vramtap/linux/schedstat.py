@@ -1,4 +1,4 @@
-"""RunClock: whether a process's main thread has run since it was last looked at."""
+"""SchedstatProbe: whether a process's main thread has run since it was last looked at."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vramtap.linux.descriptor import Descriptor
 _LINE_BYTES: Final = 128
 
 
-class RunClock(Descriptor):
+class SchedstatProbe(Descriptor):
     """The processor time of a process's main thread, by which one can tell that it did nothing.
 
     Kernel: /proc/PID/schedstat (Documentation/scheduler/sched-stats.rst), CONFIG_SCHED_INFO; the descriptor

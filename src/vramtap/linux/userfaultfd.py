@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from vramtap.linux import abi
 from vramtap.linux.calls import error_for, syscall
 from vramtap.linux.descriptor import Descriptor
+
+if TYPE_CHECKING:
+    import ctypes
 
 OPEN_FLAGS: Final = os.O_CLOEXEC | os.O_NONBLOCK | abi.UFFD_USER_MODE_ONLY
 """How the log's descriptor is opened.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.linux.calls import LIBC, raise_errno
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 IOV_MAX: Final = 1024
 """iovecs a call takes at most (limits.h, UIO_MAXIOV)."""

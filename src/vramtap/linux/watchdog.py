@@ -40,12 +40,15 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from vramtap.linux import abi
 from vramtap.linux.descriptor import Descriptor
-from vramtap.linux.userfaultfd import Userfaultfd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vramtap.linux.userfaultfd import Userfaultfd
 
 LATE_S: Final = 0.005
 """A writer is released after 0.15 ms. One that is not after 5 has found its watchdog stopped: we answer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -21,8 +21,10 @@ from vramtap.machine.layout import (
     VRAM_BYTES,
     BootInfo,
 )
-from vramtap.machine.memory import GuestMemory
 from vramtap.pages import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from vramtap.machine.memory import GuestMemory
 
 _PRESENT_WRITABLE: Final = 0x3
 _LARGE: Final = 0x80

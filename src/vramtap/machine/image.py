@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.errors import UsageError
 from vramtap.machine.layout import IMAGE_BASE, IMAGE_LOWEST, RAM_BYTES
-from vramtap.machine.memory import GuestMemory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vramtap.machine.memory import GuestMemory
 
 MAX_IMAGE_BYTES: Final = RAM_BYTES
 """No file longer than the RAM is read."""

@@ -26,7 +26,7 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from vramtap.errors import TargetGone, UsageError, VramtapError
 from vramtap.linux import kvm_abi as abi
@@ -35,8 +35,10 @@ from vramtap.linux.kvm import Kvm, Vcpu, Vm
 from vramtap.machine.cpu import Exit, ExitKind, Ports, Registers
 from vramtap.machine.kvm_log import CAPABILITIES, LOG_FORMS, RING_ENTRIES, VramLog, set_vram_slot
 from vramtap.machine.layout import BOOT_CR0, BOOT_CR4, BOOT_EFER, CODE_SELECTOR, DATA_SELECTOR, GDT, RAM_BYTES
-from vramtap.machine.memory import GuestMemory
 from vramtap.pages import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from vramtap.machine.memory import GuestMemory
 
 KICK_SIGNAL: Final = signal.SIGRTMAX - 5
 """Any real-time signal that the C library keeps for nothing; only ever sent to a thread inside `run`."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.errors import Refused, TargetGone
 from vramtap.linux import kvm_abi as abi
 from vramtap.linux.kvm import CLEAR_GRANULE_PAGES, Vcpu, Vm
 from vramtap.machine.layout import VRAM_BASE, VRAM_BYTES
-from vramtap.machine.memory import GuestMemory
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vramtap.machine.memory import GuestMemory
 
 VRAM_SLOT: Final = 1
 RING_ENTRIES: Final = 65536

@@ -6,11 +6,9 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from vramtap.errors import TargetGone, TimedOut, UsageError, VramtapError
 from vramtap.machine.boot import prepare
@@ -25,10 +23,15 @@ from vramtap.machine.image import load, read_image
 from vramtap.machine.layout import BOOT_INFO, BOOT_PML4, BOOT_STACK
 from vramtap.machine.memory import GuestMemory
 from vramtap.machine.ports import NEVER_NS, PortBus
-from vramtap.machine.run_notifier import Runs
+from vramtap.machine.run_notifier import RunNotifier
 from vramtap.machine.space import vram_extent
 from vramtap.machine.unicorn_cpu import UnicornCpu
-from vramtap.pages import PageRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from vramtap.pages import PageRuns
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +83,7 @@ class Machine:
         held: bool = False,
     ) -> None:
         self.memory = GuestMemory()
-        self.runs = Runs()
+        self.runs = RunNotifier()
         self.extent = vram_extent(self)
         self.ended: str | None = None
         self.on_end: Callable[[], None] = lambda: None

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.machine.layout import RAM_BYTES, VRAM_BASE, VRAM_BYTES
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
 
 class DeviceLog:

@@ -7,16 +7,20 @@ too little. The reverse question is in `machine.paging_reverse`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.machine.layout import RAM_BYTES, VRAM_BASE, VRAM_BYTES
-from vramtap.machine.memory import GuestMemory
 from vramtap.pages import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from vramtap.machine.memory import GuestMemory
 
 PRESENT: Final = 1 << 0
 ACCESSED: Final = 1 << 5

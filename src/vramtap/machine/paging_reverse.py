@@ -10,12 +10,10 @@ levels, so a loop ends by itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vramtap.machine.memory import GuestMemory
 from vramtap.machine.paging import (
     ADDRESS,
     ENTRIES,
@@ -30,6 +28,11 @@ from vramtap.machine.paging import (
     shift_of,
 )
 from vramtap.pages import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vramtap.machine.memory import GuestMemory
 
 MAX_TABLES: Final = 1024
 """Tables looked at in one question, a table at two levels counted twice: 2 GiB mapped by 4 KiB pages, where

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from vramtap.machine.devices.ps2 import Ps2Device
+if TYPE_CHECKING:
+    from vramtap.machine.devices.ps2 import Ps2Device
 
 LEFT: Final = 0x01
 MIDDLE: Final = 0x02

@@ -15,17 +15,17 @@ class RunWatcher(Protocol):
     """Told of every run, on the machine's thread."""
 
     def begins(self) -> None:
-        """The CPU is about to run, or runs already: then told by whoever called `Runs.watch`.
+        """The CPU is about to run, or runs already: then told by whoever called `RunNotifier.watch`.
 
-        Must be quick, and not call `Runs`.
+        Must be quick, and not call `RunNotifier`.
         """
         ...
 
     def ended(self, halted: bool) -> None:
         """The CPU has stopped: everything it stored lies in memory.
 
-        It may come once, late, after `Runs.unwatch` has returned, and may be overtaken by nothing else of
-        the same machine. It delays the guest, and must not wait for the machine.
+        It may come once, late, after `RunNotifier.unwatch` has returned, and may be overtaken by nothing else
+        of the same machine. It delays the guest, and must not wait for the machine.
 
         Args:
             halted: By `hlt`; otherwise it was stopped from outside, or has ended.
@@ -33,7 +33,7 @@ class RunWatcher(Protocol):
         ...
 
 
-class Runs:
+class RunNotifier:
     """The runs of one CPU."""
 
     def __init__(self) -> None:

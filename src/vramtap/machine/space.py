@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from vramtap.errors import VramtapError
-from vramtap.machine.cpu import Cpu
 from vramtap.machine.layout import VRAM_BASE, VRAM_BYTES
-from vramtap.machine.memory import GuestMemory
-from vramtap.machine.run_notifier import Runs
 from vramtap.memory.extent import Extent
 from vramtap.memory.own import OwnSpace
 from vramtap.pages import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from vramtap.machine.cpu import Cpu
+    from vramtap.machine.memory import GuestMemory
+    from vramtap.machine.run_notifier import RunNotifier
 
 
 class Stoppable(Protocol):
     """What a tracker needs of the machine; `machine.machine.Machine` is it."""
 
     memory: GuestMemory
-    runs: Runs
+    runs: RunNotifier
     """When the CPU runs, and when it stands still."""
 
     @property

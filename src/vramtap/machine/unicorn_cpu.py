@@ -7,7 +7,7 @@ the machine allows: `hlt` may return for no reason. How a kick stops it is in `m
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from unicorn import (
@@ -37,9 +37,11 @@ from unicorn.x86_const import (
 
 from vramtap.machine.cpu import Exit, ExitKind, Ports, Registers
 from vramtap.machine.layout import BOOT_CR0, BOOT_CR4, BOOT_EFER, RAM_BYTES, VRAM_BASE, VRAM_BYTES
-from vramtap.machine.memory import GuestMemory
 from vramtap.machine.stop_hook import StopHook
 from vramtap.pages import PAGE_SIZE, PageRuns
+
+if TYPE_CHECKING:
+    from vramtap.machine.memory import GuestMemory
 
 _FOR_EVER: Final = (1 << 64) - 1
 """An address no instruction is at: Unicorn stops when it gets there."""

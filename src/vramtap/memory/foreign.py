@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vramtap.linux.schedstat import RunClock
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.xen.foreignmemory import ForeignMemory, FrameMapping
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vramtap.linux.schedstat import SchedstatProbe
+    from vramtap.xen.foreignmemory import ForeignMemory, FrameMapping
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +48,7 @@ class XenSpace:
         self.bytes_read = 0
         self.claim = claim
         self.placement: Placement | None = None
-        self.model: RunClock | None = None
+        self.model: SchedstatProbe | None = None
         """Of the device model, which writes video RAM by ways that are in no log; None if it is not known."""
         self._memory = memory
         self._pages = pages

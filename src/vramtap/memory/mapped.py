@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Final
 
 from vramtap.errors import NotFound, Refused, TargetGone
 from vramtap.linux.calls import LIBC, error_for, raise_errno
 from vramtap.pages import PAGE_SIZE, PageRuns
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _SHM_RDONLY: Final = 0o10000
 LIBC.shmat.restype = ctypes.c_void_p

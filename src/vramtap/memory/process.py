@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.errors import TargetGone
 from vramtap.linux.pidfd import PidFd
 from vramtap.linux.vm_rw import read_many
 from vramtap.pages import PAGE_SIZE, PageRuns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class ProcessSpace:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from vramtap.errors import VramtapError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LONGEST_US: Final = 60e6
 """No single thing that is charged takes longer than this, a minute: what says so is no measurement."""
@@ -28,7 +30,7 @@ class Costs:
             each page of the extent).
         hand_over_us: Us: from synchronous protection to the log, without the compare that closes the gap.
         held_us: Writer: how long the first write to an armed extent stands still.
-        guest_weight: A microsecond taken from the guest counts as so many of ours.
+        guest_cost_factor: A microsecond taken from the guest counts as so many of ours.
 
     Raises:
         VramtapError: a value is no such measurement.
@@ -41,12 +43,12 @@ class Costs:
     arm_us: float
     hand_over_us: float
     held_us: float
-    guest_weight: float = 1.0
+    guest_cost_factor: float = 1.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value, name = getattr(self, field.name), field.name
-            most = HEAVIEST_WEIGHT if name == "guest_weight" else LONGEST_US
+            most = HEAVIEST_WEIGHT if name == "guest_cost_factor" else LONGEST_US
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             # False for what is not a number, and for NaN.
             if not number or not 0 <= value <= most:
@@ -59,14 +61,14 @@ class Costs:
         """Take what a file said.
 
         Args:
-            values: By field name; `guest_weight` may be left out.
+            values: By field name; `guest_cost_factor` may be left out.
 
         Raises:
             VramtapError: a field is missing, unknown, or no number.
         """
         known = {field.name for field in fields(cls)}
         strange = sorted(set(values) - known)
-        missing = sorted(known - {"guest_weight"} - set(values))
+        missing = sorted(known - {"guest_cost_factor"} - set(values))
         if strange or missing:
             what = [f"unknown: {', '.join(strange)[:200]}"] if strange else []
             what += [f"missing: {', '.join(missing)}"] if missing else []
@@ -76,7 +78,7 @@ class Costs:
     @property
     def fault_weighted_us(self) -> float:
         """A fault of the writer, in microseconds of ours."""
-        return self.fault_us * self.guest_weight
+        return self.fault_us * self.guest_cost_factor
 
     def arming_us(self, pages: int) -> float:
         """Arming an extent of so many pages, with the compare that proves it."""
@@ -84,7 +86,7 @@ class Costs:
 
     def waking_us(self, pages: int) -> float:
         """The first write to it, and the compare that closes the gap."""
-        return self.held_us * self.guest_weight + self.hand_over_us + self.page_us * pages
+        return self.held_us * self.guest_cost_factor + self.hand_over_us + self.page_us * pages
 
 
 REFERENCE: Final = Costs(

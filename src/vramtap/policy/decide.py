@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vramtap.policy.arming_rule import Arming, ArmingRule
-from vramtap.policy.costs import Costs
 from vramtap.policy.tile_rule import TileRule, TileStates
+
+if TYPE_CHECKING:
+    from vramtap.policy.costs import Costs
 
 Tiles = NDArray[np.bool_]
 Counts = NDArray[np.int64]

@@ -56,14 +56,16 @@ second everything is cold when it is called, and each call of numpy costs as muc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vramtap.policy.costs import Costs
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vramtap.policy.costs import Costs
 
 Flags = NDArray[np.bool_]
 

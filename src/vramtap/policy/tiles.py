@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.pages import FEW, PageRuns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Tiles:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from vramtap.display.damage import Move
 from vramtap.display.region import Rect
 from vramtap.errors import ProtocolError
 from vramtap.rfb.convert import colour_map
 from vramtap.rfb.encodings import ENCODERS
-from vramtap.rfb.encodings.base import Wishes
+from vramtap.rfb.encodings.base import EncodeOptions
 from vramtap.rfb.events import (
     AuthenticationFailed,
-    DesktopSizeWanted,
-    EncodingsSet,
+    ClientInit,
     Event,
-    Initialised,
-    PixelFormatSet,
-    UpdateRequested,
+    FramebufferUpdateRequest,
+    SetDesktopSize,
+    SetEncodings,
+    SetPixelFormat,
 )
 from vramtap.rfb.formats import NATIVE, WireFormat
 from vramtap.rfb.handshake import Handshake
 from vramtap.rfb.messages import read_message
-from vramtap.rfb.updates import Piece, Update
+from vramtap.rfb.updates import PixelRect, Update
 from vramtap.rfb.wire import (
     COMPRESSION_LEVEL,
     JPEG_QUALITY,
@@ -33,6 +31,11 @@ from vramtap.rfb.wire import (
     Encoding,
     rect_header,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+    from vramtap.display.damage import Move
 
 _REASON_SERVER, _REASON_THIS_CLIENT = 0, 1
 _STATUS_OK, _STATUS_PROHIBITED = 0, 1
@@ -214,7 +217,7 @@ class ServerConnection:
         """Whether there is a pseudo-rectangle to send even if no pixel has changed."""
         return self._owes_key_notice
 
-    def begin_update(self, moves: Iterable[Move], pieces: Iterable[Piece]) -> Update:
+    def begin_update(self, moves: Iterable[Move], pieces: Iterable[PixelRect]) -> Update:
         """An update in the format and encodings that hold now, with what else is owed worked in.
 
         Args:
@@ -229,14 +232,14 @@ class ServerConnection:
         return self._update(pseudo, tuple(moves), tuple(pieces))
 
     def _update(
-        self, pseudo: tuple[bytes, ...], moves: tuple[Move, ...] = (), pieces: tuple[Piece, ...] = ()
+        self, pseudo: tuple[bytes, ...], moves: tuple[Move, ...] = (), pieces: tuple[PixelRect, ...] = ()
     ) -> Update:
         before = b""
         if self._owes_colour_map:
             self._owes_colour_map = False
             before = colour_map(self.format)
-        wishes = Wishes(self.format, self.encodings.quality, self.encodings.compression)
-        return Update(wishes, self.encodings.picture, before, pseudo, moves, pieces)
+        options = EncodeOptions(self.format, self.encodings.quality, self.encodings.compression)
+        return Update(options, self.encodings.picture, before, pseudo, moves, pieces)
 
     def _owe_layout(self, reason: int, status: int) -> None:
         # An answer the client waits for is not replaced by the news that nothing asked for.
@@ -250,7 +253,7 @@ class ServerConnection:
             self.failed = True
             yield 1
             return
-        assert isinstance(outcome, Initialised)
+        assert isinstance(outcome, ClientInit)
         name = self.name.encode("utf-8", "replace")[:_MAX_NAME_BYTES]
         self._greeting += SERVER_INIT.pack(self.width, self.height, NATIVE.pack(), len(name)) + name
         self.initialised = True
@@ -261,20 +264,20 @@ class ServerConnection:
     def _react(self, event: Event) -> Event:
         """Let a message take effect; what it reports may be cut down to what is valid."""
         match event:
-            case PixelFormatSet(wanted):
+            case SetPixelFormat(wanted):
                 self.format = wanted
                 self._owes_colour_map = not wanted.true_colour
-            case EncodingsSet(numbers):
+            case SetEncodings(numbers):
                 self.encodings = ClientEncodings.parse(numbers)
                 if self.encodings.qemu_keys and not self._told_of_keys:
                     self._told_of_keys = self._owes_key_notice = True
-            case UpdateRequested(incremental, area):
+            case FramebufferUpdateRequest(incremental, area):
                 return self._requested(incremental, area)
-            case DesktopSizeWanted() if self.encodings.extended_desktop_size:
+            case SetDesktopSize() if self.encodings.extended_desktop_size:
                 self._owe_layout(_REASON_THIS_CLIENT, _STATUS_PROHIBITED)
         return event
 
-    def _requested(self, incremental: bool, area: Rect | None) -> UpdateRequested:
+    def _requested(self, incremental: bool, area: Rect | None) -> FramebufferUpdateRequest:
         """Clip to the framebuffer (rfbproto); tell the layout to those who ask afresh and know what it is.
 
         A client that answers the layout by asking afresh again would go round in circles: having
@@ -283,4 +286,4 @@ class ServerConnection:
         if not incremental and self.encodings.extended_desktop_size and not self._layout_was_last:
             self._owe_layout(_REASON_SERVER, _STATUS_OK)
         clipped = area.intersect(Rect(0, 0, self.width, self.height)) if area is not None else None
-        return UpdateRequested(incremental, clipped)
+        return FramebufferUpdateRequest(incremental, clipped)

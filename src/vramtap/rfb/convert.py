@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vramtap.rfb.formats import WireFormat
 from vramtap.rfb.wire import COLOUR_MAP_HEADER, Buffer, FromServer
+
+if TYPE_CHECKING:
+    from vramtap.rfb.formats import WireFormat
 
 Work: TypeAlias = NDArray[np.unsignedinteger[Any]]
 """Pixels as the encoders look at them: see `Converter.work`."""

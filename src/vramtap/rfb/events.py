@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from vramtap.display.region import Rect
-from vramtap.rfb.formats import WireFormat
+from vramtap.keyboard.events import KeyEvent, PointerEvent
+
+if TYPE_CHECKING:
+    from vramtap.display.region import Rect
+    from vramtap.rfb.formats import WireFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +18,7 @@ class AuthenticationFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Initialised:
+class ClientInit:
     """The handshake is done.
 
     Args:
@@ -26,21 +29,21 @@ class Initialised:
 
 
 @dataclass(frozen=True, slots=True)
-class PixelFormatSet:
+class SetPixelFormat:
     """From the next update on, pixels go out in this format."""
 
     format: WireFormat
 
 
 @dataclass(frozen=True, slots=True)
-class EncodingsSet:
+class SetEncodings:
     """From the next update on, these encodings may be used, the first one best."""
 
     numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class UpdateRequested:
+class FramebufferUpdateRequest:
     """The client waits for an update.
 
     Args:
@@ -53,37 +56,7 @@ class UpdateRequested:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyPressed:
-    """A key went down or up.
-
-    Args:
-        keysym: X11 keysym (RFC 6143, 7.5.4).
-        scancode: XT set 1, 0x80 set for those prefixed with 0xE0; 0 if the client sent none we can say.
-        down: Pressed, or released.
-    """
-
-    keysym: int
-    scancode: int
-    down: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PointerMoved:
-    """The pointer moved, or a button went down or up.
-
-    Args:
-        x: Column in the client's framebuffer; up to 65535 whatever its size.
-        y: Row.
-        buttons: Mask of those held (RFC 6143, 7.5.5).
-    """
-
-    x: int
-    y: int
-    buttons: int
-
-
-@dataclass(frozen=True, slots=True)
-class CutTextSent:
+class ClientCutText:
     """The client's clipboard changed.
 
     Args:
@@ -94,7 +67,7 @@ class CutTextSent:
 
 
 @dataclass(frozen=True, slots=True)
-class DesktopSizeWanted:
+class SetDesktopSize:
     """The client asked for another size. It is refused: the size is the guest's."""
 
     width: int
@@ -103,13 +76,13 @@ class DesktopSizeWanted:
 
 Event: TypeAlias = (
     AuthenticationFailed
-    | Initialised
-    | PixelFormatSet
-    | EncodingsSet
-    | UpdateRequested
-    | KeyPressed
-    | PointerMoved
-    | CutTextSent
-    | DesktopSizeWanted
+    | ClientInit
+    | SetPixelFormat
+    | SetEncodings
+    | FramebufferUpdateRequest
+    | KeyEvent
+    | PointerEvent
+    | ClientCutText
+    | SetDesktopSize
 )
 """Anything `receive` returns."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.errors import ProtocolError
-from vramtap.rfb.events import AuthenticationFailed, Initialised
+from vramtap.rfb.events import AuthenticationFailed, ClientInit
 from vramtap.rfb.security.vnc_auth import CHALLENGE_BYTES, is_right, new_challenge
 from vramtap.rfb.wire import U32, Security
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 SERVER_VERSION: Final = b"RFB 003.008\n"
 _VERSION: Final = re.compile(rb"RFB (\d{3})\.(\d{3})\n")
@@ -32,7 +34,7 @@ class Handshake:
         self.version = (3, 8)
         """What was agreed on."""
 
-    def converse(self) -> Generator[int, bytes, Initialised | AuthenticationFailed]:
+    def converse(self) -> Generator[int, bytes, ClientInit | AuthenticationFailed]:
         """Go through it: yields how many bytes are needed next and is sent just these.
 
         Raises:
@@ -57,7 +59,7 @@ class Handshake:
         if self._password is not None or self.version >= (3, 8):
             self.to_send += U32.pack(0)
         (shared,) = yield 1
-        return Initialised(bool(shared))
+        return ClientInit(bool(shared))
 
     def _refuse(self) -> None:
         self.to_send += U32.pack(1)

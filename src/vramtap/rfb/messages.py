@@ -8,15 +8,14 @@ from typing import Final, TypeAlias
 
 from vramtap.display.region import Rect
 from vramtap.errors import ProtocolError
+from vramtap.keyboard.events import KeyEvent, PointerEvent
 from vramtap.rfb.events import (
-    CutTextSent,
-    DesktopSizeWanted,
-    EncodingsSet,
+    ClientCutText,
     Event,
-    KeyPressed,
-    PixelFormatSet,
-    PointerMoved,
-    UpdateRequested,
+    FramebufferUpdateRequest,
+    SetDesktopSize,
+    SetEncodings,
+    SetPixelFormat,
 )
 from vramtap.rfb.formats import WireFormat
 from vramtap.rfb.wire import FromClient
@@ -53,25 +52,25 @@ def read_message() -> Reading:
     (kind,) = yield 1
     match kind:
         case FromClient.SET_PIXEL_FORMAT:
-            return PixelFormatSet(WireFormat.parse((yield 19)[3:]))
+            return SetPixelFormat(WireFormat.parse((yield 19)[3:]))
         case FromClient.SET_ENCODINGS:
             return (yield from _encodings())
         case FromClient.UPDATE_REQUEST:
             incremental, *area = _UPDATE_REQUEST.unpack((yield _UPDATE_REQUEST.size))
-            return UpdateRequested(bool(incremental), Rect(*area))
+            return FramebufferUpdateRequest(bool(incremental), Rect(*area))
         case FromClient.KEY:
             down, keysym = _KEY.unpack((yield _KEY.size))
-            return KeyPressed(keysym, 0, bool(down))
+            return KeyEvent(keysym=keysym, scancode=0, down=bool(down))
         case FromClient.POINTER:
             buttons, x, y = _POINTER.unpack((yield _POINTER.size))
-            return PointerMoved(x, y, buttons)
+            return PointerEvent(x, y, buttons)
         case FromClient.CUT_TEXT:
             return (yield from _cut_text())
         case FromClient.SET_DESKTOP_SIZE:
             width, height, screens = _SET_DESKTOP_SIZE.unpack((yield _SET_DESKTOP_SIZE.size))
             if screens:
                 yield screens * _SCREEN_BYTES
-            return DesktopSizeWanted(width, height)
+            return SetDesktopSize(width, height)
         case FromClient.QEMU:
             return (yield from _qemu())
     raise ProtocolError("read message", f"type {kind}", "no such message, or one that was never offered")
@@ -82,7 +81,7 @@ def _encodings() -> Reading:
     if count > MAX_ENCODINGS:
         raise ProtocolError("SetEncodings", "", f"{count} encodings, more than {MAX_ENCODINGS}")
     data = (yield 4 * count) if count else b""
-    return EncodingsSet(struct.unpack(f">{count}i", data))
+    return SetEncodings(struct.unpack(f">{count}i", data))
 
 
 def _cut_text() -> Reading:
@@ -91,11 +90,11 @@ def _cut_text() -> Reading:
     if abs(length) > MAX_SKIPPED_BYTES:
         raise ProtocolError("ClientCutText", "", f"{abs(length)} bytes, more than {MAX_SKIPPED_BYTES}")
     if 0 <= length <= MAX_CUT_TEXT_BYTES:
-        return CutTextSent((yield length) if length else b"")
+        return ClientCutText((yield length) if length else b"")
     left = abs(length)
     while left:
         left -= len((yield min(left, _SKIP_BYTES)))
-    return CutTextSent(None)
+    return ClientCutText(None)
 
 
 def _qemu() -> Reading:
@@ -103,7 +102,7 @@ def _qemu() -> Reading:
     if subtype != _QEMU_KEY:
         raise ProtocolError("read message", f"type 255 subtype {subtype}", "it was never offered")
     down, keysym, keycode = _QEMU_EXTENDED_KEY.unpack((yield _QEMU_EXTENDED_KEY.size))
-    return KeyPressed(keysym, _scancode(keycode), bool(down))
+    return KeyEvent(keysym=keysym, scancode=_scancode(keycode), down=bool(down))
 
 
 def _scancode(keycode: int) -> int:

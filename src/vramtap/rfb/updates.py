@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vramtap.display.damage import Move
-from vramtap.display.region import Rect
 from vramtap.rfb.convert import converter
 from vramtap.rfb.encodings import ENCODERS
-from vramtap.rfb.encodings.base import Encoded, Encoder, Wishes
+from vramtap.rfb.encodings.base import Encoded, EncodeOptions, Encoder
 from vramtap.rfb.encodings.copyrect import copy_rect
 from vramtap.rfb.wire import MAX_RECTS_IN_MESSAGE, UPDATE_HEADER, Buffer, Encoding, FromServer
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vramtap.display.damage import Move
+    from vramtap.display.region import Rect
+
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PixelRect:
     """Pixels to be sent.
 
     Args:
@@ -36,7 +40,7 @@ class Update:
     """Everything one update is made from: nothing that a later message changes can reach into it.
 
     Args:
-        wishes: The client's, when it was begun.
+        options: The client's, when it was begun.
         encoding: The number of the one for its pixels.
         before: Whole messages to go out ahead of it.
         pseudo: Pseudo-rectangles, whole.
@@ -44,17 +48,17 @@ class Update:
         pieces: Pixels.
     """
 
-    wishes: Wishes
+    options: EncodeOptions
     encoding: int
     before: bytes = b""
     pseudo: tuple[bytes, ...] = ()
     moves: tuple[Move, ...] = ()
-    pieces: tuple[Piece, ...] = field(default=(), repr=False)
+    pieces: tuple[PixelRect, ...] = field(default=(), repr=False)
 
     @property
     def is_light(self) -> bool:
         """Whether making it is a matter of microseconds: no pixel is looked at."""
-        return not self.pieces or (self.encoding == Encoding.RAW and converter(self.wishes.format).is_copy)
+        return not self.pieces or (self.encoding == Encoding.RAW and converter(self.options.format).is_copy)
 
     @property
     def area(self) -> int:
@@ -87,7 +91,7 @@ class UpdateEncoder:
         if encoder is None:
             encoder = self._encoders[update.encoding] = ENCODERS[update.encoding]()
         parts = [Encoded(1, [rect]) for rect in (*update.pseudo, *map(copy_rect, update.moves))]
-        parts += (encoder.encode(piece.rect, piece.pixels, update.wishes) for piece in update.pieces)
+        parts += (encoder.encode(piece.rect, piece.pixels, update.options) for piece in update.pieces)
         return [update.before, *_messages(parts)]
 
 

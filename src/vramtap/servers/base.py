@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from contextlib import AbstractContextManager
 
-from vramtap.display.pending import Pending
-from vramtap.keyboard.events import Input
-from vramtap.rfb.wire import Buffer
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vramtap.display.pending import Pending
+    from vramtap.keyboard.events import Input
+    from vramtap.rfb.wire import Buffer
 
 
 class ByteStream(Protocol):

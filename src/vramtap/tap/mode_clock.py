@@ -17,7 +17,7 @@ SNAPSHOT_IDLE_S: Final = 0.5
 """Between two pictures by other means while nothing is written: a text cursor blinks without any write."""
 
 
-class GeometryClock:
+class ModeClock:
     """Says when the geometry is due.
 
     Args:

@@ -6,23 +6,26 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from vramtap.concurrency import aside
-from vramtap.display.damage import Damage
-from vramtap.display.mode import Mode
+from vramtap.concurrency import run_in_thread
 from vramtap.display.page_spans import pages_of
 from vramtap.display.screen import Screen
 from vramtap.errors import TargetGone, TimedOut, VramtapError
 from vramtap.pages import NO_PAGES, PageRuns
-from vramtap.tap.mode_clock import GeometryClock
+from vramtap.tap.mode_clock import ModeClock
 from vramtap.tap.stats import TapStats
 from vramtap.tap.viewer import Viewer, Watcher
-from vramtap.targets.base import Target
-from vramtap.trackers.base import Everything, Reason, Tracker, Waker
-from vramtap.trackers.choose import Choice, Wishes, choose
+from vramtap.trackers.base import AllDirty, Reason, Tracker, Waker
+from vramtap.trackers.choose import Choice, TrackerOptions, choose
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from types import TracebackType
+
+    from vramtap.display.damage import Damage
+    from vramtap.display.mode import Mode
+    from vramtap.targets.base import Target
 
 INTERVAL_S: Final = 1 / 60
 """Between two looks at the log while a viewer waits: half of it is the mean latency."""
@@ -57,7 +60,7 @@ class Tap:
         target: Not yet attached; attached and released with the tap.
         tracker: Name of the tracker, or `auto`.
         interval_s: Between two looks at the log, seconds.
-        wishes: Of the user, for the tracker.
+        options: Of the user, for the tracker.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class Tap:
         target: Target,
         tracker: str = "auto",
         interval_s: float = INTERVAL_S,
-        wishes: Wishes | None = None,
+        options: TrackerOptions | None = None,
     ) -> None:
         self.target = target
         self.screen = Screen()
@@ -74,7 +77,7 @@ class Tap:
         self.closed: str | None = None
         """What ended the tap, in one clause; None while it runs."""
         self._tracker_name = tracker
-        self._wishes = wishes
+        self._wishes = options
         self._tracker: Tracker
         self._interval_s = interval_s
         self._viewers: set[Viewer] = set()
@@ -85,7 +88,7 @@ class Tap:
         self._gone: asyncio.Task[None] | None = None
         self._mode: Mode | None = None
         self._unread = True
-        self._geometry: GeometryClock
+        self._geometry: ModeClock
         self._began_s = self._not_before_s = self._active_s = float("-inf")
         self._eager = 0
         self._complaint: tuple[type[VramtapError], str] | None = None
@@ -99,7 +102,7 @@ class Tap:
         """
         self._loop = asyncio.get_running_loop()
         await self.target.__aenter__()
-        self._geometry = GeometryClock(announced=self.target.announces_mode)
+        self._geometry = ModeClock(announced=self.target.announces_mode)
         try:
             choice = await self._choose()
             self._tracker = choice.tracker
@@ -110,7 +113,7 @@ class Tap:
             try:
                 await self._first_look()
             except BaseException:
-                self._tracker.disarm()
+                self._tracker.stop()
                 raise
         except BaseException as error:
             await self.target.__aexit__(type(error), error, error.__traceback__)
@@ -121,9 +124,9 @@ class Tap:
     async def _choose(self) -> Choice:
         def work() -> Choice:
             allow = self.target.tolerates_injection
-            return choose(self._tracker_name, self.target.extent, allow_filtered=allow, wishes=self._wishes)
+            return choose(self._tracker_name, self.target.extent, allow_filtered=allow, options=self._wishes)
 
-        return await aside(work, lambda choice: choice.tracker.disarm())
+        return await run_in_thread(work, lambda choice: choice.tracker.stop())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -137,7 +140,7 @@ class Tap:
             if tasks:
                 await asyncio.wait(tasks)
         finally:
-            self._tracker.disarm()
+            self._tracker.stop()
             await self.target.__aexit__(kind, error, trace)
 
     # Who looks
@@ -262,7 +265,7 @@ class Tap:
         if (
             self._waker is None
             and settled
-            and due - self._active_s > min(IDLE_AFTER_S, self._tracker.patience_s)
+            and due - self._active_s > min(IDLE_AFTER_S, self._tracker.idle_after_s)
         ):
             self._waker = self._tracker.wake(self._woken_in_thread)
             if self._waker is not None and self._waker.fd is not None:
@@ -350,18 +353,18 @@ class Tap:
 
     # What a look is
 
-    def _collect(self) -> PageRuns | Everything:
+    def _collect(self) -> PageRuns | AllDirty:
         began_ns = time.perf_counter_ns()
         # Where asking costs reading, only the scanout is asked about, or where text and planar modes draw.
         # Elsewhere the whole extent is: what is written beside the scanout is the first sign of a page flip.
         window = None
-        if self._tracker.windowed:
+        if self._tracker.prefers_window:
             legacy = 0, min(LEGACY_PAGES, self.target.extent.pages)
             window = legacy if self._mode is None else self._mode.window
         answer = self._tracker.collect(window)
         self.stats.polls += 1
         self.stats.recent_ns.append(time.perf_counter_ns() - began_ns)
-        if isinstance(answer, Everything):
+        if isinstance(answer, AllDirty):
             self.stats.collects += 1
             self.stats.everything[answer.reason.value] += 1
         elif answer:
@@ -378,7 +381,7 @@ class Tap:
         else:
             self._read(answer)
 
-    async def _look(self, answer: PageRuns | Everything) -> VramtapError | None:
+    async def _look(self, answer: PageRuns | AllDirty) -> VramtapError | None:
         """Bring the screen up to date with what the tracker said; returns what went wrong."""
         now_s, active = self._began_s, bool(answer)
         try:
@@ -397,9 +400,9 @@ class Tap:
                 await self._snapshot()
             elif self._unread:
                 # Another part of the extent is shown now; a tracker with a copy must take it first.
-                if self._tracker.windowed:
+                if self._tracker.prefers_window:
                     self._collect()
-                self._read(Everything(Reason.FIRST))
+                self._read(AllDirty(Reason.FIRST))
             elif changed or (active and not early):
                 self._read(answer)
         except VramtapError as error:
@@ -409,14 +412,14 @@ class Tap:
         self._complaint = None
         return None
 
-    def _runs(self, answer: PageRuns | Everything) -> PageRuns:
-        return PageRuns.full(self.target.extent.pages) if isinstance(answer, Everything) else answer
+    def _runs(self, answer: PageRuns | AllDirty) -> PageRuns:
+        return PageRuns.full(self.target.extent.pages) if isinstance(answer, AllDirty) else answer
 
-    def _read(self, answer: PageRuns | Everything) -> None:
-        damage = self.screen.refresh(self._tracker.source, self._runs(answer))
+    def _read(self, answer: PageRuns | AllDirty) -> None:
+        damage = self.screen.refresh(self._tracker.read_from, self._runs(answer))
         mode = self.screen.mode
-        if self._tracker.learns and mode is not None:
-            self._tracker.learn(pages_of(damage.rects, mode))
+        if self._tracker.wants_feedback and mode is not None:
+            self._tracker.feedback(pages_of(damage.rects, mode))
         self._unread = False
         self.stats.bytes_read = self.target.extent.space.bytes_read
         self._publish(damage)

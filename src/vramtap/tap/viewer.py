@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from vramtap.display.damage import Damage
 from vramtap.display.pending import Pending
 from vramtap.display.region import Region
-from vramtap.display.screen import Screen
 from vramtap.errors import TargetGone
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+
+    from vramtap.display.screen import Screen
 
 
 class Source(Protocol):

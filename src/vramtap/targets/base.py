@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
 
-from vramtap.display.mode import Mode
-from vramtap.keyboard.events import Input
-from vramtap.memory.extent import Extent
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vramtap.display.mode import Mode
+    from vramtap.keyboard.events import Input
+    from vramtap.memory.extent import Extent
 
 
 class Target(Protocol):

@@ -13,8 +13,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 import numpy as np
@@ -24,15 +23,18 @@ from vramtap.linux import procfs
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.targets.discovered import PLAIN, Found
+from vramtap.targets.discovered import PLAIN, Discovered
 from vramtap.targets.xen.discover import xen_targets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _QEMU: Final = re.compile(r"qemu-system-\w+|qemu-kvm|kvm|qemu")
 
 log = logging.getLogger(__name__)
 
 
-def discover() -> list[Found]:
+def discover() -> list[Discovered]:
     """Everything with a screen that this user can see.
 
     Returns:
@@ -49,7 +51,7 @@ def discover() -> list[Found]:
     return [*found, *xen_targets(), *_x_targets()]
 
 
-def _x_targets() -> list[Found]:
+def _x_targets() -> list[Discovered]:
     try:
         from vramtap.targets.x11.discover import x_targets
     except (ImportError, OSError) as error:
@@ -66,7 +68,7 @@ def _processes() -> list[int]:
 # QEMU
 
 
-def qemu_targets(pid: int, arguments: list[str]) -> list[Found]:
+def qemu_targets(pid: int, arguments: list[str]) -> list[Discovered]:
     """What a process offers, if it is a QEMU.
 
     Args:
@@ -87,13 +89,13 @@ def qemu_targets(pid: int, arguments: list[str]) -> list[Found]:
         seen = _seen_path(pid, path)
         if seen is not None:
             why = _refusal(pid, seen)
-            return [Found(f"qemu:{quote(seen, safe=PLAIN)}", what, pid, not why, why)]
+            return [Discovered(f"qemu:{quote(seen, safe=PLAIN)}", what, pid, not why, why)]
         missing = missing or path
     if missing:
         why = f"its QMP socket {missing} is not there, or not ours to see"
-        return [Found(f"qemu:{quote(missing, safe=PLAIN)}", what, pid, False, why)]
+        return [Discovered(f"qemu:{quote(missing, safe=PLAIN)}", what, pid, False, why)]
     why = "it has no QMP socket; start it with -qmp unix:PATH,server=on,wait=off"
-    return [Found("qemu:PATH", what, pid, False, why)]
+    return [Discovered("qemu:PATH", what, pid, False, why)]
 
 
 def _refusal(pid: int, path: str) -> str:

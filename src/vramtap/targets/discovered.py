@@ -10,7 +10,7 @@ PLAIN: Final = "/:@,=+~ !$&'()*;"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Discovered:
     """Something with a screen.
 
     Args:

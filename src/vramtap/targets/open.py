@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from vramtap.targets.base import Target
 from vramtap.targets.url import TargetSpec, parse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from vramtap.machine.machine import Machine
+    from vramtap.targets.base import Target
 
 # Each kind is imported when it is asked for: a tap of QEMU needs no X library.
 

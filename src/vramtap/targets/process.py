@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vramtap.display.mode import Mode
 from vramtap.errors import KernelError, NotFound, NotTappable, Refused, TargetGone, UsageError
-from vramtap.keyboard.events import Input
 from vramtap.linux.procfs import Mapping, read_maps
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
@@ -21,6 +16,15 @@ from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.targets.process_exit import process_ended
 from vramtap.targets.spans import readable_end
 from vramtap.targets.url import TargetSpec, parse_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from vramtap.display.mode import Mode
+    from vramtap.keyboard.events import Input
 
 MAX_PID: Final = 1 << 22
 """The highest process id Linux gives (PID_MAX_LIMIT, include/linux/threads.h)."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import TYPE_CHECKING
 
-from vramtap.linux.pidfd import PidFd
+if TYPE_CHECKING:
+    from vramtap.linux.pidfd import PidFd
 
 
 async def process_ended(process: PidFd) -> None:

@@ -10,21 +10,24 @@ import asyncio
 import dataclasses
 import os
 import stat
-from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vramtap.display.mode import Mode
 from vramtap.errors import NotFound, NotTappable, Refused, TargetGone
-from vramtap.keyboard.events import Input
 from vramtap.linux.calls import error_for
 from vramtap.memory.extent import Extent
 from vramtap.memory.mapped import FileSpace
 from vramtap.pages import PAGE_SIZE
-from vramtap.targets.url import TargetSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vramtap.display.mode import Mode
+    from vramtap.keyboard.events import Input
+    from vramtap.targets.url import TargetSpec
 
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",

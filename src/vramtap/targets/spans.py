@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from vramtap.linux.procfs import Mapping
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vramtap.linux.procfs import Mapping
 
 
 def readable_end(mappings: Iterable[Mapping], start: int) -> int:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from vramtap.display.mode import MAX_DIMENSION, MAX_STRIDE_BYTES, Mode, PixelFormat
 from vramtap.errors import ModeError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 MAX_URL_CHARS: Final = 8192
 """Longer than any path the kernel takes (PATH_MAX 4096), percent signs or not."""

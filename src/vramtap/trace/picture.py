@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import io
 from html import escape
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.display.png import write_png
 from vramtap.trace.trace import MAX_CELLS, Trace
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 COLUMNS: Final = 1200
 """Of a picture, at most; one for each look if there are fewer."""

@@ -13,20 +13,22 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from vramtap.display.mode import Mode
 from vramtap.errors import TargetGone, TimedOut, VramtapError
-from vramtap.memory.extent import Extent
 from vramtap.policy.costs import Costs
 from vramtap.policy.decide import LogAlways
 from vramtap.tap.mode_clock import MODE_BUSY_S, MODE_IDLE_S
 from vramtap.tap.tap import GONE_GRACE_S
-from vramtap.targets.base import Target
 from vramtap.trace.recording import Follower, Recording
-from vramtap.trackers.base import Tracker
 from vramtap.trackers.userfault.hybrid import HybridTracker
 from vramtap.trackers.userfault.log import LogTracker
+
+if TYPE_CHECKING:
+    from vramtap.display.mode import Mode
+    from vramtap.memory.extent import Extent
+    from vramtap.targets.base import Target
+    from vramtap.trackers.base import Tracker
 
 MAX_HZ: Final = 1000
 """Looks a second: timers have a millisecond's grain."""
@@ -98,7 +100,7 @@ async def record(
                 gone.cancel()
                 await asyncio.wait([gone])
         finally:
-            tracker.disarm()
+            tracker.stop()
 
 
 async def _arm(tracker: LogTracker, target: Target, recording: Recording) -> None:
@@ -111,7 +113,7 @@ async def _arm(tracker: LogTracker, target: Target, recording: Recording) -> Non
 
     def work() -> None:
         recording.costs = measured(target)
-        arm(tracker, target.extent, target.url)
+        start_log(tracker, target.extent, target.url)
 
     arming = asyncio.create_task(asyncio.to_thread(work))
     try:
@@ -133,7 +135,7 @@ def measured(target: Target) -> Costs | None:
         # One that has measured keeps to it.
         hybrid = HybridTracker(allow_filtered=target.tolerates_injection, policy=LogAlways())
         try:
-            hybrid.arm(target.extent)
+            hybrid.start(target.extent)
             if hybrid.unarmable:
                 log.info("%s: costs not measured: it cannot be armed: %s", target.url, hybrid.unarmable)
                 return None
@@ -143,12 +145,12 @@ def measured(target: Target) -> Costs | None:
             log.info("%s: costs not measured: %s", target.url, error)
             return None
         finally:
-            hybrid.disarm()
+            hybrid.stop()
     names = [field.name for field in dataclasses.fields(Costs)]
     return Costs(**{name: statistics.median(getattr(each, name) for each in found) for name in names})
 
 
-def arm(tracker: LogTracker, extent: Extent, name: str) -> None:
+def start_log(tracker: LogTracker, extent: Extent, name: str) -> None:
     """Protect an extent, or say why there will be no recording.
 
     Args:
@@ -161,7 +163,7 @@ def arm(tracker: LogTracker, extent: Extent, name: str) -> None:
         VramtapError: its writes cannot be logged.
     """
     try:
-        tracker.arm(extent)
+        tracker.start(extent)
     except TargetGone:
         raise
     except VramtapError as error:

@@ -7,8 +7,7 @@ frames as its rate has in that time.
 from __future__ import annotations
 
 import dataclasses
-import threading
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from vramtap.display.bochs import Dispi
 from vramtap.errors import TargetGone, VramtapError
@@ -16,10 +15,14 @@ from vramtap.machine.choose_cpu import CPU_NAMES, CpuName
 from vramtap.machine.machine import Machine
 from vramtap.machine.workloads import WORKLOADS
 from vramtap.targets.machine.demo import command_line
-from vramtap.targets.url import TargetSpec
-from vramtap.trace.record import STOPPED, Progress, arm
+from vramtap.trace.record import STOPPED, Progress, start_log
 from vramtap.trace.recording import Follower, Recording
 from vramtap.trackers.userfault.log import LogTracker
+
+if TYPE_CHECKING:
+    import threading
+
+    from vramtap.targets.url import TargetSpec
 
 CARET_HZ: Final = 2
 """Frames a second of `caret` unless told otherwise (machine/guest/main.c)."""
@@ -60,7 +63,7 @@ def record_machine(
         UsageError: a parameter means nothing.
         VramtapError: writes cannot be logged here, or the guest ended before the first look.
     """
-    cpu = cast(CpuName, spec.choice("cpu", CPU_NAMES, "auto"))
+    cpu = cast("CpuName", spec.choice("cpu", CPU_NAMES, "auto"))
     line = command_line(dataclasses.replace(spec, query={**spec.query, "hz": "0"}))
     workload = spec.choice("workload", WORKLOADS, WORKLOADS[0])
     frames_hz = spec.number("hz", CARET_HZ if workload == "caret" else 0) or hz
@@ -72,7 +75,7 @@ def record_machine(
     with Machine(cpu=cpu, command_line=line, held=True) as machine:
         machine.run_frames(1, timeout_s=STARTING_S)
         try:
-            arm(tracker, machine.extent, spec.url)
+            start_log(tracker, machine.extent, spec.url)
             mode = Dispi.from_words(machine.dispi.words()).mode(machine.extent.size_bytes)
             if mode is None:
                 raise VramtapError("trace record", spec.url, "the guest shows no linear mode")
@@ -99,4 +102,4 @@ def record_machine(
             recording.ended = str(error)
             raise
         finally:
-            tracker.disarm()
+            tracker.stop()

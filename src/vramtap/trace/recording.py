@@ -8,14 +8,16 @@ import platform
 from collections import Counter
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from vramtap.display.mode import Mode
 from vramtap.errors import VramtapError
 from vramtap.pages import PageRuns
 from vramtap.policy.costs import Costs
 from vramtap.trace.trace import Trace, TraceBuilder
-from vramtap.trackers.base import Everything, Tracker
+from vramtap.trackers.base import AllDirty, Tracker
+
+if TYPE_CHECKING:
+    from vramtap.display.mode import Mode
 
 COSTS: Final = "costs"
 """Under which name a trace keeps what was measured on its target, as JSON."""
@@ -64,16 +66,16 @@ class Recording:
         self._builder = TraceBuilder(last - first)
         self._meta |= {"mode": str(mode), "recorded": datetime.now(UTC).isoformat(timespec="seconds")}
 
-    def keep(self, at_ns: int, answer: PageRuns | Everything, first_page: int) -> None:
+    def keep(self, at_ns: int, answer: PageRuns | AllDirty, first_page: int) -> None:
         """Keep a look.
 
         Args:
             at_ns: When it was taken, nanoseconds from the begin; later than the one before.
-            answer: Of the tracker, pages counted as it does; `Everything` is kept as all pages.
+            answer: Of the tracker, pages counted as it does; `AllDirty` is kept as all pages.
             first_page: Of the window in the tracker's extent.
         """
         builder = self._begun()
-        if isinstance(answer, Everything):
+        if isinstance(answer, AllDirty):
             self._everything[answer.reason] += 1
             written = PageRuns.full(builder.pages)
         else:
@@ -148,11 +150,11 @@ class Follower:
         tracker.collect(mode.window)
         recording.begin(mode)
 
-    def collect(self) -> PageRuns | Everything:
+    def collect(self) -> PageRuns | AllDirty:
         """What was written in the window since the last look."""
         return self._tracker.collect(self.mode.window)
 
-    def keep(self, at_ns: int, answer: PageRuns | Everything, mode: Mode | None) -> str:
+    def keep(self, at_ns: int, answer: PageRuns | AllDirty, mode: Mode | None) -> str:
         """Keep a look.
 
         Args:

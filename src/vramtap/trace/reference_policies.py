@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from vramtap.policy.costs import Costs
 from vramtap.policy.decide import INTERVAL_S, Counts, State
+
+if TYPE_CHECKING:
+    from vramtap.policy.costs import Costs
 
 XEN_QUIET_S: Final = 2.0
 """Without a write for so long, Xen takes all write permission (`last_dirty + SECONDS(2)` in

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vramtap.policy.costs import Costs
-from vramtap.policy.decide import Policy
-from vramtap.trace.trace import Trace
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vramtap.policy.costs import Costs
+    from vramtap.policy.decide import Policy
+    from vramtap.trace.trace import Trace
 
 NS_A_S: Final = 1e9
 NS_A_MS: Final = 1e6
@@ -190,7 +192,7 @@ def replay(trace: Trace, policy: Policy, costs: Costs, tile_pages: int) -> Repla
         policy.name,
         account.ours_us,
         account.guest_us,
-        account.ours_us + account.guest_us * costs.guest_weight,
+        account.ours_us + account.guest_us * costs.guest_cost_factor,
         trace.intervals,
         account.looks,
         armed_ns / NS_A_S,

@@ -10,10 +10,8 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import numpy as np
@@ -22,6 +20,9 @@ from vramtap.errors import KernelError, NotFound, UsageError, VramtapError
 from vramtap.trace.trace import MAX_INTERVALS, MAX_RUNS, Trace
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import ModuleType
+
     import pyarrow
     import pyarrow.parquet
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.display.mode import MAX_DIMENSION, MAX_STRIDE_BYTES
 from vramtap.errors import VramtapError
 from vramtap.pages import PAGE_SIZE, PageRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
 MAX_PAGES: Final = MAX_DIMENSION * MAX_STRIDE_BYTES // PAGE_SIZE
 """Pages a scanout can take: as many rows as a mode may have, each as long as it may be."""

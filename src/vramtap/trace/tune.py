@@ -11,16 +11,19 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from vramtap.errors import UsageError
-from vramtap.policy.costs import Costs
 from vramtap.policy.decide import OnlinePolicy, Parameters
 from vramtap.trace.optimum import optimum
 from vramtap.trace.replay import replay
-from vramtap.trace.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from vramtap.policy.costs import Costs
+    from vramtap.trace.trace import Trace
 
 By = Literal["worst", "mean"]
 

@@ -8,11 +8,13 @@ import importlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vramtap.errors import NotFound, VramtapError
 from vramtap.trace.tune import Job, Member, Workers, work
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 CONNECT_S: Final = 10.0
 """For a scheduler to answer and a worker to be there."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from vramtap.memory.extent import Extent
-from vramtap.pages import PageRuns
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vramtap.memory.extent import Extent
+    from vramtap.pages import PageRuns
 
 
 class Reason(StrEnum):
@@ -37,7 +39,7 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Everything:
+class AllDirty:
     """The answer of a tracker that cannot vouch for its log: look at all pages asked about.
 
     Args:
@@ -71,7 +73,7 @@ class Tracker(Protocol):
     1. A write is never missed: whatever was written before `collect` returned and has not been
        reported is in this answer or in the next one.
     2. It may report too much; `precision` says whether it does.
-    3. It clears first, and the caller reads pixels after, from `source`. It is armed before the first
+    3. It clears first, and the caller reads pixels after, from `read_from`. It is armed before the first
        full read.
     4. However the process leaves, the target is left as it was found.
     """
@@ -87,12 +89,12 @@ class Tracker(Protocol):
         ...
 
     @property
-    def windowed(self) -> bool:
+    def prefers_window(self) -> bool:
         """Whether asking about less costs less, so that only what is shown should be asked about."""
         ...
 
     @property
-    def source(self) -> Extent:
+    def read_from(self) -> Extent:
         """Where the consumer reads what was collected: the armed extent, or a copy of the same shape.
 
         Raises:
@@ -100,7 +102,7 @@ class Tracker(Protocol):
         """
         ...
 
-    def arm(self, extent: Extent) -> None:
+    def start(self, extent: Extent) -> None:
         """Start watching.
 
         Raises:
@@ -108,7 +110,7 @@ class Tracker(Protocol):
         """
         ...
 
-    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         """Read and clear what was written since the last collect.
 
         Args:
@@ -116,7 +118,7 @@ class Tracker(Protocol):
                 outside is kept for a later call.
 
         Returns:
-            Page runs relative to the extent and inside the window, or `Everything` of the window.
+            Page runs relative to the extent and inside the window, or `AllDirty` of the window.
 
         Raises:
             TargetGone: whose memory it is has ended.
@@ -133,11 +135,11 @@ class Tracker(Protocol):
         ...
 
     @property
-    def learns(self) -> bool:
-        """Whether `learn` is of use now: pages were reported that may or may not have been written."""
+    def wants_feedback(self) -> bool:
+        """Whether `feedback` is of use now: pages were reported that may or may not have been written."""
         ...
 
-    def learn(self, changed: PageRuns) -> None:
+    def feedback(self, changed: PageRuns) -> None:
         """Hear what the consumer found changed in what was last collected, once it has read it.
 
         Not to call it costs speed, never a write.
@@ -148,7 +150,7 @@ class Tracker(Protocol):
         ...
 
     @property
-    def patience_s(self) -> float:
+    def idle_after_s(self) -> float:
         """How long nothing must have changed before `wake` is worth the change of hands, at most, seconds."""
         ...
 
@@ -164,12 +166,12 @@ class Tracker(Protocol):
         """
         ...
 
-    def disarm(self) -> None:
+    def stop(self) -> None:
         """Stop watching and leave the target as it was found; harmless when not armed."""
         ...
 
 
-class NothingUnasked:
+class TrackerDefaults:
     """What a tracker answers that reports at once all that was written, and nothing else."""
 
     @property
@@ -178,14 +180,14 @@ class NothingUnasked:
         return False
 
     @property
-    def learns(self) -> bool:
+    def wants_feedback(self) -> bool:
         """Never."""
         return False
 
-    def learn(self, changed: PageRuns) -> None:
+    def feedback(self, changed: PageRuns) -> None:
         """Nothing depends on it."""
 
     @property
-    def patience_s(self) -> float:
+    def idle_after_s(self) -> float:
         """As long as for anybody."""
         return float("inf")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.errors import NotFound, TargetGone, UsageError, VramtapError
 from vramtap.machine.space import GuestSpace
-from vramtap.memory.extent import Extent
 from vramtap.memory.foreign import XenSpace
 from vramtap.policy.costs import HEAVIEST_WEIGHT
-from vramtap.trackers.base import Tracker
 from vramtap.trackers.compare import CompareTracker
 from vramtap.trackers.poller import IDLE_INTERVAL_S
 from vramtap.trackers.userfault.hybrid import HybridTracker
 from vramtap.trackers.userfault.log import LogTracker
 from vramtap.trackers.userfault.probe import probe_log
+
+if TYPE_CHECKING:
+    from vramtap.memory.extent import Extent
+    from vramtap.trackers.base import Tracker
 
 NAMES: Final = ("auto", "hybrid", "log", "compare", "dirtybits", "kvmlog", "xen")
 """What `--tracker` takes; the last are for the embedded machine (two), and for Xen domains."""
@@ -39,28 +41,31 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class TrackerOptions:
     """What a user asks of whichever tracker it becomes.
 
     Args:
         latency_s: How late the first change after a while may be noticed where nothing but asking notices
             it, seconds: how often an idle target is asked that cannot be armed.
-        guest_weight: A microsecond taken from the guest counts as so many of ours.
+        guest_cost_factor: A microsecond taken from the guest counts as so many of ours.
 
     Raises:
         UsageError: a value that nothing can be done with.
     """
 
     latency_s: float = IDLE_INTERVAL_S
-    guest_weight: float = 1.0
+    guest_cost_factor: float = 1.0
 
     def __post_init__(self) -> None:
         if not SOONEST_S <= self.latency_s <= LATEST_S:
             bounds = f"{SOONEST_S * 1000:g} to {LATEST_S * 1000:g} ms"
             raise UsageError("--latency", f"{self.latency_s * 1000:g} ms", "is not waited for", bounds)
-        if not 0 <= self.guest_weight <= HEAVIEST_WEIGHT:
+        if not 0 <= self.guest_cost_factor <= HEAVIEST_WEIGHT:
             raise UsageError(
-                "--guest-weight", f"{self.guest_weight:g}", "is no weight", f"0 to {HEAVIEST_WEIGHT:g}"
+                "--guest-cost-factor",
+                f"{self.guest_cost_factor:g}",
+                "is no weight",
+                f"0 to {HEAVIEST_WEIGHT:g}",
             )
 
 
@@ -69,8 +74,8 @@ def choose(
     extent: Extent,
     *,
     allow_filtered: bool = False,
-    learns: bool = True,
-    wishes: Wishes | None = None,
+    wants_feedback: bool = True,
+    options: TrackerOptions | None = None,
 ) -> Choice:
     """Arm the tracker of this name on an extent.
 
@@ -81,8 +86,9 @@ def choose(
         name: One of `NAMES`.
         extent: What to watch.
         allow_filtered: Attach to a target with a seccomp filter; see `linux.inject`.
-        wishes: Of the user, for those trackers that can heed them.
-        learns: Whether the consumer will tell what changed (`Tracker.learn`); without, `auto` takes `log`.
+        options: Of the user, for those trackers that can heed them.
+        wants_feedback: Whether the consumer reports what changed (`Tracker.feedback`). If it does not,
+            `auto` takes `log`.
 
     Raises:
         UsageError: no tracker has this name.
@@ -93,29 +99,31 @@ def choose(
         raise UsageError("--tracker", name, "no such tracker", f"one of {', '.join(NAMES)}")
     if name == "compare":
         return _compare(extent, "asked for")
-    wishes = wishes or Wishes()
+    options = options or TrackerOptions()
     if name == "xen" or isinstance(extent.space, XenSpace):
-        return _xen(name, extent, wishes)
+        return _xen(name, extent, options)
     if name in ("dirtybits", "kvmlog"):
         tracker = _of_the_machine(name)
-        tracker.arm(extent)
+        tracker.start(extent)
         return Choice(tracker, "asked for")
-    hybrid = name == "hybrid" or (name == "auto" and learns)
+    hybrid = name == "hybrid" or (name == "auto" and wants_feedback)
     log: HybridTracker | LogTracker
     if hybrid:
         log = HybridTracker(
-            allow_filtered=allow_filtered, latency_s=wishes.latency_s, guest_weight=wishes.guest_weight
+            allow_filtered=allow_filtered,
+            latency_s=options.latency_s,
+            guest_cost_factor=options.guest_cost_factor,
         )
     else:
-        log = LogTracker(allow_filtered=allow_filtered, latency_s=wishes.latency_s)
+        log = LogTracker(allow_filtered=allow_filtered, latency_s=options.latency_s)
     if name != "auto":
-        log.arm(extent)
+        log.start(extent)
         return Choice(log, "asked for" + _unarmable(log, extent))
     refusal = probe_log()
     if refusal is not None:
         return _compare(extent, f"log does not work on this kernel: {refusal}")
     try:
-        log.arm(extent)
+        log.start(extent)
     except TargetGone:
         raise
     except NotFound as error:
@@ -144,15 +152,15 @@ def _of_the_machine(name: str) -> Tracker:
     return KvmLogTracker()
 
 
-def _xen(name: str, extent: Extent, wishes: Wishes) -> Choice:
+def _xen(name: str, extent: Extent, options: TrackerOptions) -> Choice:
     """In a domain the hypervisor's log is all there is, and nothing wakes us: `hybrid` is the same."""
     from vramtap.trackers.xen.tracker import XenTracker
 
     if name not in ("auto", "hybrid", "xen"):
         raise UsageError("--tracker", name, "does not follow a Xen domain", "xen, compare or auto")
-    tracker = XenTracker(latency_s=wishes.latency_s)
+    tracker = XenTracker(latency_s=options.latency_s)
     try:
-        tracker.arm(extent)
+        tracker.start(extent)
     except VramtapError as error:
         if name != "auto":
             raise
@@ -162,5 +170,5 @@ def _xen(name: str, extent: Extent, wishes: Wishes) -> Choice:
 
 def _compare(extent: Extent, why: str) -> Choice:
     tracker = CompareTracker()
-    tracker.arm(extent)
+    tracker.start(extent)
     return Choice(tracker, why)

@@ -6,32 +6,35 @@ baseline they are measured against.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from vramtap.errors import VramtapError
-from vramtap.memory.extent import Extent
 from vramtap.memory.own import extent_of
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.trackers.base import Everything, NothingUnasked, Reason, Waker
+from vramtap.trackers.base import AllDirty, Reason, TrackerDefaults, Waker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vramtap.memory.extent import Extent
 
 CHUNK_PAGES: Final = 64
 """Pages read at once: 256 KiB, so that the fresh bytes are still in the second-level cache when compared."""
 
 
-class CompareTracker(NothingUnasked):
+class CompareTracker(TrackerDefaults):
     """Compares the extent with a copy of it, word by word, and hands out the copy.
 
     The consumer must read what was compared, not the target once more. With two reads, a page that shows
     X when it is compared, Y when the consumer reads it, and X again by the next round compares equal for
     ever while the consumer keeps Y: a blinking caret does just that. So the fresh bytes go into the copy,
-    `source` is the copy, and every round is compared with exactly what the consumer has seen.
+    `read_from` is the copy, and every round is compared with exactly what the consumer has seen.
     """
 
     name: Final = "compare"
-    windowed: Final = True
+    prefers_window: Final = True
     precision: Final[Literal["exact", "superset"]] = "exact"
 
     def __init__(self) -> None:
@@ -41,7 +44,7 @@ class CompareTracker(NothingUnasked):
         self._unknown = NO_PAGES
         self._restored = NO_PAGES
 
-    def arm(self, extent: Extent) -> None:
+    def start(self, extent: Extent) -> None:
         """Take note of the extent; nothing is touched in the target."""
         room = np.zeros(extent.size_bytes + PAGE_SIZE, dtype=np.uint8)
         skip = -room.ctypes.data % PAGE_SIZE
@@ -52,13 +55,13 @@ class CompareTracker(NothingUnasked):
         self._restored = NO_PAGES
 
     @property
-    def source(self) -> Extent:
+    def read_from(self) -> Extent:
         """Our copy, as of the last collect."""
         if self._extent is None:
             raise VramtapError("source", "compare", "not armed", "call arm() first")
         return self._source
 
-    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         """Read the window and compare it; see `Tracker.collect`."""
         extent = self._extent
         if extent is None:
@@ -84,7 +87,7 @@ class CompareTracker(NothingUnasked):
         self._restored = self._restored.difference(restored)
         if new:
             self._unknown = self._unknown.difference(PageRuns([(first, last)]))
-            return Everything(Reason.FIRST)
+            return AllDirty(Reason.FIRST)
         return PageRuns.from_mask(dirty).shift(first).union(restored)
 
     def restore(self, runs: PageRuns) -> None:
@@ -95,7 +98,7 @@ class CompareTracker(NothingUnasked):
         """Nothing but comparing finds a change: it must be asked."""
         return None
 
-    def disarm(self) -> None:
+    def stop(self) -> None:
         """Forget the copy."""
         self._extent = None
         self._copy = np.empty(0, dtype=np.uint8)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 IDLE_INTERVAL_S: Final = 0.024
 """Between two questions. A wake-up of a process that has nothing else to do costs about 50 us of CPU before a

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.xen.library import DEVICEMODEL, Handle, quiet_logger, raise_errno
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_PAGES: Final = 32768
 """Frames that one call can ask about: bits of a page, the longest buffer the kernel passes on (Linux:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from vramtap.xen.xenstore import Xenstore
+if TYPE_CHECKING:
+    from vramtap.xen.xenstore import Xenstore
 
 MAX_DOMID: Final = 0x7FEF
 """The highest id a domain is given (xen/include/public/xen.h, DOMID_FIRST_RESERVED)."""

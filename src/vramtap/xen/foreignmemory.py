@@ -15,14 +15,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.errors import VramtapError
 from vramtap.pages import PAGE_SIZE
 from vramtap.xen.library import FOREIGNMEMORY, Handle, quiet_logger, raise_errno
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_MAPPED: Final = 1 << 18
 """Frames mapped at most, 1 GiB: more than any video RAM."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Final, NoReturn, Self
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from vramtap.errors import KernelError, NotFound, Refused, TargetGone, Unsupported, VramtapError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
 
 PRIVCMD: Final = Path("/dev/xen/privcmd")
 """What the libraries make hypercalls through (Linux: drivers/xen/privcmd.c)."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from support.fake_qmp import LoneQmp, Refusal
 from support.fake_xen.host import VRAM_FRAME, FakeXen
 from vramtap.display import bochs
 from vramtap.pages import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
 
 UUID: Final = "6f1e6a2c-9d1c-4d4b-8a5e-0123456789ab"
 MMIO: Final = 0xF1000000

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from support.testbed.cache import COMPILER_FLAGS, built, key, run
 from vramtap.errors import NotFound
 from vramtap.xen import library
-from vramtap.xen.library import Library
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vramtap.xen.library import Library
 
 VRAM_FRAME: Final = 0xF0000
 """Where a domain's video RAM is, unless a test says otherwise."""

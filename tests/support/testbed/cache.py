@@ -9,11 +9,13 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from support.testbed.errors import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 ROOT: Final = Path(__file__).resolve().parents[3] / ".cache" / "testbed"
 """Where everything is kept; never in git."""

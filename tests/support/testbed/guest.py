@@ -12,19 +12,22 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from support.testbed import ppm
 from support.testbed.errors import LabError
 from support.testbed.image import image
 from support.testbed.qmp import Monitor
 from support.testbed.supervise import spawn, stop
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from numpy.typing import NDArray
 
 BOOT_TIMEOUT_S: Final = 180.0
 """Generous: emulation shares the machine with whatever else runs there."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from support.testbed.require import require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NOBODY: Final = 65534
 """The overflow user and group (kernel: include/linux/highuid.h)."""

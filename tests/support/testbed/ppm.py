@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from support.testbed.errors import LabError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def parse(data: bytes) -> NDArray[np.uint32]:

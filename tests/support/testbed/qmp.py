@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from support.testbed.errors import LabError
+
+if TYPE_CHECKING:
+    import socket
 
 _LINE_LIMIT_BYTES: Final = 64 * 1024 * 1024
 

@@ -6,15 +6,18 @@ import select
 import subprocess
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from support.testbed.cache import compiled
 from support.testbed.errors import LabError
 from support.testbed.supervise import spawn, stop
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
 
 _SOURCE: Final = Path(__file__).resolve().parent / "writer.c"
 

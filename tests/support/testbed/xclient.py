@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import selectors
 import time
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
 
 import numpy as np
 import xcffib
 import xcffib.xproto as x
-from numpy.typing import NDArray
 
 from support.testbed.errors import LabError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
 
 _ALL_PLANES: Final = 0xFFFFFFFF
 _Z_PIXMAP: Final = 2
@@ -89,7 +92,7 @@ class XClient:
             height: Pixels.
             pixel: In the root window's own format.
         """
-        core, rectangle_type = self._connection.core, cast(Any, x.RECTANGLE)
+        core, rectangle_type = self._connection.core, cast("Any", x.RECTANGLE)
         core.ChangeGC(self._gc, x.GC.Foreground, [pixel])
         rectangle = rectangle_type.synthetic(left, top, width, height)
         core.PolyFillRectangle(self._root, self._gc, 1, [rectangle])

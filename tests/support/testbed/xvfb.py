@@ -10,11 +10,13 @@ import subprocess
 import tempfile
 from enum import Enum
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from support.testbed.errors import LabError
 from support.testbed.supervise import spawn, stop
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 _START_TIMEOUT_S: Final = 60
 _SHMID: Final = re.compile(r"screen 0 shmid (\d+)")

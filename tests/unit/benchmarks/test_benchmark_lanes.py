@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 import pytest
 from benchmarks import lanes
 from benchmarks.lanes import Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +59,7 @@ def test_a_server_at_rest_is_told_from_one_that_wakes_up() -> None:
 def test_rest_is_waited_for_as_long_as_there_is_patience() -> None:
     wakeups = itertools.chain(range(20), itertools.repeat(20))
     row = lane("a", [], lambda: next(wakeups))
-    row.patience_s = 60.0
+    row.idle_after_s = 60.0
     (shot,) = take([row], {"a": 1})
     assert shot.rested is True
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import Future
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,6 +20,9 @@ from hypothesis import strategies as st
 from vramtap.cli._bench_trackers import Cost
 from vramtap.pages import PageRuns
 from vramtap.trace.trace import TraceBuilder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def kept(figures: dict[str, Any]) -> Any:  # noqa: ANN401 - what JSON holds

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from vramtap.cli._bench_trackers import Cost, measure
 from vramtap.errors import UsageError, VramtapError
-from vramtap.memory.extent import Extent
-from vramtap.pages import PageRuns
 from vramtap.trackers.choose import Choice
 from vramtap.trackers.compare import CompareTracker
+
+if TYPE_CHECKING:
+    from vramtap.memory.extent import Extent
+    from vramtap.pages import PageRuns
 
 
 def costs(workloads: list[str], trackers: list[str], rounds: int = 2) -> list[Cost]:
@@ -59,15 +63,15 @@ def test_a_tracker_that_learns_is_told_what_changed(monkeypatch: pytest.MonkeyPa
 
     class Learning(CompareTracker):
         @property
-        def learns(self) -> bool:
+        def wants_feedback(self) -> bool:
             return True
 
-        def learn(self, changed: PageRuns) -> None:
+        def feedback(self, changed: PageRuns) -> None:
             told.append(changed)
 
     def chosen(name: str, extent: Extent) -> Choice:
         tracker = Learning()
-        tracker.arm(extent)
+        tracker.start(extent)
         return Choice(tracker, name)
 
     monkeypatch.setattr("vramtap.cli._bench_trackers.choose", chosen)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import click
-import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vramtap.cli import demo, serve
 from vramtap.cli.demo import demo_url
-from vramtap.cli.serve import Serving
 from vramtap.targets.url import parse
+
+if TYPE_CHECKING:
+    import pytest
+
+    from vramtap.cli.serve import Serving
 
 
 def served(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[list[str], Serving]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+from typing import TYPE_CHECKING
 
-import pytest
 from click.testing import CliRunner
 
 from support.testbed.nobody import as_nobody
 from vramtap.cli import _doctor_trials as doctor
 from vramtap.cli.main import cli
 from vramtap.errors import KernelError
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_each_trial_is_a_line_and_each_no_has_a_reason_and_a_remedy() -> None:

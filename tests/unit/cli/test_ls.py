@@ -8,23 +8,23 @@ import pytest
 from click.testing import CliRunner
 
 from vramtap.cli import ls
-from vramtap.targets.discovered import Found
+from vramtap.targets.discovered import Discovered
 
 LONG = "qemu:/tmp/" + "directory/" * 30 + "with [bold]brackets[/bold] and :smile: in it/qmp.sock"
 FOUND = [
-    Found(LONG, "QEMU debian", 812, True),
-    Found("x11::7", "X server", 0, False, "it is not ours"),
+    Discovered(LONG, "QEMU debian", 812, True),
+    Discovered("x11::7", "X server", 0, False, "it is not ours"),
 ]
 
 
 @pytest.fixture
-def found(monkeypatch: pytest.MonkeyPatch) -> list[Found]:
+def found(monkeypatch: pytest.MonkeyPatch) -> list[Discovered]:
     found = list(FOUND)
     monkeypatch.setattr(ls, "discover", lambda: found)
     return found
 
 
-def test_lines_in_a_pipe_are_whole_and_paths_as_they_are(found: list[Found]) -> None:
+def test_lines_in_a_pipe_are_whole_and_paths_as_they_are(found: list[Discovered]) -> None:
     done = CliRunner().invoke(ls.command)
     assert done.exit_code == 0
     head, first, second = (line.rstrip() for line in done.stdout.splitlines())
@@ -34,7 +34,7 @@ def test_lines_in_a_pipe_are_whole_and_paths_as_they_are(found: list[Found]) -> 
     assert second.split(maxsplit=2) == ["x11::7", "?", "X server     no: it is not ours"]
 
 
-def test_json(found: list[Found]) -> None:
+def test_json(found: list[Discovered]) -> None:
     done = CliRunner().invoke(ls.command, ["--json"])
     assert json.loads(done.stdout) == [
         {"url": LONG, "what": "QEMU debian", "pid": 812, "tappable": True, "why": ""},
@@ -42,7 +42,7 @@ def test_json(found: list[Found]) -> None:
     ]
 
 
-def test_nothing_found_is_said(found: list[Found]) -> None:
+def test_nothing_found_is_said(found: list[Discovered]) -> None:
     found.clear()
     said = "No QEMU with a QMP socket and no X display was found; `vramtap demo` brings a machine along.\n"
     assert CliRunner().invoke(ls.command).stdout == said

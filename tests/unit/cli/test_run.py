@@ -8,12 +8,15 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from vramtap.cli import run
 from vramtap.errors import NotTappable, UsageError, VramtapError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.mark.parametrize(

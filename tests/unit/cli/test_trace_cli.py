@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner, Result
@@ -20,6 +20,9 @@ from vramtap.policy.costs import REFERENCE
 from vramtap.policy.decide import Parameters
 from vramtap.trace.store import load, save
 from vramtap.trace.trace import Trace, TraceBuilder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEMO = "demo:?workload=caret&mode=320x200&cpu=unicorn"
 COSTS = {
@@ -194,7 +197,7 @@ def test_costs_and_parameters_from_files(trace: Path, tmp_path: Path) -> None:
             "replay", trace, "--json", "--costs", tmp_path / "costs", "--parameters", tmp_path / "tuned"
         ).stdout
     )
-    assert said["traces"][0]["costs"] == {"source": "given", **COSTS, "guest_weight": 1.0}
+    assert said["traces"][0]["costs"] == {"source": "given", **COSTS, "guest_cost_factor": 1.0}
     assert (said["parameters"]["tile_pages"], said["parameters"]["patience"]) == (8, 2)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner, Result
@@ -15,6 +15,9 @@ from vramtap.errors import NotFound, UsageError, VramtapError
 from vramtap.pages import NO_PAGES, PageRuns
 from vramtap.trace.store import save
 from vramtap.trace.trace import TraceBuilder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def run(*arguments: str | Path) -> Result:

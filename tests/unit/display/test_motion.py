@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vramtap.display.changes import ChangeFinder
-from vramtap.display.damage import Move
 from vramtap.display.motion import find_move
 from vramtap.display.region import Rect
+
+if TYPE_CHECKING:
+    from vramtap.display.damage import Move
 
 Pixels = NDArray[np.uint32]
 COLUMNS = 8

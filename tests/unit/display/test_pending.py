@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from vramtap.display.damage import Damage, Move
 from vramtap.display.pending import MAX_RECTS, Pending, Update
 from vramtap.display.region import Rect, Region
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SIDES = st.integers(1, 100)
 PLACES = st.tuples(st.integers(0, 90), st.integers(0, 90))

@@ -6,18 +6,21 @@ import io
 import os
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
 from vramtap.display import png as module
 from vramtap.display.pixels import to_rgb
 from vramtap.display.png import write_png
 from vramtap.errors import KernelError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def noise(width: int, height: int, seed: int = 1) -> NDArray[np.uint32]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from vramtap.display.region import TILE, Rect, Region, bounding_box, boxes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SIZES = st.tuples(st.integers(1, 100), st.integers(1, 100))
 RECTS = st.builds(

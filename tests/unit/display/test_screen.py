@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from support.region_reference import FakeSpace, decode, modes, painted
 from vramtap.display import screen as module
@@ -21,6 +21,9 @@ from vramtap.display.region import Rect
 from vramtap.display.screen import Screen, row_bands
 from vramtap.errors import KernelError, ModeError
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 WHOLE = Rect(0, 0, 1 << 16, 1 << 16)
 WRITES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 200)), max_size=5)

@@ -14,15 +14,15 @@ SHIFT_L, CAPS_LOCK = 0xFFE1, 0xFFE5
 
 def typed(keyboard: UsKeyboard, keysym: int, scancode: int = 0) -> list[Stroke]:
     """A key pressed and released."""
-    down = keyboard.strokes(KeyEvent(keysym, True, scancode))
-    return down + keyboard.strokes(KeyEvent(keysym, False, scancode))
+    down = keyboard.strokes(KeyEvent(keysym=keysym, down=True, scancode=scancode))
+    return down + keyboard.strokes(KeyEvent(keysym=keysym, down=False, scancode=scancode))
 
 
 def test_shift_is_pressed_or_let_go_around_a_keysym_that_needs_it() -> None:
     keyboard = UsKeyboard()
     assert typed(keyboard, ord("a")) == [("a", True), ("a", False)]
     assert typed(keyboard, ord("A")) == [("shift", True), ("a", True), ("shift", False), ("a", False)]
-    assert keyboard.strokes(KeyEvent(SHIFT_L, True)) == [("shift", True)]
+    assert keyboard.strokes(KeyEvent(keysym=SHIFT_L, down=True)) == [("shift", True)]
     assert typed(keyboard, ord("A")) == [("a", True), ("a", False)]
     assert typed(keyboard, ord("1")) == [("shift", False), ("1", True), ("shift", True), ("1", False)]
     assert keyboard.release_all() == [("shift", False)]
@@ -45,10 +45,10 @@ def test_a_scancode_is_followed_to_the_letter() -> None:
 
 def test_a_key_held_twice_goes_up_once() -> None:
     keyboard = UsKeyboard()
-    keyboard.strokes(KeyEvent(ord("a"), True, 0x1E))
-    keyboard.strokes(KeyEvent(ord("a"), True))
-    assert keyboard.strokes(KeyEvent(ord("a"), False)) == []
-    assert keyboard.strokes(KeyEvent(ord("a"), False, 0x1E)) == [("a", False)]
+    keyboard.strokes(KeyEvent(keysym=ord("a"), down=True, scancode=0x1E))
+    keyboard.strokes(KeyEvent(keysym=ord("a"), down=True))
+    assert keyboard.strokes(KeyEvent(keysym=ord("a"), down=False)) == []
+    assert keyboard.strokes(KeyEvent(keysym=ord("a"), down=False, scancode=0x1E)) == [("a", False)]
 
 
 @given(
@@ -58,7 +58,7 @@ def test_whatever_is_sent_every_key_can_be_let_go_of(events: list[tuple[int, boo
     keyboard = UsKeyboard()
     held: set[str] = set()
     for keysym, down, scancode in events:
-        for code, goes_down in keyboard.strokes(KeyEvent(keysym, down, scancode)):
+        for code, goes_down in keyboard.strokes(KeyEvent(keysym=keysym, down=down, scancode=scancode)):
             (held.add if goes_down else held.discard)(code)
     for code, goes_down in keyboard.release_all():
         assert not goes_down

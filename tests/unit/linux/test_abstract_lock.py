@@ -10,7 +10,7 @@ import pytest
 
 from support.testbed.supervise import spawn
 from vramtap.errors import Refused
-from vramtap.linux.abstract_lock import Claim
+from vramtap.linux.abstract_lock import AbstractLock
 
 HOLD = """
 import sys
@@ -23,13 +23,13 @@ sys.stdin.read()
 
 def test_one_holder() -> None:
     name = f"test/{uuid.uuid4()}"
-    held = Claim(name, "the log of domain 3")
+    held = AbstractLock(name, "the log of domain 3")
     with pytest.raises(Refused, match=r"claim the log of domain 3: another vramtap has it \(end that one"):
-        Claim(name, "the log of domain 3")
-    other = Claim(name + "x", "another")
+        AbstractLock(name, "the log of domain 3")
+    other = AbstractLock(name + "x", "another")
     held.close()
     held.close()
-    Claim(name, "the same").close()
+    AbstractLock(name, "the same").close()
     other.close()
 
 
@@ -42,20 +42,20 @@ def test_it_is_lost_with_its_holder(end: str) -> None:
     with process.stdin, process.stdout:
         assert process.stdout.readline() == b"HELD\n"
         with pytest.raises(Refused):
-            Claim(name, "it")
+            AbstractLock(name, "it")
         if end == "killed":
             process.kill()
         else:
             process.stdin.close()
         process.wait()
-    Claim(name, "it").close()
+    AbstractLock(name, "it").close()
 
 
 @pytest.mark.parametrize("name", ["x" * 99, "x" * 100, "x" * 5000, "n\u00e4me \u202e", "\udcff", ""])
 def test_any_name_will_do(name: str) -> None:
     name = f"{uuid.uuid4()}{name}"
-    held, other = Claim(name, "it"), Claim(name + "y", "another")
+    held, other = AbstractLock(name, "it"), AbstractLock(name + "y", "another")
     with pytest.raises(Refused):
-        Claim(name, "it")
+        AbstractLock(name, "it")
     held.close()
     other.close()

@@ -7,8 +7,8 @@ import mmap
 import os
 import resource
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -29,6 +29,9 @@ from vramtap.linux.procfs import (
 )
 from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
 from vramtap.linux.vm_rw import read_many
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NO_SUCH_PID = 4_194_304 + 7
 """Past the largest pid a Linux can have (PID_MAX_LIMIT, include/linux/threads.h)."""

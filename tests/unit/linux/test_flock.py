@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +15,9 @@ from support import fake_libxl
 from support.testbed.supervise import spawn, stop
 from vramtap.errors import KernelError
 from vramtap.linux.flock import LockFile, holder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def taken(path: Path) -> LockFile:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +13,11 @@ from support.testbed.nobody import as_nobody
 from vramtap.errors import KernelError, NotFound, Refused, Unsupported, VramtapError
 from vramtap.linux import kvm_abi as abi
 from vramtap.linux.kvm import Kvm, Vcpu, Vm
+
+if TYPE_CHECKING:
+    import ctypes
+    from collections.abc import Callable
+    from pathlib import Path
 
 BITMAP = np.zeros(8, dtype=np.uint8)
 

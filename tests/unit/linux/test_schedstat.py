@@ -11,7 +11,7 @@ import pytest
 
 from support.testbed.supervise import spawn, stop
 from vramtap.errors import KernelError
-from vramtap.linux.schedstat import RunClock
+from vramtap.linux.schedstat import SchedstatProbe
 
 ECHO = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
 
@@ -20,7 +20,7 @@ def test_it_is_another_after_the_process_has_run() -> None:
     process = spawn([sys.executable, "-c", ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
-    with RunClock(process.pid) as clock:
+    with SchedstatProbe(process.pid) as clock:
         try:
             seen = []
             for _ in range(10):
@@ -50,7 +50,7 @@ def test_one_that_sleeps_stays_the_same() -> None:
                 stat.seek(0)
                 if stat.read().rpartition(")")[2].split()[0] == "S":
                     break
-        with RunClock(process.pid) as clock:
+        with SchedstatProbe(process.pid) as clock:
             assert clock.read() == clock.read()
     finally:
         stop(process)
@@ -60,12 +60,12 @@ def test_a_process_that_is_not_there() -> None:
     process = spawn(["true"])
     process.wait()
     with pytest.raises(KernelError, match=f"open /proc/{process.pid}/schedstat") as caught:
-        RunClock(process.pid)
+        SchedstatProbe(process.pid)
     assert caught.value.errno == errno.ENOENT
 
 
 def test_closing_twice_and_reading_after() -> None:
-    clock = RunClock(os.getpid())
+    clock = SchedstatProbe(os.getpid())
     assert clock.read()
     clock.close()
     clock.close()

@@ -11,8 +11,7 @@ import select
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -20,6 +19,9 @@ from support.scribe import PAGE
 from vramtap.linux import abi, watchdog
 from vramtap.linux.userfaultfd import Userfaultfd
 from vramtap.linux.watchdog import Signals, Watchdog, stand_guard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 START, END = 0x7F00_0000_0000, 0x7F00_0010_0000
 WAIT_S = 10.0
@@ -350,7 +352,7 @@ def test_one_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> Non
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reader, writer = os.pipe2(os.O_NONBLOCK)
     with subprocess.Popen(["sleep", "inf"]) as process:
-        Watchdog(Userfaultfd(reader, "nobody"), Signals.make(), ours, cast(Any, process)).close()
+        Watchdog(Userfaultfd(reader, "nobody"), Signals.make(), ours, cast("Any", process)).close()
         assert process.returncode is not None
     theirs.close()
     os.close(writer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,6 +14,9 @@ from vramtap.errors import UsageError
 from vramtap.machine.image import load, read_image
 from vramtap.machine.layout import IMAGE_BASE, RAM_BYTES
 from vramtap.machine.memory import GuestMemory
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MEMORY = GuestMemory()
 HEADER = struct.Struct("<16sHHIQQQIHHHHHH")

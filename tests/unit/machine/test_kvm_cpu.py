@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from support.kvm_guest import KickingPorts, SilentPorts, TinyMachine, enter_user_mode
 from vramtap.errors import KernelError, TargetGone, UsageError, VramtapError
@@ -21,6 +20,11 @@ from vramtap.machine.kvm_cpu import KICK_SIGNAL, KvmCpu
 from vramtap.machine.layout import BOOT_INFO, BOOT_PDS, BOOT_PML4, BOOT_STACK, IMAGE_BASE, VRAM_BASE
 from vramtap.machine.memory import GuestMemory
 from vramtap.pages import PageRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
 
 HALT = Exit(ExitKind.HALT)
 KICKED = Exit(ExitKind.KICKED)

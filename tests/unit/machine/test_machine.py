@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +13,9 @@ from vramtap.machine.layout import IMAGE_BASE, VRAM_BASE
 from vramtap.machine.machine import Machine
 from vramtap.machine.ports import NEVER_NS
 from vramtap.pages import PageRuns
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COUNTING = f"""
     mov ${VRAM_BASE}, %edi

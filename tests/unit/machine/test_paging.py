@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +16,9 @@ from vramtap.machine.boot import prepare
 from vramtap.machine.layout import BOOT_PDPT, BOOT_PDS, BOOT_PML4, VRAM_BASE
 from vramtap.machine.memory import GuestMemory
 from vramtap.machine.paging_reverse import MAX_TABLES, Leaves, mappings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FRAME = 4096
 TABLES = (0x1000, 0x2000, 0x3000, 0x40_0000, 0x3FF_F000, VRAM_BASE, VRAM_BASE + 5 * FRAME)

@@ -13,7 +13,7 @@ from support.machine_code import assemble
 from vramtap.errors import VramtapError
 from vramtap.machine.layout import VRAM_BASE
 from vramtap.machine.machine import Machine
-from vramtap.machine.run_notifier import Runs
+from vramtap.machine.run_notifier import RunNotifier
 
 
 class Diary:
@@ -42,7 +42,7 @@ class Step(Enum):
 
 @given(st.lists(st.sampled_from(Step), max_size=30))
 def test_who_joins_is_told_every_end_that_follows_and_each_beginning_before_it(steps: list[Step]) -> None:
-    runs, joined = Runs(), Diary()
+    runs, joined = RunNotifier(), Diary()
     expected: list[str] = []
     running = present = False
     for step in steps:
@@ -62,7 +62,7 @@ def test_who_joins_is_told_every_end_that_follows_and_each_beginning_before_it(s
 
 
 def test_each_of_many_is_told_and_one_leaves_alone() -> None:
-    runs, one, other = Runs(), Diary(), Diary()
+    runs, one, other = RunNotifier(), Diary(), Diary()
     runs.watch(one)
     runs.watch(other)
     runs.begin()
@@ -74,7 +74,7 @@ def test_each_of_many_is_told_and_one_leaves_alone() -> None:
 
 
 def test_one_may_leave_while_it_is_told_an_end() -> None:
-    runs, after = Runs(), Diary()
+    runs, after = RunNotifier(), Diary()
 
     class Leaving(Diary):
         def ended(self, halted: bool) -> None:

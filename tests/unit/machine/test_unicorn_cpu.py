@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +16,9 @@ from vramtap.machine.layout import BOOT_INFO, BOOT_MAGIC, BOOT_PML4, BOOT_STACK,
 from vramtap.machine.memory import GuestMemory
 from vramtap.machine.unicorn_cpu import UnicornCpu
 from vramtap.pages import NO_PAGES, PageRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Recorder:

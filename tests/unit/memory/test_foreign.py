@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from support.fake_xen.host import VRAM_FRAME, FakeXen, fake_xen
 from vramtap.errors import KernelError, TargetGone
-from vramtap.linux.schedstat import RunClock
+from vramtap.linux.schedstat import SchedstatProbe
 from vramtap.memory.extent import Extent
 from vramtap.memory.foreign import XenSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.xen.foreignmemory import ForeignMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PAGES = 16
 
@@ -126,7 +129,7 @@ def test_a_domain_that_has_gone_can_go(xen: FakeXen, space: XenSpace) -> None:
 
 def test_the_device_models_clock_goes_with_it(xen: FakeXen) -> None:
     space = XenSpace(ForeignMemory(), PAGES, "domain a", "uuid")
-    space.model = clock = RunClock(os.getpid())
+    space.model = clock = SchedstatProbe(os.getpid())
     space.close()
     assert clock.fileno() == -1
     assert space.model is None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -21,6 +21,9 @@ from vramtap.memory.mapped import FileSpace, SysvSpace
 from vramtap.memory.own import OwnSpace, extent_of
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PageRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PAGES = 32
 CONTENT = np.random.default_rng(7).integers(0, 256, PAGES * PAGE, dtype=np.uint8)

@@ -16,8 +16,8 @@ FIELDS = [field.name for field in dataclasses.fields(Costs)]
 def test_what_a_file_says_is_taken_whole() -> None:
     said = dataclasses.asdict(REFERENCE)
     assert Costs.from_mapping(said) == REFERENCE
-    del said["guest_weight"]
-    assert Costs.from_mapping(said).guest_weight == 1.0
+    del said["guest_cost_factor"]
+    assert Costs.from_mapping(said).guest_cost_factor == 1.0
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -35,7 +35,7 @@ def test_nothing_is_read_for_nothing(name: str) -> None:
         dataclasses.replace(REFERENCE, **{name: 0})
 
 
-@pytest.mark.parametrize("name", sorted(set(FIELDS) - {"guest_weight"}))
+@pytest.mark.parametrize("name", sorted(set(FIELDS) - {"guest_cost_factor"}))
 def test_a_field_that_is_missing_is_named(name: str) -> None:
     said = dataclasses.asdict(REFERENCE)
     del said[name]
@@ -50,7 +50,7 @@ def test_a_field_that_is_unknown_is_named_and_cut() -> None:
 
 
 def test_only_the_guests_time_is_weighted() -> None:
-    heavy = dataclasses.replace(REFERENCE, guest_weight=3.0)
+    heavy = dataclasses.replace(REFERENCE, guest_cost_factor=3.0)
     assert heavy.fault_weighted_us == 3 * REFERENCE.fault_us
     assert heavy.arming_us(10) == REFERENCE.arming_us(10) == REFERENCE.arm_us + 10 * REFERENCE.page_us
     assert heavy.waking_us(10) - REFERENCE.waking_us(10) == pytest.approx(2 * REFERENCE.held_us)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -21,6 +21,9 @@ from vramtap.policy.decide import (
     State,
 )
 from vramtap.trace.reference_policies import QemuBackOff, XenTwoSeconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TILES = 4
 SIZES = np.array([8, 8, 8, 5], dtype=np.int64)

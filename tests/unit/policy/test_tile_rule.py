@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pickle
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from support.dense_tile_rule import DenseRule, DenseStates
 from vramtap.policy.costs import REFERENCE, Costs
 from vramtap.policy.tile_rule import Tile, TileRule, TileStates
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PAGES = 40
 COSTS = st.builds(
@@ -26,7 +29,7 @@ COSTS = st.builds(
     arm_us=st.just(230.0),
     hand_over_us=st.just(260.0),
     held_us=st.just(150.0),
-    guest_weight=st.sampled_from([0.0, 0.1, 1.0, 10.0]),
+    guest_cost_factor=st.sampled_from([0.0, 0.1, 1.0, 10.0]),
 )
 # Runs of alike looks: single random ones hardly ever make a change worth while.
 LOOKS = st.lists(st.tuples(st.integers(0, PAGES), st.integers(1, 40)), min_size=1, max_size=25).map(

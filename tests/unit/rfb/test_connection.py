@@ -1,4 +1,4 @@
-"""ServerConnection: what a client's wishes do to its updates, and what is owed to it."""
+"""ServerConnection: what a client's options do to its updates, and what is owed to it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from vramtap.display.damage import Move
 from vramtap.display.region import Rect
 from vramtap.rfb.connection import ClientEncodings, ServerConnection
-from vramtap.rfb.encodings.base import Wishes
+from vramtap.rfb.encodings.base import EncodeOptions
 from vramtap.rfb.formats import NATIVE, WireFormat
-from vramtap.rfb.updates import Piece, Update, UpdateEncoder
+from vramtap.rfb.updates import PixelRect, Update, UpdateEncoder
 from vramtap.rfb.wire import Encoding
 
 WHOLE = bytes.fromhex("0000 0000 ffff ffff")
@@ -68,9 +68,9 @@ def test_an_update_keeps_the_wishes_it_was_begun_with() -> None:
     rfb = connected(Encoding.TIGHT, -26)
     update = rfb.begin_update((), ())
     rfb.receive(b"\0\0\0\0" + WireFormat(big_endian=True).pack() + set_encodings(16))
-    assert (update.wishes, update.encoding) == (Wishes(NATIVE, 6), Encoding.TIGHT)
+    assert (update.options, update.encoding) == (EncodeOptions(NATIVE, 6), Encoding.TIGHT)
     after = rfb.begin_update((), ())
-    assert (after.wishes, after.encoding) == (Wishes(WireFormat(big_endian=True)), Encoding.ZRLE)
+    assert (after.options, after.encoding) == (EncodeOptions(WireFormat(big_endian=True)), Encoding.ZRLE)
 
 
 def test_a_colour_map_goes_out_once_before_the_next_update_and_after_the_one_begun() -> None:
@@ -93,7 +93,7 @@ def test_a_true_colour_format_revokes_the_colour_map_owed() -> None:
 
 def test_moves_and_pixels_in_one_update() -> None:
     rfb = connected(0, 1)
-    piece = Piece(Rect(7, 8, 2, 1), np.array([[0x112233, 0x445566]], np.uint32))
+    piece = PixelRect(Rect(7, 8, 2, 1), np.array([[0x112233, 0x445566]], np.uint32))
     update = rfb.begin_update([Move(Rect(1, 2, 30, 40), 5, 6)], [piece])
     assert sent(update) == bytes.fromhex(
         "00 00 00020005 0006 001e 0028 00000001 0001 00020007 0008 0002 0001 00000000 33221100 66554400"

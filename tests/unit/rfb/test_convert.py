@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given
 
 from support.pictures import COLOUR_MAP, COLOUR_MAP_LAYOUT, Pixels, expected_values, pictures, pixel_formats
-from support.rfb_decoder import PixelFormat
 from vramtap.rfb.convert import Converter, colour_map, converter, flat
 from vramtap.rfb.formats import NATIVE, WireFormat
+
+if TYPE_CHECKING:
+    from support.rfb_decoder import PixelFormat
 
 ORANGE = np.array([0xFF8001], np.uint32)
 

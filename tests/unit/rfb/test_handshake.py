@@ -7,7 +7,7 @@ import pytest
 from support.rfb_client import vnc_response
 from vramtap.errors import ProtocolError
 from vramtap.rfb.connection import ServerConnection
-from vramtap.rfb.events import AuthenticationFailed, Initialised
+from vramtap.rfb.events import AuthenticationFailed, ClientInit
 
 CHALLENGE = bytes(range(100, 116))
 RIGHT = vnc_response("secret", CHALLENGE)
@@ -37,7 +37,7 @@ def test_version_3_3_is_told_the_security_type(version: bytes, agreed: tuple[int
     assert rfb.receive(b"RFB " + version + b"\n") == []
     assert rfb.version == agreed
     assert rfb.data_to_send() == bytes([0, 0, 0, 1])
-    assert rfb.receive(b"\x01") == [Initialised(shared=True)]
+    assert rfb.receive(b"\x01") == [ClientInit(shared=True)]
     assert rfb.data_to_send() == SERVER_INIT
 
 
@@ -47,7 +47,7 @@ def test_version_3_7_chooses_and_has_no_result_without_password() -> None:
     assert rfb.data_to_send() == bytes([1, 1])
     assert rfb.receive(b"\x01") == []
     assert rfb.data_to_send() == b""
-    assert rfb.receive(b"\x00") == [Initialised(shared=False)]
+    assert rfb.receive(b"\x00") == [ClientInit(shared=False)]
     assert rfb.data_to_send() == SERVER_INIT
 
 
@@ -75,7 +75,7 @@ def test_the_right_password_lets_in(version: bytes, offer: bytes) -> None:
         assert rfb.data_to_send() == CHALLENGE
     assert rfb.receive(RIGHT) == []
     assert rfb.data_to_send() == OK
-    assert rfb.receive(b"\1") == [Initialised(shared=True)]
+    assert rfb.receive(b"\1") == [ClientInit(shared=True)]
     assert rfb.data_to_send() == SERVER_INIT
 
 
@@ -114,7 +114,7 @@ def test_what_is_no_rfb_client_is_told_from_its_first_bytes(line: bytes) -> None
 
 def test_everything_at_once_is_taken_in_order() -> None:
     rfb = connection("secret")
-    assert rfb.receive(b"RFB 003.008\n\2" + RIGHT + b"\0") == [Initialised(shared=False)]
+    assert rfb.receive(b"RFB 003.008\n\2" + RIGHT + b"\0") == [ClientInit(shared=False)]
     assert rfb.data_to_send() == b"\1\2" + CHALLENGE + OK + SERVER_INIT
 
 

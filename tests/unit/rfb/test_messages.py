@@ -10,17 +10,16 @@ from hypothesis import strategies as st
 
 from vramtap.display.region import Rect
 from vramtap.errors import ProtocolError
+from vramtap.keyboard.events import KeyEvent, PointerEvent
 from vramtap.rfb.connection import ServerConnection
 from vramtap.rfb.events import (
-    CutTextSent,
-    DesktopSizeWanted,
-    EncodingsSet,
+    ClientCutText,
+    ClientInit,
     Event,
-    Initialised,
-    KeyPressed,
-    PixelFormatSet,
-    PointerMoved,
-    UpdateRequested,
+    FramebufferUpdateRequest,
+    SetDesktopSize,
+    SetEncodings,
+    SetPixelFormat,
 )
 from vramtap.rfb.formats import NATIVE
 from vramtap.rfb.messages import MAX_CUT_TEXT_BYTES, MAX_ENCODINGS, MAX_SKIPPED_BYTES
@@ -29,35 +28,35 @@ HANDSHAKE = b"RFB 003.003\n\1"
 MIB = 1 << 20
 
 MESSAGES: list[tuple[bytes, Event]] = [
-    (b"\0\0\0\0" + NATIVE.pack(), PixelFormatSet(NATIVE)),
-    (bytes.fromhex("02 00 0003 00000010 00000000 ffffff21"), EncodingsSet((16, 0, -223))),
-    (bytes.fromhex("02 00 0000"), EncodingsSet(())),
-    (bytes.fromhex("03 01 0001 0002 0010 0020"), UpdateRequested(True, Rect(1, 2, 16, 32))),
-    (bytes.fromhex("03 00 0000 0000 0280 01e0"), UpdateRequested(False, Rect(0, 0, 640, 480))),
+    (b"\0\0\0\0" + NATIVE.pack(), SetPixelFormat(NATIVE)),
+    (bytes.fromhex("02 00 0003 00000010 00000000 ffffff21"), SetEncodings((16, 0, -223))),
+    (bytes.fromhex("02 00 0000"), SetEncodings(())),
+    (bytes.fromhex("03 01 0001 0002 0010 0020"), FramebufferUpdateRequest(True, Rect(1, 2, 16, 32))),
+    (bytes.fromhex("03 00 0000 0000 0280 01e0"), FramebufferUpdateRequest(False, Rect(0, 0, 640, 480))),
     # Cut to the framebuffer, or nothing of it.
-    (bytes.fromhex("03 00 0270 0000 ffff ffff"), UpdateRequested(False, Rect(624, 0, 16, 480))),
-    (bytes.fromhex("03 01 0280 0000 0001 0001"), UpdateRequested(True, None)),
-    (bytes.fromhex("03 01 0000 0000 0000 0000"), UpdateRequested(True, None)),
-    (bytes.fromhex("04 01 0000 0000ff0d"), KeyPressed(0xFF0D, 0, True)),
-    (bytes.fromhex("04 00 ffff ffffffff"), KeyPressed(0xFFFFFFFF, 0, False)),
-    (bytes.fromhex("05 05 0009 ffff"), PointerMoved(9, 0xFFFF, 5)),
-    (bytes.fromhex("06 000000 00000003") + b"abc", CutTextSent(b"abc")),
-    (bytes.fromhex("06 000000 00000000"), CutTextSent(b"")),
+    (bytes.fromhex("03 00 0270 0000 ffff ffff"), FramebufferUpdateRequest(False, Rect(624, 0, 16, 480))),
+    (bytes.fromhex("03 01 0280 0000 0001 0001"), FramebufferUpdateRequest(True, None)),
+    (bytes.fromhex("03 01 0000 0000 0000 0000"), FramebufferUpdateRequest(True, None)),
+    (bytes.fromhex("04 01 0000 0000ff0d"), KeyEvent(keysym=0xFF0D, scancode=0, down=True)),
+    (bytes.fromhex("04 00 ffff ffffffff"), KeyEvent(keysym=0xFFFFFFFF, scancode=0, down=False)),
+    (bytes.fromhex("05 05 0009 ffff"), PointerEvent(9, 0xFFFF, 5)),
+    (bytes.fromhex("06 000000 00000003") + b"abc", ClientCutText(b"abc")),
+    (bytes.fromhex("06 000000 00000000"), ClientCutText(b"")),
     # The extended clipboard, with minus eight as its length.
-    (bytes.fromhex("06 000000 fffffff8") + bytes(8), CutTextSent(None)),
-    (bytes.fromhex("fb 00 0400 0300 00 00"), DesktopSizeWanted(1024, 768)),
-    (bytes.fromhex("fb 00 0400 0300 02 00") + bytes(32), DesktopSizeWanted(1024, 768)),
-    (bytes.fromhex("ff 00 0001 00000061 0000001e"), KeyPressed(0x61, 0x1E, True)),
+    (bytes.fromhex("06 000000 fffffff8") + bytes(8), ClientCutText(None)),
+    (bytes.fromhex("fb 00 0400 0300 00 00"), SetDesktopSize(1024, 768)),
+    (bytes.fromhex("fb 00 0400 0300 02 00") + bytes(32), SetDesktopSize(1024, 768)),
+    (bytes.fromhex("ff 00 0001 00000061 0000001e"), KeyEvent(keysym=0x61, scancode=0x1E, down=True)),
     # Right control: folded as rfbproto wants it, and as some send it.
-    (bytes.fromhex("ff 00 0000 0000ffe4 0000009d"), KeyPressed(0xFFE4, 0x9D, False)),
-    (bytes.fromhex("ff 00 0000 0000ffe4 0000e01d"), KeyPressed(0xFFE4, 0x9D, False)),
-    (bytes.fromhex("ff 00 0001 0000ff13 00e11d45"), KeyPressed(0xFF13, 0, True)),
+    (bytes.fromhex("ff 00 0000 0000ffe4 0000009d"), KeyEvent(keysym=0xFFE4, scancode=0x9D, down=False)),
+    (bytes.fromhex("ff 00 0000 0000ffe4 0000e01d"), KeyEvent(keysym=0xFFE4, scancode=0x9D, down=False)),
+    (bytes.fromhex("ff 00 0001 0000ff13 00e11d45"), KeyEvent(keysym=0xFF13, scancode=0, down=True)),
 ]
 
 
 def connected() -> ServerConnection:
     rfb = ServerConnection("name", 640, 480)
-    assert rfb.receive(HANDSHAKE) == [Initialised(shared=True)]
+    assert rfb.receive(HANDSHAKE) == [ClientInit(shared=True)]
     return rfb
 
 
@@ -66,7 +65,7 @@ def test_each_message_is_read_to_its_end(data: bytes, event: Event) -> None:
     rfb = connected()
     assert rfb.receive(data[:-1]) == []
     assert rfb.receive(data[-1:]) == [event]
-    assert rfb.receive(bytes.fromhex("05 00 0000 0000")) == [PointerMoved(0, 0, 0)]
+    assert rfb.receive(bytes.fromhex("05 00 0000 0000")) == [PointerEvent(0, 0, 0)]
 
 
 @given(st.lists(st.sampled_from(MESSAGES), max_size=12), st.lists(st.integers(0, 400), max_size=30))
@@ -79,7 +78,7 @@ def test_how_the_bytes_are_cut_up_makes_no_difference(
     places = sorted({min(cut, len(data)) for cut in cuts})
     for first, last in zip([0, *places], [*places, len(data)], strict=True):
         events += rfb.receive(data[first:last])
-    assert events == [Initialised(shared=True), *(event for _, event in messages)]
+    assert events == [ClientInit(shared=True), *(event for _, event in messages)]
     assert rfb.buffered_bytes == 0
 
 
@@ -115,9 +114,9 @@ def test_long_clipboards_are_read_past_without_being_kept(length: int) -> None:
         assert rfb.receive(bytes(10_000)) == []
         left -= 10_000
         assert rfb.buffered_bytes < 64 * 1024
-    assert rfb.receive(bytes(left) + b"\5\0\0\0\0\0") == [CutTextSent(None), PointerMoved(0, 0, 0)]
+    assert rfb.receive(bytes(left) + b"\5\0\0\0\0\0") == [ClientCutText(None), PointerEvent(0, 0, 0)]
 
 
 def test_a_clipboard_that_just_fits_is_kept() -> None:
     text = b"x" * MAX_CUT_TEXT_BYTES
-    assert connected().receive(struct.pack(">B3xi", 6, len(text)) + text) == [CutTextSent(text)]
+    assert connected().receive(struct.pack(">B3xi", 6, len(text)) + text) == [ClientCutText(text)]

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import struct
 import threading
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from vramtap.display.damage import Move
 from vramtap.display.region import Rect
 from vramtap.rfb import encodings
-from vramtap.rfb.encodings.base import Encoded, Wishes
+from vramtap.rfb.encodings.base import Encoded, EncodeOptions
 from vramtap.rfb.formats import WireFormat
-from vramtap.rfb.updates import Piece, Update, UpdateEncoder
+from vramtap.rfb.updates import PixelRect, Update, UpdateEncoder
 from vramtap.rfb.wire import Encoding
 
-BLACK = Piece(Rect(0, 0, 4, 4), np.zeros((4, 4), np.uint32))
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLACK = PixelRect(Rect(0, 0, 4, 4), np.zeros((4, 4), np.uint32))
 
 
 def test_an_update_of_nothing_is_a_message_of_no_rectangles() -> None:
-    assert b"".join(UpdateEncoder().encode(Update(Wishes(), Encoding.ZRLE))) == bytes(4)
+    assert b"".join(UpdateEncoder().encode(Update(EncodeOptions(), Encoding.ZRLE))) == bytes(4)
 
 
 def test_more_rectangles_than_a_message_counts_go_into_two() -> None:
     moves = tuple(Move(Rect(0, 0, 1, 1), 1, 1) for _ in range(70_000))
-    data = b"".join(UpdateEncoder().encode(Update(Wishes(), Encoding.RAW, moves=moves)))
+    data = b"".join(UpdateEncoder().encode(Update(EncodeOptions(), Encoding.RAW, moves=moves)))
     assert struct.unpack(">BxH", data[:4]) == (0, 65535)
     assert struct.unpack(">BxH", data[4 + 16 * 65535 :][:4]) == (0, 70_000 - 65535)
     assert len(data) == 8 + 16 * 70_000
@@ -34,16 +37,18 @@ def test_more_rectangles_than_a_message_counts_go_into_two() -> None:
 
 def test_what_goes_ahead_goes_ahead_once() -> None:
     encoder = UpdateEncoder()
-    assert b"".join(encoder.encode(Update(Wishes(), Encoding.RAW, before=b"ahead"))) == b"ahead" + bytes(4)
+    assert b"".join(
+        encoder.encode(Update(EncodeOptions(), Encoding.RAW, before=b"ahead"))
+    ) == b"ahead" + bytes(4)
 
 
 @pytest.mark.parametrize(
     ("update", "light"),
     [
-        (Update(Wishes(), Encoding.TIGHT), True),
-        (Update(Wishes(), Encoding.RAW, pieces=(BLACK,)), True),
-        (Update(Wishes(WireFormat(big_endian=True)), Encoding.RAW, pieces=(BLACK,)), False),
-        (Update(Wishes(), Encoding.ZRLE, pieces=(BLACK,)), False),
+        (Update(EncodeOptions(), Encoding.TIGHT), True),
+        (Update(EncodeOptions(), Encoding.RAW, pieces=(BLACK,)), True),
+        (Update(EncodeOptions(WireFormat(big_endian=True)), Encoding.RAW, pieces=(BLACK,)), False),
+        (Update(EncodeOptions(), Encoding.ZRLE, pieces=(BLACK,)), False),
     ],
 )
 def test_light_is_what_looks_at_no_pixel(update: Update, light: bool) -> None:
@@ -53,11 +58,11 @@ def test_light_is_what_looks_at_no_pixel(update: Update, light: bool) -> None:
 
 def test_streams_are_kept_when_the_encoding_changes_and_comes_back() -> None:
     encoder = UpdateEncoder()
-    zrle = Update(Wishes(), Encoding.ZRLE, pieces=(BLACK,))
+    zrle = Update(EncodeOptions(), Encoding.ZRLE, pieces=(BLACK,))
     # A zlib stream begins with its header (RFC 1950: 0x78), once.
     first = b"".join(encoder.encode(zrle))
     assert first[20] == 0x78
-    encoder.encode(Update(Wishes(), Encoding.RAW, pieces=(BLACK,)))
+    encoder.encode(Update(EncodeOptions(), Encoding.RAW, pieces=(BLACK,)))
     assert b"".join(encoder.encode(zrle))[20] != 0x78
 
 
@@ -65,14 +70,14 @@ def test_two_updates_at_once_are_a_defect_that_shows(monkeypatch: pytest.MonkeyP
     entered, leave = threading.Event(), threading.Event()
 
     class Slow:
-        def encode(self, rect: Rect, pixels: NDArray[np.uint32], wishes: Wishes) -> Encoded:
+        def encode(self, rect: Rect, pixels: NDArray[np.uint32], options: EncodeOptions) -> Encoded:
             entered.set()
             assert leave.wait(10)
             return Encoded(1, [b"done"])
 
     monkeypatch.setitem(encodings.ENCODERS, Encoding.ZRLE, Slow)
     encoder = UpdateEncoder()
-    update = Update(Wishes(), Encoding.ZRLE, pieces=(BLACK,))
+    update = Update(EncodeOptions(), Encoding.ZRLE, pieces=(BLACK,))
     results: list[bytes] = []
     thread = threading.Thread(target=lambda: results.append(b"".join(encoder.encode(update))))
     thread.start()

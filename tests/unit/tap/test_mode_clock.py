@@ -10,7 +10,7 @@ from vramtap.tap.mode_clock import (
     MODE_BUSY_S,
     MODE_IDLE_S,
     SNAPSHOT_IDLE_S,
-    GeometryClock,
+    ModeClock,
 )
 
 NOW_S = 1000.0
@@ -18,15 +18,15 @@ NOW_S = 1000.0
 
 def answered(
     *, announced: bool = False, linear: bool = True, active: bool = False, armed: bool = False
-) -> GeometryClock:
-    clock = GeometryClock(announced=announced)
+) -> ModeClock:
+    clock = ModeClock(announced=announced)
     clock.ask()
     clock.answered(NOW_S, linear=linear, active=active, armed=armed)
     return clock
 
 
 def test_the_first_is_due_at_once_and_none_while_it_is_asked_for() -> None:
-    clock = GeometryClock(announced=True)
+    clock = ModeClock(announced=True)
     assert clock.due(0.0, active=False)
     clock.ask()
     assert not clock.due(1e9, active=False)
@@ -82,7 +82,7 @@ def test_flips_come_in_series() -> None:
 
 
 def test_an_armed_target_is_asked_ever_more_rarely() -> None:
-    clock, now_s, rests = GeometryClock(announced=False), NOW_S, []
+    clock, now_s, rests = ModeClock(announced=False), NOW_S, []
     for _ in range(12):
         clock.ask()
         clock.answered(now_s, linear=True, active=False, armed=True)
@@ -99,7 +99,7 @@ def test_an_armed_target_is_asked_ever_more_rarely() -> None:
 
 
 def test_an_answer_does_not_put_off_what_was_hurried() -> None:
-    clock = GeometryClock(announced=True)
+    clock = ModeClock(announced=True)
     clock.ask()
     clock.hurry()
     clock.answered(NOW_S, linear=True, active=False, armed=False)

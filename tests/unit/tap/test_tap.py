@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import threading
-from collections.abc import AsyncGenerator, Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -16,15 +15,19 @@ from support.faulty import PAGES, XR24, Fault, FaultyTarget, SoftLog
 from support.model_client import ModelClient
 from support.tapped import TRACKERS, followed, tapped
 from support.virtual_time import in_virtual_time, pass_time
-from vramtap.display.damage import Damage
 from vramtap.display.region import Rect
 from vramtap.errors import KernelError, TargetGone, UsageError, VramtapError
-from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE
 from vramtap.tap import tap as tap_module
 from vramtap.tap.mode_clock import MODE_IDLE_S
 from vramtap.tap.tap import IDLE_AFTER_S, INTERVAL_S, MAX_DUTY, Tap
-from vramtap.trackers.choose import Choice, Wishes
+from vramtap.trackers.choose import Choice, TrackerOptions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from vramtap.display.damage import Damage
+    from vramtap.memory.extent import Extent
 
 pytestmark = pytest.mark.usefixtures("no_defect")
 
@@ -198,7 +201,7 @@ async def test_closing_the_tap_ends_it_in_the_middle_of_a_look() -> None:
         assert isinstance(made, SoftLog)
         assert made.disarmed == 1
         target.released -= 1  # leaving the block closes it once more
-        made.arm(target.extent)
+        made.start(target.extent)
 
 
 @pytest.mark.parametrize("fault", [Fault.READ, Fault.MODE, Fault.COLLECT])
@@ -217,9 +220,9 @@ async def test_an_attach_that_fails_lets_go_of_everything(fault: Fault) -> None:
 
 
 def _maker(target: FaultyTarget, made: list[SoftLog]) -> Callable[..., Choice]:
-    def choose(name: str, extent: Extent, *, allow_filtered: bool, wishes: Wishes | None) -> Choice:
+    def choose(name: str, extent: Extent, *, allow_filtered: bool, options: TrackerOptions | None) -> Choice:
         made.append(SoftLog(target))
-        made[-1].arm(extent)
+        made[-1].start(extent)
         return Choice(made[-1], name)
 
     return choose
@@ -232,10 +235,10 @@ async def test_an_attach_that_is_cancelled_lets_go_of_what_its_thread_arms_later
     made: list[SoftLog] = []
     begun, may_go_on = threading.Event(), threading.Event()
 
-    def slow(name: str, extent: Extent, *, allow_filtered: bool, wishes: Wishes | None) -> Choice:
+    def slow(name: str, extent: Extent, *, allow_filtered: bool, options: TrackerOptions | None) -> Choice:
         begun.set()
         may_go_on.wait()
-        return _maker(target, made)(name, extent, allow_filtered=allow_filtered, wishes=wishes)
+        return _maker(target, made)(name, extent, allow_filtered=allow_filtered, options=options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tap_module, "choose", slow)
@@ -338,7 +341,7 @@ async def test_a_viewer_that_comes_back_is_not_shown_an_old_screen() -> None:
 async def test_changes_are_exact_for_who_keeps_up_and_merged_for_who_does_not() -> None:
     target = FaultyTarget()
     async with tapped(target) as (tap, _):
-        changes = cast(AsyncGenerator[Damage, None], tap.changes())
+        changes = cast("AsyncGenerator[Damage, None]", tap.changes())
         first = asyncio.ensure_future(anext(changes))
         await asyncio.sleep(1)
         target.put(10, 20, 0xFF)
@@ -363,7 +366,7 @@ async def test_changes_are_exact_for_who_keeps_up_and_merged_for_who_does_not() 
 async def test_a_new_size_is_in_the_changes() -> None:
     target = FaultyTarget()
     async with tapped(target) as (tap, _):
-        changes = cast(AsyncGenerator[Damage, None], tap.changes())
+        changes = cast("AsyncGenerator[Damage, None]", tap.changes())
         first = asyncio.ensure_future(anext(changes))
         await asyncio.sleep(1)
         target.shown = dataclasses.replace(XR24, width=70, height=40)

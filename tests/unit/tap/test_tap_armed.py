@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from support.faulty import XR24, ArmedLog, Fault, FaultyTarget, SoftLog
 from support.model_client import ModelClient
 from support.tapped import followed, tapped
 from support.virtual_time import in_virtual_time
-from vramtap.display.mode import Mode
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.tap.mode_clock import MODE_ARMED_S, MODE_BUSY_S, MODE_IDLE_S
 from vramtap.tap.tap import IDLE_AFTER_S, INTERVAL_S
+
+if TYPE_CHECKING:
+    from vramtap.display.mode import Mode
 
 pytestmark = pytest.mark.usefixtures("no_defect")
 
@@ -263,7 +266,7 @@ async def test_the_tracker_learns_which_pages_have_changed() -> None:
 
 @in_virtual_time
 async def test_a_tracker_that_does_not_learn_is_taught_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SoftLog, "learns", False)
+    monkeypatch.setattr(SoftLog, "wants_feedback", False)
     target = FaultyTarget()
     async with followed(target) as (tap, client):
         target.put(3, 0, 0x42)

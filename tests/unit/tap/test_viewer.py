@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +16,9 @@ from vramtap.display.region import Rect
 from vramtap.display.screen import Screen
 from vramtap.errors import TargetGone
 from vramtap.tap.viewer import Viewer, Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 WIDTH, HEIGHT = 64, 48
 WHOLE = Rect(0, 0, WIDTH, HEIGHT)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from vramtap.errors import Refused
 from vramtap.targets.discover import qemu_targets
-from vramtap.targets.discovered import Found
+from vramtap.targets.discovered import Discovered
 from vramtap.targets.url import parse
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ME = os.getpid()
 
@@ -24,7 +27,7 @@ def sock(tmp_path: Path) -> Path:
     return path
 
 
-def found(*arguments: str) -> Found:
+def found(*arguments: str) -> Discovered:
     targets = qemu_targets(ME, ["/usr/bin/qemu-system-x86_64", *arguments])
     assert len(targets) == 1
     return targets[0]
@@ -43,7 +46,7 @@ def found(*arguments: str) -> Found:
 )
 def test_a_qmp_socket_is_found(sock: Path, arguments: list[str]) -> None:
     one = found(*(argument.format(sock) for argument in arguments))
-    assert one == Found(f"qemu:{sock}", "QEMU qemu-system-x86_64", ME, True)
+    assert one == Discovered(f"qemu:{sock}", "QEMU qemu-system-x86_64", ME, True)
 
 
 @pytest.mark.parametrize(

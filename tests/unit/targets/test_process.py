@@ -8,13 +8,12 @@ import mmap
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from vramtap.errors import KernelError, NotFound, NotTappable, Refused, TargetGone, UsageError
 from vramtap.linux.procfs import read_maps
@@ -22,6 +21,11 @@ from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.targets.open import open_target
 from vramtap.targets.process import MAX_PID, ProcessTarget
 from vramtap.targets.url import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 ME = os.getpid()
 PAGES = 16

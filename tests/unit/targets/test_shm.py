@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
@@ -16,6 +16,9 @@ from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.targets.open import open_target
 from vramtap.targets.shm import FileTarget
 from vramtap.targets.url import parse
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def target_of(path: Path | str, query: str) -> FileTarget:

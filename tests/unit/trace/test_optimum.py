@@ -30,7 +30,7 @@ COSTS = st.builds(
     arm_us=st.floats(0.0, 60.0),
     hand_over_us=st.floats(0.0, 20.0),
     held_us=st.floats(0.0, 20.0),
-    guest_weight=st.sampled_from([0.0, 1.0, 5.0]),
+    guest_cost_factor=st.sampled_from([0.0, 1.0, 5.0]),
 )
 SLACK = 1 + 1e-9
 

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import gc
 import threading
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,7 +14,6 @@ import pytest
 from support.faulty import PAGES, XR24, Fault, FaultyTarget, SoftLog
 from support.virtual_time import in_virtual_time
 from vramtap.errors import KernelError, Refused, TargetGone, VramtapError
-from vramtap.memory.extent import Extent
 from vramtap.memory.own import extent_of
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.policy.costs import REFERENCE
@@ -23,8 +22,13 @@ from vramtap.trace import record as module
 from vramtap.trace.record import STOPPED, looks_in, record
 from vramtap.trace.recording import Follower, Recording, costs_of
 from vramtap.trace.trace import Trace, TraceBuilder
-from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.base import AllDirty, Reason
 from vramtap.trackers.userfault.log import LogTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vramtap.memory.extent import Extent
 
 HZ = 50
 WINDOW = XR24.window[1]
@@ -307,7 +311,7 @@ async def test_a_log_that_is_refused_is_said_and_leaves_nothing(monkeypatch: pyt
     def refuse(extent: Extent) -> None:
         raise Refused("ptrace", "pid 7", "EPERM")
 
-    monkeypatch.setattr(log, "arm", refuse)
+    monkeypatch.setattr(log, "start", refuse)
     with pytest.raises(VramtapError, match=r"its writes cannot be logged: ptrace pid 7: EPERM .*doctor"):
         await record(target, recording, hz=HZ, seconds=1, now_ns=now_ns)
     assert (log.disarmed, target.released, recording.looks) == (1, 1, 0)
@@ -321,13 +325,13 @@ async def test_who_cancels_it_while_it_attaches_leaves_nothing(
     target, recording = FaultyTarget(), Recording("faulty:", HZ, "host")
     log, arming, go = log_of(monkeypatch, target), threading.Event(), threading.Event()
 
-    def arm(extent: Extent) -> None:
+    def start(extent: Extent) -> None:
         arming.set()
         assert go.wait(60)
         if fails:
             raise Refused("ptrace", "pid 7", "EPERM")
 
-    monkeypatch.setattr(log, "arm", arm)
+    monkeypatch.setattr(log, "start", start)
     task = asyncio.create_task(record(target, recording, hz=HZ, seconds=1, now_ns=now_ns))
     assert await asyncio.to_thread(arming.wait, 60)
     task.cancel()
@@ -359,10 +363,10 @@ async def test_a_trace_that_is_full_ends_it(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_pages_count_from_the_windows_first() -> None:
     target = FaultyTarget(MOVED)
     log, recording = SoftLog(target), Recording("faulty:", HZ, "host")
-    log.arm(target.extent)
+    log.start(target.extent)
     follower = Follower(log, recording, MOVED)
     assert follower.keep(1, PageRuns([(8, 9), (13, 14)]), MOVED) == ""
-    assert follower.keep(2, Everything(Reason.REMAPPED), MOVED) == ""
+    assert follower.keep(2, AllDirty(Reason.REMAPPED), MOVED) == ""
     trace = recording.trace()
     assert trace.written(0) == PageRuns([(0, 1), (5, 6)])
     assert trace.written(1) == PageRuns.full(WINDOW)
@@ -409,12 +413,12 @@ class Measuring:
         self.disarmed = 0
         self.costs = REFERENCE
 
-    def arm(self, extent: Extent) -> None:
+    def start(self, extent: Extent) -> None:
         if self._error is not None:
             raise self._error
         self.costs = dataclasses.replace(REFERENCE, held_us=next(self._held_us))
 
-    def disarm(self) -> None:
+    def stop(self) -> None:
         self.disarmed += 1
 
 
@@ -446,7 +450,7 @@ async def test_what_a_flip_has_shown_is_not_of_the_next_look() -> None:
     first = dataclasses.replace(XR24, offset_bytes=offset)
     second = dataclasses.replace(XR24, offset_bytes=offset + 8 * PAGE_SIZE)
     log, recording = LogTracker(), Recording("own:", HZ, "host")
-    log.arm(extent)
+    log.start(extent)
     try:
         follower = Follower(log, recording, first)
         memory[8 * PAGE_SIZE] = 1  # drawn where it does not show yet
@@ -454,7 +458,7 @@ async def test_what_a_flip_has_shown_is_not_of_the_next_look() -> None:
         memory[10 * PAGE_SIZE] = 1
         assert follower.keep(2, follower.collect(), second) == ""
     finally:
-        log.disarm()
+        log.stop()
     trace = recording.trace()
     assert trace.written(0) == PageRuns.full(trace.pages)
     assert trace.written(1) == PageRuns([(2, 3)])

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
 from vramtap.errors import UsageError, VramtapError
 from vramtap.machine.machine import Machine
-from vramtap.memory.extent import Extent
 from vramtap.pages import PageRuns
 from vramtap.targets.url import parse
 from vramtap.trace import record_machine as module
 from vramtap.trace.record import STOPPED
 from vramtap.trace.record_machine import in_guest_time, record_machine
 from vramtap.trace.recording import Recording
-from vramtap.trace.trace import Trace
 from vramtap.trackers.userfault.log import LogTracker
+
+if TYPE_CHECKING:
+    from vramtap.memory.extent import Extent
+    from vramtap.trace.trace import Trace
 
 SMALL = "mode=320x200&cpu=unicorn"
 PAGES = -(-320 * 200 * 4 // 4096)
@@ -114,7 +117,7 @@ def test_a_guest_that_ends_leaves_what_was_recorded(monkeypatch: pytest.MonkeyPa
 
 def test_a_log_that_is_refused_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     class Refusing(LogTracker):
-        def arm(self, extent: Extent) -> None:
+        def start(self, extent: Extent) -> None:
             raise VramtapError("userfaultfd", "this process", "EPERM")
 
     monkeypatch.setattr(module, "LogTracker", Refusing)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pytest
@@ -21,6 +20,9 @@ from vramtap.trace.reference_policies import QemuBackOff, XenTwoSeconds
 from vramtap.trace.replay import replay
 from vramtap.trace.store import load
 from vramtap.trace.trace import Trace, TraceBuilder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PRIMES: Final = Costs(
     fault_us=2, page_us=3, protect_us=5000, look_us=7, arm_us=110_000, hand_over_us=13_000_000, held_us=17e6
@@ -76,7 +78,7 @@ def _by_hand(written: Sequence[set[int]], policy: Policy, costs: Costs, tile_pag
         state = policy.step(state, np.array([len(tile & pages) for tile in tiles], dtype=np.int64))
         if state.armed:
             ours += costs.arm_us + costs.page_us * PAGES
-    return ours + costs.guest_weight * guest
+    return ours + costs.guest_cost_factor * guest
 
 
 @settings(deadline=None)
@@ -84,7 +86,7 @@ def _by_hand(written: Sequence[set[int]], policy: Policy, costs: Costs, tile_pag
 def test_whatever_a_policy_does_it_is_charged_as_the_model_says(
     written: list[set[int]], tile_pages: int, seed: int, weight: float
 ) -> None:
-    costs = dataclasses.replace(PRIMES, guest_weight=weight)
+    costs = dataclasses.replace(PRIMES, guest_cost_factor=weight)
     policy = RandomPolicy(seed, turn=0.3, arm=0.3)
     replayed = replay(trace_of(written), policy, costs, tile_pages)
     assert replayed.total_us == pytest.approx(_by_hand(written, policy, costs, tile_pages))

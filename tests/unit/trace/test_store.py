@@ -6,9 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow
 import pyarrow.parquet
@@ -21,6 +20,9 @@ from vramtap.pages import PageRuns
 from vramtap.trace import store
 from vramtap.trace.store import load, save
 from vramtap.trace.trace import Trace, TraceBuilder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RUNS = pyarrow.list_(
     pyarrow.field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +15,9 @@ from vramtap.trace.optimum import optimum
 from vramtap.trace.replay import replay
 from vramtap.trace.trace import Trace, TraceBuilder
 from vramtap.trace.tune import TILE_PAGES, Job, Member, Rated, search, work
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 
 class Bowl:

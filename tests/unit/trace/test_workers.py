@@ -124,7 +124,7 @@ def test_what_goes_wrong_in_a_cluster_is_said(
     address: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = SimpleNamespace(Client=FakeClient, as_completed=lambda futures, loop: iter(futures))
-    monkeypatch.setitem(sys.modules, "distributed", cast(ModuleType, fake))
+    monkeypatch.setitem(sys.modules, "distributed", cast("ModuleType", fake))
     with pytest.raises(VramtapError, match=said), cluster(FLEET, address) as workers:
         list(workers.run([(0, 8)]))
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,10 +16,14 @@ from vramtap.memory.mapped import FileSpace
 from vramtap.memory.own import extent_of
 from vramtap.memory.process import ProcessSpace
 from vramtap.trackers import choose as module
-from vramtap.trackers.choose import LATEST_S, SOONEST_S, Wishes, choose
+from vramtap.trackers.choose import LATEST_S, SOONEST_S, TrackerOptions, choose
 from vramtap.trackers.userfault import log as writelog
 from vramtap.trackers.userfault.hybrid import HybridTracker
 from vramtap.trackers.userfault.probe import probe_log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def test_auto_takes_the_hybrid_and_says_why_it_is_never_armed(ours: Extent) -> N
     assert choice.tracker.name == "hybrid"
     assert "a page was written and seen" in choice.why
     assert "asked while idle, not armed: memory of this process" in choice.why
-    choice.tracker.disarm()
+    choice.tracker.stop()
 
 
 def test_auto_takes_the_hybrid_and_has_nothing_to_say_where_it_can_be_armed() -> None:
@@ -55,22 +58,22 @@ def test_auto_takes_the_hybrid_and_has_nothing_to_say_where_it_can_be_armed() ->
         choice = choose("auto", Extent(space, scribe.address, 8))
         assert choice.tracker.name == "hybrid"
         assert "not armed" not in choice.why
-        choice.tracker.disarm()
+        choice.tracker.stop()
         space.close()
 
 
 def test_auto_takes_the_log_for_who_does_not_tell_what_changed(ours: Extent) -> None:
-    choice = choose("auto", ours, learns=False)
+    choice = choose("auto", ours, wants_feedback=False)
     assert choice.tracker.name == "log"
     assert choice.why.endswith("(a page was written and seen)")
-    choice.tracker.disarm()
+    choice.tracker.stop()
 
 
 def test_the_hybrid_asked_for_by_name_says_why_it_is_never_armed(ours: Extent, nobodys: Extent) -> None:
-    choice = choose("hybrid", ours, learns=False)
+    choice = choose("hybrid", ours, wants_feedback=False)
     assert choice.tracker.name == "hybrid"
     assert choice.why.startswith("asked for; asked while idle, not armed: memory of this process")
-    choice.tracker.disarm()
+    choice.tracker.stop()
     with pytest.raises(VramtapError, match="no process is known"):
         choose("hybrid", nobodys)
 
@@ -86,24 +89,24 @@ def test_wishes_reach_the_tracker(name: str, ours: Extent, monkeypatch: pytest.M
             asked.append(interval_s)
 
     monkeypatch.setattr(writelog, "IdleWatch", Watch)
-    choice = choose(name, ours, wishes=Wishes(latency_s=0.1, guest_weight=3))
+    choice = choose(name, ours, options=TrackerOptions(latency_s=0.1, guest_cost_factor=3))
     choice.tracker.wake(lambda: None)
     assert asked == [0.1]
     if isinstance(choice.tracker, HybridTracker):
-        assert choice.tracker.costs.guest_weight == 3
-    choice.tracker.disarm()
+        assert choice.tracker.costs.guest_cost_factor == 3
+    choice.tracker.stop()
 
 
 @pytest.mark.parametrize("latency_s", [0, SOONEST_S / 2, LATEST_S * 1.1, float("nan"), float("inf"), -1])
 def test_a_latency_that_cannot_be_had_is_a_usage_error(latency_s: float) -> None:
     with pytest.raises(UsageError, match="--latency"):
-        Wishes(latency_s=latency_s)
+        TrackerOptions(latency_s=latency_s)
 
 
 @pytest.mark.parametrize("weight", [-1, float("nan"), float("inf"), 1e7])
 def test_a_weight_that_is_none_is_a_usage_error(weight: float) -> None:
-    with pytest.raises(UsageError, match="--guest-weight"):
-        Wishes(guest_weight=weight)
+    with pytest.raises(UsageError, match="--guest-cost-factor"):
+        TrackerOptions(guest_cost_factor=weight)
 
 
 def test_auto_compares_where_no_process_is_known_and_says_why(nobodys: Extent) -> None:
@@ -133,7 +136,7 @@ def test_a_tracker_asked_for_by_name_is_taken_or_refused(ours: Extent, nobodys: 
     for name in ("log", "compare"):
         choice = choose(name, ours)
         assert (choice.tracker.name, choice.why) == (name, "asked for")
-        choice.tracker.disarm()
+        choice.tracker.stop()
     with pytest.raises(VramtapError, match="no process is known"):
         choose("log", nobodys)
 
@@ -143,7 +146,7 @@ def test_the_machines_own_trackers_are_taken_for_a_machine_only(name: str, ours:
     with Machine(assemble("hlt"), cpu="kvm" if name == "kvmlog" else "unicorn") as machine:
         choice = choose(name, machine.extent)
         assert (choice.tracker.name, choice.why) == (name, "asked for")
-        choice.tracker.disarm()
+        choice.tracker.stop()
     with pytest.raises(VramtapError, match="not memory of the embedded machine"):
         choose(name, ours)
 

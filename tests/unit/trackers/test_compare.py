@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from vramtap.errors import KernelError, VramtapError
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.trackers.base import Everything
+from vramtap.trackers.base import AllDirty
 from vramtap.trackers.compare import CHUNK_PAGES, CompareTracker
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PAGES = 3 * CHUNK_PAGES
 
@@ -41,14 +45,14 @@ class Blinking:
 def consume(tracker: CompareTracker, screen: NDArray[np.uint8]) -> None:
     """What a tap does: collect, then read what was named from where the tracker says."""
     answer = tracker.collect()
-    runs = PageRuns.full(PAGES) if isinstance(answer, Everything) else answer
-    tracker.source.read(runs, screen)
+    runs = PageRuns.full(PAGES) if isinstance(answer, AllDirty) else answer
+    tracker.read_from.read(runs, screen)
 
 
 def test_a_byte_that_flips_between_two_reads_is_not_lost() -> None:
     space, screen = Blinking(), np.zeros(PAGES * PAGE_SIZE, dtype=np.uint8)
     tracker = CompareTracker()
-    tracker.arm(Extent(space, 0, PAGES))
+    tracker.start(Extent(space, 0, PAGES))
     consume(tracker, screen)
     # Were the target read once to compare and once more to show, it would show 1 to the first read of a
     # round and 2 to the second, for ever the same to the comparison.
@@ -63,7 +67,7 @@ def test_a_byte_that_flips_between_two_reads_is_not_lost() -> None:
 def test_each_round_reads_the_target_once() -> None:
     space, screen = Blinking(), np.zeros(PAGES * PAGE_SIZE, dtype=np.uint8)
     tracker = CompareTracker()
-    tracker.arm(Extent(space, 0, PAGES))
+    tracker.start(Extent(space, 0, PAGES))
     for rounds in range(1, 4):
         space.content[:] = rounds
         consume(tracker, screen)
@@ -73,7 +77,7 @@ def test_each_round_reads_the_target_once() -> None:
 def test_pages_found_before_a_read_failed_are_named_next_time() -> None:
     space = Blinking()
     tracker = CompareTracker()
-    tracker.arm(Extent(space, 0, PAGES))
+    tracker.start(Extent(space, 0, PAGES))
     tracker.collect()
     space.content[5 * PAGE_SIZE] = 1
     space.fail_from_page = CHUNK_PAGES + 1
@@ -87,4 +91,4 @@ def test_it_has_nothing_to_wait_with_and_says_when_it_is_not_armed() -> None:
     tracker = CompareTracker()
     assert tracker.wake(lambda: None) is None
     with pytest.raises(VramtapError, match="not armed"):
-        _ = tracker.source
+        _ = tracker.read_from

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import resource
 import threading
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
 
 from support.scribe import PAGE
 from vramtap.memory.own import extent_of
 from vramtap.pages import PageRuns
 from vramtap.trackers.poller import IdleWatch
 from vramtap.trackers.userfault.log import LogTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
 
 
 def test_it_asks_until_the_first_yes_and_then_no_more() -> None:
@@ -45,7 +49,7 @@ def test_the_log_wakes_at_a_write_and_loses_nothing() -> None:
     skip = -room.ctypes.data % PAGE
     pages = room[skip : skip + 8 * PAGE]
     tracker = LogTracker()
-    tracker.arm(extent_of(pages)[0])
+    tracker.start(extent_of(pages)[0])
     tracker.collect()
     called = threading.Event()
     waker = tracker.wake(called.set)
@@ -55,7 +59,7 @@ def test_the_log_wakes_at_a_write_and_loses_nothing() -> None:
     waker.cancel()
     answer = tracker.collect()
     assert answer == PageRuns([(3, 4)])
-    tracker.disarm()
+    tracker.stop()
 
 
 @contextlib.contextmanager
@@ -72,7 +76,7 @@ def limited(resource_kind: int) -> Iterator[None]:
 def test_the_log_wakes_where_no_descriptor_is_left() -> None:
     pages = np.zeros(9 * PAGE, dtype=np.uint8)
     tracker = LogTracker()
-    tracker.arm(extent_of(pages)[0])
+    tracker.start(extent_of(pages)[0])
     tracker.collect()
     called = threading.Event()
     with limited(resource.RLIMIT_NOFILE):
@@ -81,7 +85,7 @@ def test_the_log_wakes_where_no_descriptor_is_left() -> None:
         pages[3 * PAGE] = 1
         assert called.wait(10)
     waker.cancel()
-    tracker.disarm()
+    tracker.stop()
 
 
 def test_the_log_wants_to_be_asked_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,19 +94,19 @@ def test_the_log_wants_to_be_asked_where_no_thread_can_be_started(monkeypatch: p
 
     pages = np.zeros(9 * PAGE, dtype=np.uint8)
     tracker = LogTracker()
-    tracker.arm(extent_of(pages)[0])
+    tracker.start(extent_of(pages)[0])
     monkeypatch.setattr(threading.Thread, "start", refuse)
     assert tracker.wake(lambda: None) is None
-    tracker.disarm()
+    tracker.stop()
 
 
 def test_the_log_calls_at_once_where_something_is_left_to_report() -> None:
     room = np.zeros(9 * PAGE, dtype=np.uint8)
     tracker = LogTracker()
-    tracker.arm(extent_of(room)[0])
+    tracker.start(extent_of(room)[0])
     called = threading.Event()
     waker = tracker.wake(called.set)
     assert waker is not None
     assert called.is_set()
     waker.cancel()
-    tracker.disarm()
+    tracker.stop()

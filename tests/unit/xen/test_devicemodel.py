@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from support.fake_xen.host import VRAM_FRAME, FakeXen
 from vramtap.errors import KernelError, NotFound, Refused, TargetGone, Unsupported, VramtapError
 from vramtap.pages import PageRuns
 from vramtap.xen.devicemodel import MAX_PAGES, DeviceModel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def bitmap(frames: int = 64) -> NDArray[np.uint8]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.fake_xen.host import FakeXen
 from vramtap.xen import domains
 from vramtap.xen.domains import MAX_DOMID, Domain
 from vramtap.xen.xenstore import Xenstore
+
+if TYPE_CHECKING:
+    from support.fake_xen.host import FakeXen
 
 UUID = "6f1e6a2c-9d1c-4d4b-8a5e-0123456789ab"
 

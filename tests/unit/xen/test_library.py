@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import errno
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from support.fake_xen.host import FakeXen
 from vramtap.errors import KernelError, NotFound, Refused, TargetGone, Unsupported, VramtapError
 from vramtap.xen import library
 from vramtap.xen.library import LIBRARIES, Handle, Library, error_for, in_dom0, quiet_logger
+
+if TYPE_CHECKING:
+    from support.fake_xen.host import FakeXen
 
 
 def test_a_library_that_is_not_installed_is_told_with_its_package() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import select
+from typing import TYPE_CHECKING
 
 import pytest
 
-from support.fake_xen.host import FakeXen
 from vramtap.errors import KernelError, NotFound, Refused, VramtapError
 from vramtap.xen.xenstore import MAX_VALUE_BYTES, Xenstore
+
+if TYPE_CHECKING:
+    from support.fake_xen.host import FakeXen
 
 HOSTILE = [
     (b"", ""),

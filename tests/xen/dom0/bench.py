@@ -12,16 +12,18 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from xen.dom0 import bench_calls
 from xen.dom0.bench_busy import busy
 from xen.dom0.bench_screens import IDLE_S, UNSETTLED_S, Domain, Plan, Station
 from xen.dom0.driver_domain import xl
 from xen.testbed import HAP
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SMALL, LARGE = (400, 300), (1024, 768)
 PARTS: Final = ("calls", "pace", "neighbour", "busy", "small", "large")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from xen.dom0.bench_screens import TICK_HZ, Domain
 from xen.dom0.bench_server import Counted
 from xen.dom0.bench_usage import Usage
 from xen.dom0.bench_viewer import Watching
-from xen.dom0.driver import BootSectorGuest
 from xen.dom0.driver_page import Operation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xen.dom0.driver import BootSectorGuest
 
 BUSY_TICK_HZ: Final = 1000
 VIDEO_HZ: Final = 25

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from vramtap.xen.devicemodel import DeviceModel
 from xen.dom0.bench_viewer import Watching
-from xen.dom0.driver import BootSectorGuest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xen.dom0.driver import BootSectorGuest
 
 PAGES: Final = (75, 768, 4096)
 """320x240 and 1024x768 of 32 bits a pixel, and all of 16 MiB."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import subprocess
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from xen.dom0.bench_server import Counted
 from xen.dom0.bench_usage import NOTHING, Usage
 from xen.dom0.bench_viewer import Watching
 from xen.dom0.driver import BootSectorGuest
 from xen.dom0.driver_domain import GUESTS
+
+if TYPE_CHECKING:
+    import random
 
 IDLE_S: Final = 20.0
 """Without a change, before each shot."""

@@ -18,10 +18,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from functools import cached_property
-from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
 
 COUNTED: Final = ("calls", "call_s", "looks", "everything", "sessions", "questions", "cpu_states", "switches")
 """Questions to the hypervisor, and seconds they took; looks of the tap, and those told to look at everything;
@@ -114,9 +116,9 @@ def _serve(command: list[str], counts: ctypes.Array[ctypes.c_double], said: Conn
 
 
 def _count(counts: ctypes.Array[ctypes.c_double]) -> None:
-    from vramtap.linux.schedstat import RunClock
+    from vramtap.linux.schedstat import SchedstatProbe
     from vramtap.targets.xen.libxl_qmp import LibxlMonitor
-    from vramtap.trackers.base import Everything
+    from vramtap.trackers.base import AllDirty
     from vramtap.trackers.xen.tracker import XenTracker
     from vramtap.xen.control import Control
     from vramtap.xen.devicemodel import DeviceModel
@@ -142,10 +144,10 @@ def _count(counts: ctypes.Array[ctypes.c_double]) -> None:
         counts[place["switches"]] = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
     def looked(answer: object, _: float) -> None:
-        counts[place["everything"]] += isinstance(answer, Everything)
+        counts[place["everything"]] += isinstance(answer, AllDirty)
 
     counting(DeviceModel, "track_dirty_vram", "calls", called)
     counting(XenTracker, "collect", "looks", looked)
-    counting(RunClock, "read", "questions", None)
+    counting(SchedstatProbe, "read", "questions", None)
     counting(Control, "heeds_write_protection", "cpu_states", None)
     counting(LibxlMonitor, "_begin", "sessions", None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from functools import cache
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +12,9 @@ from xen.dom0.driver import BootSectorGuest
 from xen.dom0.driver_domain import xl
 from xen.dom0.served import Served
 from xen.testbed import HAP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TICK_HZ = 1000.0
 

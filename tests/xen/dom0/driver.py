@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +16,11 @@ from xen.dom0.driver_errors import DriverError
 from xen.dom0.driver_maps import PAGE, ForeignFrames
 from xen.dom0.driver_model import Model, Pages
 from xen.dom0.driver_page import ALIAS, Operation, Paging, SharedPage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
 
 __all__ = ["BootSectorGuest", "DriverError", "Paging", "Registers"]
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from xen.dom0.driver_domain import wait_for
 from xen.dom0.driver_errors import DriverError
@@ -20,6 +19,9 @@ from xen.dom0.driver_page import (
     Operation,
     SharedPage,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BOOT_TIMEOUT_S: Final = 60.0
 COMMAND_TIMEOUT_S: Final = 30.0

@@ -6,11 +6,13 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from xen.dom0.driver_errors import DriverError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 GUESTS: Final = Path(os.environ.get("VRAMTAP_XEN_GUESTS", "/guests"))
 """Where dom0 holds the disks and initramfs of its guests."""

@@ -6,8 +6,7 @@ import socket
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,9 @@ from xen.dom0.driver_domain import GUESTS
 from xen.dom0.driver_errors import DriverError
 from xen.dom0.driver_loader import Loader
 from xen.dom0.driver_maps import PAGE, ForeignFrames
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 __all__ = ["LinuxGuest"]
 

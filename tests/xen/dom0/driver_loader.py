@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from xen.dom0.driver_domain import wait_for
 from xen.dom0.driver_errors import DriverError
 from xen.dom0.driver_maps import PAGE, ForeignFrames
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BOOT_TIMEOUT_S: Final = 90.0
 # Places in the guest's memory, as linux.S has them.

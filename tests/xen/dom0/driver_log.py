@@ -8,14 +8,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xen.dom0.driver_errors import DriverError
 from xen.dom0.driver_maps import PAGE
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
 
 MOST: Final = PAGE * 8
 

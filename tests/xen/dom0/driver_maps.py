@@ -12,10 +12,12 @@ import errno
 import mmap
 import os
 from collections import Counter
-from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from xen.dom0.driver_errors import DriverError
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 PAGE: Final = mmap.PAGESIZE
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from xen.dom0.driver_maps import PAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _PAGE_DWORDS = PAGE // 4
 Pages = frozenset[int]

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from xen.dom0 import driver_domain
 from xen.dom0.driver import BootSectorGuest, DriverError, Paging
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _ROW: Final = 4096
 

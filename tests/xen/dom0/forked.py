@@ -10,12 +10,14 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from vramtap.cli.main import main
 from xen.dom0.served import START_S
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from types import TracebackType
 
 NOBODY: Final = 65534
 _CONTEXT: Final = multiprocessing.get_context("forkserver")

@@ -8,16 +8,20 @@ import queue
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from support.rfb_client import RfbClient
 from support.rfb_decoder import NATIVE
-from xen.dom0.driver import BootSectorGuest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from xen.dom0.driver import BootSectorGuest
 
 START_S: Final = 90.0
 """How long it may take to say where it listens: an emulated processor imports it for ten seconds and more."""

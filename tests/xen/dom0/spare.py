@@ -5,11 +5,14 @@ A plugin of pytest, so that several modules can share it: `pytest_plugins`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from xen.dom0.driver_staged import SPARE_DISPLAYS, StagedGuest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture(scope="session")

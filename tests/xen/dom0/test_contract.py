@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,16 +20,20 @@ from contract.test_trackers import (
     test_the_first_answer_is_everything_and_the_next_is_nothing,
     test_what_is_restored_is_named_again,
 )
-from vramtap.linux.schedstat import RunClock
+from vramtap.linux.schedstat import SchedstatProbe
 from vramtap.memory.extent import Extent
 from vramtap.memory.foreign import XenSpace
-from vramtap.trackers.base import Tracker
 from vramtap.trackers.compare import CompareTracker
 from vramtap.trackers.xen.tracker import XenTracker
 from vramtap.xen import domains
 from vramtap.xen.foreignmemory import ForeignMemory
 from vramtap.xen.xenstore import Xenstore
-from xen.dom0.driver import BootSectorGuest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from vramtap.trackers.base import Tracker
+    from xen.dom0.driver import BootSectorGuest
 
 __all__ = [
     "test_a_window_answers_for_itself_and_leaves_the_rest",
@@ -57,7 +61,7 @@ def armed(request: pytest.FixtureRequest, machine: BootSectorGuest) -> Iterator[
         domain = domains.domain(store, machine.domid)
     assert domain is not None
     space = XenSpace(ForeignMemory(), PAGES, machine.name, domain.uuid)
-    space.model = RunClock(domain.model_pid)
+    space.model = SchedstatProbe(domain.model_pid)
     assert space.place(machine.domid, machine.lfb_gfn)
 
     def write(offset: int, value: int) -> None:
@@ -68,9 +72,9 @@ def armed(request: pytest.FixtureRequest, machine: BootSectorGuest) -> Iterator[
         machine.fill(at, 1, int.from_bytes(word, "little"))
 
     tracker = make()
-    tracker.arm(Extent(space, 0, PAGES))
+    tracker.start(Extent(space, 0, PAGES))
     yield tracker, Memory(Extent(space, 0, PAGES), write)
-    tracker.disarm()
+    tracker.stop()
     space.close()
 
 

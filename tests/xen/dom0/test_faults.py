@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from xen.dom0.driver import Paging
 from xen.dom0.driver_domain import xl
 from xen.dom0.driver_log import DirtyLog
-from xen.dom0.driver_staged import StagedGuest
 from xen.dom0.forked import NOBODY, run, serving
 from xen.dom0.served import Viewer, picture_of, viewer_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from xen.dom0.driver_staged import StagedGuest
 
 pytest_plugins = ("xen.dom0.spare",)
 

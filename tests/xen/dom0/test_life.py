@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,11 +17,16 @@ from vramtap.memory.extent import Extent
 from vramtap.memory.foreign import XenSpace
 from vramtap.trackers.xen.tracker import XenTracker
 from vramtap.xen.foreignmemory import ForeignMemory
-from xen.dom0.driver import BootSectorGuest
 from xen.dom0.driver_domain import ids, wait_for, xl
 from xen.dom0.driver_staged import StagedGuest
 from xen.dom0.forked import Forked, serving
 from xen.dom0.served import DESKTOP_SIZE, RAW, Viewer, picture_of, viewer_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from xen.dom0.driver import BootSectorGuest
 
 pytest_plugins = ("xen.dom0.spare",)
 
@@ -109,13 +113,13 @@ def whole_is_refused(guest: BootSectorGuest) -> None:
     tracker = XenTracker()
     try:
         assert space.place(guest.domid, guest.lfb_gfn)
-        tracker.arm(Extent(space, 0, pages))
+        tracker.start(Extent(space, 0, pages))
         with pytest.raises(
             VramtapError, match=r"32769 pages at once: Xen tells of 32768 \(128 MiB\) \(ask about"
         ):
             tracker.collect()
     finally:
-        tracker.disarm()
+        tracker.stop()
         space.close()
 
 

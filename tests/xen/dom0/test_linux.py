@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from xen.dom0 import driver_domain
 from xen.dom0.driver_domain import wait_for, xl
 from xen.dom0.driver_errors import DriverError
 from xen.dom0.driver_linux import FONT_COLUMNS, FONT_ROWS, LinuxGuest
 from xen.dom0.served import Served, Viewer, viewer_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 DISPLAY = 4
 """Of the device model's own VNC server; no other guest's."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from xen.dom0.driver import BootSectorGuest
+if TYPE_CHECKING:
+    from xen.dom0.driver import BootSectorGuest
 
 
 def said(command: str) -> list[dict[str, Any]]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 
 from xen.dom0.driver_domain import wait_for, xl
-from xen.dom0.driver_staged import StagedGuest
 from xen.dom0.forked import Forked, serving
 from xen.dom0.served import Viewer, picture_of, viewer_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from xen.dom0.driver_staged import StagedGuest
 
 pytest_plugins = ("xen.dom0.spare",)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,10 +12,14 @@ from vramtap.memory.foreign import XenSpace
 from vramtap.pages import PageRuns
 from vramtap.trackers.xen.tracker import XenTracker
 from vramtap.xen.foreignmemory import ForeignMemory
-from xen.dom0.driver import BootSectorGuest
 from xen.dom0.driver_staged import SPARE_DISPLAYS, StagedGuest
 from xen.dom0.forked import run, serving
 from xen.dom0.served import Served, picture_of, viewer_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from xen.dom0.driver import BootSectorGuest
 
 pytest_plugins = ("xen.dom0.spare",)
 
@@ -57,7 +61,7 @@ def missed(spare: StagedGuest, whole: Extent, tracker: XenTracker, hap: bool, *,
     chance, unseen = random.Random(7), 0
     with viewer_at(5900 + SPARE_DISPLAYS[hap]) as theirs:
         theirs.shows(picture_of(spare))
-        tracker.arm(whole)
+        tracker.start(whole)
         try:
             for _ in range(3):
                 tracker.collect()
@@ -75,7 +79,7 @@ def missed(spare: StagedGuest, whole: Extent, tracker: XenTracker, hap: bool, *,
                     written -= {page for first, last in told for page in range(first, last)}
                 unseen += len(written)
         finally:
-            tracker.disarm()
+            tracker.stop()
     return unseen
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from xen.dom0.driver import BootSectorGuest
 from xen.dom0.driver_domain import wait_for, xl
 from xen.dom0.served import START_S, Served, picture_of
+
+if TYPE_CHECKING:
+    from xen.dom0.driver import BootSectorGuest
 
 
 @pytest.mark.short

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from support.testbed import cache
 from support.testbed.errors import LabError
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 # apt's own user cannot write into our directory; apt would warn and do without it.
 _AS_OURSELVES: Final = ("-o", "APT::Sandbox::User=root")

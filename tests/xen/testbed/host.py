@@ -18,15 +18,17 @@ import tempfile
 import termios
 import time
 import tty
-from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from support.testbed.errors import LabError
 from support.testbed.qmp import Monitor
 from support.testbed.supervise import spawn, stop
 from xen.testbed import layers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
 
 CONSOLE: Final = "console.log"
 """File beside what dom0 leaves: everything that the serial port said; where the time was up, with what Xen

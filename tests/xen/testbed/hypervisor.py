@@ -10,13 +10,15 @@ import gzip
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from support.testbed import cache
 from support.testbed.errors import LabError
 from xen.testbed import apt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SHADOW_DEB: Final = "VRAMTAP_XEN_SHADOW_DEB"
 """Environment variable: path of a hypervisor package built with shadow paging."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.machine.layout import PORT_DEBUG_TEXT, PORT_EXIT, PORT_FRAME, PORT_WAKE
-from vramtap.machine.ports import RaiseLine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from vramtap.machine.ports import RaiseLine
 
 TEXT_BYTES: Final = 64 << 10
 """Of what the guest has said, so much is kept: the last."""

@@ -7,11 +7,14 @@ back what it got.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.machine.layout import PORT_DISPI_DATA, PORT_DISPI_INDEX, VRAM_BYTES
-from vramtap.machine.memory import GuestMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from vramtap.machine.memory import GuestMemory
 
 ID: Final = 0
 XRES: Final = 1

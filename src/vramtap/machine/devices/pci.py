@@ -7,10 +7,12 @@ base address register); QEMU: docs/specs/standard-vga.rst (ids and BAR 0 of the 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.machine.layout import PORT_PCI_ADDRESS, PORT_PCI_DATA, VRAM_BASE, VRAM_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _ENABLE: Final = 1 << 31
 _PREFETCHABLE: Final = 0x8

@@ -9,13 +9,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.machine.devices.ps2_keyboard import Ps2Keyboard
 from vramtap.machine.devices.ps2_mouse import Ps2Mouse
 from vramtap.machine.layout import PORT_PS2_DATA, PORT_PS2_STATUS
-from vramtap.machine.ports import RaiseLine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vramtap.machine.ports import RaiseLine
 
 STATUS_OUTPUT: Final = 0x01
 """A byte waits at the data port."""

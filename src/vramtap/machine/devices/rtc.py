@@ -8,11 +8,13 @@ machine says that the moment has come which `due_ns` named.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.machine.layout import PORT_RTC_DATA, PORT_RTC_INDEX
 from vramtap.machine.ports import NEVER_NS, RaiseLine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 SECONDS: Final = 0
 MINUTES: Final = 2

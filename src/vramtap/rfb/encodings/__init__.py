@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from vramtap.rfb.encodings.base import Encoder
 from vramtap.rfb.encodings.raw import RawEncoder
 from vramtap.rfb.encodings.tight import TightEncoder
 from vramtap.rfb.encodings.zrle import ZrleEncoder
 from vramtap.rfb.wire import Encoding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vramtap.rfb.encodings.base import Encoder
 
 ENCODERS: Final[dict[int, Callable[[], Encoder]]] = {
     Encoding.RAW: RawEncoder,

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vramtap.display.region import Rect
 from vramtap.rfb.formats import NATIVE, WireFormat
-from vramtap.rfb.wire import Buffer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vramtap.display.region import Rect
+    from vramtap.rfb.wire import Buffer
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class EncodeOptions:
     """What the client has asked of the encoder, as it stood when the update was begun.
 
     Args:
@@ -41,13 +43,13 @@ class Encoder(Protocol):
     It knows no server and no connection. Calls are made one after another, each on any thread.
     """
 
-    def encode(self, rect: Rect, pixels: NDArray[np.uint32], wishes: Wishes) -> Encoded:
+    def encode(self, rect: Rect, pixels: NDArray[np.uint32], options: EncodeOptions) -> Encoded:
         """Make a rectangle ready to send, as one RFB rectangle or as several that cover it.
 
         Args:
             rect: Where it goes.
             pixels: Shape `(rect.height, rect.width)`, `0x00RRGGBB`, contiguous; not changed, and
                 possibly sent as it is, so the caller must not change it either.
-            wishes: The client's.
+            options: The client's.
         """
         ...

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.display.region import Rect
-from vramtap.rfb.convert import Work
 from vramtap.rfb.encodings.tiles import TILE, columns_of, tile_groups
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vramtap.rfb.convert import Work
 
 MAX_COLOURS: Final = 256
 """Colours of an indexed block (rfbproto, Tight encoding)."""

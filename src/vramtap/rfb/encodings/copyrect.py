@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from vramtap.display.damage import Move
+from typing import TYPE_CHECKING
+
 from vramtap.rfb.wire import COPY_SOURCE, Encoding, rect_header
+
+if TYPE_CHECKING:
+    from vramtap.display.damage import Move
 
 
 def copy_rect(move: Move) -> bytes:

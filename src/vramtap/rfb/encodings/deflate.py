@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from vramtap.rfb.wire import Buffer
+if TYPE_CHECKING:
+    from vramtap.rfb.wire import Buffer
 
 try:
     from isal import isal_zlib

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
-from vramtap.display.region import Rect
 from vramtap.rfb.convert import converter, flat
-from vramtap.rfb.encodings.base import Encoded, Wishes
+from vramtap.rfb.encodings.base import Encoded, EncodeOptions
 from vramtap.rfb.wire import Encoding, rect_header
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vramtap.display.region import Rect
 
 
 class RawEncoder:
     """Pixels in the client's format, uncompressed. In our own format nothing is copied."""
 
-    def encode(self, rect: Rect, pixels: NDArray[np.uint32], wishes: Wishes) -> Encoded:
+    def encode(self, rect: Rect, pixels: NDArray[np.uint32], options: EncodeOptions) -> Encoded:
         """See `Encoder`."""
-        convert = converter(wishes.format)
+        convert = converter(options.format)
         data = flat(convert.pixels(convert.work(pixels)))
         return Encoded(1, [rect_header(*rect, Encoding.RAW), data])

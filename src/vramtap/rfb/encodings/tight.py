@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vramtap.display.region import Rect
 from vramtap.rfb.convert import Converter, Work, converter, flat
-from vramtap.rfb.encodings.base import Encoded, Wishes
+from vramtap.rfb.encodings.base import Encoded, EncodeOptions
 from vramtap.rfb.encodings.blocks import Kind, blocks
 from vramtap.rfb.encodings.deflate import DeflateStream
 from vramtap.rfb.encodings.jpeg import encode_jpeg
 from vramtap.rfb.encodings.tiles import index_of
 from vramtap.rfb.wire import Buffer, Encoding, rect_header
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vramtap.display.region import Rect
 
 _FILL: Final = 0x80
 _JPEG: Final = 0x90
@@ -36,11 +39,11 @@ class TightEncoder:
     def __init__(self) -> None:
         self._streams: dict[int, DeflateStream] = {}
 
-    def encode(self, rect: Rect, pixels: NDArray[np.uint32], wishes: Wishes) -> Encoded:
+    def encode(self, rect: Rect, pixels: NDArray[np.uint32], options: EncodeOptions) -> Encoded:
         """See `Encoder`."""
-        convert = converter(wishes.format)
+        convert = converter(options.format)
         work = convert.work(pixels)
-        quality = wishes.quality if wishes.format.allows_jpeg else None
+        quality = options.quality if options.format.allows_jpeg else None
         buffers: list[Buffer] = []
         parts = blocks(work, pixels, jpeg=quality is not None)
         for part in parts:
@@ -53,30 +56,32 @@ class TightEncoder:
                 image = encode_jpeg(pixels[inside.slices], quality)
                 buffers += [bytes([_JPEG]) + compact_length(len(image)), image]
             elif part.kind is Kind.COLOURS and _palette_pays(len(part.colours), inside.area, convert):
-                buffers += self._indexed(cut, part.colours, convert, wishes)
+                buffers += self._indexed(cut, part.colours, convert, options)
             else:
-                buffers += self._compressed(_PIXEL_STREAM, b"", flat(convert.tpixels(cut)), wishes)
+                buffers += self._compressed(_PIXEL_STREAM, b"", flat(convert.tpixels(cut)), options)
         return Encoded(len(parts), buffers)
 
     def _indexed(
-        self, cut: Work, colours: frozenset[int], convert: Converter, wishes: Wishes
+        self, cut: Work, colours: frozenset[int], convert: Converter, options: EncodeOptions
     ) -> list[Buffer]:
         palette = np.array(sorted(colours), dtype=cut.dtype)
         head = bytes([_PALETTE_FILTER, len(palette) - 1]) + convert.tpixels(palette).tobytes()
         if len(palette) == 2:
             bits = np.packbits(cut == palette[1], axis=1)
-            return self._compressed(_TWO_COLOUR_STREAM, head, flat(bits), wishes)
-        return self._compressed(_INDEX_STREAM, head, flat(index_of(palette, cut)), wishes)
+            return self._compressed(_TWO_COLOUR_STREAM, head, flat(bits), options)
+        return self._compressed(_INDEX_STREAM, head, flat(index_of(palette, cut)), options)
 
-    def _compressed(self, number: int, filter_head: bytes, data: Buffer, wishes: Wishes) -> list[Buffer]:
+    def _compressed(
+        self, number: int, filter_head: bytes, data: Buffer, options: EncodeOptions
+    ) -> list[Buffer]:
         """Basic compression: control byte, filter, and the data through one of the streams."""
         control = number << 4 | (_EXPLICIT_FILTER if filter_head else 0)
         if len(data) < _MIN_COMPRESSED_BYTES:
             return [bytes([control]) + filter_head, data]
         stream = self._streams.get(number)
-        if stream is None or stream.compression != wishes.compression:
+        if stream is None or stream.compression != options.compression:
             control |= 1 << number if stream is not None else 0
-            stream = self._streams[number] = DeflateStream(wishes.compression)
+            stream = self._streams[number] = DeflateStream(options.compression)
         packed = stream.compress(data)
         return [bytes([control]) + filter_head + compact_length(len(packed)), packed]
 

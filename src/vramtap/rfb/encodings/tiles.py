@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vramtap.rfb.convert import Work
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from vramtap.rfb.convert import Work
 
 TILE: Final = 64
 """Pixels a side. ZRLE prescribes it (RFC 6143, 7.7.5); Tight takes it over."""

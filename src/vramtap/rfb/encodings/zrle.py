@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vramtap.display.region import Rect
 from vramtap.rfb.convert import Converter, Work, converter
-from vramtap.rfb.encodings.base import Encoded, Wishes
+from vramtap.rfb.encodings.base import Encoded, EncodeOptions
 from vramtap.rfb.encodings.deflate import DeflateStream
 from vramtap.rfb.encodings.tiles import TileGroup, columns_of, index_of, tile_groups
 from vramtap.rfb.wire import U32, Encoding, rect_header
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vramtap.display.region import Rect
 
 _MAX_PALETTE: Final = 127
 _MAX_PACKED: Final = 16
@@ -30,11 +33,11 @@ class ZrleEncoder:
     def __init__(self) -> None:
         self._stream: DeflateStream | None = None
 
-    def encode(self, rect: Rect, pixels: NDArray[np.uint32], wishes: Wishes) -> Encoded:
+    def encode(self, rect: Rect, pixels: NDArray[np.uint32], options: EncodeOptions) -> Encoded:
         """See `Encoder`."""
         if self._stream is None:
-            self._stream = DeflateStream(wishes.compression)
-        convert = converter(wishes.format)
+            self._stream = DeflateStream(options.compression)
+        convert = converter(options.format)
         tiles: list[bytes] = [b""] * (columns_of(rect.width) * columns_of(rect.height))
         for group in tile_groups(convert.work(pixels)):
             _encode_group(group, convert, tiles)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.errors import TargetGone, VramtapError
-from vramtap.keyboard.events import Input, KeyEvent, PointerEvent
+
+if TYPE_CHECKING:
+    from vramtap.keyboard.events import Input, KeyEvent, PointerEvent
 
 log = logging.getLogger(__name__)
 

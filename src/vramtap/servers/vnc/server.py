@@ -11,15 +11,18 @@ import logging
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from vramtap.errors import KernelError, NotFound, Refused, UsageError
 from vramtap.rfb.security.vnc_auth import PASSWORD_BYTES, check_password
-from vramtap.servers.base import TapLike
-from vramtap.servers.vnc.session import Cause, SessionOptions, serve_session
+from vramtap.servers.vnc.session import EndReason, SessionOptions, serve_session
 from vramtap.servers.vnc.tcp import TcpStream
 from vramtap.servers.vnc.throttle import Throttle
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from vramtap.servers.base import TapLike
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +203,7 @@ class VncServer:
             departure = await serve_session(stream, self._tap, self._options)
         if self._options.password is None:
             return
-        if departure.cause is Cause.WRONG_PASSWORD:
+        if departure.cause is EndReason.WRONG_PASSWORD:
             self._throttle.failed(address[0])
         elif departure.admitted:
             self._throttle.succeeded(address[0])

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 from vramtap.errors import ProtocolError, TargetGone, VramtapError
 from vramtap.keyboard.events import KeyEvent, PointerEvent
 from vramtap.rfb.connection import ServerConnection
 from vramtap.rfb.events import (
     AuthenticationFailed,
-    CutTextSent,
-    DesktopSizeWanted,
-    EncodingsSet,
+    ClientCutText,
+    ClientInit,
     Event,
-    Initialised,
-    KeyPressed,
-    PixelFormatSet,
-    PointerMoved,
-    UpdateRequested,
+    FramebufferUpdateRequest,
+    SetDesktopSize,
+    SetEncodings,
+    SetPixelFormat,
 )
 from vramtap.rfb.updates import UpdateEncoder
-from vramtap.servers.base import ByteStream, TapLike
 from vramtap.servers.vnc.input_queue import InputQueue
-from vramtap.servers.vnc.update_queue import Outgoing
+from vramtap.servers.vnc.update_queue import UpdateQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from concurrent.futures import Executor
+
+    from vramtap.servers.base import ByteStream, TapLike
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class SessionOptions:
     executor: Executor | None = None
 
 
-class Cause(StrEnum):
+class EndReason(StrEnum):
     """Why a session ended."""
 
     LEFT = "left"
@@ -83,12 +84,12 @@ class Cause(StrEnum):
     STOPPED = "stopped"
 
 
-_ORDINARY: Final = frozenset({Cause.LEFT, Cause.LOST, Cause.TARGET_GONE, Cause.STOPPED})
+_ORDINARY: Final = frozenset({EndReason.LEFT, EndReason.LOST, EndReason.TARGET_GONE, EndReason.STOPPED})
 """Causes that call for nobody's attention."""
 
 
 @dataclass(frozen=True, slots=True)
-class Departure:
+class SessionEnd:
     """How a session ended.
 
     Args:
@@ -97,12 +98,12 @@ class Departure:
         admitted: Whether the client had got through the handshake.
     """
 
-    cause: Cause
+    cause: EndReason
     reason: str
     admitted: bool
 
 
-async def serve_session(stream: ByteStream, tap: TapLike, options: SessionOptions) -> Departure:
+async def serve_session(stream: ByteStream, tap: TapLike, options: SessionOptions) -> SessionEnd:
     """Serve one client until it leaves, breaks the protocol, or the target ends; the reason is logged.
 
     All clients share the screen: one that asks not to (ClientInit's flag) gets it like any other. Watching
@@ -119,7 +120,7 @@ async def serve_session(stream: ByteStream, tap: TapLike, options: SessionOption
         How it ended. What a client does never raises.
     """
     session = _Session(stream, tap, options)
-    departure = Departure(Cause.STOPPED, "the server stops", admitted=False)
+    departure = SessionEnd(EndReason.STOPPED, "the server stops", admitted=False)
     try:
         departure = await session.run()
     finally:
@@ -152,7 +153,7 @@ class _Session:
         wanted_input = None if options.view_only else tap.target.input
         self._input = InputQueue(wanted_input, stream.peer) if wanted_input is not None else None
 
-    async def run(self) -> Departure:
+    async def run(self) -> SessionEnd:
         options = self._options
         limit_s = options.handshake_s + (0.0 if options.password is None else options.password_s)
         try:
@@ -160,24 +161,24 @@ class _Session:
                 async with asyncio.timeout(limit_s):
                     events = await self._shake_hands()
             except TimeoutError:
-                return self._departure(Cause.NO_HANDSHAKE, f"no complete handshake within {limit_s:g} s")
+                return self._departure(EndReason.NO_HANDSHAKE, f"no complete handshake within {limit_s:g} s")
             if events is None:
-                return self._departure(Cause.WRONG_PASSWORD, "wrong password")
+                return self._departure(EndReason.WRONG_PASSWORD, "wrong password")
             await self._look(events)
         except EOFError:
-            return self._departure(Cause.LEFT, "the client closed the connection")
+            return self._departure(EndReason.LEFT, "the client closed the connection")
         except ProtocolError as error:
-            return self._departure(Cause.BROKE_PROTOCOL, str(error))
+            return self._departure(EndReason.BROKE_PROTOCOL, str(error))
         except TargetGone as error:
-            return self._departure(Cause.TARGET_GONE, str(error))
+            return self._departure(EndReason.TARGET_GONE, str(error))
         except VramtapError as error:
-            return self._departure(Cause.FAILED, str(error))
+            return self._departure(EndReason.FAILED, str(error))
         except OSError as error:
-            return self._departure(Cause.LOST, f"connection lost: {error.strerror or error}")
+            return self._departure(EndReason.LOST, f"connection lost: {error.strerror or error}")
         raise AssertionError("a session ends by an exception")
 
-    def _departure(self, cause: Cause, reason: str) -> Departure:
-        return Departure(cause, reason, self._connection.initialised)
+    def _departure(self, cause: EndReason, reason: str) -> SessionEnd:
+        return SessionEnd(cause, reason, self._connection.initialised)
 
     async def _receive(self) -> list[Event]:
         return self._connection.receive(await self._received())
@@ -212,7 +213,7 @@ class _Session:
     async def _look(self, events: list[Event]) -> None:
         """What follows the handshake; ends by an exception only."""
         with self._tap.viewer(self._stream.peer) as viewer:
-            updates = Outgoing(self._connection, self._tap.screen, viewer)
+            updates = UpdateQueue(self._connection, self._tap.screen, viewer)
             forwarding = asyncio.create_task(self._input.run()) if self._input is not None else None
             try:
                 await _first_of(self._read(updates, events), self._send(updates))
@@ -233,7 +234,7 @@ class _Session:
             log.info("%s: input ended: %s", self._stream.peer, error)
         await self._input.release()
 
-    async def _read(self, updates: Outgoing, events: list[Event]) -> None:
+    async def _read(self, updates: UpdateQueue, events: list[Event]) -> None:
         while True:
             for event in events:
                 self._handle(event, updates)
@@ -242,34 +243,34 @@ class _Session:
             await asyncio.sleep(0)
             events = await self._receive()
 
-    def _handle(self, event: Event, updates: Outgoing) -> None:
+    def _handle(self, event: Event, updates: UpdateQueue) -> None:
         peer = self._stream.peer
         match event:
-            case UpdateRequested(incremental, area):
+            case FramebufferUpdateRequest(incremental, area):
                 updates.request(incremental, area)
-            case KeyPressed(keysym, scancode, down):
+            case KeyEvent():
                 if self._input is not None:
-                    self._input.key(KeyEvent(keysym, down, scancode))
-            case PointerMoved(x, y, buttons):
+                    self._input.key(event)
+            case PointerEvent(x, y, buttons):
                 if self._input is not None:
                     width, height = self._tap.screen.width, self._tap.screen.height
                     clamped = PointerEvent(min(x, width - 1), min(y, height - 1), buttons)
                     self._input.pointer(clamped, width, height)
-            case Initialised(shared):
+            case ClientInit(shared):
                 version = "{}.{}".format(*self._connection.version)
                 log.info("%s: connected, RFB %s", peer, version, extra={"client": peer, "shared": shared})
-            case PixelFormatSet(wire):
+            case SetPixelFormat(wire):
                 log.debug("%s: pixels as %s", peer, wire, extra={"client": peer})
-            case EncodingsSet(numbers):
+            case SetEncodings(numbers):
                 log.debug("%s: encodings %s", peer, numbers, extra={"client": peer})
-            case DesktopSizeWanted(width, height):
+            case SetDesktopSize(width, height):
                 log.debug("%s: %dx%d refused: the size is the guest's", peer, width, height)
-            case CutTextSent() | AuthenticationFailed():
+            case ClientCutText() | AuthenticationFailed():
                 pass  # No target takes a clipboard; and the handshake has dealt with passwords.
             case _:
                 assert_never(event)
 
-    async def _send(self, updates: Outgoing) -> None:
+    async def _send(self, updates: UpdateQueue) -> None:
         """Send updates one by one: none is begun before the peer has taken the one before."""
         loop = asyncio.get_running_loop()
         while True:

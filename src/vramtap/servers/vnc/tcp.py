@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from vramtap.rfb.wire import Buffer
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from vramtap.rfb.wire import Buffer
 
 RECEIVE_BYTES: Final = 4 * 1024
 """Taken at once: so many bytes of the smallest message take 2 ms to parse, in which nobody else is served."""

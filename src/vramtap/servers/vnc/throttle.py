@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FREE_FAILURES: Final = 5
 """Wrong passwords before an address has to wait: people mistype."""

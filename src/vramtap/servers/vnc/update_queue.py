@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vramtap.display.damage import Move
 from vramtap.display.region import Rect, Region, bounding_box
-from vramtap.rfb.connection import ServerConnection
-from vramtap.rfb.updates import Piece, Update
-from vramtap.servers.base import ScreenLike, ViewerLike
+from vramtap.rfb.updates import PixelRect, Update
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from vramtap.display.damage import Move
+    from vramtap.rfb.connection import ServerConnection
+    from vramtap.servers.base import ScreenLike, ViewerLike
 
 
-class Outgoing:
+class UpdateQueue:
     """What to send one client next: its requests on one side, what is pending for it on the other.
 
     A client that cannot follow a change of size keeps the size it was told: what fits is shown, the
@@ -145,7 +149,7 @@ class Outgoing:
             return notice
         area = self._visible()
         moves: tuple[Move, ...] = ()
-        pieces: list[Piece] = []
+        pieces: list[PixelRect] = []
         if area is not None and pending.touches(area):
             same_size = self._size == (connection.width, connection.height)
             copying = connection.encodings.copy_rect and same_size and not self._elsewhere
@@ -159,16 +163,16 @@ class Outgoing:
             return None
         return connection.begin_update(moves, pieces)
 
-    def _pieces(self, rects: Iterable[Rect]) -> Iterator[Piece]:
+    def _pieces(self, rects: Iterable[Rect]) -> Iterator[PixelRect]:
         """What of these both the screen and the client have."""
         width, height = self._size
         both = Rect(0, 0, min(width, self._connection.width), min(height, self._connection.height))
         for rect in rects:
             cut = rect.intersect(both)
             if cut is not None:
-                yield Piece(cut, self._screen.pixels[cut.slices].copy())
+                yield PixelRect(cut, self._screen.pixels[cut.slices].copy())
 
-    def _margins(self) -> list[Piece]:
+    def _margins(self) -> list[PixelRect]:
         """Black where the client's framebuffer is larger than the screen, if that is due."""
         if not self._margins_due:
             return []
@@ -177,4 +181,4 @@ class Outgoing:
         right = Rect(width, 0, client.width - width, client.height)
         below = Rect(0, height, min(width, client.width), client.height - height)
         margins = (rect for rect in (right, below) if rect.width > 0 and rect.height > 0)
-        return [Piece(rect, np.zeros((rect.height, rect.width), dtype=np.uint32)) for rect in margins]
+        return [PixelRect(rect, np.zeros((rect.height, rect.width), dtype=np.uint32)) for rect in margins]

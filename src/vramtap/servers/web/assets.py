@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
-from importlib.resources.abc import Traversable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.errors import NotFound
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 CONTENT_TYPES: Final = {
     ".css": "text/css",

@@ -9,20 +9,22 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
 from aiohttp import ETag, WSCloseCode, web
-from numpy.typing import NDArray
 
 from vramtap.display.png import write_png
 from vramtap.errors import TargetGone, VramtapError
-from vramtap.servers.vnc.session import Cause, Departure, SessionOptions
+from vramtap.servers.vnc.session import EndReason, SessionEnd, SessionOptions
 from vramtap.servers.web.assets import Asset, load_assets
-from vramtap.servers.web.security import HEADERS, Gate, Kind
+from vramtap.servers.web.security import HEADERS, AccessPolicy, Kind
 from vramtap.servers.web.stats_feed import Feed, serve_feed
 from vramtap.servers.web.watched import LOOK_S, WatchedTap, mode_text, picture, sample
 from vramtap.servers.web.websocket import TARGET_ENDED, WebSocketStream, accept
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +36,13 @@ MAX_FEEDS: Final = 64
 """Live lines at once."""
 MAX_SCREENSHOTS: Final = 4
 """Waiting or being encoded at once; each holds a copy of a screen."""
-Serve = Callable[[WebSocketStream, WatchedTap, SessionOptions], Awaitable[Departure]]
+Serve = Callable[[WebSocketStream, WatchedTap, SessionOptions], Awaitable[SessionEnd]]
 """Speaks RFB over the stream until it ends: `serve_session`, or a test's stand-in."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Site:
+class Routes:
     """The handlers, and the application they make.
 
     Args:
@@ -58,7 +60,7 @@ class Site:
     def __init__(
         self,
         taps: Sequence[WatchedTap],
-        gate: Gate,
+        gate: AccessPolicy,
         options: SessionOptions,
         serve: Serve,
         cookie: str = "vramtap",
@@ -215,12 +217,12 @@ class Site:
         )
 
 
-def _goodbye(departure: Departure, tap: WatchedTap) -> tuple[int, str]:
+def _goodbye(departure: SessionEnd, tap: WatchedTap) -> tuple[int, str]:
     """Close code and reason for how a session ended."""
     match departure.cause:
-        case Cause.TARGET_GONE:
+        case EndReason.TARGET_GONE:
             return TARGET_ENDED, tap.closed or departure.reason
-        case Cause.LEFT | Cause.LOST:
+        case EndReason.LEFT | EndReason.LOST:
             return WSCloseCode.OK, ""
         case _:
             return WSCloseCode.POLICY_VIOLATION, departure.reason

@@ -20,11 +20,13 @@ import hmac
 import ipaddress
 import re
 import secrets
-from collections.abc import Iterable
 from enum import Enum, auto
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 TOKEN_BYTES: Final = 16
 """Random bytes a token is made of: 128 bits cannot be guessed over a network."""
@@ -73,7 +75,7 @@ class Kind(Enum):
     """Data or a WebSocket: for our own page and for programs only."""
 
 
-class Gate:
+class AccessPolicy:
     """Decides whether a request is served.
 
     Args:

@@ -8,18 +8,21 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from vramtap.errors import NotFound, Refused, UsageError
 from vramtap.servers.vnc.session import SessionOptions, serve_session
-from vramtap.servers.web.routes import MAX_VIEWERS, Serve, Site
-from vramtap.servers.web.security import Gate, check_host, check_token, is_loopback, new_token
-from vramtap.servers.web.watched import WatchedTap
+from vramtap.servers.web.routes import MAX_VIEWERS, Routes, Serve
+from vramtap.servers.web.security import AccessPolicy, check_host, check_token, is_loopback, new_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
+
+    from vramtap.servers.web.watched import WatchedTap
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +111,9 @@ class WebServer:
         if self._token is None and not is_loopback(self._address):
             self._token = new_token()
         try:
-            gate = Gate(self._address, (self._host, *self._allow_hosts), self._token)
+            gate = AccessPolicy(self._address, (self._host, *self._allow_hosts), self._token)
             cookie = f"vramtap-{self._port}"  # cookies do not know ports: one name for each server
-            site = Site(self._taps, gate, self._options, self._serve, cookie, self._max_viewers)
+            site = Routes(self._taps, gate, self._options, self._serve, cookie, self._max_viewers)
             # aiohttp's Server hands out connection protocols; ours counts them first.
             self._runner = web.AppRunner(
                 site.application(),

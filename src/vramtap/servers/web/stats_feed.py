@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import WSMsgType, web
 
 from vramtap.servers.web.websocket import CLOSE_S, limit_unsent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 INTERVAL_S: Final = 1.0
 """Between two samples."""
@@ -62,7 +64,7 @@ class Sample:
     ended: str | None = None
 
 
-class Line:
+class StatsLine:
     """Turns samples into the fields of the live line, and tells which of them are news."""
 
     def __init__(self) -> None:
@@ -143,7 +145,7 @@ class Feed:
         self._clock = clock
         self._interval_s = interval_s
         self._subscribers: set[Subscriber] = set()
-        self._line = Line()
+        self._line = StatsLine()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -155,7 +157,7 @@ class Feed:
         """Tell this one everything now and what changes from now on."""
         self._subscribers.add(subscriber)
         if self._timer is None:
-            self._line = Line()
+            self._line = StatsLine()
             self._line.take(self._sample(), self._clock())
             self._wait()
         subscriber.tell(_json(self._line.fields))

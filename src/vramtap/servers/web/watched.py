@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vramtap.display.mode import Mode
 from vramtap.servers.base import ScreenLike, TapLike, TargetLike
 from vramtap.servers.web.stats_feed import Sample
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vramtap.display.mode import Mode
 
 LOOK_S: Final = 10.0
 """How long a look at the target may take."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from vramtap.rfb.wire import Buffer
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from vramtap.rfb.wire import Buffer
 
 log = logging.getLogger(__name__)
 

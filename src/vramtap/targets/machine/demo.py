@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vramtap.concurrency import aside
-from vramtap.display.mode import Mode
+from vramtap.concurrency import run_in_thread
 from vramtap.errors import UsageError
-from vramtap.keyboard.events import Input
 from vramtap.machine.choose_cpu import CPU_NAMES, LOG_FORMS, CpuName, LogForm
 from vramtap.machine.machine import Machine
 from vramtap.machine.workloads import WORKLOADS
-from vramtap.memory.extent import Extent
 from vramtap.targets.machine.target import MachineTarget
-from vramtap.targets.url import TargetSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vramtap.display.mode import Mode
+    from vramtap.keyboard.events import Input
+    from vramtap.memory.extent import Extent
+    from vramtap.targets.url import TargetSpec
 
 MAX_HZ: Final = 1024
 _WIDTHS: Final = range(320, 2561, 8)
@@ -51,8 +54,8 @@ class DemoTarget:
         self.input: Input | None = None
         self.tolerates_injection = True
         self.announces_mode = True
-        self._cpu = cast(CpuName, spec.choice("cpu", CPU_NAMES, "auto"))
-        self._log = cast(LogForm, spec.choice("log", LOG_FORMS, "bitmap"))
+        self._cpu = cast("CpuName", spec.choice("cpu", CPU_NAMES, "auto"))
+        self._log = cast("LogForm", spec.choice("log", LOG_FORMS, "bitmap"))
         self._image = spec.query.get("image")
         self._command_line = command_line(spec)
         self._on_activity: Callable[[], None] = lambda: None
@@ -78,7 +81,7 @@ class DemoTarget:
             VramtapError: the CPU asked for does not work here.
         """
         # Choosing a CPU runs a trial of 150 ms where KVM is emulated.
-        self._machine = await aside(self._make, Machine.close)
+        self._machine = await run_in_thread(self._make, Machine.close)
         log.info("%s: CPU %s: %s", self.url, self._machine.cpu.name, self._machine.cpu_why)
         try:
             self._target = MachineTarget(self._machine, self.url)

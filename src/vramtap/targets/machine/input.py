@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from vramtap.keyboard.events import KeyEvent, PointerEvent
+from typing import TYPE_CHECKING
+
 from vramtap.keyboard.keys import scancode_of_qcode
 from vramtap.keyboard.us_layout import Stroke, UsKeyboard
-from vramtap.machine.devices.ps2 import Ps2Device
 from vramtap.machine.pointer import Pointer
+
+if TYPE_CHECKING:
+    from vramtap.keyboard.events import KeyEvent, PointerEvent
+    from vramtap.machine.devices.ps2 import Ps2Device
 
 
 class MachineInput:

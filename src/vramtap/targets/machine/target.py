@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.display.bochs import Dispi
-from vramtap.display.mode import Mode
 from vramtap.errors import TargetGone
-from vramtap.keyboard.events import Input
 from vramtap.linux.timerfd import Timerfd
 from vramtap.machine.layout import VRAM_BYTES
-from vramtap.machine.machine import Machine
 from vramtap.targets.machine.input import MachineInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from vramtap.display.mode import Mode
+    from vramtap.keyboard.events import Input
+    from vramtap.machine.machine import Machine
 
 BLANK: Final = (400, 720)
 """Rows and columns of the black screen that is shown while the guest has set no linear mode: the size of a

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from vramtap.keyboard.events import KeyEvent, PointerEvent
 from vramtap.keyboard.us_layout import UsKeyboard
-from vramtap.targets.qemu.qmp import Commands
+
+if TYPE_CHECKING:
+    from vramtap.keyboard.events import KeyEvent, PointerEvent
+    from vramtap.targets.qemu.qmp import Commands
 
 ABS_MAX: Final = 0x7FFF
 """Largest value of an absolute axis (QEMU: include/ui/input.h, INPUT_EVENT_ABS_MAX)."""

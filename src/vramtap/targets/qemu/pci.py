@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _DISPLAY_CLASS: Final = 3
 """Base class of display controllers (PCI Code and ID Assignment Specification, 1.4)."""

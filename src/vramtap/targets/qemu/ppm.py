@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.display.mode import MAX_DIMENSION, MAX_PIXELS
 from vramtap.errors import VramtapError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _HEADER: Final = re.compile(rb"P6\s+(\d{1,5})\s+(\d{1,5})\s+255\s")
 

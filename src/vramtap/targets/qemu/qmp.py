@@ -8,15 +8,17 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Final, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 
 from qemu.qmp import ExecuteError, Message, QMPClient, QMPError, Runstate, StateError
 from qemu.qmp.qmp_client import BadReplyError
 
 from vramtap.errors import NotFound, NotTappable, Refused, TargetGone, TimedOut, VramtapError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """A monitor that is free greets at once; one with another client never does."""

@@ -5,16 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vramtap.display.mode import Mode
 from vramtap.errors import NotTappable, Refused
-from vramtap.keyboard.events import Input
 from vramtap.linux.procfs import MapsQuery
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
@@ -22,6 +15,16 @@ from vramtap.pages import PAGE_SIZE
 from vramtap.targets.qemu.input import QemuInput
 from vramtap.targets.qemu.qmp import Monitor
 from vramtap.targets.qemu.vga import ANSWER_CHARS, QemuVga
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vramtap.display.mode import Mode
+    from vramtap.keyboard.events import Input
 
 PLACE_TIMEOUT_S: Final = 10.0
 """How long a guest that has just started may take to place its VGA's BARs; firmware does it in under 2 s."""

@@ -6,11 +6,7 @@ import contextlib
 import os
 import random
 import re
-from collections.abc import AsyncIterator
-from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Final
 
 from vramtap.display import bochs
 from vramtap.display.mode import MAX_PIXELS, Mode
@@ -18,7 +14,14 @@ from vramtap.errors import NotTappable
 from vramtap.linux.calls import error_for
 from vramtap.targets.qemu.pci import display_devices
 from vramtap.targets.qemu.ppm import parse_ppm
-from vramtap.targets.qemu.qmp import Commands
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vramtap.targets.qemu.qmp import Commands
 
 SCREENDUMP_ATTEMPTS: Final = 4
 """Pictures taken until two in a row agree: one may tear, and a guest that draws on is caught next time."""

@@ -13,17 +13,20 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import xcffib
 import xcffib.xproto
 
 from vramtap.errors import NotFound, NotTappable, Refused, UsageError, VramtapError
 from vramtap.linux import procfs
-from vramtap.targets.url import TargetSpec
 from vramtap.targets.x11.xauthority import cookies, server_authority
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vramtap.targets.url import TargetSpec
 
 SOCKET_DIRECTORY: Final = "/tmp/.X11-unix"
 ANSWER_TIMEOUT_S: Final = 5.0

@@ -8,7 +8,7 @@ import re
 from typing import Final
 
 from vramtap.errors import VramtapError
-from vramtap.targets.discovered import Found
+from vramtap.targets.discovered import Discovered
 from vramtap.targets.x11.connection import MAX_DISPLAY, SOCKET_DIRECTORY, Display, server_name, server_pid
 
 _DISPLAY: Final = re.compile(r"X([0-9]{1,5})", re.ASCII)
@@ -16,7 +16,7 @@ _DISPLAY: Final = re.compile(r"X([0-9]{1,5})", re.ASCII)
 log = logging.getLogger(__name__)
 
 
-def x_targets() -> list[Found]:
+def x_targets() -> list[Discovered]:
     """The X displays of this machine, by number."""
     return [_x_target(display) for display in _displays()]
 
@@ -41,19 +41,19 @@ def _displays() -> list[Display]:
     return [Display(number) for number in sorted(numbers) if number <= MAX_DISPLAY]
 
 
-def _x_target(display: Display) -> Found:
+def _x_target(display: Display) -> Discovered:
     url = f"x11:{display}"
     try:
         pid = server_pid(display)
     except VramtapError as error:
-        return Found(url, "X server", 0, False, error.reason)
+        return Discovered(url, "X server", 0, False, error.reason)
     try:
         server = server_name(pid)
     except VramtapError as error:
-        return Found(
+        return Discovered(
             url, "X server", pid, False, f"{error.reason}: {error.remedy}" if error.remedy else error.reason
         )
     if server == "Xvfb":
-        return Found(url, server, pid, True)
+        return Discovered(url, server, pid, True)
     why = f"{server} keeps its screen where it cannot be followed; run the programs in an Xvfb"
-    return Found(url, server, pid, False, why)
+    return Discovered(url, server, pid, False, why)

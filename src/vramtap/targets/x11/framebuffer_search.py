@@ -11,21 +11,25 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.errors import KernelError, Refused
 from vramtap.linux.calls import REMEDY_PTRACE
-from vramtap.linux.procfs import Mapping
 from vramtap.memory.extent import Extent
-from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.targets.spans import readable_end
 from vramtap.targets.x11.xwd import HEADER_BYTES, MAGIC_OFFSET, NAME_BYTES, XwdHeader, magic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from vramtap.linux.procfs import Mapping
+    from vramtap.memory.process import ProcessSpace
 
 MAX_SCAN_BYTES: Final = 4 << 30
 """Of a server's memory looked through; a second or two, and more than Xvfb with full pixmaps holds."""

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import xcffib
 import xcffib.xproto
 import xcffib.xtest
 
-from vramtap.keyboard.events import KeyEvent, PointerEvent
 from vramtap.keyboard.keys import x11_keycode_of_scancode
 from vramtap.keyboard.keysyms import NO_SYMBOL
 from vramtap.targets.x11.connection import Display, Link
 from vramtap.targets.x11.keymap import Key, Keymap, Stroke
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vramtap.keyboard.events import KeyEvent, PointerEvent
 
 BUTTONS: Final = 7
 """Bits of RFB's mask that have a button: 1 to 3, the wheel's 4 and 5, and 6 and 7 for its sides."""

@@ -8,9 +8,8 @@ layout, so such keysyms count as missing and are typed with a spare key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vramtap.keyboard.keysyms import (
     NO_SYMBOL,
@@ -21,6 +20,9 @@ from vramtap.keyboard.keysyms import (
     keysym_to_char,
     same_key,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SHIFT: Final = 1 << 0
 LOCK: Final = 1 << 1

@@ -9,14 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-import numpy as np
 import xcffib
 import xcffib.xproto
-from numpy.typing import NDArray
 
 from vramtap.display.mode import Mode, PixelFormat
 from vramtap.errors import (
@@ -27,18 +23,26 @@ from vramtap.errors import (
     NotTappable,
     TargetGone,
 )
-from vramtap.keyboard.events import Input
 from vramtap.linux import procfs
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE
 from vramtap.targets.process_exit import process_ended
-from vramtap.targets.url import TargetSpec
 from vramtap.targets.x11.connection import Link, parse_display, server_name
 from vramtap.targets.x11.framebuffer_search import Candidate, find_headers, read_bytes
 from vramtap.targets.x11.input import XInput
 from vramtap.targets.x11.verify import RootFormat, root_format, root_size, shows_root
 from vramtap.targets.x11.xwd import COLOR_BYTES, fixed_palette, palette
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vramtap.keyboard.events import Input
+    from vramtap.targets.url import TargetSpec
 
 ATTACH_TIMEOUT_S: Final = 30.0
 """For all that is asked of the server while attaching; it takes about 50 ms."""

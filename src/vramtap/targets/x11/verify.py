@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import xcffib
 import xcffib.xfixes
 import xcffib.xproto
-from numpy.typing import NDArray
 
 from vramtap.display.mode import PixelFormat
 from vramtap.display.region import Rect
-from vramtap.memory.process import ProcessSpace
-from vramtap.targets.x11.connection import Link
 from vramtap.targets.x11.framebuffer_search import Candidate, read_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vramtap.memory.process import ProcessSpace
+    from vramtap.targets.x11.connection import Link
 
 SAMPLE_ROWS: Final = 32
 """Rows compared at most, spread over the height, the first and the last among them."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from vramtap.errors import TargetGone
-from vramtap.keyboard.events import Input, KeyEvent, PointerEvent
+
+if TYPE_CHECKING:
+    from vramtap.keyboard.events import Input, KeyEvent, PointerEvent
 
 log = logging.getLogger(__name__)
 

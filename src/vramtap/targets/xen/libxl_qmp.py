@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import errno
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qemu.qmp import ConnectError
 
 from vramtap.errors import AttachError, KernelError, NotFound, Refused, TargetGone, TimedOut
 from vramtap.linux.flock import LockFile, holder
 from vramtap.targets.qemu.qmp import Batch, Monitor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
 
 LINGER_S: Final = 0.1
 """How long a connection is kept after the last command: longer than between two events of a pointer that

@@ -20,14 +20,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from vramtap.errors import VramtapError
 from vramtap.xen import domains
 from vramtap.xen.control import Control, ShutdownReason
-from vramtap.xen.domains import Domain
-from vramtap.xen.xenstore import Xenstore
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from vramtap.xen.domains import Domain
+    from vramtap.xen.xenstore import Xenstore
 
 REBOOT_S: Final = 30.0
 """How long the domain that a reboot makes is waited for."""
@@ -49,7 +52,7 @@ _ENDS: Final = {
 log = logging.getLogger(__name__)
 
 
-class Life:
+class DomainLifecycle:
     """A domain and those that follow it under its UUID; a context manager inside of which events are heard.
 
     Args:
@@ -62,7 +65,7 @@ class Life:
         """The domain now, or the last there was."""
         self.how = ""
         """How the last one ended, in one clause."""
-        self.patience_s = 0.0
+        self.idle_after_s = 0.0
         """How long the next one is worth waiting for."""
         self._store = store
         self._event = asyncio.Event()
@@ -105,7 +108,7 @@ class Life:
         self._event.set()
 
     async def ended(self) -> None:
-        """Wait until the domain has gone; then `how` and `patience_s` say what to think of it.
+        """Wait until the domain has gone; then `how` and `idle_after_s` say what to think of it.
 
         Raises:
             VramtapError: xenstore or the hypervisor is lost.
@@ -114,13 +117,13 @@ class Life:
         while self._alive():
             await self._next()
         if self._control is None:
-            what, self.patience_s = "has ended", UNKNOWN_S
+            what, self.idle_after_s = "has ended", UNKNOWN_S
         elif self._reason is None:
-            what, self.patience_s = "was destroyed", 0.0
+            what, self.idle_after_s = "was destroyed", 0.0
         else:
             known = self._reason in ShutdownReason.__members__.values()
             end = _ENDS[ShutdownReason(self._reason)] if known else ("has ended", UNKNOWN_S)
-            what, self.patience_s = end
+            what, self.idle_after_s = end
         self.how = f"{self.domain} {what}"
 
     def _alive(self) -> bool:

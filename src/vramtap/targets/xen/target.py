@@ -5,17 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vramtap.display.mode import Mode
 from vramtap.errors import KernelError, NotFound, NotTappable, TargetGone, VramtapError
-from vramtap.keyboard.events import Input
-from vramtap.linux.schedstat import RunClock
+from vramtap.linux.schedstat import SchedstatProbe
 from vramtap.memory.extent import Extent
 from vramtap.memory.foreign import XenSpace
 from vramtap.pages import PAGE_SIZE
@@ -23,12 +18,21 @@ from vramtap.targets.qemu.input import QemuInput
 from vramtap.targets.qemu.vga import QemuVga
 from vramtap.targets.xen.input import XenInput
 from vramtap.targets.xen.libxl_qmp import LibxlMonitor
-from vramtap.targets.xen.lifecycle import Life
+from vramtap.targets.xen.lifecycle import DomainLifecycle
 from vramtap.xen import domains
 from vramtap.xen.devicemodel import MAX_FRAME
-from vramtap.xen.domains import Domain
 from vramtap.xen.foreignmemory import ForeignMemory
 from vramtap.xen.xenstore import Xenstore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from vramtap.display.mode import Mode
+    from vramtap.keyboard.events import Input
+    from vramtap.xen.domains import Domain
 
 MAX_VRAM_BYTES: Final = 1 << 30
 """Video RAM followed at most; QEMU allows 256 MiB (hw/display/vga.c, vgamem_mb)."""
@@ -58,7 +62,7 @@ class _Attached:
         lock = domains.qmp_lock(domain.domid, domain.uuid)
         self.monitor = LibxlMonitor(domains.qmp_socket(domain.domid), lock, str(domain))
         self.vga = QemuVga(self.monitor, url, 'configure the domain with vga="stdvga"')
-        self.clock: RunClock | None = None
+        self.clock: SchedstatProbe | None = None
 
     async def close(self) -> None:
         """Leave the domain alone."""
@@ -116,7 +120,7 @@ class XenTarget:
             await self._place()
             self.input = XenInput()
             self._use_input()
-            life = stack.enter_context(Life(store, domain))
+            life = stack.enter_context(DomainLifecycle(store, domain))
             self._life = asyncio.create_task(self._live(life))
             stack.push_async_callback(self._stop_living)
             self._close = stack.pop_all()
@@ -147,7 +151,7 @@ class XenTarget:
             await attached.close()
             raise
         try:
-            attached.clock = RunClock(domain.model_pid)
+            attached.clock = SchedstatProbe(domain.model_pid)
         except KernelError as error:
             log.info("%s: looked at again and again: %s", self.url, error)
         self._attached = attached
@@ -262,7 +266,7 @@ class XenTarget:
 
     # How it lives
 
-    async def _live(self, life: Life) -> str:
+    async def _live(self, life: DomainLifecycle) -> str:
         """Follow the domain through its reboots; returns how it ended at last."""
         try:
             while True:
@@ -270,7 +274,7 @@ class XenTarget:
                 await self._let_go()
                 self.on_activity()
                 log.info("%s: %s", self.url, life.how)
-                async with asyncio.timeout(life.patience_s):
+                async with asyncio.timeout(life.idle_after_s):
                     await self._follow(life)
                 log.info("%s: now %s", self.url, life.domain)
                 self.on_activity()
@@ -279,7 +283,7 @@ class XenTarget:
         except VramtapError as error:
             return f"{life.how or life.domain}; {error}"
 
-    async def _follow(self, life: Life) -> None:
+    async def _follow(self, life: DomainLifecycle) -> None:
         """Attach to the domain that comes after."""
         while True:
             await life.successor()

@@ -36,16 +36,12 @@ import logging
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.errors import TargetGone, VramtapError
-from vramtap.machine.cpu import Cpu
 from vramtap.machine.layout import VRAM_BYTES
-from vramtap.machine.memory import GuestMemory
 from vramtap.machine.paging import (
     ACCESSED,
     ADDRESS,
@@ -57,10 +53,18 @@ from vramtap.machine.paging import (
 )
 from vramtap.machine.paging_reverse import mappings
 from vramtap.machine.space import guest_space
-from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.trackers.base import Everything, NothingUnasked, Reason, Waker
+from vramtap.trackers.base import AllDirty, Reason, TrackerDefaults, Waker
 from vramtap.trackers.machine.known_tables import NO_DOUBT, KnownTables, change, understood
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from vramtap.machine.cpu import Cpu
+    from vramtap.machine.memory import GuestMemory
+    from vramtap.memory.extent import Extent
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +80,7 @@ STOPS_KEPT: Final = 64
 """Stop times of the guest that are kept for the reported median."""
 
 
-class DirtyBitsTracker(NothingUnasked):
+class DirtyBitsTracker(TrackerDefaults):
     """Follows writes by the dirty bits of the guest's page-table entries.
 
     For the embedded machine only: the guest is stopped for each look, and its tables must be at hand. What
@@ -94,7 +98,7 @@ class DirtyBitsTracker(NothingUnasked):
     """
 
     name: Final = "dirtybits"
-    windowed: Final = False
+    prefers_window: Final = False
     precision: Final[Literal["exact", "superset"]] = "exact"
 
     def __init__(self) -> None:
@@ -103,13 +107,13 @@ class DirtyBitsTracker(NothingUnasked):
         self.walks = 0
         self.stops_us: deque[float] = deque(maxlen=STOPS_KEPT)
 
-    def arm(self, extent: Extent) -> None:
+    def start(self, extent: Extent) -> None:
         """Start noting what devices write; the guest is first looked at by `collect`.
 
         Raises:
             VramtapError: it is not video RAM of the embedded machine.
         """
-        self.disarm()
+        self.stop()
         space, address = guest_space(extent)
         memory = space.machine.memory
         if id(memory) in _readers:
@@ -128,18 +132,18 @@ class DirtyBitsTracker(NothingUnasked):
         self._patience, self._wait = 1, 0
         self._pending = np.zeros(extent.pages, dtype=np.bool_)
         self._unknown = np.ones(extent.pages, dtype=np.bool_)
-        self._why = Everything(Reason.FIRST)
+        self._why = AllDirty(Reason.FIRST)
 
     @property
-    def source(self) -> Extent:
+    def read_from(self) -> Extent:
         """The armed extent itself."""
         if self._extent is None:
             raise VramtapError("source", self.name, "not armed", "call arm() first")
         return self._extent
 
-    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         """Stop the guest, read and clear the dirty bits; see `Tracker.collect`."""
-        extent = self.source
+        extent = self.read_from
         first, last = window or (0, extent.pages)
         machine = self._machine
         with machine.paused():
@@ -161,13 +165,13 @@ class DirtyBitsTracker(NothingUnasked):
 
     def restore(self, runs: PageRuns) -> None:
         """Report these pages again."""
-        self._pending |= runs.to_mask(self.source.pages)
+        self._pending |= runs.to_mask(self.read_from.pages)
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """A dirty bit tells nobody that it was set: it must be asked for."""
         return None
 
-    def disarm(self) -> None:
+    def stop(self) -> None:
         """Set again the dirty bits that were cleared, where the tables are still those we know."""
         if self._extent is None:
             return

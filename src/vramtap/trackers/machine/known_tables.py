@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.machine.paging_reverse import MAX_TABLES, Mappings
-from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.base import AllDirty, Reason
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NO_DOUBT, _TABLE, _LARGE, _ALIASED = range(4)
 """What keeps a page in doubt; the greatest in a window is the reason given."""
@@ -45,21 +47,21 @@ class KnownTables:
     mapped: bool
     complete: bool
 
-    def verdict(self, first: int, last: int) -> Everything | None:
+    def verdict(self, first: int, last: int) -> AllDirty | None:
         """Why these pages of the extent are in doubt as long as the tables stay as they are."""
         if not self.complete:
-            return Everything(Reason.ALIASED, f"page tables that are no memory, or more than {MAX_TABLES}")
+            return AllDirty(Reason.ALIASED, f"page tables that are no memory, or more than {MAX_TABLES}")
         if not self.mapped:
-            return Everything(Reason.UNMAPPED, "the guest maps no page of it")
+            return AllDirty(Reason.UNMAPPED, "the guest maps no page of it")
         doubt = self.doubt[first:last]
         worst = int(doubt.max(initial=NO_DOUBT))
         page = first + int(doubt.argmax())
         if worst == _ALIASED:
-            return Everything(Reason.ALIASED, f"page {page} is mapped by more than one entry")
+            return AllDirty(Reason.ALIASED, f"page {page} is mapped by more than one entry")
         if worst == _LARGE:
-            return Everything(Reason.LARGE_PAGE, f"page {page} is mapped by a large page")
+            return AllDirty(Reason.LARGE_PAGE, f"page {page} is mapped by a large page")
         if worst == _TABLE:
-            return Everything(Reason.ALIASED, f"page {page} is a page table, which the CPU writes by itself")
+            return AllDirty(Reason.ALIASED, f"page {page} is a page table, which the CPU writes by itself")
         return None
 
 
@@ -98,16 +100,16 @@ def understood(found: Mappings, root: int, first_frame: int, pages: int) -> Know
     )
 
 
-def change(before: KnownTables, now: KnownTables) -> Everything:
+def change(before: KnownTables, now: KnownTables) -> AllDirty:
     """What the guest did to its tables, as far as they still show it."""
     if before.root != now.root:
-        return Everything(Reason.REMAPPED, f"the guest loaded the page tables at {now.root:#x}")
+        return AllDirty(Reason.REMAPPED, f"the guest loaded the page tables at {now.root:#x}")
     was, is_now = before.virtual != NOWHERE, now.virtual != NOWHERE
     moved = np.flatnonzero(was & is_now & (before.virtual != now.virtual))
     if len(moved) or (now.mapped and not before.mapped):
         page = int(moved[0]) if len(moved) else int(is_now.argmax())
-        return Everything(Reason.REMAPPED, f"page {page} is mapped at {int(now.virtual[page]):#x} now")
+        return AllDirty(Reason.REMAPPED, f"page {page} is mapped at {int(now.virtual[page]):#x} now")
     gone = np.flatnonzero(was & ~is_now & (now.doubt == NO_DOUBT))
     if len(gone):
-        return Everything(Reason.UNMAPPED, f"page {int(gone[0])} is mapped no more")
-    return Everything(Reason.ALIASED, "the page tables were written meanwhile")
+        return AllDirty(Reason.UNMAPPED, f"page {int(gone[0])} is mapped no more")
+    return AllDirty(Reason.ALIASED, "the page tables were written meanwhile")

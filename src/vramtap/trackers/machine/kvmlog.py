@@ -18,22 +18,25 @@ out of the ring on the machine's thread is kept by the CPU. Everything read and 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from vramtap.errors import TargetGone, VramtapError
 from vramtap.machine.kvm_cpu import KvmCpu
 from vramtap.machine.layout import VRAM_BASE, VRAM_BYTES
-from vramtap.machine.memory import DeviceLog
 from vramtap.machine.space import Stoppable, guest_space
-from vramtap.memory.extent import Extent
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.trackers.base import Everything, NothingUnasked, Reason, Waker
+from vramtap.trackers.base import AllDirty, Reason, TrackerDefaults, Waker
 from vramtap.trackers.poller import IdleWatch
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-class KvmLogTracker(NothingUnasked):
+    from vramtap.machine.memory import DeviceLog
+    from vramtap.memory.extent import Extent
+
+
+class KvmLogTracker(TrackerDefaults):
     """Follows the stores of a guest under KVM, and of the machine's devices.
 
     Needs a machine whose CPU is a `KvmCpu`; the CPU's form of log decides which calls are made.
@@ -43,16 +46,16 @@ class KvmLogTracker(NothingUnasked):
     """
 
     name: Final = "kvmlog"
-    windowed: Final = False
+    prefers_window: Final = False
     precision: Final[Literal["exact", "superset"]] = "exact"
 
     def __init__(self) -> None:
         self._extent: Extent | None = None
         self._unknown = NO_PAGES
-        self._why = Everything(Reason.FIRST)
+        self._why = AllDirty(Reason.FIRST)
         self._pending = NO_PAGES
 
-    def arm(self, extent: Extent) -> None:
+    def start(self, extent: Extent) -> None:
         """Let KVM log the video RAM.
 
         Raises:
@@ -60,7 +63,7 @@ class KvmLogTracker(NothingUnasked):
             Refused: another tracker reads this machine's log.
             TargetGone: the machine has ended.
         """
-        self.disarm()
+        self.stop()
         space, frame = guest_space(extent)
         if frame + extent.size_bytes > VRAM_BASE + VRAM_BYTES:
             raise VramtapError("kvmlog", str(extent), "goes past the end of the machine's video RAM")
@@ -80,18 +83,18 @@ class KvmLogTracker(NothingUnasked):
         self._devices: DeviceLog = space.machine.memory.follow_devices()
         self._extent = extent
         self._unknown, self._pending = PageRuns.full(extent.pages), NO_PAGES
-        self._why = Everything(Reason.FIRST)
+        self._why = AllDirty(Reason.FIRST)
 
     @property
-    def source(self) -> Extent:
+    def read_from(self) -> Extent:
         """The armed extent itself."""
         if self._extent is None:
             raise VramtapError("source", "kvmlog", "not armed", "call arm() first")
         return self._extent
 
-    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         """Read the log and clear it; see `Tracker.collect`."""
-        extent = self.source
+        extent = self.read_from
         first, last = window or (0, extent.pages)
         self._gather(first, last)
         taken = self._pending.clip(first, last)
@@ -109,15 +112,15 @@ class KvmLogTracker(NothingUnasked):
         self._keep(fetched.pages.union(self._devices.take()))
         if fetched.overflow:
             # Pages may be missing anywhere, so each is news until it is asked about.
-            self._unknown = PageRuns.full(self.source.pages)
-            self._why = Everything(Reason.OVERFLOW, f"{self.source}: KVM's dirty ring was full")
+            self._unknown = PageRuns.full(self.read_from.pages)
+            self._why = AllDirty(Reason.OVERFLOW, f"{self.read_from}: KVM's dirty ring was full")
 
     def _stopped(self) -> AbstractContextManager[None]:
         return self._machine.paused() if self._log.form == "ring" else contextlib.nullcontext()
 
     def _keep(self, vram_pages: PageRuns) -> None:
         if vram_pages:
-            inside = vram_pages.clip(self._first, self._first + self.source.pages)
+            inside = vram_pages.clip(self._first, self._first + self.read_from.pages)
             self._pending = self._pending.union(inside.shift(-self._first))
 
     def restore(self, runs: PageRuns) -> None:
@@ -134,7 +137,7 @@ class KvmLogTracker(NothingUnasked):
         shared memory: stopping the guest for each look would cost more than a page that shows itself at the
         vCPU's next exit.
         """
-        extent = self.source
+        extent = self.read_from
         if self._pending or self._unknown:
             # There is something to report already: it needs no write.
             callback()
@@ -156,7 +159,7 @@ class KvmLogTracker(NothingUnasked):
         except RuntimeError:
             return None
 
-    def disarm(self) -> None:
+    def stop(self) -> None:
         """Take the log off the video RAM; the guest's stores cost nothing any more."""
         if self._extent is None:
             return

@@ -20,12 +20,15 @@ With the guest halted and no timer of its own nothing wakes; with one, nothing b
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.linux.timerfd import Timerfd
-from vramtap.machine.space import GuestSpace
 from vramtap.trackers.poller import IDLE_INTERVAL_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vramtap.machine.space import GuestSpace
 
 
 class MachineWatch:

@@ -7,21 +7,24 @@ import mmap
 import os
 import statistics
 import time
-from collections.abc import Callable
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from vramtap.errors import KernelError, VramtapError
 from vramtap.linux.procfs import read_maps
-from vramtap.linux.watchdog import Watchdog
-from vramtap.memory.extent import Extent
 from vramtap.memory.own import extent_of
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.policy.costs import Costs
-from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.base import AllDirty, Reason
 from vramtap.trackers.userfault.log import LogTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vramtap.linux.watchdog import Watchdog
+    from vramtap.memory.extent import Extent
 
 _PAGES: Final = 256
 """Written or read at a time: 1 MiB, long enough for the clock, short enough for an attach."""
@@ -36,7 +39,7 @@ _LEAST_US: Final = 0.01
 
 
 def measure_costs(
-    extent: Extent, log: LogTracker, watchdog: Watchdog | None, guest_weight: float = 1.0
+    extent: Extent, log: LogTracker, watchdog: Watchdog | None, guest_cost_factor: float = 1.0
 ) -> Costs:
     """Measure on a target whose log is armed; it is armed again, and everything unknown, afterwards.
 
@@ -49,7 +52,7 @@ def measure_costs(
         extent: What is tracked.
         log: Armed on it.
         watchdog: Of the descriptor for synchronous protection; None without.
-        guest_weight: See `Costs`.
+        guest_cost_factor: See `Costs`.
 
     Raises:
         VramtapError: the memory is of a kind that cannot be protected synchronously, or something failed that
@@ -67,14 +70,14 @@ def measure_costs(
         arm_us=arm_us,
         hand_over_us=hand_over_us,
         held_us=held_us,
-        guest_weight=guest_weight,
+        guest_cost_factor=guest_cost_factor,
     )
 
 
 def _transitions(extent: Extent, log: LogTracker, watchdog: Watchdog) -> tuple[float, float, float]:
     """Arm and hand over once: what each takes, and what the watchdog's answer does, in microseconds."""
     began_ns = time.perf_counter_ns()
-    log.suspend(Everything(Reason.FIRST))
+    log.suspend(AllDirty(Reason.FIRST))
     try:
         watchdog.guard.register(extent.address, extent.end)
         watchdog.guard.protect(extent.address, extent.end)
@@ -87,7 +90,7 @@ def _transitions(extent: Extent, log: LogTracker, watchdog: Watchdog) -> tuple[f
         # Refused where it never was registered.
         with contextlib.suppress(KernelError):
             watchdog.guard.unregister(extent.address, extent.end)
-        log.resume(Everything(Reason.FIRST))
+        log.resume(AllDirty(Reason.FIRST))
     ended_ns = time.perf_counter_ns()
     return (armed_ns - began_ns) / 1000, (ended_ns - answered_ns) / 1000, held_us
 
@@ -139,14 +142,14 @@ def fault_us(anonymous: bool) -> float:
     firsts[:] = 1
     free_us = _median_us(lambda: firsts.fill(2))
     log = LogTracker()
-    log.arm(extent_of(pages)[0])
+    log.start(extent_of(pages)[0])
     try:
         took_us = []
         for _ in range(_TIMES):
             log.collect()
             took_us.append(_once_us(lambda: firsts.fill(3)))
     finally:
-        log.disarm()
+        log.stop()
     return max(0.0, statistics.median(took_us) - free_us) / _PAGES
 
 

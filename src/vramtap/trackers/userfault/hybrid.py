@@ -32,24 +32,28 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.errors import KernelError, TargetGone, VramtapError
 from vramtap.linux.inject import fetch_guarded
 from vramtap.linux.watchdog import LATE_S, Watchdog
-from vramtap.memory.extent import Extent
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.policy.costs import Costs
 from vramtap.policy.decide import OnlinePolicy, Parameters, Policy, State
 from vramtap.policy.tiles import Tiles
-from vramtap.trackers.base import Everything, Reason, Waker
+from vramtap.trackers.base import AllDirty, Reason, Waker
 from vramtap.trackers.poller import IDLE_INTERVAL_S
 from vramtap.trackers.userfault.calibrate import measure_costs
 from vramtap.trackers.userfault.log import LogTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from vramtap.memory.extent import Extent
+    from vramtap.policy.costs import Costs
 
 SETTLE_S: Final = LATE_S
 """How long it is waited for here."""
@@ -77,12 +81,12 @@ class HybridTracker:
         policy: Decides; the online rule by default.
         tile_pages: Of the tiles decided on.
         costs: Of this target; measured when armed if None.
-        guest_weight: A microsecond taken from the guest counts as so many of ours.
+        guest_cost_factor: A microsecond taken from the guest counts as so many of ours.
         latency_s: Between two questions while idle where it cannot be armed, seconds.
     """
 
     name: Final = "hybrid"
-    windowed: Final = False
+    prefers_window: Final = False
     precision: Final[Literal["exact", "superset"]] = "superset"
 
     def __init__(
@@ -92,14 +96,14 @@ class HybridTracker:
         policy: Policy | None = None,
         tile_pages: int = TILE_PAGES,
         costs: Costs | None = None,
-        guest_weight: float = 1.0,
+        guest_cost_factor: float = 1.0,
         latency_s: float = IDLE_INTERVAL_S,
     ) -> None:
         self._log = LogTracker(allow_filtered=allow_filtered, latency_s=latency_s)
         self._policy: Policy = OnlinePolicy() if policy is None else policy
         self._tile_pages = tile_pages
         self._given = self._costs = costs
-        self._guest_weight = guest_weight
+        self._guest_weight = guest_cost_factor
         self._watchdog: Watchdog | None = None
         self._state: State
         self._tiles: Tiles
@@ -140,16 +144,16 @@ class HybridTracker:
         """The process that answers the first write; None where there is none."""
         return self._watchdog.pid if self._watchdog is not None else None
 
-    def arm(self, extent: Extent) -> None:
+    def start(self, extent: Extent) -> None:
         """Protect the extent with the log, and find out whether it can be armed and what everything costs.
 
         Raises:
-            VramtapError: as `LogTracker.arm`.
+            VramtapError: as `LogTracker.start`.
         """
-        self.disarm()
+        self.stop()
         try:
             if extent.space.pid == os.getpid():
-                self._log.arm(extent)
+                self._log.start(extent)
                 self.unarmable = "memory of this process: a writer could hold the interpreter's lock"
             else:
                 fetch = functools.partial(fetch_guarded, start=extent.address, end=extent.end)
@@ -158,7 +162,7 @@ class HybridTracker:
                 self._watchdog, self.unarmable = fetched.watchdog, fetched.refusal
             self._measure(extent)
         except BaseException:
-            self.disarm()
+            self.stop()
             raise
         if self.unarmable:
             log.info("%s: never armed: %s", extent, self.unarmable)
@@ -186,13 +190,13 @@ class HybridTracker:
             watchdog.close()
 
     @property
-    def source(self) -> Extent:
+    def read_from(self) -> Extent:
         """The armed extent itself."""
-        return self._log.source
+        return self._log.read_from
 
-    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         """Read the log of the window, or change hands; see `Tracker.collect` and the comment above."""
-        extent = self.source
+        extent = self.read_from
         first, last = window or (0, extent.pages)
         if self.armed:
             assert self._watchdog is not None
@@ -210,9 +214,9 @@ class HybridTracker:
         self._hurried = False
         if self._unjudged is not None:
             # Nobody told what had changed: as far as we know, all of it.
-            self.learn(self._open)
+            self.feedback(self._open)
         answer = self._log.collect_but(self._open, window)
-        if isinstance(answer, Everything):
+        if isinstance(answer, AllDirty):
             return answer
         if self._open:
             self._unjudged = answer
@@ -250,7 +254,7 @@ class HybridTracker:
             if not watchdog.alive:
                 self._mourn(extent, watchdog)
             return False
-        self._log.suspend(Everything(Reason.ARMED))
+        self._log.suspend(AllDirty(Reason.ARMED))
         registered = False
         try:
             watchdog.guard.register(extent.address, extent.end)
@@ -264,7 +268,7 @@ class HybridTracker:
         except BaseException as error:
             if registered:  # else it may be another's, whose protection must not be lifted
                 self._release(extent, watchdog)
-            self._log.resume(Everything(Reason.REMAPPED, f"not armed: {error}"))
+            self._log.resume(AllDirty(Reason.REMAPPED, f"not armed: {error}"))
             if not isinstance(error, VramtapError) or isinstance(error, TargetGone):
                 raise
             log.info("%s: not armed: %s", extent, error)
@@ -295,7 +299,7 @@ class HybridTracker:
         self.armed = False
         if self._watchdog is not None:
             watchdog.take_over()
-        if self._log.resume(Everything(Reason.WOKEN)).reason is not Reason.WOKEN:
+        if self._log.resume(AllDirty(Reason.WOKEN)).reason is not Reason.WOKEN:
             near = NO_PAGES  # there may be no memory there any more
         if self._watchdog is not None and not watchdog.alive:
             self._mourn(extent, watchdog)
@@ -332,21 +336,21 @@ class HybridTracker:
         return self._hurried
 
     @property
-    def learns(self) -> bool:
+    def wants_feedback(self) -> bool:
         """After pages that were left open have been reported."""
         return self._unjudged is not None
 
-    def learn(self, changed: PageRuns) -> None:
-        """Decide with what changed in the pages that were reported unasked; see `Tracker.learn`."""
+    def feedback(self, changed: PageRuns) -> None:
+        """Decide with what changed in the pages that were reported unasked; see `Tracker.feedback`."""
         if self._unjudged is None:
             return
         written, self._unjudged = self._unjudged, None
         self._decide(written.union(changed.intersection(self._open)))
 
     @property
-    def patience_s(self) -> float:
+    def idle_after_s(self) -> float:
         """Armed none: there is nothing to be looked at."""
-        return 0.0 if self.armed else self._log.patience_s
+        return 0.0 if self.armed else self._log.idle_after_s
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """Armed, a descriptor; where that cannot be, the log's question; else nothing, as long as we look."""
@@ -357,13 +361,13 @@ class HybridTracker:
             callback()
         return _Armed(self._watchdog.fileno())
 
-    def disarm(self) -> None:
+    def stop(self) -> None:
         """Close both userfaultfds and let the watchdog go: the kernel lifts all protection."""
         self.armed, self._hurried, self._unjudged, self._open = False, False, None, NO_PAGES
         try:
             self._disarm_watchdog("")
         finally:
-            self._log.disarm()
+            self._log.stop()
 
 
 class _Armed:

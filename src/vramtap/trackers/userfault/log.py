@@ -25,11 +25,9 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Callable
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.errors import KernelError, VramtapError
 from vramtap.linux.inject import Fetched, fetch_userfaultfd
@@ -37,11 +35,17 @@ from vramtap.linux.pagemap import Pagemap
 from vramtap.linux.procfs import MapsQuery
 from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
 from vramtap.machine.space import GuestSpace
-from vramtap.memory.extent import Extent
 from vramtap.pages import FEW, NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.trackers.base import Everything, NothingUnasked, Reason, Waker
+from vramtap.trackers.base import AllDirty, Reason, TrackerDefaults, Waker
 from vramtap.trackers.machine.wake import MachineWatch
 from vramtap.trackers.poller import IDLE_INTERVAL_S, IdleWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from vramtap.memory.extent import Extent
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +69,10 @@ HOLE_EVERY: Final = 36
 practice, and costs a microsecond on warm caches but twenty on cold ones."""
 
 
-class LogTracker(NothingUnasked):
+class LogTracker(TrackerDefaults):
     """Follows writes with userfaultfd's asynchronous write protection and PAGEMAP_SCAN.
 
-    Needs Linux 6.7 and, for another process, ptrace rights at `arm` only. Sees what is written through the
+    Needs Linux 6.7 and, for another process, ptrace rights at `start` only. Sees what is written through the
     process's page tables, by itself, the kernel or KVM. Does not see DMA into memory that was pinned before
     (devices assigned to a guest, registered buffers of io_uring), nor what reaches shared memory and mapped
     files by another way: another process's mapping, write(2), holes punched. Memory given back
@@ -80,7 +84,7 @@ class LogTracker(NothingUnasked):
     """
 
     name: Final = "log"
-    windowed: Final = False
+    prefers_window: Final = False
     precision: Final[Literal["exact", "superset"]] = "superset"
 
     def __init__(self, *, allow_filtered: bool = False, latency_s: float = IDLE_INTERVAL_S) -> None:
@@ -89,12 +93,12 @@ class LogTracker(NothingUnasked):
         self._extent: Extent | None = None
         self._close: list[Callable[[], None]] = []
         self._unknown = NO_PAGES
-        self._unknown_why = Everything(Reason.FIRST)
+        self._unknown_why = AllDirty(Reason.FIRST)
         self._restored = NO_PAGES
         self.stopped_us = 0.0
         """How long a thread of the target stood still while the log was attached, in microseconds."""
 
-    def arm(self, extent: Extent) -> None:
+    def start(self, extent: Extent) -> None:
         """Protect the extent.
 
         Raises:
@@ -110,9 +114,9 @@ class LogTracker(NothingUnasked):
             What was fetched, its first descriptor now ours; None for this process.
 
         Raises:
-            VramtapError: as `arm`.
+            VramtapError: as `start`.
         """
-        self.disarm()
+        self.stop()
         fetched = None
         pid = extent.space.pid
         if pid is None:
@@ -141,29 +145,27 @@ class LogTracker(NothingUnasked):
             self._uffd.register(extent.address, extent.end)
             self._uffd.protect(extent.address, extent.end)
         except BaseException:
-            self.disarm()
+            self.stop()
             if fetched is not None and fetched.watchdog is not None:
                 fetched.watchdog.close()
             raise
         self._extent = extent
         self._unknown, self._restored = PageRuns.full(extent.pages), NO_PAGES
-        self._unknown_why = Everything(Reason.FIRST)
+        self._unknown_why = AllDirty(Reason.FIRST)
         return fetched
 
     @property
-    def source(self) -> Extent:
+    def read_from(self) -> Extent:
         """The armed extent itself."""
         if self._extent is None:
             raise VramtapError("source", "log", "not armed", "call arm() first")
         return self._extent
 
-    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         """Read the log of the window and clear it; see `Tracker.collect`."""
         return self.collect_but(NO_PAGES, window)
 
-    def collect_but(
-        self, left_open: PageRuns, window: tuple[int, int] | None = None
-    ) -> PageRuns | Everything:
+    def collect_but(self, left_open: PageRuns, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         """The same, but for some pages: they are not protected again, and not reported.
 
         Args:
@@ -171,14 +173,14 @@ class LogTracker(NothingUnasked):
                 a call for each of many small pieces around it would cost more.
             window: As for `collect`.
         """
-        extent = self.source
+        extent = self.read_from
         first, last = window or (0, extent.pages)
         start, end = extent.address + first * PAGE_SIZE, extent.address + last * PAGE_SIZE
         hits = self._pagemap.written(start, end, protect=False)
         if hits is None:
             return self._renew(extent, first, last)
         if not self._maps.mapped(start, end):
-            return self._lost(extent, Everything(Reason.UNMAPPED, f"{extent} has a hole"))
+            return self._lost(extent, AllDirty(Reason.UNMAPPED, f"{extent} has a hole"))
         found = NO_PAGES
         if len(hits) and left_open:
             hits = _without(hits, left_open, extent.address)
@@ -197,9 +199,9 @@ class LogTracker(NothingUnasked):
             found = _pages(parts[0] if len(parts) == 1 else np.concatenate(parts), extent.address)
         return self._with_pending(found, first, last)
 
-    def pending(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+    def pending(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         """What is to be reported of the window whatever the log says; it is not asked."""
-        first, last = window or (0, self.source.pages)
+        first, last = window or (0, self.read_from.pages)
         return self._with_pending(NO_PAGES, first, last)
 
     @property
@@ -209,7 +211,7 @@ class LogTracker(NothingUnasked):
         Raises:
             TargetGone: whose memory it is has ended.
         """
-        extent = self.source
+        extent = self.read_from
         return self._maps.mapped(extent.address, extent.end)
 
     @property
@@ -217,7 +219,7 @@ class LogTracker(NothingUnasked):
         """Whether some page is to be reported whatever the log says."""
         return bool(self._unknown or self._restored)
 
-    def _with_pending(self, found: PageRuns, first: int, last: int) -> PageRuns | Everything:
+    def _with_pending(self, found: PageRuns, first: int, last: int) -> PageRuns | AllDirty:
         if self._unknown and self._unknown.clip(first, last):
             self._unknown = self._unknown.difference(PageRuns([(first, last)]))
             self._take_restored(first, last)
@@ -231,30 +233,30 @@ class LogTracker(NothingUnasked):
         self._restored = self._restored.difference(taken)
         return taken
 
-    def _lost(self, extent: Extent, answer: Everything) -> Everything:
+    def _lost(self, extent: Extent, answer: AllDirty) -> AllDirty:
         """Nothing is vouched for any more, inside the window or outside."""
         self._unknown, self._unknown_why = PageRuns.full(extent.pages), answer
         return answer
 
-    def _renew(self, extent: Extent, first: int, last: int) -> Everything:
+    def _renew(self, extent: Extent, first: int, last: int) -> AllDirty:
         """Register and protect what lies at the extent's addresses now."""
         self._uffd.unregister(extent.address, extent.end)
-        answer = self.resume(Everything(Reason.REMAPPED, f"{extent} was mapped anew; protected again"))
+        answer = self.resume(AllDirty(Reason.REMAPPED, f"{extent} was mapped anew; protected again"))
         if answer.reason is not Reason.UNMAPPED:
             self._unknown = self._unknown.difference(PageRuns([(first, last)]))
         return answer
 
-    def suspend(self, why: Everything) -> None:
+    def suspend(self, why: AllDirty) -> None:
         """Lift all protection and forget the log; until `resume` only `pending` may be called.
 
         Args:
             why: What the next answer about each page will be.
         """
-        extent = self.source
+        extent = self.read_from
         self._uffd.unregister(extent.address, extent.end)
         self._lost(extent, why)
 
-    def resume(self, why: Everything) -> Everything:
+    def resume(self, why: AllDirty) -> AllDirty:
         """Protect again what lies at the extent's addresses now; nothing is known of what was written before.
 
         Args:
@@ -263,12 +265,12 @@ class LogTracker(NothingUnasked):
         Returns:
             It, or that there is memory no more at some of the addresses.
         """
-        extent = self.source
+        extent = self.read_from
         try:
             self._uffd.register(extent.address, extent.end)
             self._uffd.protect(extent.address, extent.end)
         except KernelError as error:
-            return self._lost(extent, Everything(Reason.UNMAPPED, str(error)))
+            return self._lost(extent, AllDirty(Reason.UNMAPPED, str(error)))
         return self._lost(extent, why)
 
     def restore(self, runs: PageRuns) -> None:
@@ -277,24 +279,24 @@ class LogTracker(NothingUnasked):
 
     def rehearse(self, page: int) -> None:
         """Do what a look does that finds this one page written, for who measures it."""
-        start = self.source.address + page * PAGE_SIZE
+        start = self.read_from.address + page * PAGE_SIZE
         self._uffd.lift(start, start + PAGE_SIZE)
         self._pagemap.written(start, start + PAGE_SIZE, protect=True)
         self.restore(PageRuns([(page, page + 1)]))
 
     def scan(self) -> None:
         """Do what a look does that finds nothing, for who measures it."""
-        extent = self.source
+        extent = self.read_from
         self._pagemap.written(extent.address, extent.end, protect=False)
 
     @property
-    def patience_s(self) -> float:
+    def idle_after_s(self) -> float:
         """Of the embedded machine's memory short: its own halts wake us, and cost nothing."""
-        return MACHINE_PATIENCE_S if isinstance(self.source.space, GuestSpace) else float("inf")
+        return MACHINE_PATIENCE_S if isinstance(self.read_from.space, GuestSpace) else float("inf")
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """Ask from a thread: see `IdleWatch` and `MachineWatch`. None where there can be no thread."""
-        extent = self.source
+        extent = self.read_from
         if self.has_pending:
             # There is something to report already: it needs no write.
             callback()
@@ -319,7 +321,7 @@ class LogTracker(NothingUnasked):
             log.debug("%s: asked in turn: %s", extent, error)
             return None
 
-    def disarm(self) -> None:
+    def stop(self) -> None:
         """Close the userfaultfd: the kernel lifts all protection and forgets the registration."""
         self._extent = None
         while self._close:

@@ -27,7 +27,7 @@ def probe_log() -> str | None:
     pages = array[skip : skip + _PAGES * PAGE_SIZE]
     tracker = LogTracker()
     try:
-        tracker.arm(extent_of(pages)[0])
+        tracker.start(extent_of(pages)[0])
         tracker.collect()
         before = tracker.collect()
         pages[_WRITTEN * PAGE_SIZE] = 1
@@ -36,7 +36,7 @@ def probe_log() -> str | None:
     except VramtapError as error:
         return str(error)
     finally:
-        tracker.disarm()
+        tracker.stop()
     if before or seen != PageRuns([(_WRITTEN, _WRITTEN + 1)]) or after:
         return f"page {_WRITTEN} was written, the log said {before}, {seen}, {after}"
     return None

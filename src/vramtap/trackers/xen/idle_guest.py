@@ -1,18 +1,20 @@
-"""GuestStill: whether a domain's guest can have written anything since its log was last asked."""
+"""IdleGuestFilter: whether a domain's guest can have written anything since its log was last asked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vramtap.errors import VramtapError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BACKSTOP_S: Final = 1.0
 """The log is asked so often whatever the processor time says: it is read by an interface that may change with
 Xen's version, and a wrong reading must not hide a write for longer."""
 
 
-class GuestStill:
+class IdleGuestFilter:
     """Compares a domain's processor time with what it was before the log was asked.
 
     A guest that has not run since has written nothing, and a question to the hypervisor, which would hold it

@@ -1,4 +1,4 @@
-"""RefreshClock: when to look at all pages because something may write past the log."""
+"""RescanTimer: when to look at all pages because something may write past the log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LATEST_S: Final = 1.0
 """And while they do not: how late such a write may be shown."""
 
 
-class RefreshClock:
+class RescanTimer:
     """Says when the next look is due; rarer while it finds nothing. Seconds of whoever's clock."""
 
     def __init__(self) -> None:

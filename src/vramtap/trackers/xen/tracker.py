@@ -26,24 +26,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vramtap.errors import TargetGone, VramtapError
-from vramtap.linux.abstract_lock import Claim
-from vramtap.memory.extent import Extent
+from vramtap.linux.abstract_lock import AbstractLock
 from vramtap.memory.foreign import Placement, XenSpace
 from vramtap.pages import NO_PAGES, PageRuns
-from vramtap.trackers.base import Everything, Reason, Waker
+from vramtap.trackers.base import AllDirty, Reason, Waker
 from vramtap.trackers.poller import IDLE_INTERVAL_S, IdleWatch
-from vramtap.trackers.xen.idle_guest import GuestStill
-from vramtap.trackers.xen.rescan_timer import RefreshClock
+from vramtap.trackers.xen.idle_guest import IdleGuestFilter
+from vramtap.trackers.xen.rescan_timer import RescanTimer
 from vramtap.xen.control import Control
 from vramtap.xen.devicemodel import MAX_PAGES, DeviceModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from vramtap.memory.extent import Extent
 
 WASTE: Final = 4
 """A tracked range is kept while it is no longer than so many times the window asked about."""
@@ -101,7 +105,7 @@ class XenTracker:
     """
 
     name: Final = "xen"
-    windowed: Final = True
+    prefers_window: Final = True
 
     def __init__(
         self,
@@ -120,7 +124,7 @@ class XenTracker:
         self.shadow = False
         """Whether the domain runs on shadow page tables; known once its frames are tracked."""
 
-    def arm(self, extent: Extent) -> None:
+    def start(self, extent: Extent) -> None:
         """Let the hypervisor track what will be asked about; it begins with the first collect.
 
         Raises:
@@ -128,12 +132,12 @@ class XenTracker:
             NotFound: a library is not installed.
             Refused: no dom0, or another vramtap tracks this domain.
         """
-        self.disarm()
+        self.stop()
         space = extent.space
         if not isinstance(space, XenSpace):
             raise VramtapError("xen", str(extent), "this is no memory of a Xen domain", "use --tracker auto")
         with ExitStack() as held:
-            claim = Claim(f"xen/{space.claim}", f"the log of {space.name}")
+            claim = AbstractLock(f"xen/{space.claim}", f"the log of {space.name}")
             held.callback(claim.close)
             self._log = self._open_log()
             held.callback(self._log.close)
@@ -151,10 +155,10 @@ class XenTracker:
         self._tracked: int | None = None
         self._bitmap = np.zeros(MAX_PAGES // 8, dtype=np.uint8)
         self._window = 0, extent.pages
-        self._unknown, self._why = PageRuns.full(extent.pages), Everything(Reason.FIRST)
+        self._unknown, self._why = PageRuns.full(extent.pages), AllDirty(Reason.FIRST)
         self._pending = self._vouched = NO_PAGES
-        self._still = GuestStill(self._cpus.cpu_time_ns) if self._cpus is not None else None
-        self._refresh = RefreshClock()
+        self._still = IdleGuestFilter(self._cpus.cpu_time_ns) if self._cpus is not None else None
+        self._refresh = RescanTimer()
         self._ran: bytes | None = None
         self._blind = self._suspect = self._refreshed = self._fruitless = False
         self._cpus_next_s = self._fetch_next_s = float("-inf")
@@ -165,19 +169,19 @@ class XenTracker:
         return "superset" if self.shadow else "exact"
 
     @property
-    def source(self) -> Extent:
+    def read_from(self) -> Extent:
         """The armed extent itself."""
         if self._extent is None:
             raise VramtapError("source", "xen", "not armed", "call arm() first")
         return self._extent
 
-    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         """Read the log of the window and clear it; see `Tracker.collect`.
 
         Raises:
             VramtapError: the window is of more pages than one call can ask about.
         """
-        extent = self.source
+        extent = self.read_from
         first, last = window or (0, extent.pages)
         asked = last - first + ((first, last) == (0, extent.pages))
         if asked > MAX_PAGES:
@@ -204,11 +208,11 @@ class XenTracker:
 
     def _follow(self, first: int, last: int) -> None:
         """Choose the range to be tracked, and forget what was known of another."""
-        extent, place = self.source, self._space.placement
+        extent, place = self.read_from, self._space.placement
         if place is not self._place:
             if self._followed:
                 reason = Reason.UNMAPPED if place is None else Reason.REMAPPED
-                self._lose(Everything(reason, f"{extent} has {'no' if place is None else 'another'} place"))
+                self._lose(AllDirty(reason, f"{extent} has {'no' if place is None else 'another'} place"))
             self._place, self._range, self._dead = place, None, False
         self._followed = True
         if place is None or self._dead:
@@ -217,14 +221,14 @@ class XenTracker:
             begin, end = self._range
             if begin <= first and last <= end and end - begin <= WASTE * (last - first) + SPARE_PAGES:
                 return
-            self._lose(Everything(Reason.FIRST))
+            self._lose(AllDirty(Reason.FIRST))
         # QEMU's own range is the whole of it, and must stay QEMU's: one frame more makes another.
         self._range = (first, last + 1) if (first, last) == (0, extent.pages) else (first, last)
         self._begun = False
 
-    def _lose(self, why: Everything) -> None:
+    def _lose(self, why: AllDirty) -> None:
         """Nothing is vouched for any more."""
-        self._unknown, self._why, self._pending = PageRuns.full(self.source.pages), why, NO_PAGES
+        self._unknown, self._why, self._pending = PageRuns.full(self.read_from.pages), why, NO_PAGES
 
     def _fetch(self) -> None:
         """Add what was written to what is kept."""
@@ -244,11 +248,11 @@ class XenTracker:
         except TargetGone as error:
             # What it wrote last is looked at once more, as long as it is mapped. It writes nothing any more.
             self._dead = True
-            self._lose(Everything(Reason.UNMAPPED, str(error)))
+            self._lose(AllDirty(Reason.UNMAPPED, str(error)))
             return
         except VramtapError as error:
             self._begun = False
-            self._lose(Everything(Reason.TAKEN, str(error)))
+            self._lose(AllDirty(Reason.TAKEN, str(error)))
             raise
         if not self._begun:
             self._begun, self.shadow = True, not told
@@ -257,9 +261,9 @@ class XenTracker:
                 if idle and self._still is not None and not self._wholly(bits, end - begin):
                     self._still.contradicted()
                 written = PageRuns.from_bitmap(bits.data, end - begin).shift(begin)
-                self._pending = self._pending.union(written.clip(0, self.source.pages))
+                self._pending = self._pending.union(written.clip(0, self.read_from.pages))
         else:
-            self._lose(Everything(Reason.TAKEN, f"{self.source}: another asked for another range"))
+            self._lose(AllDirty(Reason.TAKEN, f"{self.read_from}: another asked for another range"))
 
     @staticmethod
     def _wholly(bits: NDArray[np.uint8], frames: int) -> bool:
@@ -268,7 +272,7 @@ class XenTracker:
 
     # What is in no log
 
-    def _unlogged(self) -> Everything | None:
+    def _unlogged(self) -> AllDirty | None:
         """Why everything is to be looked at now although the log says nothing."""
         now_s = self._clock()
         if not self._refresh.due(now_s):
@@ -276,9 +280,9 @@ class XenTracker:
         model = self._space.model
         ran = model.read() if model is not None else None
         if self._place is not None and self._blind_cpus(now_s):
-            return Everything(Reason.UNLOGGED, f"{self.source}: CR0.WP is clear under shadow paging")
+            return AllDirty(Reason.UNLOGGED, f"{self.read_from}: CR0.WP is clear under shadow paging")
         if model is None or ran != self._ran:
-            return Everything(Reason.UNLOGGED, f"{self.source}: the device model has run")
+            return AllDirty(Reason.UNLOGGED, f"{self.read_from}: the device model has run")
         return None
 
     def _settled(self, first: int, last: int) -> None:
@@ -291,8 +295,8 @@ class XenTracker:
         unlogged = model is None or ran != self._ran or self._suspect
         if unlogged or (self.shadow and self._cpus is None):
             if not self._unknown:
-                self._why = Everything(Reason.UNLOGGED, f"{self.source}: only a part was looked at since")
-            self._unknown = PageRuns.full(self.source.pages)
+                self._why = AllDirty(Reason.UNLOGGED, f"{self.read_from}: only a part was looked at since")
+            self._unknown = PageRuns.full(self.read_from.pages)
         self._unknown = self._unknown.difference(PageRuns([(first, last)]))
         self._ran, self._suspect = ran, self._blind
         self._refresh.made(now_s)
@@ -326,12 +330,12 @@ class XenTracker:
         return False
 
     @property
-    def learns(self) -> bool:
+    def wants_feedback(self) -> bool:
         """Whether the last answer was a look for what is in no log."""
         return self._refreshed
 
-    def learn(self, changed: PageRuns) -> None:
-        """Hear whether anything was written past the log; see `Tracker.learn`."""
+    def feedback(self, changed: PageRuns) -> None:
+        """Hear whether anything was written past the log; see `Tracker.feedback`."""
         if self._refreshed:
             self._refreshed = False
             found = bool(changed.difference(self._vouched))
@@ -339,7 +343,7 @@ class XenTracker:
             self._refresh.found(found)
 
     @property
-    def patience_s(self) -> float:
+    def idle_after_s(self) -> float:
         """None after a look in vain: it was not the guest that woke us."""
         return 0.0 if self._fruitless else float("inf")
 
@@ -384,7 +388,7 @@ class XenTracker:
         """What is to be reported of the window asked about last."""
         return self._pending.union(self._unknown).clip(*self._window)
 
-    def disarm(self) -> None:
+    def stop(self) -> None:
         """Let the hypervisor track nothing any more, and let go of the domain."""
         if self._extent is None:
             return

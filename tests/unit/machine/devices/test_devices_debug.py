@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vramtap.machine.devices.debug import LINE_BYTES, LINES_A_SECOND, TEXT_BYTES, DebugDevice
 from vramtap.machine.layout import PORT_DEBUG_TEXT, PORT_EXIT, PORT_FRAME, PORT_WAKE
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Heard:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -22,9 +22,12 @@ from support.pictures import (
 from support.rfb_decoder import Decoder, PixelFormat
 from vramtap.display.region import Rect
 from vramtap.rfb.encodings import ENCODERS
-from vramtap.rfb.encodings.base import Encoder, Wishes
+from vramtap.rfb.encodings.base import EncodeOptions, Encoder
 from vramtap.rfb.formats import WireFormat
 from vramtap.rfb.wire import RECT_HEADER, Encoding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 LOSSLESS = (Encoding.RAW, Encoding.ZRLE, Encoding.TIGHT)
 
@@ -62,8 +65,8 @@ class Link:
         height, width = pixels.shape
         self.decoder.format = wanted
         self.decoder.resize(at[0] + width, at[1] + height)
-        wishes = Wishes(WireFormat.parse(wanted.pack()), quality, compression)
-        encoded = self.encoder.encode(Rect(*at, width, height), pixels, wishes)
+        options = EncodeOptions(WireFormat.parse(wanted.pack()), quality, compression)
+        encoded = self.encoder.encode(Rect(*at, width, height), pixels, options)
         self.pipe.data += b"".join(encoded.buffers)
         for _ in range(encoded.rects):
             self.decoder.rectangle(*RECT_HEADER.unpack(self.pipe.read(12)))

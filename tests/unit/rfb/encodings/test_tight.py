@@ -10,7 +10,7 @@ import pytest
 
 from support.pictures import Pixels, picture
 from vramtap.display.region import Rect
-from vramtap.rfb.encodings.base import Wishes
+from vramtap.rfb.encodings.base import EncodeOptions
 from vramtap.rfb.encodings.tight import MAX_LENGTH, TightEncoder, compact_length
 from vramtap.rfb.formats import WireFormat
 
@@ -18,10 +18,14 @@ RED, GREEN, BLUE = 0xFF0000, 0x00FF00, 0x0000FF
 RGB565 = WireFormat(16, 16, False, True, 31, 63, 31, 11, 5, 0)
 
 
-def encoded(pixels: Pixels, wishes: Wishes | None = None, encoder: TightEncoder | None = None) -> bytes:
+def encoded(
+    pixels: Pixels, options: EncodeOptions | None = None, encoder: TightEncoder | None = None
+) -> bytes:
     """The data of a rectangle that stays one, after its header."""
     height, width = pixels.shape
-    count, buffers = (encoder or TightEncoder()).encode(Rect(9, 8, width, height), pixels, wishes or Wishes())
+    count, buffers = (encoder or TightEncoder()).encode(
+        Rect(9, 8, width, height), pixels, options or EncodeOptions()
+    )
     data = b"".join(buffers)
     assert count == 1
     assert data[:12] == struct.pack(">HHHHi", 9, 8, width, height, 7)
@@ -52,9 +56,11 @@ def test_a_length_that_cannot_be_said_is_a_defect_that_shows() -> None:
 def test_one_colour_is_a_fill() -> None:
     pixels = np.full((100, 200), 0x123456, np.uint32)
     assert encoded(pixels) == bytes.fromhex("80 123456")
-    assert encoded(pixels, Wishes(WireFormat(red_shift=0, blue_shift=16))) == bytes.fromhex("80 123456")
-    assert encoded(pixels, Wishes(WireFormat(depth=32))) == bytes.fromhex("80 56341200")
-    assert encoded(np.full((9, 9), RED, np.uint32), Wishes(RGB565)) == bytes.fromhex("80 00f8")
+    assert encoded(pixels, EncodeOptions(WireFormat(red_shift=0, blue_shift=16))) == bytes.fromhex(
+        "80 123456"
+    )
+    assert encoded(pixels, EncodeOptions(WireFormat(depth=32))) == bytes.fromhex("80 56341200")
+    assert encoded(np.full((9, 9), RED, np.uint32), EncodeOptions(RGB565)) == bytes.fromhex("80 00f8")
 
 
 def test_two_colours_take_a_bit_a_pixel_and_little_is_not_compressed() -> None:
@@ -103,14 +109,16 @@ def test_twelve_bytes_are_the_least_that_is_compressed(count: int, compressed: b
 def test_another_compression_level_begins_its_stream_anew_and_says_so() -> None:
     encoder = TightEncoder()
     pixels = picture("noise", 20, 20)
-    controls = [encoded(pixels, Wishes(compression=level), encoder)[0] for level in (None, None, 2, 2, 9)]
+    controls = [
+        encoded(pixels, EncodeOptions(compression=level), encoder)[0] for level in (None, None, 2, 2, 9)
+    ]
     assert controls == [0, 0, 1, 0, 1]
-    assert encoded(picture("two", 64, 64), Wishes(compression=1), encoder)[0] == 0x50
-    assert encoded(picture("two", 64, 64), Wishes(compression=9), encoder)[0] == 0x52
+    assert encoded(picture("two", 64, 64), EncodeOptions(compression=1), encoder)[0] == 0x50
+    assert encoded(picture("two", 64, 64), EncodeOptions(compression=9), encoder)[0] == 0x52
 
 
 def test_jpeg_is_a_jfif_image_after_its_length() -> None:
-    data = encoded(picture("photo", 128, 128), Wishes(quality=5))
+    data = encoded(picture("photo", 128, 128), EncodeOptions(quality=5))
     assert data[0] == 0x90
     length = data[1] & 0x7F | (data[2] & 0x7F) << 7
     assert data[3:5] == b"\xff\xd8"
@@ -119,7 +127,9 @@ def test_jpeg_is_a_jfif_image_after_its_length() -> None:
 
 
 def test_wide_rectangles_are_split() -> None:
-    count, buffers = TightEncoder().encode(Rect(5, 0, 5000, 1), np.full((1, 5000), RED, np.uint32), Wishes())
+    count, buffers = TightEncoder().encode(
+        Rect(5, 0, 5000, 1), np.full((1, 5000), RED, np.uint32), EncodeOptions()
+    )
     data = b"".join(buffers)
     headers = [struct.unpack(">HHHHi", data[at : at + 12]) for at in range(0, len(data), 16)]
     assert count == 3

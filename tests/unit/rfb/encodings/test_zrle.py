@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from support.pictures import Pixels
 from vramtap.display.region import Rect
-from vramtap.rfb.encodings.base import Wishes
+from vramtap.rfb.encodings.base import EncodeOptions
 from vramtap.rfb.encodings.zrle import ZrleEncoder, pack_indices
 from vramtap.rfb.formats import WireFormat
+
+if TYPE_CHECKING:
+    from support.pictures import Pixels
 
 RED, GREEN, BLUE = 0xFF0000, 0x00FF00, 0x0000FF
 RED_BYTES, GREEN_BYTES, BLUE_BYTES = b"\0\0\xff", b"\0\xff\0", b"\xff\0\0"
@@ -22,8 +25,8 @@ BGR233 = WireFormat(8, 8, False, True, 7, 7, 3, 0, 3, 6)
 def tiles(pixels: Pixels, wire: WireFormat | None = None) -> bytes:
     """What comes out of the zlib stream of one rectangle."""
     height, width = pixels.shape
-    wishes = Wishes(wire) if wire is not None else Wishes()
-    count, buffers = ZrleEncoder().encode(Rect(3, 4, width, height), pixels, wishes)
+    options = EncodeOptions(wire) if wire is not None else EncodeOptions()
+    count, buffers = ZrleEncoder().encode(Rect(3, 4, width, height), pixels, options)
     data = b"".join(buffers)
     assert count == 1
     assert data[:12] == struct.pack(">HHHHi", 3, 4, width, height, 16)
@@ -92,7 +95,7 @@ def test_runs_go_on_in_the_next_row() -> None:
 
 def test_runs_of_few_colours_are_indexed_and_single_pixels_have_no_length() -> None:
     colours = [0x10101 * number for number in range(1, 21)]
-    runs = [(colours[number % 20], 1 if number % 3 == 0 else 33) for number in range(0, 96)]
+    runs = [(colours[number % 20], 1 if number % 3 == 0 else 33) for number in range(96)]
     total = sum(length for _, length in runs)
     runs[-1] = (runs[-1][0], runs[-1][1] + -total % 64)
     expected = bytearray([128 + 20])
@@ -120,5 +123,5 @@ def test_the_leftmost_pixel_is_highest(bits: int, indices: list[list[int]], pack
 def test_the_stream_goes_on_from_one_rectangle_to_the_next() -> None:
     encoder, stream = ZrleEncoder(), zlib.decompressobj()
     for colour in (RED, GREEN, BLUE, RED):
-        _, buffers = encoder.encode(Rect(0, 0, 8, 8), np.full((8, 8), colour, np.uint32), Wishes())
+        _, buffers = encoder.encode(Rect(0, 0, 8, 8), np.full((8, 8), colour, np.uint32), EncodeOptions())
         assert stream.decompress(b"".join(buffers)[16:]) == b"\1" + colour.to_bytes(3, "little")

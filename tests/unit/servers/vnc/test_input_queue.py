@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +12,9 @@ from vramtap.errors import KernelError, TargetGone
 from vramtap.keyboard.events import KeyEvent, PointerEvent
 from vramtap.servers.vnc import input_queue as forward
 from vramtap.servers.vnc.input_queue import MAX_QUEUED, InputQueue
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 @pytest.fixture
@@ -35,12 +38,12 @@ def at(x: int, buttons: int = 0) -> PointerEvent:
 async def hold_up(queue: InputQueue, taker: RecordingInput) -> None:
     """Have the target stop at a first event, so that what follows queues up."""
     taker.gate.clear()
-    queue.key(KeyEvent(1, True))
+    queue.key(KeyEvent(keysym=1, down=True))
     await taker.waiting.wait()
 
 
 async def test_events_arrive_in_order(queue: InputQueue, taker: RecordingInput) -> None:
-    keys = [KeyEvent(number, down) for number in range(20) for down in (True, False)]
+    keys = [KeyEvent(keysym=number, down=down) for number in range(20) for down in (True, False)]
     for event in keys:
         queue.key(event)
     queue.pointer(at(1, 1), 640, 480)
@@ -53,15 +56,15 @@ async def test_motion_gives_way_to_newer_motion_but_no_button_or_key_does(
     await hold_up(queue, taker)
     for event in (at(1), at(2), at(3), at(4, 1), at(5, 1), at(6, 1), at(7, 0), at(8, 0)):
         queue.pointer(event, 640, 480)
-    queue.key(KeyEvent(2, True))
+    queue.key(KeyEvent(keysym=2, down=True))
     queue.pointer(at(9), 640, 480)
     taker.gate.set()
     taken = await taker.until(8)
     expected = [at(3), at(4, 1), at(6, 1), at(7, 0), at(8, 0)]
     assert taken == [
-        KeyEvent(1, True),
+        KeyEvent(keysym=1, down=True),
         *((event, 640, 480) for event in expected),
-        KeyEvent(2, True),
+        KeyEvent(keysym=2, down=True),
         (at(9), 640, 480),
     ]
 
@@ -80,11 +83,15 @@ async def test_a_flood_is_dropped_and_leaves_no_key_down(
 ) -> None:
     await hold_up(queue, taker)
     for number in range(MAX_QUEUED + 10):
-        queue.key(KeyEvent(number, True))
+        queue.key(KeyEvent(keysym=number, down=True))
         assert len(queue) <= MAX_QUEUED + 1
     taker.gate.set()
     taken = await taker.until(12)
-    assert taken == [KeyEvent(1, True), "release_all", *(KeyEvent(MAX_QUEUED + n, True) for n in range(10))]
+    assert taken == [
+        KeyEvent(keysym=1, down=True),
+        "release_all",
+        *(KeyEvent(keysym=MAX_QUEUED + n, down=True) for n in range(10)),
+    ]
     assert "512 events dropped" in caplog.text
 
 
@@ -92,13 +99,13 @@ async def test_a_flood_is_dropped_and_leaves_no_key_down(
     ("events", "holds"),
     [
         ([], False),
-        ([KeyEvent(5, True)], True),
-        ([KeyEvent(5, True), KeyEvent(5, False)], False),
-        ([KeyEvent(5, True, 30), KeyEvent(5, False, 31)], True),
+        ([KeyEvent(keysym=5, down=True)], True),
+        ([KeyEvent(keysym=5, down=True), KeyEvent(keysym=5, down=False)], False),
+        ([KeyEvent(keysym=5, down=True, scancode=30), KeyEvent(keysym=5, down=False, scancode=31)], True),
         ([at(1)], False),
         ([at(1, 4)], True),
         ([at(1, 4), at(2, 0)], False),
-        ([KeyEvent(number, True) for number in range(400)], True),
+        ([KeyEvent(keysym=number, down=True) for number in range(400)], True),
     ],
 )
 async def test_only_who_holds_something_has_everything_released(
@@ -125,7 +132,7 @@ async def test_a_target_that_hangs_is_not_waited_for_for_ever(
     monkeypatch.setattr(forward, "DRAIN_S", 0.01)
     monkeypatch.setattr(forward, "RELEASE_S", 0.01)
     await hold_up(queue, taker)
-    queue.key(KeyEvent(2, True))
+    queue.key(KeyEvent(keysym=2, down=True))
     await queue.drain()
     await queue.release()
     assert "did not take its last 1 input events" in caplog.text
@@ -136,18 +143,18 @@ async def test_an_event_that_fails_is_told_once_and_the_next_goes_on(
     queue: InputQueue, taker: RecordingInput, caplog: pytest.LogCaptureFixture
 ) -> None:
     taker.error = KernelError("send", "monitor", 5)
-    queue.key(KeyEvent(1, True))
-    queue.key(KeyEvent(2, True))
+    queue.key(KeyEvent(keysym=1, down=True))
+    queue.key(KeyEvent(keysym=2, down=True))
     await queue.drain()
     taker.error = None
-    queue.key(KeyEvent(3, True))
-    assert await taker.until(1) == [KeyEvent(3, True)]
+    queue.key(KeyEvent(keysym=3, down=True))
+    assert await taker.until(1) == [KeyEvent(keysym=3, down=True)]
     assert caplog.text.count("client: input: send monitor: EIO") == 1
 
 
 async def test_the_targets_end_ends_it(taker: RecordingInput) -> None:
     queue = InputQueue(taker, "client")
     taker.error = TargetGone("key", "synthetic", "it exited")
-    queue.key(KeyEvent(1, True))
+    queue.key(KeyEvent(keysym=1, down=True))
     with pytest.raises(TargetGone):
         await queue.run()

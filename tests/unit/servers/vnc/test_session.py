@@ -7,7 +7,7 @@ import gc
 import logging
 import socket
 import tracemalloc
-from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -29,9 +29,13 @@ from support.vnc_serving import connect, off, until_empty
 from vramtap.display.region import Rect
 from vramtap.errors import KernelError
 from vramtap.keyboard.events import KeyEvent, PointerEvent
-from vramtap.rfb.wire import Buffer
 from vramtap.servers.vnc.server import VncServer
-from vramtap.servers.vnc.session import Cause, SessionOptions, serve_session
+from vramtap.servers.vnc.session import EndReason, SessionOptions, serve_session
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from vramtap.rfb.wire import Buffer
 
 SCREEN = picture("patches", 320, 200)
 
@@ -68,12 +72,12 @@ async def test_keys_and_pointer_reach_the_target_in_order_and_on_the_screen(
         client.key(0xFFE4, True, 0xE01D)
         client.key(0xFFE4, False, 0x9D)
         assert await taker.until(6) == [
-            KeyEvent(0x61, True),
-            KeyEvent(0x61, False),
+            KeyEvent(keysym=0x61, down=True),
+            KeyEvent(keysym=0x61, down=False),
             (PointerEvent(10, 20, 1), 320, 200),
             (PointerEvent(319, 199, 0), 320, 200),
-            KeyEvent(0xFFE4, True, 0x9D),
-            KeyEvent(0xFFE4, False, 0x9D),
+            KeyEvent(keysym=0xFFE4, down=True, scancode=0x9D),
+            KeyEvent(keysym=0xFFE4, down=False, scancode=0x9D),
         ]
 
 
@@ -91,7 +95,7 @@ async def test_what_a_client_typed_before_it_hung_up_still_arrives(
     await until_empty(server)
     typed = [event.keysym for event in taker.taken if isinstance(event, KeyEvent) and event.down]
     assert bytes(typed[:6]) == b"reboot"
-    assert taker.taken[-2:] == [KeyEvent(0xFF0D, True), "release_all"]
+    assert taker.taken[-2:] == [KeyEvent(keysym=0xFF0D, down=True), "release_all"]
 
 
 async def test_a_hanging_target_holds_up_no_picture(
@@ -106,7 +110,7 @@ async def test_a_hanging_target_holds_up_no_picture(
             await off(client.refresh)
             assert np.array_equal(client.pixels, tap.screen.pixels)
         taker.gate.set()
-        assert await taker.until(1) == [KeyEvent(0x61, True)]
+        assert await taker.until(1) == [KeyEvent(keysym=0x61, down=True)]
 
 
 async def test_who_may_only_watch_is_not_heard(tap: SyntheticTap, taker: RecordingInput) -> None:
@@ -134,9 +138,9 @@ async def test_who_leaves_releases_only_if_it_holds(server: VncServer, taker: Re
         await taker.until(1)
         watching.close()
         await off(holding.refresh)
-        assert taker.taken == [KeyEvent(0xFFE1, True)]
+        assert taker.taken == [KeyEvent(keysym=0xFFE1, down=True)]
     await until_empty(server)
-    assert taker.taken == [KeyEvent(0xFFE1, True), "release_all"]
+    assert taker.taken == [KeyEvent(keysym=0xFFE1, down=True), "release_all"]
 
 
 # Size
@@ -347,7 +351,7 @@ class Pipe:
 async def test_any_byte_stream_will_do(tap: SyntheticTap) -> None:
     stream = Pipe(b"RFB 003.00", b"8\n\1", b"\1")
     departure = await serve_session(stream, tap, SessionOptions())
-    assert (departure.cause, departure.admitted) == (Cause.LEFT, True)
+    assert (departure.cause, departure.admitted) == (EndReason.LEFT, True)
     assert stream.sent.startswith(b"RFB 003.008\n\1\1\0\0\0\0" + bytes.fromhex("0140 00c8 20 18"))
 
 
@@ -377,5 +381,5 @@ async def test_a_stream_that_breaks_is_a_lost_client(tap: SyntheticTap) -> None:
             raise ConnectionResetError(104, "Connection reset by peer")
 
     departure = await serve_session(Breaking(), tap, SessionOptions())
-    assert (departure.cause, departure.admitted) == (Cause.LOST, False)
+    assert (departure.cause, departure.admitted) == (EndReason.LOST, False)
     assert departure.reason == "connection lost: Connection reset by peer"

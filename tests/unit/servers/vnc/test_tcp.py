@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from vramtap.rfb.wire import Buffer
 from vramtap.servers.vnc.tcp import JOINED_BYTES, TcpStream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vramtap.rfb.wire import Buffer
 
 BIG = bytes(range(256)) * 4096 * 16
 

@@ -19,7 +19,7 @@ from vramtap.display.region import Rect
 from vramtap.errors import TargetGone
 from vramtap.rfb.connection import ServerConnection
 from vramtap.rfb.updates import UpdateEncoder
-from vramtap.servers.vnc.update_queue import Outgoing
+from vramtap.servers.vnc.update_queue import UpdateQueue
 
 WIDTH, HEIGHT = 120, 90
 BIG = Rect(0, 0, 1 << 15, 1 << 15)
@@ -35,7 +35,7 @@ class Client:
         self.rfb.data_to_send()
         self.rfb.receive(struct.pack(f">BxH{len(encodings)}i", 2, len(encodings), *encodings))
         self.viewer: SyntheticViewer = tap.viewer("client").__enter__()
-        self.outgoing = Outgoing(self.rfb, tap.screen, self.viewer)
+        self.outgoing = UpdateQueue(self.rfb, tap.screen, self.viewer)
         self._encoder = UpdateEncoder()
         self._data = bytearray()
         self.decoder = Decoder(self._read, tap.screen.width, tap.screen.height)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from importlib import resources
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -13,6 +13,9 @@ from support.web_serving import echo, serving
 from support.web_synthetic import SyntheticTap, handshake
 from vramtap.errors import NotFound, Refused, UsageError, VramtapError
 from vramtap.servers.web.server import WebServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 import aiohttp
 import numpy as np
@@ -11,12 +12,14 @@ import pytest
 
 from support.web_serving import serving
 from support.web_synthetic import SyntheticTap
-from vramtap.servers.vnc.session import Cause, Departure, SessionOptions, serve_session
+from vramtap.servers.vnc.session import EndReason, SessionEnd, SessionOptions, serve_session
 from vramtap.servers.web import routes as web_site
 from vramtap.servers.web import server as web
-from vramtap.servers.web.server import WebServer
-from vramtap.servers.web.watched import WatchedTap
 from vramtap.servers.web.websocket import MAX_REASON_BYTES, TARGET_ENDED, WebSocketStream
+
+if TYPE_CHECKING:
+    from vramtap.servers.web.server import WebServer
+    from vramtap.servers.web.watched import WatchedTap
 
 
 async def closing_of(server: WebServer, client: aiohttp.ClientSession) -> tuple[int, str]:
@@ -29,17 +32,17 @@ async def closing_of(server: WebServer, client: aiohttp.ClientSession) -> tuple[
 async def test_end_of_the_target_reaches_the_page_with_its_reason() -> None:
     tap = SyntheticTap()
 
-    async def serve(stream: WebSocketStream, tap_: WatchedTap, options: SessionOptions) -> Departure:
+    async def serve(stream: WebSocketStream, tap_: WatchedTap, options: SessionOptions) -> SessionEnd:
         tap.end("QEMU (pid 812) exited")
-        return Departure(Cause.TARGET_GONE, "tap vm: gone", True)
+        return SessionEnd(EndReason.TARGET_GONE, "tap vm: gone", True)
 
     async with serving(tap, serve=serve) as (server, client):
         assert await closing_of(server, client) == (TARGET_ENDED, "QEMU (pid 812) exited")
 
 
 async def test_long_reasons_are_cut() -> None:
-    async def serve(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> Departure:
-        return Departure(Cause.TARGET_GONE, "x" * 500, True)
+    async def serve(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> SessionEnd:
+        return SessionEnd(EndReason.TARGET_GONE, "x" * 500, True)
 
     async with serving(serve=serve) as (server, client):
         code, reason = await closing_of(server, client)
@@ -50,23 +53,23 @@ async def test_long_reasons_are_cut() -> None:
 @pytest.mark.parametrize(
     ("cause", "code", "told"),
     [
-        (Cause.LEFT, aiohttp.WSCloseCode.OK, ""),
-        (Cause.LOST, aiohttp.WSCloseCode.OK, ""),
-        (Cause.BROKE_PROTOCOL, aiohttp.WSCloseCode.POLICY_VIOLATION, "why"),
-        (Cause.NO_HANDSHAKE, aiohttp.WSCloseCode.POLICY_VIOLATION, "why"),
-        (Cause.TARGET_GONE, TARGET_ENDED, "why"),
+        (EndReason.LEFT, aiohttp.WSCloseCode.OK, ""),
+        (EndReason.LOST, aiohttp.WSCloseCode.OK, ""),
+        (EndReason.BROKE_PROTOCOL, aiohttp.WSCloseCode.POLICY_VIOLATION, "why"),
+        (EndReason.NO_HANDSHAKE, aiohttp.WSCloseCode.POLICY_VIOLATION, "why"),
+        (EndReason.TARGET_GONE, TARGET_ENDED, "why"),
     ],
 )
-async def test_how_a_session_ended_is_told(cause: Cause, code: int, told: str) -> None:
-    async def serve(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> Departure:
-        return Departure(cause, "why", True)
+async def test_how_a_session_ended_is_told(cause: EndReason, code: int, told: str) -> None:
+    async def serve(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> SessionEnd:
+        return SessionEnd(cause, "why", True)
 
     async with serving(serve=serve) as (server, client):
         assert await closing_of(server, client) == (code, told)
 
 
 async def test_defect_is_logged_and_the_viewer_told(caplog: pytest.LogCaptureFixture) -> None:
-    async def serve(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> Departure:
+    async def serve(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> SessionEnd:
         raise LookupError("a defect")
 
     async with serving(serve=serve) as (server, client):
@@ -79,9 +82,9 @@ async def test_defect_is_logged_and_the_viewer_told(caplog: pytest.LogCaptureFix
 async def test_session_bears_the_target_s_name_and_asks_no_password() -> None:
     told: asyncio.Queue[SessionOptions] = asyncio.Queue()
 
-    async def serve(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> Departure:
+    async def serve(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> SessionEnd:
         told.put_nowait(options)
-        return Departure(Cause.LEFT, "left", True)
+        return SessionEnd(EndReason.LEFT, "left", True)
 
     given = SessionOptions(name="x", password="for VNC", view_only=True)
     async with serving(serve=serve, options=given) as (server, client):

@@ -12,7 +12,7 @@ from vramtap.errors import UsageError
 from vramtap.servers.web.security import (
     HEADERS,
     MAX_TOKEN_CHARS,
-    Gate,
+    AccessPolicy,
     Kind,
     check_host,
     check_token,
@@ -23,7 +23,7 @@ from vramtap.servers.web.security import (
 )
 
 
-def refusal(gate: Gate, host: str | None, kind: Kind = Kind.PAGE, **more: object) -> str | None:
+def refusal(gate: AccessPolicy, host: str | None, kind: Kind = Kind.PAGE, **more: object) -> str | None:
     return gate.refusal(kind, host=host, **more)  # type: ignore[arg-type]
 
 
@@ -61,34 +61,34 @@ def test_any_host_header_is_read_or_refused(header: str) -> None:
     "host", ["localhost:1", "127.0.0.1:1", "127.3.2.1", "[::1]:1", "[::ffff:127.0.0.1]:1"]
 )
 def test_loopback_answers_to_loopback_names(host: str) -> None:
-    assert refusal(Gate("127.0.0.1"), host) is None
+    assert refusal(AccessPolicy("127.0.0.1"), host) is None
 
 
 @pytest.mark.parametrize(
     "host", [None, "", "evil.example", "evil.example:8080", "192.0.2.7", "localhost.evil.example"]
 )
 def test_rebound_names_are_refused(host: str | None) -> None:
-    answer = refusal(Gate("127.0.0.1"), host)
+    answer = refusal(AccessPolicy("127.0.0.1"), host)
     assert answer is not None
     assert "DNS rebinding" in answer
     assert "\n" not in answer
 
 
 def test_listening_everywhere_answers_to_literals_but_not_to_names() -> None:
-    gate = Gate("0.0.0.0")
+    gate = AccessPolicy("0.0.0.0")
     assert refusal(gate, "192.0.2.7:80") is None
     assert refusal(gate, "[2001:db8::7]:80") is None
     assert refusal(gate, "evil.example") is not None
 
 
 def test_one_address_answers_to_itself_only() -> None:
-    gate = Gate("192.0.2.7")
+    gate = AccessPolicy("192.0.2.7")
     assert refusal(gate, "192.0.2.7:8080") is None
     assert refusal(gate, "192.0.2.8:8080") is not None
 
 
 def test_allowed_hosts_are_answered_without_regard_to_case() -> None:
-    gate = Gate("0.0.0.0", ["Lab.Example"])
+    gate = AccessPolicy("0.0.0.0", ["Lab.Example"])
     assert refusal(gate, "lab.example:9000") is None
     assert refusal(gate, "LAB.EXAMPLE.") is None
     assert refusal(gate, "other.lab.example") is not None
@@ -116,7 +116,7 @@ def test_origin_is_the_host_or_another(origin: str, same: bool) -> None:
 
 
 def test_other_origins_are_kept_from_the_api_but_may_link_to_the_page() -> None:
-    gate = Gate("127.0.0.1")
+    gate = AccessPolicy("127.0.0.1")
     foreign = {"origin": "http://localhost:3000", "fetch_site": "cross-site"}
     assert refusal(gate, "localhost:8080", Kind.PAGE, **foreign) is None
     answer = refusal(gate, "localhost:8080", Kind.API, **foreign)
@@ -135,13 +135,13 @@ def test_other_origins_are_kept_from_the_api_but_may_link_to_the_page() -> None:
     ],
 )
 def test_fetch_metadata_speaks_where_there_is_no_origin(fetch_site: str | None, served: bool) -> None:
-    answer = refusal(Gate("127.0.0.1"), "localhost:8080", Kind.API, fetch_site=fetch_site)
+    answer = refusal(AccessPolicy("127.0.0.1"), "localhost:8080", Kind.API, fetch_site=fetch_site)
     assert (answer is None) is served
 
 
 def test_token_is_demanded_of_every_kind() -> None:
     token = new_token()
-    gate = Gate("127.0.0.1", token=token)
+    gate = AccessPolicy("127.0.0.1", token=token)
     for kind in Kind:
         assert refusal(gate, "localhost", kind) is not None
         assert refusal(gate, "localhost", kind, tokens=(None, "")) is not None
@@ -153,12 +153,12 @@ def test_token_is_demanded_of_every_kind() -> None:
 
 def test_right_token_does_not_make_up_for_a_wrong_host() -> None:
     token = new_token()
-    assert refusal(Gate("0.0.0.0", token=token), "evil.example", tokens=(token,)) is not None
+    assert refusal(AccessPolicy("0.0.0.0", token=token), "evil.example", tokens=(token,)) is not None
 
 
 @given(st.text(max_size=400))
 def test_no_text_is_mistaken_for_the_token(shown: str) -> None:
-    assert refusal(Gate("127.0.0.1", token="right"), "localhost", tokens=(shown,)) is not None
+    assert refusal(AccessPolicy("127.0.0.1", token="right"), "localhost", tokens=(shown,)) is not None
 
 
 def test_tokens_differ_and_fit_urls_and_cookies() -> None:

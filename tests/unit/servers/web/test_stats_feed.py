@@ -9,19 +9,19 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramtap.servers.web.stats_feed import HEARTBEAT_S, Feed, Line, Sample
+from vramtap.servers.web.stats_feed import HEARTBEAT_S, Feed, Sample, StatsLine
 
 IDLE = Sample("1024x768 XR24", "log", "the probe saw a write", 7.0, 100, 4096, 10, 1)
 
 
-def take(line: Line, sample: Sample, now_s: float) -> dict[str, str | int | None]:
+def take(line: StatsLine, sample: Sample, now_s: float) -> dict[str, str | int | None]:
     news = line.take(sample, now_s)
     assert news is not None
     return news
 
 
 def test_first_sample_tells_everything_with_nothing_under_way() -> None:
-    assert take(Line(), IDLE, 50.0) == {
+    assert take(StatsLine(), IDLE, 50.0) == {
         "mode": "1024x768 XR24",
         "tracker": "log",
         "why": "the probe saw a write",
@@ -35,14 +35,14 @@ def test_first_sample_tells_everything_with_nothing_under_way() -> None:
 
 
 def test_rates_are_of_the_time_that_passed() -> None:
-    line = Line()
+    line = StatsLine()
     line.take(IDLE, 10.0)
     later = replace(IDLE, dirty_pages=110, bytes_read=4096 * 11, updates=15)
     assert take(line, later, 12.0) == {"pages_s": 5, "bytes_s": 20480, "updates_s": 2}
 
 
 def test_end_of_activity_is_told_once() -> None:
-    line = Line()
+    line = StatsLine()
     line.take(IDLE, 10.0)
     later = replace(IDLE, dirty_pages=101)
     assert take(line, later, 11.0) == {"pages_s": 1}
@@ -51,7 +51,7 @@ def test_end_of_activity_is_told_once() -> None:
 
 
 def test_nothing_new_is_a_sign_of_life_now_and_then() -> None:
-    line = Line()
+    line = StatsLine()
     line.take(IDLE, 0.0)
     told = [line.take(IDLE, float(second)) for second in range(1, 16)]
     assert [second for second, news in enumerate(told, 1) if news is not None] == [5, 10, 15]
@@ -60,7 +60,7 @@ def test_nothing_new_is_a_sign_of_life_now_and_then() -> None:
 
 
 def test_wavering_scan_time_is_no_news() -> None:
-    line = Line()
+    line = StatsLine()
     line.take(replace(IDLE, scan_us=50.0), 0.0)
     assert line.take(replace(IDLE, scan_us=55.0), 1.0) is None
     assert line.take(replace(IDLE, scan_us=45.4), 2.0) is None
@@ -68,13 +68,13 @@ def test_wavering_scan_time_is_no_news() -> None:
 
 
 def test_counters_that_start_again_give_no_negative_rate() -> None:
-    line = Line()
+    line = StatsLine()
     line.take(IDLE, 0.0)
     assert line.take(replace(IDLE, dirty_pages=0, bytes_read=0, updates=0), 1.0) is None
 
 
 def test_end_of_the_target_is_told() -> None:
-    line = Line()
+    line = StatsLine()
     line.take(IDLE, 0.0)
     assert take(line, replace(IDLE, ended="QEMU (pid 812) exited"), 1.0) == {"ended": "QEMU (pid 812) exited"}
 
@@ -95,7 +95,7 @@ SAMPLES = st.builds(
 
 @given(st.lists(st.tuples(SAMPLES, st.floats(0.0, 10.0)), min_size=1, max_size=20))
 def test_page_that_merges_the_news_has_the_fields(samples: list[tuple[Sample, float]]) -> None:
-    line, page, now_s = Line(), {}, 0.0
+    line, page, now_s = StatsLine(), {}, 0.0
     for sample, step_s in samples:
         now_s += step_s
         page.update(line.take(sample, now_s) or {})

@@ -6,17 +6,16 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import aiohttp
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support.web_synthetic import SyntheticTap, handshake
-from vramtap.servers.vnc.session import Cause, Departure, SessionOptions
+from vramtap.servers.vnc.session import EndReason, SessionEnd, SessionOptions
 from vramtap.servers.web import websocket as web_stream
 from vramtap.servers.web.server import WebServer
-from vramtap.servers.web.watched import WatchedTap
 from vramtap.servers.web.websocket import (
     CHUNK_BYTES,
     MAX_MESSAGE_BYTES,
@@ -25,14 +24,19 @@ from vramtap.servers.web.websocket import (
     WebSocketStream,
 )
 
+if TYPE_CHECKING:
+    import pytest
+
+    from vramtap.servers.web.watched import WatchedTap
+
 Talk = Callable[[WebSocketStream], Awaitable[None]]
 
 
 @asynccontextmanager
 async def serving(talk: Talk) -> AsyncIterator[WebServer]:
-    async def serve(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> Departure:
+    async def serve(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> SessionEnd:
         await talk(stream)
-        return Departure(Cause.LEFT, "left", True)
+        return SessionEnd(EndReason.LEFT, "left", True)
 
     async with WebServer([SyntheticTap()], serve=serve) as server:
         yield server

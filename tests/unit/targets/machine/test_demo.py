@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,6 +18,9 @@ from vramtap.tap.tap import Tap
 from vramtap.targets.machine.demo import DemoTarget, command_line
 from vramtap.targets.open import open_target
 from vramtap.targets.url import parse
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_every_value_is_handed_to_the_guest() -> None:

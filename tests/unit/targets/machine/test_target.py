@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -20,6 +20,9 @@ from vramtap.keyboard.events import KeyEvent, PointerEvent
 from vramtap.machine.layout import VRAM_BASE
 from vramtap.targets.machine import target as module
 from vramtap.targets.machine.target import BLANK, MachineTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SET_MODE = """
     .macro dispi index value
@@ -137,10 +140,10 @@ async def test_keys_and_pointer_reach_the_guest() -> None:
         async with vramtap.open(guest) as tap:
             hands = tap.target.input
             assert hands is not None
-            await hands.key(KeyEvent(ord("a"), True))
-            await hands.key(KeyEvent(ord("a"), False))
-            await hands.key(KeyEvent(0xFF51, True, 0xCB))
-            await hands.key(KeyEvent(0x12345, True))  # there is no such key
+            await hands.key(KeyEvent(keysym=ord("a"), down=True))
+            await hands.key(KeyEvent(keysym=ord("a"), down=False))
+            await hands.key(KeyEvent(keysym=0xFF51, down=True, scancode=0xCB))
+            await hands.key(KeyEvent(keysym=0x12345, down=True))  # there is no such key
             await until(lambda: guest.memory.vram[3] == 0x4B)
             assert bytes(guest.memory.vram[:4]) == b"\x1e\x9e\xe0\x4b"
             await hands.release_all()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from vramtap.keyboard.events import KeyEvent, PointerEvent
 from vramtap.targets.qemu.input import ABS_MAX, QemuInput
-from vramtap.targets.qemu.qmp import Commands
+
+if TYPE_CHECKING:
+    from vramtap.targets.qemu.qmp import Commands
 
 SHIFT_L, CAPS_LOCK, RETURN = 0xFFE1, 0xFFE5, 0xFF0D
 
@@ -41,12 +43,12 @@ class Recorder:
 
 def made(*, absolute: bool = True) -> tuple[QemuInput, Recorder]:
     recorder = Recorder(absolute=absolute)
-    return QemuInput(cast(Commands, recorder)), recorder
+    return QemuInput(cast("Commands", recorder)), recorder
 
 
 async def press(keys: QemuInput, keysym: int, scancode: int = 0) -> None:
-    await keys.key(KeyEvent(keysym, True, scancode))
-    await keys.key(KeyEvent(keysym, False, scancode))
+    await keys.key(KeyEvent(keysym=keysym, down=True, scancode=scancode))
+    await keys.key(KeyEvent(keysym=keysym, down=False, scancode=scancode))
 
 
 @pytest.mark.parametrize(
@@ -79,15 +81,15 @@ async def test_a_capital_without_shift_gets_one_around_it() -> None:
 
 async def test_a_capital_with_shift_is_left_alone() -> None:
     keys, recorder = made()
-    await keys.key(KeyEvent(SHIFT_L, True))
+    await keys.key(KeyEvent(keysym=SHIFT_L, down=True))
     await press(keys, ord("A"))
-    await keys.key(KeyEvent(SHIFT_L, False))
+    await keys.key(KeyEvent(keysym=SHIFT_L, down=False))
     assert recorder.sent == ["+shift", "+a", "-a", "-shift"]
 
 
 async def test_a_digit_named_while_shift_is_held_lets_go_of_it_for_the_moment() -> None:
     keys, recorder = made()
-    await keys.key(KeyEvent(SHIFT_L, True))
+    await keys.key(KeyEvent(keysym=SHIFT_L, down=True))
     await press(keys, ord("1"))
     assert recorder.sent == ["+shift", "-shift", "+1", "+shift", "-1"]
 
@@ -117,11 +119,11 @@ async def test_unknown_keys_are_dropped() -> None:
 
 async def test_the_same_key_by_two_keysyms_is_released_once() -> None:
     keys, recorder = made()
-    await keys.key(KeyEvent(ord("a"), True))
-    await keys.key(KeyEvent(ord("A"), True))
-    await keys.key(KeyEvent(ord("a"), False))
+    await keys.key(KeyEvent(keysym=ord("a"), down=True))
+    await keys.key(KeyEvent(keysym=ord("A"), down=True))
+    await keys.key(KeyEvent(keysym=ord("a"), down=False))
     recorder.sent.clear()
-    await keys.key(KeyEvent(ord("A"), False))
+    await keys.key(KeyEvent(keysym=ord("A"), down=False))
     assert recorder.sent == ["-a"]
 
 
@@ -156,8 +158,8 @@ async def test_the_wheel_is_a_button() -> None:
 
 async def test_whatever_is_held_is_let_go_when_the_client_leaves() -> None:
     keys, recorder = made()
-    await keys.key(KeyEvent(SHIFT_L, True))
-    await keys.key(KeyEvent(RETURN, True))
+    await keys.key(KeyEvent(keysym=SHIFT_L, down=True))
+    await keys.key(KeyEvent(keysym=RETURN, down=True))
     await keys.pointer(PointerEvent(1, 1, 0b10), 10, 10)
     recorder.sent.clear()
     await keys.release_all()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pytest
@@ -14,6 +13,9 @@ from vramtap.display import bochs
 from vramtap.display.mode import Mode, PixelFormat
 from vramtap.errors import NotTappable, VramtapError
 from vramtap.targets.qemu.vga import SCREENDUMP_ATTEMPTS, QemuVga
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
 
 VRAM_BYTES = 16 << 20
 LINEAR = [0xB0C5, 800, 600, 32, 0x41, 0, 800, 600, 0, 0, 256]

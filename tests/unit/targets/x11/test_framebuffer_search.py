@@ -7,7 +7,7 @@ import mmap
 import os
 import struct
 import subprocess
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,6 +17,9 @@ from vramtap.linux.procfs import Mapping, read_maps
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE
 from vramtap.targets.x11.framebuffer_search import MAX_CANDIDATES, find_headers, read_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 WIDTH, HEIGHT = 321, 7
 END = 160 + 4 * 12 + WIDTH * 4 * HEIGHT

@@ -6,12 +6,15 @@ import os
 import socket
 import struct
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vramtap.targets.x11 import xauthority
+
+if TYPE_CHECKING:
+    import pytest
 
 HERE = socket.gethostname().encode()
 MAGIC = b"MIT-MAGIC-COOKIE-1"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from support.fake_xen.domain import FakeDomain
 from support.fake_xen.host import FakeXen, fake_xen
 from vramtap.targets import discover
-from vramtap.targets.discovered import Found
+from vramtap.targets.discovered import Discovered
 from vramtap.targets.open import open_target
 from vramtap.targets.xen import discover as discover_xen
 from vramtap.targets.xen.discover import xen_targets
 from vramtap.targets.xen.target import XenTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def xen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeXen]:
         yield xen
 
 
-def listed(*domains: FakeDomain) -> list[Found]:
+def listed(*domains: FakeDomain) -> list[Discovered]:
     with ExitStack() as stack:
         for domain in domains:
             stack.enter_context(domain)
@@ -78,7 +81,7 @@ def test_without_xens_libraries_the_package_is_named(xen: FakeXen) -> None:
 
 
 def test_without_libxcb_guests_are_listed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = Found("xen:here", "Xen domain here (id 1)", 5, True)
+    here = Discovered("xen:here", "Xen domain here (id 1)", 5, True)
     monkeypatch.setattr(discover, "xen_targets", lambda: [here])
     # What an import finds that is not there.
     monkeypatch.setitem(sys.modules, "vramtap.targets.x11.discover", None)

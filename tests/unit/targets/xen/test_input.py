@@ -8,7 +8,7 @@ from vramtap.errors import TargetGone, VramtapError
 from vramtap.keyboard.events import KeyEvent, PointerEvent
 from vramtap.targets.xen.input import XenInput
 
-KEY = KeyEvent(0x61, True, 0x1E)
+KEY = KeyEvent(keysym=0x61, down=True, scancode=0x1E)
 POINTER = PointerEvent(3, 4, 1)
 
 

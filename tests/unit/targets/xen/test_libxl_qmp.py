@@ -7,11 +7,10 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +22,9 @@ from vramtap.linux.flock import LockFile
 from vramtap.targets.qemu import qmp
 from vramtap.targets.xen import libxl_qmp
 from vramtap.targets.xen.libxl_qmp import LibxlMonitor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 HANG_S = 60
 """After which a test has hung."""

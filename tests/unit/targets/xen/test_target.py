@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -22,6 +21,10 @@ from vramtap.targets.xen import target as module
 from vramtap.targets.xen.target import XenTarget
 from vramtap.xen import domains
 from vramtap.xen.control import ShutdownReason
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 HANG_S = 30
 PAGES = 16
@@ -76,7 +79,7 @@ async def test_a_domain_is_attached_and_left(xen: FakeXen, tmp_path: Path, wante
             xen.write(3, 7, 0x77)
             assert first_byte(target, 7) == 0x77
             assert target.input is not None
-            await target.input.key(KeyEvent(0x61, True, 0x1E))
+            await target.input.key(KeyEvent(keysym=0x61, down=True, scancode=0x1E))
             assert "input-send-event" in domain.commands
         assert xen.mapped(3) == 0
         assert set(xen.handles.values()) == {0}
@@ -87,7 +90,7 @@ async def test_the_geometry_is_asked_for_when_the_device_model_has_run(
 ) -> None:
     monkeypatch.setattr(module, "SETTLE_S", 0.0)
     runs = [0]
-    monkeypatch.setattr("vramtap.linux.schedstat.RunClock.read", lambda clock: b"%d" % runs[-1])
+    monkeypatch.setattr("vramtap.linux.schedstat.SchedstatProbe.read", lambda clock: b"%d" % runs[-1])
     with FakeDomain(xen, tmp_path) as domain:
         async with attached() as target:
             assert await target.mode() == MODE
@@ -107,7 +110,7 @@ async def test_a_mode_that_is_gone_is_not_believed_later(
 ) -> None:
     monkeypatch.setattr(module, "SETTLE_S", 0.0)
     runs = [0]
-    monkeypatch.setattr("vramtap.linux.schedstat.RunClock.read", lambda clock: b"%d" % runs[-1])
+    monkeypatch.setattr("vramtap.linux.schedstat.SchedstatProbe.read", lambda clock: b"%d" % runs[-1])
     with FakeDomain(xen, tmp_path) as domain:
         async with attached() as target:
             assert await target.mode() == MODE
@@ -139,7 +142,7 @@ async def test_while_it_flips_it_is_asked_every_time(
     monkeypatch.setattr(module, "SETTLE_S", 0.0)
     monkeypatch.setattr(module, "FLIPPING_S", 1000.0)
     runs = [0]
-    monkeypatch.setattr("vramtap.linux.schedstat.RunClock.read", lambda clock: b"%d" % runs[-1])
+    monkeypatch.setattr("vramtap.linux.schedstat.SchedstatProbe.read", lambda clock: b"%d" % runs[-1])
     with FakeDomain(xen, tmp_path) as domain:
         async with attached() as target:
             assert await target.mode() == MODE
@@ -157,7 +160,7 @@ async def test_after_a_while_of_nothing_it_is_asked_for_all_the_same(
 ) -> None:
     monkeypatch.setattr(module, "SETTLE_S", 0.0)
     monkeypatch.setattr(module, "GEOMETRY_S", 0.0)
-    monkeypatch.setattr("vramtap.linux.schedstat.RunClock.read", lambda clock: b"0")
+    monkeypatch.setattr("vramtap.linux.schedstat.SchedstatProbe.read", lambda clock: b"0")
     nudged = asyncio.Event()
     with FakeDomain(xen, tmp_path) as domain:
         async with attached() as target:
@@ -291,7 +294,7 @@ async def test_a_domain_that_is_destroyed_is_the_end(xen: FakeXen, tmp_path: Pat
             assert await target.mode() is None
             assert np.array_equal(await target.snapshot(), np.zeros((32, 64), dtype=np.uint32))
             assert target.input is not None
-            await target.input.key(KeyEvent(0x61, True, 0x1E))
+            await target.input.key(KeyEvent(keysym=0x61, down=True, scancode=0x1E))
             await target.input.release_all()
 
 
@@ -315,7 +318,7 @@ async def test_it_is_followed_through_a_reboot(xen: FakeXen, tmp_path: Path, why
                 xen.write(domid, 2, domid)
                 assert first_byte(target, 2) == domid
                 assert target.input is not None
-                await target.input.key(KeyEvent(0x61, True, 0x1E))
+                await target.input.key(KeyEvent(keysym=0x61, down=True, scancode=0x1E))
                 assert "input-send-event" in domain.commands
                 assert xen.mapped(domid) == PAGES
             domain.destroy()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from support.paged_soft_guest import DATA, FRAMES, OFFSET, PAGES, SCREEN, TABLES, PagedGuest
 from support.soft_mmu import DIRTY, FRAME, LARGE, PRESENT, SoftCpu, Tables
@@ -18,9 +17,15 @@ from vramtap.machine.layout import VRAM_BASE
 from vramtap.machine.paging_reverse import MAX_TABLES, mappings
 from vramtap.memory.own import extent_of
 from vramtap.pages import PageRuns
-from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.base import AllDirty, Reason
 from vramtap.trackers.machine.dirtybits import MAX_PATIENCE, DirtyBitsTracker
-from vramtap.trackers.machine.known_tables import KnownTables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from vramtap.trackers.machine.known_tables import KnownTables
 
 ALIAS = SCREEN + 64 * FRAME
 """Covered by the same table as the screen."""
@@ -34,14 +39,14 @@ def guest() -> PagedGuest:
 @pytest.fixture
 def tracker(guest: PagedGuest) -> Iterator[DirtyBitsTracker]:
     tracker = DirtyBitsTracker()
-    tracker.arm(guest.extent)
-    assert tracker.collect() == Everything(Reason.FIRST)
+    tracker.start(guest.extent)
+    assert tracker.collect() == AllDirty(Reason.FIRST)
     yield tracker
-    tracker.disarm()
+    tracker.stop()
 
 
-def reason(answer: PageRuns | Everything) -> Reason:
-    assert isinstance(answer, Everything), answer
+def reason(answer: PageRuns | AllDirty) -> Reason:
+    assert isinstance(answer, AllDirty), answer
     return answer.reason
 
 
@@ -103,7 +108,7 @@ def test_a_second_mapping_is_aliased_until_it_is_gone(guest: PagedGuest, tracker
     for _ in range(3):
         guest.draw(3)
         guest.draw(0, ALIAS)
-        assert tracker.collect() == Everything(Reason.ALIASED, "page 3 is mapped by more than one entry")
+        assert tracker.collect() == AllDirty(Reason.ALIASED, "page 3 is mapped by more than one entry")
     assert tracker.walks == walks, "nothing wrote the tables"
     guest.unmap(ALIAS)
     assert reason(tracker.collect()) is Reason.ALIASED
@@ -153,7 +158,7 @@ class LooksAtTheTables(DirtyBitsTracker):
 def test_who_ignores_an_alias_loses_pages(kind: type[DirtyBitsTracker], how: str) -> None:
     guest = PagedGuest()
     tracker = kind()
-    tracker.arm(guest.extent)
+    tracker.start(guest.extent)
     tracker.collect()
     mine = guest.memory.vram.copy()
     guest.draw(1)
@@ -162,12 +167,12 @@ def test_who_ignores_an_alias_loses_pages(kind: type[DirtyBitsTracker], how: str
     if how == "comes and goes":
         guest.unmap(ALIAS)
     answer = tracker.collect()
-    runs = PageRuns.full(PAGES) if isinstance(answer, Everything) else answer
-    tracker.source.read(runs, mine[OFFSET * FRAME :])
+    runs = PageRuns.full(PAGES) if isinstance(answer, AllDirty) else answer
+    tracker.read_from.read(runs, mine[OFFSET * FRAME :])
     lost = not np.array_equal(mine, guest.memory.vram)
     sees = {DirtyBitsTracker: True, LooksAtTheTables: how == "stays", TrustsTheLastWalk: False}
     assert lost is not sees[kind]
-    tracker.disarm()
+    tracker.stop()
 
 
 def test_an_alias_in_tables_of_its_own_is_seen(guest: PagedGuest, tracker: DirtyBitsTracker) -> None:
@@ -180,7 +185,7 @@ def test_an_alias_in_tables_of_its_own_is_seen(guest: PagedGuest, tracker: Dirty
     guest.set_entry(other, pdpt | 3, level=4)
     guest.draw(0, other)
     guest.set_entry(other, 0, level=4)
-    assert tracker.collect() == Everything(Reason.ALIASED, "the page tables were written meanwhile")
+    assert tracker.collect() == AllDirty(Reason.ALIASED, "the page tables were written meanwhile")
 
 
 def test_an_alias_of_a_table_is_watched_too(guest: PagedGuest, tracker: DirtyBitsTracker) -> None:
@@ -209,13 +214,13 @@ def test_an_entry_that_goes_with_its_own_dirty_bit_is_missed_by_nobody(guest: Pa
     # The last store takes away the entry that it is made through.
     tracker = DirtyBitsTracker()
     mine = guest.tables.entry(guest.tables.entry(DATA) // FRAME * FRAME)
-    tracker.arm(guest.extent)
+    tracker.start(guest.extent)
     tracker.collect()
     guest.draw(2)
     guest.cpu.store(mine, 0)
     assert not int(guest.memory.words(mine, 1)[0]) & DIRTY
     assert reason(tracker.collect()) is Reason.ALIASED
-    tracker.disarm()
+    tracker.stop()
 
 
 # Tables in unusual places
@@ -245,7 +250,7 @@ def test_tables_in_video_ram_are_watched(guest: PagedGuest, tracker: DirtyBitsTr
 def test_a_table_in_the_extent_is_always_in_doubt(guest: PagedGuest, tracker: DirtyBitsTracker) -> None:
     guest.set_entry(SCREEN + (1 << 21), FRAMES + 6 * FRAME | 3, level=2)
     assert reason(tracker.collect()) is Reason.ALIASED
-    assert tracker.collect((6, 7)) == Everything(
+    assert tracker.collect((6, 7)) == AllDirty(
         Reason.ALIASED, "page 6 is a page table, which the CPU writes by itself"
     )
     guest.draw(1)
@@ -260,7 +265,7 @@ def test_frames_that_are_tables_no_more_are_left_alone(guest: PagedGuest, tracke
     for index in range(512):
         guest.cpu.store(table + index * 8, data)
     assert reason(tracker.collect()) is Reason.UNMAPPED
-    tracker.disarm()
+    tracker.stop()
     assert (guest.memory.words(table, 512) == np.uint64(data)).all()
 
 
@@ -271,7 +276,7 @@ def test_a_large_page_is_told_and_left_behind(guest: PagedGuest, tracker: DirtyB
     table = int(guest.memory.words(guest.tables.entry(SCREEN, 2), 1)[0])
     guest.set_entry(SCREEN, VRAM_BASE | 3 | LARGE, level=2)
     answer = tracker.collect()
-    assert answer == Everything(Reason.LARGE_PAGE, "page 0 is mapped by a large page")
+    assert answer == AllDirty(Reason.LARGE_PAGE, "page 0 is mapped by a large page")
     guest.draw(2, SCREEN + OFFSET * FRAME)
     assert reason(tracker.collect((2, 3))) is Reason.LARGE_PAGE
     guest.set_entry(SCREEN, table, level=2)
@@ -288,7 +293,7 @@ def test_a_large_page_beside_a_small_one_is_an_alias(guest: PagedGuest, tracker:
 def test_an_extent_that_is_nowhere_is_unmapped(guest: PagedGuest, tracker: DirtyBitsTracker) -> None:
     guest.unmap(SCREEN, PAGES)
     for _ in range(2):
-        assert tracker.collect() == Everything(Reason.UNMAPPED, "the guest maps no page of it")
+        assert tracker.collect() == AllDirty(Reason.UNMAPPED, "the guest maps no page of it")
     assert tracker.virtual is None
     guest.map(SCREEN, FRAMES, PAGES)
     assert reason(tracker.collect()) is Reason.REMAPPED
@@ -298,7 +303,7 @@ def test_an_extent_that_is_nowhere_is_unmapped(guest: PagedGuest, tracker: Dirty
 
 def test_pages_that_are_not_mapped_are_not_dirty(guest: PagedGuest, tracker: DirtyBitsTracker) -> None:
     guest.unmap(SCREEN + 4 * FRAME, 4)
-    assert tracker.collect() == Everything(Reason.UNMAPPED, "page 4 is mapped no more")
+    assert tracker.collect() == AllDirty(Reason.UNMAPPED, "page 4 is mapped no more")
     guest.draw(1)
     guest.memory.wrote((OFFSET + 6) * FRAME, 1)
     assert tracker.collect() == PageRuns([(1, 2), (6, 7)])
@@ -313,7 +318,7 @@ def test_a_framebuffer_that_moves_is_followed(guest: PagedGuest, tracker: DirtyB
     guest.unmap(SCREEN, PAGES)
     guest.map(ALIAS, FRAMES, PAGES)
     guest.draw(1, ALIAS)
-    assert tracker.collect() == Everything(Reason.REMAPPED, f"page 0 is mapped at {ALIAS:#x} now")
+    assert tracker.collect() == AllDirty(Reason.REMAPPED, f"page 0 is mapped at {ALIAS:#x} now")
     guest.draw(2, ALIAS)
     assert tracker.collect() == PageRuns([(2, 3)])
     assert tracker.virtual == ALIAS
@@ -324,7 +329,7 @@ def test_other_page_tables_are_followed(guest: PagedGuest, tracker: DirtyBitsTra
     other.map(SCREEN, FRAMES, PAGES)
     guest.cpu.load_cr3(other.root | 0x18)
     guest.draw(4)
-    assert tracker.collect() == Everything(Reason.REMAPPED, "the guest loaded the page tables at 0x200000")
+    assert tracker.collect() == AllDirty(Reason.REMAPPED, "the guest loaded the page tables at 0x200000")
     guest.draw(5)
     assert tracker.collect() == PageRuns([(5, 6)])
     guest.cpu.load_cr3(other.root)
@@ -337,13 +342,13 @@ def test_tables_beside_data_in_one_page_are_always_in_doubt(guest: PagedGuest) -
     other.map_large(0x20_0000, 0x20_0000)
     guest.cpu.load_cr3(other.root)
     tracker = DirtyBitsTracker()
-    tracker.arm(guest.extent)
+    tracker.start(guest.extent)
     tracker.collect()
     for _ in range(3):
         guest.cpu.store(0x30_0000, 7)
         assert reason(tracker.collect()) is Reason.ALIASED
     assert tracker.collect() == PageRuns(), "it stored nothing"
-    tracker.disarm()
+    tracker.stop()
 
 
 def test_too_many_tables_are_looked_at_ever_less_often(guest: PagedGuest) -> None:
@@ -353,29 +358,29 @@ def test_too_many_tables_are_looked_at_ever_less_often(guest: PagedGuest) -> Non
     other.map(SCREEN, FRAMES, PAGES)
     guest.cpu.load_cr3(other.root)
     tracker = DirtyBitsTracker()
-    tracker.arm(guest.extent)
+    tracker.start(guest.extent)
     for _ in range(3 * MAX_PATIENCE):
         answer = tracker.collect()
-        assert isinstance(answer, Everything)
+        assert isinstance(answer, AllDirty)
         assert (answer.reason, "page tables" in answer.detail) == (Reason.ALIASED, True)
     assert 3 < tracker.walks < 12
     guest.cpu.load_cr3(guest.tables.root)
     for _ in range(MAX_PATIENCE + 1):
-        assert isinstance(tracker.collect(), Everything)
+        assert isinstance(tracker.collect(), AllDirty)
         if tracker.virtual is not None:
             break
     guest.draw(0)
     assert tracker.collect() == PageRuns([(0, 1)])
-    tracker.disarm()
+    tracker.stop()
 
 
 def test_a_table_that_is_no_memory_of_ours_is_in_doubt(guest: PagedGuest, tracker: DirtyBitsTracker) -> None:
     guest.set_entry(SCREEN + (1 << 21), 0x7FFF_0000 | 3, level=2)
     answer = tracker.collect()
-    assert isinstance(answer, Everything)
+    assert isinstance(answer, AllDirty)
     assert (answer.reason, "no memory" in answer.detail) == (Reason.ALIASED, True)
     guest.set_entry(SCREEN + (1 << 21), 0, level=2)
-    while isinstance(tracker.collect(), Everything):
+    while isinstance(tracker.collect(), AllDirty):
         assert tracker.walks < 5
     guest.draw(1)
     assert tracker.collect() == PageRuns([(1, 2)])
@@ -421,7 +426,7 @@ def test_without_the_flush_pages_are_lost(flushes: bool) -> None:
     if not flushes:
         guest.cpu = NeverFlushes(guest.memory, guest.cpu.cr3)
     tracker = DirtyBitsTracker()
-    tracker.arm(guest.extent)
+    tracker.start(guest.extent)
     tracker.collect()
     guest.draw(1)
     assert tracker.collect() == PageRuns([(1, 2)])
@@ -442,7 +447,7 @@ def test_a_clear_in_two_steps_needs_the_stop(stops: bool, does: str, monkeypatch
                 guest.unmap(SCREEN + 3 * FRAME)
 
     tracker = InTwoSteps(goes_on)
-    tracker.arm(guest.extent)
+    tracker.start(guest.extent)
     tracker.collect()
     guest.draw(1)
     with monkeypatch.context() as patch:
@@ -454,13 +459,13 @@ def test_a_clear_in_two_steps_needs_the_stop(stops: bool, does: str, monkeypatch
     if stops:
         goes_on()
         answer = tracker.collect()
-        assert answer == PageRuns([(3, 4)]) if does == "draws" else isinstance(answer, Everything)
+        assert answer == PageRuns([(3, 4)]) if does == "draws" else isinstance(answer, AllDirty)
     else:
         answer = tracker.collect()
         assert (answer == PageRuns()) is (does == "draws"), "page 3 was drawn, and nobody says so"
     mapped = bool(int(guest.memory.words(there, 1)[0]) & PRESENT)
     assert mapped is (does == "draws" or not stops), "what the guest took away is back"
-    tracker.disarm()
+    tracker.stop()
 
 
 def test_disarming_gives_the_guest_its_dirty_bits_back(guest: PagedGuest) -> None:
@@ -468,7 +473,7 @@ def test_disarming_gives_the_guest_its_dirty_bits_back(guest: PagedGuest) -> Non
     for page in range(3):
         guest.draw(page)
     before = guest.memory.ram.copy()
-    tracker.arm(guest.extent)
+    tracker.start(guest.extent)
     tracker.collect()
     guest.draw(0)
     tracker.collect()
@@ -476,31 +481,31 @@ def test_disarming_gives_the_guest_its_dirty_bits_back(guest: PagedGuest) -> Non
     guest.unmap(ALIAS + FRAME)
     tracker.collect()
     assert (before.view(np.uint64) & ~guest.memory.ram.view(np.uint64)).any()
-    tracker.disarm()
+    tracker.stop()
     lost = before.view(np.uint64) & ~guest.memory.ram.view(np.uint64)
     assert not lost.any()
-    tracker.disarm()
+    tracker.stop()
 
 
 def test_there_is_one_reader_of_a_machines_dirty_bits(guest: PagedGuest, tracker: DirtyBitsTracker) -> None:
     with pytest.raises(VramtapError, match=r"another tracker reads.*--tracker log"):
-        DirtyBitsTracker().arm(guest.extent)
-    tracker.disarm()
+        DirtyBitsTracker().start(guest.extent)
+    tracker.stop()
     other = DirtyBitsTracker()
-    other.arm(guest.extent)
-    other.disarm()
+    other.start(guest.extent)
+    other.stop()
 
 
 def test_a_tracker_that_was_forgotten_stands_in_nobodys_way(guest: PagedGuest) -> None:
-    DirtyBitsTracker().arm(guest.extent)
+    DirtyBitsTracker().start(guest.extent)
     tracker = DirtyBitsTracker()
-    tracker.arm(guest.extent)
-    tracker.disarm()
+    tracker.start(guest.extent)
+    tracker.stop()
 
 
 def test_memory_of_no_machine_is_refused() -> None:
     with pytest.raises(VramtapError, match="not memory of the embedded machine"):
-        DirtyBitsTracker().arm(extent_of(np.zeros(2 * FRAME, dtype=np.uint8))[0])
+        DirtyBitsTracker().start(extent_of(np.zeros(2 * FRAME, dtype=np.uint8))[0])
 
 
 def test_the_end_of_the_machine_is_said_and_can_be_disarmed(
@@ -514,7 +519,7 @@ def test_the_end_of_the_machine_is_said_and_can_be_disarmed(
     monkeypatch.setattr(guest, "paused", paused)
     with pytest.raises(TargetGone):
         tracker.collect()
-    tracker.disarm()
+    tracker.stop()
 
 
 def test_a_look_that_fails_is_followed_by_everything(
@@ -528,8 +533,8 @@ def test_a_look_that_fails_is_followed_by_everything(
         patch.setattr(guest.cpu, "flush_tlb", fails)
         with pytest.raises(VramtapError, match="broken"):
             tracker.collect()
-    assert isinstance(tracker.collect((0, 4)), Everything)
-    assert isinstance(tracker.collect((4, 8)), Everything)
+    assert isinstance(tracker.collect((0, 4)), AllDirty)
+    assert isinstance(tracker.collect((4, 8)), AllDirty)
     guest.draw(1)
     assert tracker.collect() == PageRuns([(1, 2)])
 

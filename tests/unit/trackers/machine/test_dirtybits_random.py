@@ -13,7 +13,7 @@ from support.paged_soft_guest import DATA, FRAMES, OFFSET, PAGES, SCREEN, TABLES
 from support.soft_mmu import DIRTY, FRAME, LARGE, PRESENT, PageFault, Tables, has_memory
 from vramtap.machine.layout import VRAM_BASE
 from vramtap.pages import PageRuns
-from vramtap.trackers.base import Everything
+from vramtap.trackers.base import AllDirty
 from vramtap.trackers.machine.dirtybits import DirtyBitsTracker
 
 SPARE = TABLES + 20 * FRAME
@@ -73,7 +73,7 @@ class GuestProgram(RuleBasedStateMachine):
             FRAMES + 7 * FRAME,
         ]
         self.tracker = DirtyBitsTracker()
-        self.tracker.arm(self.guest.extent)
+        self.tracker.start(self.guest.extent)
         self.written = np.ones(PAGES, dtype=np.bool_)
         self.mine = np.zeros(PAGES * FRAME, dtype=np.uint8)
         self.value = 0
@@ -197,7 +197,7 @@ class GuestProgram(RuleBasedStateMachine):
         self.looked_under = self.guest.cpu.cr3
         self.remember_what_maps_tables()
         first, last = window
-        if isinstance(answer, Everything):
+        if isinstance(answer, AllDirty):
             runs = PageRuns([window])
         else:
             runs = answer
@@ -210,7 +210,7 @@ class GuestProgram(RuleBasedStateMachine):
             self.written |= runs.to_mask(PAGES)
             return
         self.written &= ~runs.to_mask(PAGES)
-        self.tracker.source.read(runs, self.mine)
+        self.tracker.read_from.read(runs, self.mine)
         truth = self.guest.memory.vram[(OFFSET + first) * FRAME : (OFFSET + last) * FRAME]
         assert np.array_equal(self.mine[first * FRAME : last * FRAME], truth), (
             "the consumer has another picture"
@@ -245,7 +245,7 @@ class GuestProgram(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.collect((0, PAGES), fails=False)
         self.collect((0, PAGES), fails=False)
-        self.tracker.disarm()
+        self.tracker.stop()
 
 
 def test_whatever_a_guest_does_nothing_is_missed_and_nothing_extra_is_named(storm: int) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from support.kvm_guest import FIRST_PAGE, FORMS, STORE_AS_TOLD, SilentPorts, TinyMachine
 from vramtap.errors import KernelError, Refused, TargetGone, VramtapError
-from vramtap.machine.cpu import Cpu
 from vramtap.machine.layout import VRAM_BYTES
 from vramtap.machine.memory import GuestMemory
 from vramtap.machine.space import GuestSpace
@@ -19,8 +18,13 @@ from vramtap.machine.unicorn_cpu import UnicornCpu
 from vramtap.memory.extent import Extent
 from vramtap.memory.own import extent_of
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.base import AllDirty, Reason
 from vramtap.trackers.machine.kvmlog import KvmLogTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from vramtap.machine.cpu import Cpu
 
 PAGES = 64
 BASE = FIRST_PAGE * PAGE_SIZE
@@ -45,10 +49,10 @@ def armed(request: pytest.FixtureRequest) -> Iterator[tuple[KvmLogTracker, Count
     with CountedMachine(STORE_AS_TOLD, request.param) as machine:
         machine.until_halt()
         tracker = KvmLogTracker()
-        tracker.arm(machine.extent(PAGES))
+        tracker.start(machine.extent(PAGES))
         tracker.collect()
         yield tracker, machine
-        tracker.disarm()
+        tracker.stop()
 
 
 Armed = tuple[KvmLogTracker, CountedMachine]
@@ -56,7 +60,7 @@ Armed = tuple[KvmLogTracker, CountedMachine]
 
 def test_memory_that_is_no_machines_is_refused() -> None:
     with pytest.raises(VramtapError, match="not memory of the embedded machine"):
-        KvmLogTracker().arm(extent_of(np.zeros(PAGE_SIZE, dtype=np.uint8))[0])
+        KvmLogTracker().start(extent_of(np.zeros(PAGE_SIZE, dtype=np.uint8))[0])
 
 
 def test_another_cpu_is_refused_and_the_right_one_named() -> None:
@@ -68,13 +72,13 @@ def test_another_cpu_is_refused_and_the_right_one_named() -> None:
     with Emulated(b"\xf4") as machine:
         emulated: Cpu = UnicornCpu(GuestMemory(), SilentPorts())
         with pytest.raises(VramtapError, match=r"CPU is unicorn.*\(use \?cpu=kvm\)"):
-            KvmLogTracker().arm(machine.extent(PAGES))
+            KvmLogTracker().start(machine.extent(PAGES))
 
 
 def test_an_extent_past_the_video_rams_end_is_refused() -> None:
     with TinyMachine(b"\xf4") as machine:
         with pytest.raises(VramtapError, match="past the end"):
-            KvmLogTracker().arm(machine.extent(2, VRAM_BYTES // PAGE_SIZE - 1))
+            KvmLogTracker().start(machine.extent(2, VRAM_BYTES // PAGE_SIZE - 1))
         machine.kvm.vram_log.start()
 
 
@@ -108,7 +112,7 @@ def test_only_the_ring_stops_the_guest(armed: Armed) -> None:
 def test_disarmed_nothing_is_logged_and_no_device_is_followed(armed: Armed) -> None:
     tracker, machine = armed
     assert machine.memory._logs
-    tracker.disarm()
+    tracker.stop()
     assert not machine.memory._logs
     machine.store(BASE, 1)
     if machine.kvm.vram_log.form == "ring":
@@ -123,13 +127,13 @@ def test_disarmed_nothing_is_logged_and_no_device_is_followed(armed: Armed) -> N
 def test_a_second_tracker_is_refused_and_the_first_sees_all(armed: Armed) -> None:
     tracker, machine = armed
     with pytest.raises(Refused, match="another tracker reads its log"):
-        KvmLogTracker().arm(machine.extent(PAGES))
+        KvmLogTracker().start(machine.extent(PAGES))
     machine.store(BASE, 1)
     assert tracker.collect() == PageRuns([(0, 1)])
-    tracker.disarm()
+    tracker.stop()
     other = KvmLogTracker()
-    other.arm(machine.extent(PAGES))
-    other.disarm()
+    other.start(machine.extent(PAGES))
+    other.stop()
 
 
 def test_a_machine_that_ended_can_be_disarmed_and_one_that_was_closed_is_gone(armed: Armed) -> None:
@@ -138,7 +142,7 @@ def test_a_machine_that_ended_can_be_disarmed_and_one_that_was_closed_is_gone(ar
     machine.kvm.close()
     with pytest.raises(TargetGone):
         tracker.collect()
-    tracker.disarm()
+    tracker.stop()
     with pytest.raises(VramtapError, match="not armed"):
         tracker.collect()
 
@@ -150,30 +154,30 @@ ALL_PAGES = bytes.fromhex("bf000000e0 b900100000 ff07 81c700100000 ffc9 75f4 f4 
 def test_an_overflow_is_everything_for_each_window_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with TinyMachine(ALL_PAGES, "ring", ring_entries=1024) as machine:
         tracker = KvmLogTracker()
-        tracker.arm(machine.extent(4096, 0))
+        tracker.start(machine.extent(4096, 0))
         tracker.collect()
         machine.until_halt()
         monkeypatch.setattr(machine.kvm.vram_log, "_overflow", True)
         for window in ((0, 100), (100, 4096)):
             answer = tracker.collect(window)
-            assert isinstance(answer, Everything)
+            assert isinstance(answer, AllDirty)
             assert answer.reason is Reason.OVERFLOW
             assert "dirty ring" in answer.detail
             assert tracker.collect(window) == PageRuns()
-        tracker.disarm()
+        tracker.stop()
 
 
 def test_what_a_full_ring_held_is_named_or_everything_is(storm: int) -> None:
     with TinyMachine(ALL_PAGES, "ring", ring_entries=1024) as machine:
         tracker = KvmLogTracker()
-        tracker.arm(machine.extent(4096, 0))
+        tracker.start(machine.extent(4096, 0))
         tracker.collect()
         for _ in range(3 * storm):
             machine.until_halt()
             answer = tracker.collect()
-            assert isinstance(answer, Everything) or answer == PageRuns.full(4096)
+            assert isinstance(answer, AllDirty) or answer == PageRuns.full(4096)
             assert tracker.collect() == PageRuns()
-        tracker.disarm()
+        tracker.stop()
 
 
 # Waiting for the first write
@@ -269,7 +273,7 @@ def test_where_no_thread_is_to_be_had_it_must_be_asked(armed: Armed, monkeypatch
 
 def test_it_reads_the_memory_itself(armed: Armed) -> None:
     tracker, machine = armed
-    source = tracker.source
+    source = tracker.read_from
     assert isinstance(source, Extent)
     assert isinstance(source.space, GuestSpace)
     assert (source.address, source.pages) == (machine.memory.vram.ctypes.data + BASE, PAGES)

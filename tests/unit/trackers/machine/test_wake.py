@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import resource
 import threading
-from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -15,10 +15,14 @@ from hypothesis import strategies as st
 from support.soft_mmu import SoftMachine
 from vramtap.errors import KernelError
 from vramtap.machine.memory import GuestMemory
-from vramtap.machine.run_notifier import Runs
 from vramtap.machine.space import GuestSpace
 from vramtap.pages import PAGE_SIZE
 from vramtap.trackers.machine.wake import MachineWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from vramtap.machine.run_notifier import RunNotifier
 
 NEVER_S = 1e6
 """No test takes so long: what is seen then is not the timer's doing."""
@@ -32,7 +36,7 @@ class Guest:
 
     def __init__(self) -> None:
         self.machine = SoftMachine(MEMORY)
-        self.runs: Runs = self.machine.runs
+        self.runs: RunNotifier = self.machine.runs
         self.space = GuestSpace(self.machine)
         self.written = False
         self.asked = 0

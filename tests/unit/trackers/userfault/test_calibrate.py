@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,15 +12,20 @@ import pytest
 from support.scribe import PAGE, Scribe
 from vramtap.errors import KernelError, VramtapError
 from vramtap.linux.inject import Fetched, fetch_guarded
-from vramtap.linux.watchdog import Watchdog
 from vramtap.memory.extent import Extent
 from vramtap.memory.own import extent_of
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PageRuns
-from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.base import AllDirty, Reason
 from vramtap.trackers.userfault import calibrate
 from vramtap.trackers.userfault.calibrate import fault_us, measure_costs, waking_us
 from vramtap.trackers.userfault.log import LogTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from vramtap.linux.watchdog import Watchdog
 
 PAGES = 64
 
@@ -41,7 +45,7 @@ def logged(path: str = "") -> Iterator[tuple[Scribe, Extent, LogTracker, Watchdo
         assert fetched.watchdog is not None
         yield scribe, extent, log, fetched.watchdog
         fetched.watchdog.close()
-        log.disarm()
+        log.stop()
         space.close()
 
 
@@ -49,12 +53,12 @@ def test_everything_is_measured_and_the_log_is_as_it_was() -> None:
     with logged() as (scribe, extent, log, watchdog):
         before = extent.space.bytes_read
         costs = measure_costs(extent, log, watchdog, 2.0)
-        assert costs.guest_weight == 2.0
+        assert costs.guest_cost_factor == 2.0
         assert costs.fault_us >= 0
         assert min(costs.page_us, costs.protect_us, costs.look_us) > 0
         assert min(costs.arm_us, costs.hand_over_us, costs.held_us) > 0
         assert extent.space.bytes_read == before, "what is counted is what tracking reads"
-        assert log.collect() == Everything(Reason.FIRST)
+        assert log.collect() == AllDirty(Reason.FIRST)
         assert log.collect() == PageRuns()
         scribe.write(3 * PAGE, 1)
         assert log.collect() == PageRuns([(3, 4)])
@@ -78,7 +82,7 @@ def test_writes_in_the_middle_of_it_are_not_lost(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(log, "scan", writing_scan)
         measure_costs(extent, log, watchdog)
         assert held
-        assert isinstance(log.collect(), Everything)
+        assert isinstance(log.collect(), AllDirty)
         mine = np.zeros(PAGES * PAGE, np.uint8)
         extent.read(PageRuns.full(PAGES), mine)
         assert mine[5 * PAGE] == 1
@@ -90,12 +94,12 @@ def test_without_a_watchdog_arming_costs_nothing_known() -> None:
     pages = np.zeros((PAGES + 1) * PAGE, np.uint8)
     extent = extent_of(pages[-pages.ctypes.data % PAGE :][: PAGES * PAGE])[0]
     log = LogTracker()
-    log.arm(extent)
+    log.start(extent)
     costs = measure_costs(extent, log, None)
     assert (costs.arm_us, costs.hand_over_us, costs.held_us) == (0, 0, 0)
     assert costs.page_us > 0
     assert costs.look_us > 0
-    log.disarm()
+    log.stop()
 
 
 def test_memory_that_cannot_be_protected_is_said_and_stays_logged(tmp_path: Path) -> None:

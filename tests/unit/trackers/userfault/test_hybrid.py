@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,9 +13,12 @@ from vramtap.memory.extent import Extent
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.policy.costs import Costs
 from vramtap.policy.decide import Counts, State
-from vramtap.trackers.base import Everything, Reason, Waker
+from vramtap.trackers.base import AllDirty, Reason, Waker
 from vramtap.trackers.userfault import hybrid as module
 from vramtap.trackers.userfault.hybrid import HybridTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 PAGES, TILE_PAGES = 12, 4
 COSTS = Costs(1, 1, 1, 1, 1, 1, 1)
@@ -51,7 +54,7 @@ class World:
         self.fail: dict[str, BaseException] = {}
         """What raises this when it is asked, once."""
         self.written = NO_PAGES
-        self.unknown: Everything | None = None
+        self.unknown: AllDirty | None = None
         self.restored = NO_PAGES
         self.hole = False
         self.fired = False
@@ -91,7 +94,7 @@ class Log:
     def has_pending(self) -> bool:
         return self.world.unknown is not None or bool(self.world.restored)
 
-    def collect_but(self, left_open: PageRuns, window: object = None) -> PageRuns | Everything:
+    def collect_but(self, left_open: PageRuns, window: object = None) -> PageRuns | AllDirty:
         self.world.ask("collect")
         if self.world.unknown is not None:
             return self.pending()
@@ -100,18 +103,18 @@ class Log:
         self.world.restored = NO_PAGES
         return found
 
-    def pending(self, window: object = None) -> PageRuns | Everything:
+    def pending(self, window: object = None) -> PageRuns | AllDirty:
         unknown, self.world.unknown = self.world.unknown, None
         if unknown is not None:
             return unknown
         restored, self.world.restored = self.world.restored, NO_PAGES
         return restored
 
-    def suspend(self, why: Everything) -> None:
+    def suspend(self, why: AllDirty) -> None:
         self.world.ask("suspend")
         self.world.unknown = why
 
-    def resume(self, why: Everything) -> Everything:
+    def resume(self, why: AllDirty) -> AllDirty:
         self.world.ask("resume")
         self.world.unknown = why
         return why
@@ -122,7 +125,7 @@ class Log:
     def wake(self, callback: Callable[[], None]) -> Waker:
         return LOGS_WAKER
 
-    def disarm(self) -> None:
+    def stop(self) -> None:
         self.world.ask("disarm")
 
 
@@ -228,10 +231,10 @@ def tracker(world: World, policy: Obeys, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setattr(module, "LogTracker", lambda **options: Log(world))
     monkeypatch.setattr(module, "measure_costs", lambda *arguments: COSTS)
     made = HybridTracker(policy=policy, tile_pages=TILE_PAGES)
-    made.arm(EXTENT)
+    made.start(EXTENT)
     world.since()
     yield made
-    made.disarm()
+    made.stop()
 
 
 RELEASED = ["lift", "unregister", "wake"]
@@ -240,7 +243,7 @@ ARMED = ["suspend", "register", "whole", "protect"]
 
 def arm(tracker: HybridTracker, world: World, policy: Obeys) -> None:
     policy.arms()
-    assert tracker.collect() == Everything(Reason.ARMED)
+    assert tracker.collect() == AllDirty(Reason.ARMED)
     assert tracker.armed
     world.since()
 
@@ -250,7 +253,7 @@ def arm(tracker: HybridTracker, world: World, policy: Obeys) -> None:
 
 def test_arming_protects_before_it_is_answered(tracker: HybridTracker, world: World, policy: Obeys) -> None:
     policy.arms()
-    assert tracker.collect() == Everything(Reason.ARMED)
+    assert tracker.collect() == AllDirty(Reason.ARMED)
     assert world.since() == ["collect", "whole", "ready", *ARMED]
     assert tracker.armed
 
@@ -268,7 +271,7 @@ def test_handing_over_ends_with_the_logs_protection(
 ) -> None:
     arm(tracker, world, policy)
     world.fired = True
-    assert tracker.collect() == Everything(Reason.WOKEN)
+    assert tracker.collect() == AllDirty(Reason.WOKEN)
     assert world.since() == ["settle", "lift", "unregister", "wake", "take_over", "resume", "collect"]
     assert not tracker.armed
     assert policy.slept_s[0] is not None
@@ -285,7 +288,7 @@ def test_what_is_near_the_write_comes_first_and_everything_next(
     assert 10 in near
     assert near == near.clip(0, PAGES)
     assert world.since()[-1] == "resume", "it is protected before it is read"
-    assert tracker.collect() == Everything(Reason.WOKEN)
+    assert tracker.collect() == AllDirty(Reason.WOKEN)
 
 
 def test_where_the_watchdog_does_not_answer_we_lift_first(
@@ -293,14 +296,14 @@ def test_where_the_watchdog_does_not_answer_we_lift_first(
 ) -> None:
     arm(tracker, world, policy)
     world.fired, world.answers = True, False
-    assert tracker.collect() == Everything(Reason.WOKEN)
+    assert tracker.collect() == AllDirty(Reason.WOKEN)
     assert world.since() == ["settle", "call", *RELEASED, "take_over", "resume", "collect"]
 
 
 def test_a_hole_while_armed_is_handed_over(tracker: HybridTracker, world: World, policy: Obeys) -> None:
     arm(tracker, world, policy)
     world.hole = True
-    assert isinstance(tracker.collect(), Everything)
+    assert isinstance(tracker.collect(), AllDirty)
     assert not tracker.armed
 
 
@@ -314,7 +317,7 @@ def test_a_watchdog_that_is_not_done_is_waited_for(
         assert not tracker.armed
     assert "suspend" not in world.since()
     world.is_ready = True
-    assert tracker.collect() == Everything(Reason.ARMED)
+    assert tracker.collect() == AllDirty(Reason.ARMED)
 
 
 def test_one_that_did_not_answer_is_not_trusted_until_it_has(
@@ -330,7 +333,7 @@ def test_one_that_did_not_answer_is_not_trusted_until_it_has(
         assert tracker.collect() == NO_PAGES
         assert world.since() == ["take_over", "collect"]
     monkeypatch.setattr(Dog, "answered", True)
-    assert tracker.collect() == Everything(Reason.ARMED)
+    assert tracker.collect() == AllDirty(Reason.ARMED)
 
 
 def test_a_dead_watchdog_is_let_go_of_and_said(
@@ -356,7 +359,7 @@ def test_what_is_to_be_reported_keeps_it_from_being_armed(
     tracker.restore(PageRuns([(2, 3)]))
     assert tracker.collect() == PageRuns([(2, 3)])
     assert not tracker.armed
-    assert tracker.collect() == Everything(Reason.ARMED)
+    assert tracker.collect() == AllDirty(Reason.ARMED)
 
 
 # What fails on the way
@@ -369,7 +372,7 @@ def test_where_registering_is_refused_nothing_is_lifted(
     world.fail["register"] = KernelError("UFFDIO_REGISTER", "target", 16)
     policy.arms()
     answer = tracker.collect()
-    assert isinstance(answer, Everything)
+    assert isinstance(answer, AllDirty)
     assert answer.reason is Reason.REMAPPED
     assert "EBUSY" in answer.detail
     assert world.since()[-3:] == ["suspend", "register", "resume"]
@@ -381,10 +384,10 @@ def test_where_protecting_is_refused_the_registration_is_given_back(
 ) -> None:
     world.fail["protect"] = KernelError("UFFDIO_WRITEPROTECT", "target", 2)
     policy.arms()
-    assert isinstance(tracker.collect(), Everything)
+    assert isinstance(tracker.collect(), AllDirty)
     assert world.since()[-6:] == ["whole", "protect", *RELEASED, "resume"]
     assert not tracker.armed
-    assert tracker.collect() == Everything(Reason.ARMED), "another time"
+    assert tracker.collect() == AllDirty(Reason.ARMED), "another time"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), TargetGone("a", "b", "c")])
@@ -397,7 +400,7 @@ def test_what_is_none_of_its_business_goes_on_up_with_all_given_back(
         tracker.collect()
     assert world.since()[-4:] == [*RELEASED, "resume"]
     assert not tracker.armed
-    assert isinstance(tracker.collect(), Everything), "what was written meanwhile is in no log"
+    assert isinstance(tracker.collect(), AllDirty), "what was written meanwhile is in no log"
 
 
 def test_where_giving_back_is_refused_everything_is_let_go_of(
@@ -406,7 +409,7 @@ def test_where_giving_back_is_refused_everything_is_let_go_of(
     arm(tracker, world, policy)
     world.fired = True
     world.fail["unregister"] = KernelError("UFFDIO_UNREGISTER", "target", 22)
-    assert tracker.collect() == Everything(Reason.WOKEN)
+    assert tracker.collect() == AllDirty(Reason.WOKEN)
     assert world.since() == ["settle", "lift", "unregister", "close", "resume", "collect"]
     assert "UFFDIO_UNREGISTER" in tracker.unarmable
 
@@ -420,17 +423,17 @@ def test_open_tiles_are_reported_unasked_and_judged_by_what_is_learned(
     policy.opens(1)
     assert tracker.collect() == NO_PAGES
     assert tracker.left_open == PageRuns([(4, 8)])
-    assert not tracker.learns
+    assert not tracker.wants_feedback
     policy.seen.clear()
     world.written = PageRuns([(0, 2), (5, 6)])
     assert tracker.collect() == PageRuns([(0, 2), (4, 8)])
-    assert tracker.learns
+    assert tracker.wants_feedback
     assert policy.seen == [], "nothing is decided before it is known"
-    tracker.learn(PageRuns([(1, 6)]))
+    tracker.feedback(PageRuns([(1, 6)]))
     # Of what was logged the log's word counts, of what is open the consumer's.
     assert policy.seen == [[2, 2, 0]]
-    assert not tracker.learns
-    tracker.learn(PageRuns([(4, 8)]))
+    assert not tracker.wants_feedback
+    tracker.feedback(PageRuns([(4, 8)]))
     assert policy.seen == [[2, 2, 0]], "it is learned once"
 
 
@@ -457,7 +460,7 @@ def test_a_tile_that_was_closed_is_reported_as_written_but_not_counted(
     world.written = PageRuns([(4, 8)])
     tracker.collect()
     policy.opens()
-    tracker.learn(NO_PAGES)
+    tracker.feedback(NO_PAGES)
     assert tracker.left_open == NO_PAGES
     policy.seen.clear()
     world.written = world.written.union(PageRuns([(9, 10)]))
@@ -474,7 +477,7 @@ def test_it_is_not_armed_while_a_tile_is_open(tracker: HybridTracker, world: Wor
     policy.next = State(np.array([True, False, False]), armed=True)
     for _ in range(3):
         assert tracker.collect() == PageRuns([(0, 4)])
-        tracker.learn(NO_PAGES)
+        tracker.feedback(NO_PAGES)
         assert not tracker.armed
     assert "suspend" not in world.since()
 
@@ -483,10 +486,10 @@ def test_armed_together_with_a_tile_opened_the_waking_closes_it(
     tracker: HybridTracker, world: World, policy: Obeys
 ) -> None:
     policy.next = State(np.array([True, False, False]), armed=True)
-    assert tracker.collect() == Everything(Reason.ARMED)
+    assert tracker.collect() == AllDirty(Reason.ARMED)
     assert tracker.collect() == NO_PAGES
     world.fired = True
-    assert tracker.collect() == Everything(Reason.WOKEN)
+    assert tracker.collect() == AllDirty(Reason.WOKEN)
     assert tracker.left_open == NO_PAGES
 
 
@@ -513,10 +516,10 @@ def test_it_waits_for_a_descriptor_when_armed_and_for_nothing_else(
 
 def test_disarmed_it_has_let_go_of_all(tracker: HybridTracker, world: World, policy: Obeys) -> None:
     arm(tracker, world, policy)
-    tracker.disarm()
+    tracker.stop()
     assert world.since() == ["close", "disarm"]
     assert not tracker.armed
-    assert not tracker.learns
+    assert not tracker.wants_feedback
     assert tracker.left_open == NO_PAGES
     assert tracker.watchdog_pid is None
 

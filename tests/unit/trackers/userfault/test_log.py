@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,8 +19,11 @@ from vramtap.memory.extent import Extent
 from vramtap.memory.own import extent_of
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.base import AllDirty, Reason
 from vramtap.trackers.userfault.log import MAX_GAP_PAGES, MAX_PROTECT_CALLS, LogTracker, bridge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BASE = 0x7F0000000000
 
@@ -85,10 +88,10 @@ def pages() -> np.ndarray:
 @pytest.fixture
 def tracker(pages: np.ndarray) -> Iterator[LogTracker]:
     made = LogTracker()
-    made.arm(extent_of(pages)[0])
+    made.start(extent_of(pages)[0])
     made.collect()
     yield made
-    made.disarm()
+    made.stop()
 
 
 def test_what_is_left_open_is_neither_reported_nor_protected_again(
@@ -143,7 +146,7 @@ def test_what_is_pending_is_told_without_asking_the_log(tracker: LogTracker, pag
 def test_suspended_nothing_is_protected_and_resumed_everything_is_unknown(
     tracker: LogTracker, pages: np.ndarray
 ) -> None:
-    armed, woken = Everything(Reason.ARMED), Everything(Reason.WOKEN)
+    armed, woken = AllDirty(Reason.ARMED), AllDirty(Reason.WOKEN)
     tracker.suspend(armed)
     assert not any("uw" in flags for _, flags in vm_flags(os.getpid()))
     assert tracker.pending((0, 8)) == armed
@@ -161,15 +164,15 @@ def test_suspended_nothing_is_protected_and_resumed_everything_is_unknown(
 
 def test_what_cannot_be_resumed_is_told(tracker: LogTracker, pages: np.ndarray) -> None:
     extent = extent_of(pages)[0]
-    tracker.suspend(Everything(Reason.ARMED))
+    tracker.suspend(AllDirty(Reason.ARMED))
     with Userfaultfd.of_self() as other:
         other.api(LOG_FEATURES)
         other.register(extent.address, extent.end)
-        assert tracker.resume(Everything(Reason.WOKEN)).reason is Reason.UNMAPPED
+        assert tracker.resume(AllDirty(Reason.WOKEN)).reason is Reason.UNMAPPED
         answer = tracker.pending()
-        assert isinstance(answer, Everything)
+        assert isinstance(answer, AllDirty)
         assert answer.reason is Reason.UNMAPPED
-    assert isinstance(tracker.collect(), Everything)
+    assert isinstance(tracker.collect(), AllDirty)
     assert tracker.collect() == PageRuns()
 
 
@@ -185,7 +188,7 @@ def test_an_extent_is_whole_or_has_a_hole() -> None:
     with Scribe(8) as scribe:
         space = ProcessSpace(scribe.pid)
         made = LogTracker()
-        made.arm(Extent(space, scribe.address, 8))
+        made.start(Extent(space, scribe.address, 8))
         assert made.whole
         scribe.unmap(7, 8)
         assert not made.whole
@@ -194,5 +197,5 @@ def test_an_extent_is_whole_or_has_a_hole() -> None:
         scribe.end()
         with pytest.raises(TargetGone):
             assert made.whole
-        made.disarm()
+        made.stop()
         space.close()

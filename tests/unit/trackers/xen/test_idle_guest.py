@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vramtap.errors import TargetGone
-from vramtap.trackers.xen.idle_guest import BACKSTOP_S, GuestStill
+from vramtap.trackers.xen.idle_guest import BACKSTOP_S, IdleGuestFilter
 
 
 class Times:
@@ -20,12 +20,12 @@ class Times:
 
 
 def test_before_anything_was_asked_nothing_is_sure() -> None:
-    assert not GuestStill(Times()).sure(0.0)
+    assert not IdleGuestFilter(Times()).sure(0.0)
 
 
 def test_a_guest_that_has_not_run_since_is_still() -> None:
     times = Times()
-    still = GuestStill(times)
+    still = IdleGuestFilter(times)
     still.asking(3, 0.0)
     assert still.sure(0.1)
     times.of[3] = 1001
@@ -36,7 +36,7 @@ def test_a_guest_that_has_not_run_since_is_still() -> None:
 
 def test_what_runs_between_two_questions_is_noticed_though_it_ran_no_more() -> None:
     times = Times()
-    still = GuestStill(times)
+    still = IdleGuestFilter(times)
     still.asking(3, 0.0)
     times.of[3] = 2000
     assert not still.sure(0.1)
@@ -44,7 +44,7 @@ def test_what_runs_between_two_questions_is_noticed_though_it_ran_no_more() -> N
 
 
 def test_it_is_asked_all_the_same_after_a_while() -> None:
-    still = GuestStill(Times())
+    still = IdleGuestFilter(Times())
     still.asking(3, 5.0)
     assert still.sure(5.0 + BACKSTOP_S / 2)
     assert not still.sure(5.0 + BACKSTOP_S)
@@ -52,7 +52,7 @@ def test_it_is_asked_all_the_same_after_a_while() -> None:
 
 def test_a_domain_that_has_ended_or_never_run_is_not_still() -> None:
     times = Times()
-    still = GuestStill(times)
+    still = IdleGuestFilter(times)
     times.of[3] = 0
     still.asking(3, 0.0)
     assert not still.sure(0.1)
@@ -64,14 +64,14 @@ def test_a_domain_that_has_ended_or_never_run_is_not_still() -> None:
 def test_another_domain_begins_anew() -> None:
     times = Times()
     times.of[4] = 1000
-    still = GuestStill(times)
+    still = IdleGuestFilter(times)
     assert not still.asking(3, 0.0)
     assert not still.asking(4, 0.1), "the same time of another domain means nothing"
     assert still.asking(4, 0.2)
 
 
 def test_once_contradicted_it_is_never_believed_again() -> None:
-    still = GuestStill(Times())
+    still = IdleGuestFilter(Times())
     still.asking(3, 0.0)
     assert still.sure(0.1)
     still.contradicted()

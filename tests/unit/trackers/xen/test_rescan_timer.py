@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramtap.trackers.xen.rescan_timer import LATEST_S, SOONEST_S, RefreshClock
+from vramtap.trackers.xen.rescan_timer import LATEST_S, SOONEST_S, RescanTimer
 
 
 def looks(found: bool, until_s: float, step_s: float = 0.0625) -> list[float]:
-    clock, times, now_s = RefreshClock(), [], 100.0
+    clock, times, now_s = RescanTimer(), [], 100.0
     while now_s < 100.0 + until_s:
         if clock.due(now_s):
             clock.made(now_s)
@@ -28,7 +28,7 @@ def test_in_vain_it_becomes_once_a_second() -> None:
 
 
 def test_one_that_finds_something_makes_the_next_one_soon() -> None:
-    clock = RefreshClock()
+    clock = RescanTimer()
     for now_s in (0.0, 0.5, 1.5):
         assert clock.due(now_s)
         clock.made(now_s)
@@ -41,7 +41,7 @@ def test_one_that_finds_something_makes_the_next_one_soon() -> None:
 
 
 def test_what_was_found_may_never_be_said() -> None:
-    clock = RefreshClock()
+    clock = RescanTimer()
     for at in range(8):
         assert clock.due(at * SOONEST_S)
         clock.made(at * SOONEST_S)
@@ -50,7 +50,7 @@ def test_what_was_found_may_never_be_said() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 64), st.booleans(), st.booleans()), max_size=60))
 def test_never_more_often_than_that_and_never_later(steps: list[tuple[int, bool, bool]]) -> None:
-    clock, now_s, last_s = RefreshClock(), 0.0, float("-inf")
+    clock, now_s, last_s = RescanTimer(), 0.0, float("-inf")
     for ticks, told, found in steps:
         now_s += ticks / 32
         assert clock.due(now_s) or now_s - last_s < LATEST_S

@@ -15,7 +15,7 @@ from vramtap.errors import KernelError, NotFound, Refused, VramtapError
 from vramtap.memory.extent import Extent
 from vramtap.memory.own import OwnSpace
 from vramtap.pages import NO_PAGES, PageRuns
-from vramtap.trackers.base import Everything, Reason
+from vramtap.trackers.base import AllDirty, Reason
 from vramtap.trackers.choose import choose
 from vramtap.trackers.xen import tracker as module
 from vramtap.trackers.xen.rescan_timer import LATEST_S, SOONEST_S
@@ -40,8 +40,8 @@ def make() -> Iterator[Make]:
         domain.close()
 
 
-def reason(answer: PageRuns | Everything) -> Reason:
-    assert isinstance(answer, Everything), answer
+def reason(answer: PageRuns | AllDirty) -> Reason:
+    assert isinstance(answer, AllDirty), answer
     return answer.reason
 
 
@@ -198,12 +198,12 @@ def test_the_device_models_running_is_a_reason_to_look_four_times_a_second(make:
         domain.now_s = began_s + tick / 32
         domain.draw(tick)
         answer = tracker.collect()
-        assert tracker.learns is isinstance(answer, Everything)
-        if tracker.learns:
+        assert tracker.wants_feedback is isinstance(answer, AllDirty)
+        if tracker.wants_feedback:
             assert reason(answer) is Reason.UNLOGGED
             looks.append(tick / 32)
-            tracker.learn(domain.read(answer, (0, PAGES)))
-            assert tracker.patience_s == float("inf")
+            tracker.feedback(domain.read(answer, (0, PAGES)))
+            assert tracker.idle_after_s == float("inf")
     assert looks == [0, 0.25, 0.5, 0.75, 1.0]
 
 
@@ -216,10 +216,10 @@ def test_in_vain_it_is_once_a_second_and_then_nobody_waits_for_more(make: Make) 
         domain.now_s += 1 / 32
         domain.model.runs += 1
         answer = tracker.collect()
-        if tracker.learns:
+        if tracker.wants_feedback:
             looks.append(domain.now_s)
-            tracker.learn(domain.read(answer, (0, PAGES)))
-            assert tracker.patience_s == 0.0
+            tracker.feedback(domain.read(answer, (0, PAGES)))
+            assert tracker.idle_after_s == 0.0
     gaps = [round(after - before, 3) for before, after in pairwise(looks)]
     assert gaps == [2 * SOONEST_S, *[LATEST_S] * (len(gaps) - 1)]
 
@@ -234,8 +234,8 @@ def test_what_the_log_has_told_is_nothing_found(make: Make) -> None:
     answer = tracker.collect()
     changed = domain.read(answer, (0, PAGES))
     assert changed == PageRuns.from_pages([9])
-    tracker.learn(changed)
-    assert tracker.patience_s == float("inf"), "something was written all the same"
+    tracker.feedback(changed)
+    assert tracker.idle_after_s == float("inf"), "something was written all the same"
     domain.now_s += SOONEST_S
     domain.model.runs += 1
     assert tracker.collect() == NO_PAGES, "the look found nothing that was in no log: the next is later"
@@ -268,7 +268,7 @@ def test_a_device_model_that_is_not_known_is_looked_past_again_and_again(make: M
     for _ in range(8):
         domain.now_s += SOONEST_S / 2
         answers.append(tracker.collect())
-    assert [isinstance(answer, Everything) for answer in answers] == [False, True] * 4
+    assert [isinstance(answer, AllDirty) for answer in answers] == [False, True] * 4
     domain.model.close()
 
 
@@ -284,7 +284,7 @@ def test_write_protection_off_under_shadow_paging_is_a_reason_to_look(make: Make
         assert reason(answer) is Reason.UNLOGGED
         changed = domain.read(answer, (0, PAGES))
         assert page in changed
-        tracker.learn(changed)
+        tracker.feedback(changed)
     domain.write(20)
     domain.xen.cpu(DOMID, CR0_WP)
     domain.now_s += LATEST_S
@@ -419,7 +419,7 @@ def test_write_protection_that_is_back_when_the_collect_comes(
 def test_a_thread_asks(make: Make) -> None:
     domain = make()
     tracker = XenTracker()
-    tracker.arm(domain.extent)
+    tracker.start(domain.extent)
     tracker.collect()
     woken = threading.Event()
     waker = tracker.wake(woken.set)
@@ -428,7 +428,7 @@ def test_a_thread_asks(make: Make) -> None:
     assert woken.wait(30)
     waker.cancel()
     assert tracker.collect() == PageRuns.from_pages([3])
-    tracker.disarm()
+    tracker.stop()
 
 
 # Arming and leaving
@@ -444,9 +444,9 @@ def test_disarmed_nothing_is_tracked_wherever_it_is_by_then(make: Make) -> None:
         assert domain.xen.tracked(DOMID)
         domain.xen.place(DOMID, elsewhere)
         assert domain.space.place(DOMID, elsewhere) is bool(elsewhere)
-        tracker.disarm()
+        tracker.stop()
         assert not domain.xen.tracked(DOMID)
-        tracker.disarm()
+        tracker.stop()
         with pytest.raises(VramtapError, match="source xen: not armed"):
             tracker.collect()
         assert domain.xen.handles == {"devicemodel": 0, "foreignmemory": 1, "xenstore": 0, "control": 0}
@@ -457,7 +457,7 @@ def test_disarming_after_the_domain_has_ended(make: Make) -> None:
     tracker = domain.tracker()
     settled(tracker)
     domain.xen.destroy(DOMID)
-    tracker.disarm()
+    tracker.stop()
     assert domain.xen.handles["devicemodel"] == 0
 
 
@@ -467,7 +467,7 @@ def test_handles_are_given_back_even_if_stopping_fails(make: Make) -> None:
     settled(tracker)
     domain.xen.fail(TRACK, errno.EPERM, times=1)
     with pytest.raises(Refused, match="domain 3, to stop"):
-        tracker.disarm()
+        tracker.stop()
     assert domain.xen.handles["devicemodel"] == domain.xen.handles["control"] == 0
     again = domain.tracker()
     settled(again)
@@ -479,7 +479,7 @@ def test_a_second_tap_of_a_domain_is_refused(make: Make) -> None:
     with pytest.raises(Refused, match="claim the log of domain a: another vramtap has it"):
         domain.tracker()
     assert domain.xen.handles["devicemodel"] == 1
-    first.disarm()
+    first.stop()
     settled(domain.tracker())
 
 
@@ -499,7 +499,7 @@ def test_arming_that_fails_leaves_nothing(make: Make) -> None:
 def test_it_is_for_xen_only() -> None:
     space = OwnSpace()
     with pytest.raises(VramtapError, match="this is no memory of a Xen domain"):
-        XenTracker().arm(Extent(space, 0x1000, 4))
+        XenTracker().start(Extent(space, 0x1000, 4))
 
 
 @pytest.mark.parametrize("name", ["auto", "hybrid", "xen"])
@@ -512,8 +512,8 @@ def test_a_domains_memory_gets_it(make: Make, name: str) -> None:
         other = choose(name, domain.extent)
         assert other.tracker.name == "compare"
         assert other.why.startswith("the hypervisor's log refused: claim the log of domain a")
-        other.tracker.disarm()
+        other.tracker.stop()
     else:
         with pytest.raises(Refused):
             choose(name, domain.extent)
-    chosen.tracker.disarm()
+    chosen.tracker.stop()

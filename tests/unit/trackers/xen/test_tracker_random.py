@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,19 +17,24 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from numpy.typing import NDArray
 
 from support.fake_xen.host import CR0_WP, VRAM_FRAME
 from support.xen_domain import XenDomain
 from vramtap.errors import VramtapError
-from vramtap.memory.extent import Extent
 from vramtap.pages import NO_PAGES, PageRuns
-from vramtap.trackers.base import Everything
+from vramtap.trackers.base import AllDirty
 from vramtap.trackers.xen import tracker as module
-from vramtap.trackers.xen.rescan_timer import LATEST_S, SOONEST_S, RefreshClock
+from vramtap.trackers.xen.rescan_timer import LATEST_S, SOONEST_S, RescanTimer
 from vramtap.trackers.xen.tracker import CPU_STATE_S, VramLog, XenTracker
 from vramtap.xen.control import Control
 from vramtap.xen.devicemodel import DeviceModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from vramtap.memory.extent import Extent
 
 PAGES = 96
 LATEST_SEEN_S = LATEST_S + CPU_STATE_S
@@ -208,23 +213,23 @@ class Tapped(RuleBasedStateMachine):
             return
         finally:
             self.burst_is_seen()
-        if self.tracker.learns:
+        if self.tracker.wants_feedback:
             self.looks_s.append(domain.now_s)
         if domain.space.placement is None and not fails:
             return  # nothing to be read; what is shown is of no interest
         if fails:
             # What could not be used is given back.
-            self.tracker.restore(PageRuns([window]) if isinstance(answer, Everything) else answer)
+            self.tracker.restore(PageRuns([window]) if isinstance(answer, AllDirty) else answer)
             inside = set(range(*window))
             self.logged |= (self.unlogged.keys() | self.unseen_burst.keys()) & inside & self.of(answer)
             return
         changed = domain.read(answer, window)
-        if self.tracker.learns:
-            self.tracker.learn(changed)
+        if self.tracker.wants_feedback:
+            self.tracker.feedback(changed)
         self.check(window)
 
-    def of(self, answer: PageRuns | Everything) -> set[int]:
-        runs = PageRuns([self.window]) if isinstance(answer, Everything) else answer
+    def of(self, answer: PageRuns | AllDirty) -> set[int]:
+        runs = PageRuns([self.window]) if isinstance(answer, AllDirty) else answer
         return {page for first, last in runs for page in range(first, last)}
 
     def burst_is_seen(self) -> None:
@@ -290,7 +295,7 @@ class Tapped(RuleBasedStateMachine):
             assert domain.xen.asked.of_all == 0, "QEMU's range is QEMU's"
             gaps = np.diff(self.looks_s)
             assert not gaps.size or gaps.min() >= SOONEST_S, gaps
-            self.tracker.disarm()
+            self.tracker.stop()
             theirs = (domain.domid, domain.xen.asked.questions) == self.others
             assert theirs or not domain.xen.tracked(domain.domid)
         finally:
@@ -301,7 +306,7 @@ class Tapped(RuleBasedStateMachine):
         self.patch.undo()
         if self.domain is not None:
             self.domain.xen.fail(TRACK, 0, times=0)
-            self.tracker.disarm()
+            self.tracker.stop()
             self.domain.close()
 
 
@@ -408,12 +413,12 @@ class Trusting(DeviceModel):
 class IgnoresBeginnings(XenTracker):
     """Does not see that another's question has begun the log anew."""
 
-    def arm(self, extent: Extent) -> None:
+    def start(self, extent: Extent) -> None:
         def trusting() -> VramLog:
             return Trusting()
 
         self._open_log = trusting
-        super().arm(extent)
+        super().start(extent)
 
 
 class SeesOnlyTheWindow(XenTracker):
@@ -452,15 +457,15 @@ class StaysWhereItWas(XenTracker):
 class LeavesTracks(XenTracker):
     """Lets the hypervisor go on."""
 
-    def disarm(self) -> None:
+    def stop(self) -> None:
         self._tracked = None
-        super().disarm()
+        super().stop()
 
 
 class LosesTheRest(XenTracker):
     """Forgets what was written outside of the window."""
 
-    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | Everything:
+    def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         answer = super().collect(window)
         self._pending = NO_PAGES
         return answer
@@ -471,7 +476,7 @@ class Hurries(XenTracker):
 
     def _settled(self, first: int, last: int) -> None:
         super()._settled(first, last)
-        self._refresh = RefreshClock()
+        self._refresh = RescanTimer()
 
 
 @pytest.mark.parametrize(
