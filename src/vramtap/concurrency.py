@@ -16,8 +16,8 @@ CallbackT = TypeVar("CallbackT", bound="Callable[..., object]")
 async def run_in_thread(work: Callable[[], T], give_back: Callable[[T], None]) -> T:
     """Run a blocking function in a thread and return its result.
 
-    A thread cannot be cancelled. If the caller is cancelled meanwhile, the function runs on, and its result is
-    passed to `give_back`, so that a descriptor or an attached tracker is not leaked.
+    A thread cannot be cancelled. If the caller is cancelled meanwhile, the function runs on, and its result
+    is passed to `give_back`, so that a descriptor or an attached tracker is not leaked.
 
     Args:
         work: The blocking function.
@@ -44,8 +44,8 @@ async def run_in_thread(work: Callable[[], T], give_back: Callable[[T], None]) -
 class Observers(Generic[CallbackT]):
     """The callbacks that one event calls, in the order in which they were added.
 
-    An object offers an event by a method `watch(callback)` that calls `add` here, instead of an attribute that
-    others assign. Adding and removing are safe from any thread; `snapshot` is what the owner calls.
+    An object offers an event by a method `watch(callback)` that calls `add` here, instead of an attribute
+    that others assign. Adding and removing are safe from any thread; `snapshot` is what the owner calls.
     """
 
     def __init__(self) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vramtap.pages import PageRuns
 
 ROOT = str(Path(__file__).resolve().parents[2])
 if ROOT not in sys.path:  # the benchmarks are no part of the package
     sys.path.append(ROOT)
-
-from typing import TYPE_CHECKING
 
 from benchmarks import costs, held, video  # noqa: E402 - found only now
 from benchmarks.follow import BLIND, follower  # noqa: E402

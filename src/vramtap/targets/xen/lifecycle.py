@@ -65,7 +65,7 @@ class DomainLifecycle:
         """The domain now, or the last there was."""
         self.how = ""
         """How the last one ended, in one clause."""
-        self.idle_after_s = 0.0
+        self.patience_s = 0.0
         """How long the next one is worth waiting for."""
         self._store = store
         self._event = asyncio.Event()
@@ -108,7 +108,7 @@ class DomainLifecycle:
         self._event.set()
 
     async def ended(self) -> None:
-        """Wait until the domain has gone; then `how` and `idle_after_s` say what to think of it.
+        """Wait until the domain has gone; then `how` and `patience_s` say what to think of it.
 
         Raises:
             VramtapError: xenstore or the hypervisor is lost.
@@ -117,13 +117,13 @@ class DomainLifecycle:
         while self._alive():
             await self._next()
         if self._control is None:
-            what, self.idle_after_s = "has ended", UNKNOWN_S
+            what, self.patience_s = "has ended", UNKNOWN_S
         elif self._reason is None:
-            what, self.idle_after_s = "was destroyed", 0.0
+            what, self.patience_s = "was destroyed", 0.0
         else:
             known = self._reason in ShutdownReason.__members__.values()
             end = _ENDS[ShutdownReason(self._reason)] if known else ("has ended", UNKNOWN_S)
-            what, self.idle_after_s = end
+            what, self.patience_s = end
         self.how = f"{self.domain} {what}"
 
     def _alive(self) -> bool:

@@ -274,7 +274,7 @@ class XenTarget:
                 await self._let_go()
                 self.on_activity()
                 log.info("%s: %s", self.url, life.how)
-                async with asyncio.timeout(life.idle_after_s):
+                async with asyncio.timeout(life.patience_s):
                     await self._follow(life)
                 log.info("%s: now %s", self.url, life.domain)
                 self.on_activity()

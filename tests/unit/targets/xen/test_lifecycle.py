@@ -65,7 +65,7 @@ ENDS = [
 
 @pytest.mark.parametrize(("why", "how", "patience_s"), ENDS)
 async def test_each_end_is_known_by_its_reason(
-    xen: FakeXen, tmp_path: Path, why: int | None, how: str, idle_after_s: float
+    xen: FakeXen, tmp_path: Path, why: int | None, how: str, patience_s: float
 ) -> None:
     with FakeDomain(xen, tmp_path) as domain, living() as life:
         ended = asyncio.create_task(life.ended())
@@ -77,7 +77,7 @@ async def test_each_end_is_known_by_its_reason(
         domain.destroy()
         await within(ended)
     assert life.how == f"domain debian (id 3) {how}"
-    assert life.idle_after_s == idle_after_s
+    assert life.patience_s == patience_s
 
 
 async def test_one_that_was_saved_and_goes_on_is_destroyed_after_all(xen: FakeXen, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ async def test_without_libxenctrl_the_reason_is_not_known(xen: FakeXen, tmp_path
         assert not ended.done()
         domain.destroy()
         await within(ended)
-    assert (life.how, life.idle_after_s) == ("domain debian (id 3) has ended", UNKNOWN_S)
+    assert (life.how, life.patience_s) == ("domain debian (id 3) has ended", UNKNOWN_S)
 
 
 async def test_the_successor_is_the_one_of_its_uuid_once_it_is_served(xen: FakeXen, tmp_path: Path) -> None:
