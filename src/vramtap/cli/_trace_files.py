@@ -59,9 +59,9 @@ def read_costs(path: Path | None) -> Costs | None:
     Raises:
         VramtapError: it cannot be read, or says no costs.
     """
-    from vramtap.policy.costs import Costs
+    from vramtap.trace.recording import costs_from_mapping
 
-    return None if path is None else Costs.from_mapping(_read_json("--costs", path))
+    return None if path is None else costs_from_mapping(_read_json("--costs", path))
 
 
 def charged(trace: Trace, given: Costs | None) -> tuple[Costs, str]:

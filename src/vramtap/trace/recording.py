@@ -17,10 +17,15 @@ from vramtap.trace.trace import Trace, TraceBuilder
 from vramtap.trackers.base import AllDirty, Tracker
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vramtap.display.mode import Mode
 
 COSTS: Final = "costs"
-"""Under which name a trace keeps what was measured on its target, as JSON."""
+"""Key in a trace's metadata of the costs measured on its target, as a JSON object."""
+GUEST_COST_FACTOR: Final = "guest_cost_factor"
+FORMER_GUEST_COST_FACTOR: Final = "guest_weight"
+"""Name of that field in older recordings."""
 
 
 class Recording:
@@ -184,10 +189,13 @@ class Follower:
 
 
 def costs_of(trace: Trace) -> Costs | None:
-    """What was measured on a trace's target; None where nothing was.
+    """Return the costs that were measured on a trace's target.
+
+    Returns:
+        None where the trace carries no costs.
 
     Raises:
-        VramtapError: what the trace says is no costs.
+        VramtapError: The trace's costs are not valid.
     """
     text = trace.meta.get(COSTS)
     if text is None:
@@ -195,7 +203,25 @@ def costs_of(trace: Trace) -> Costs | None:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise VramtapError("trace", COSTS, "is no JSON", "give --costs") from error
+        raise VramtapError("trace", COSTS, "is not JSON", "give --costs") from error
     if not isinstance(values, dict):
-        raise VramtapError("trace", COSTS, "is no JSON object", "give --costs")
-    return Costs.from_mapping(values)
+        raise VramtapError("trace", COSTS, "is not a JSON object", "give --costs")
+    return costs_from_mapping(values)
+
+
+def costs_from_mapping(values: Mapping[str, object]) -> Costs:
+    """Build costs from the fields of a JSON object, by their present or their former names.
+
+    Older recordings call `guest_cost_factor` `guest_weight`. vramtap reads both names, and writes the present
+    one only.
+
+    Args:
+        values: By field name.
+
+    Raises:
+        VramtapError: A field is missing, unknown, given under both its names, or not a number.
+    """
+    renamed = dict(values)
+    if GUEST_COST_FACTOR not in renamed and FORMER_GUEST_COST_FACTOR in renamed:
+        renamed[GUEST_COST_FACTOR] = renamed.pop(FORMER_GUEST_COST_FACTOR)
+    return Costs.from_mapping(renamed)

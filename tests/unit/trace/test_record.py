@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
+import json
 import threading
 from typing import TYPE_CHECKING
 
@@ -390,7 +391,24 @@ def test_what_was_measured_on_the_target_goes_with_the_trace() -> None:
     assert costs_of(recording.trace()) == REFERENCE
 
 
-@pytest.mark.parametrize("text", ["{", "[" * 60_000, "[]", "{}", '{"fault_us": 1}', '{"more": 1}'])
+def test_costs_of_older_recordings_are_read_and_written_under_the_present_name() -> None:
+    factor = dataclasses.replace(REFERENCE, guest_cost_factor=3.0)
+    present = dataclasses.asdict(factor)
+    former = {**present, "guest_weight": present["guest_cost_factor"]}
+    del former["guest_cost_factor"]
+    assert costs_of(TraceBuilder(3).build({"costs": json.dumps(former)})) == factor
+    recording = Recording("faulty:", HZ, "host")
+    recording.begin(XR24)
+    recording.costs = factor
+    assert json.loads(recording.trace().meta["costs"]) == present
+
+
+BOTH_NAMES = json.dumps({**dataclasses.asdict(REFERENCE), "guest_weight": 1})
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[" * 60_000, "[]", "{}", '{"fault_us": 1}', '{"more": 1}', BOTH_NAMES]
+)
 def test_costs_that_are_none_are_refused(text: str) -> None:
     builder = TraceBuilder(3)
     with pytest.raises(VramtapError):
