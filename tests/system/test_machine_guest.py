@@ -112,10 +112,10 @@ def press(machine: Machine, text: str) -> None:
     """Type, a frame for each character, so that the guest is held when it has drawn the last one."""
     for stroke in map(stroke_of, text):
         for code in stroke:
-            machine.ps2.key(code, True)
+            machine.ps2.key(code, down=True)
         machine.run_frames(1)
         for code in reversed(stroke):
-            machine.ps2.key(code, False)
+            machine.ps2.key(code, down=False)
 
 
 @pytest.mark.parametrize("workload", ["idle", "desktop", "caret"])
@@ -150,8 +150,8 @@ def test_backspace_takes_back_what_was_typed_and_no_more() -> None:
         press(machine, "\b\b\b")
         assert np.array_equal(pixels(machine), empty)
         # There is nothing left to take back: no frame comes of it, so one of a letter follows.
-        machine.ps2.key(0x0E, True)
-        machine.ps2.key(0x0E, False)
+        machine.ps2.key(0x0E, down=True)
+        machine.ps2.key(0x0E, down=False)
         press(machine, "x\b")
         assert np.array_equal(pixels(machine), empty)
 

@@ -111,7 +111,7 @@ class Watched:
     def key(self) -> None:
         """Press one."""
         with self.machine.devices():
-            self.machine.ps2.key(0x1E, True)
+            self.machine.ps2.key(0x1E, down=True)
 
     def wake_for_nothing(self) -> None:
         """Let the guest run until it halts again."""

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from vramtap.keyboard.keys import QemuKey, qcode_of_scancode, qemu_key_of_keysym
+from vramtap.keyboard.keys import QemuKey, qcode_of_scancode, qemu_key_of_keysym, scancode_of_qcode
 
 if TYPE_CHECKING:
     from vramtap.keyboard.events import KeyEvent
 
-_SHIFTS: Final = frozenset({"shift", "shift_r"})
-
 log = logging.getLogger(__name__)
 
-Stroke = tuple[str, bool]
-"""A key by QEMU's name, and whether it goes down."""
+
+class Stroke(NamedTuple):
+    """A key of the keyboard going down or up.
+
+    Args:
+        qcode: QEMU's name of the key.
+        scancode: XT set 1 scancode, 0x80 added for an 0xE0 prefix: the client's own if it sent one.
+        down: Pressed, or released.
+    """
+
+    qcode: str
+    scancode: int
+    down: bool
+
+
+_SHIFTS: Final = {"shift": 0x2A, "shift_r": 0x36}
+"""Both Shift keys and their scancodes."""
 
 
 class UsKeyboard:
@@ -28,7 +41,7 @@ class UsKeyboard:
     """
 
     def __init__(self) -> None:
-        self._held: dict[tuple[int, int], str] = {}
+        self._held: dict[tuple[int, int], tuple[str, int]] = {}
         self._caps = False
 
     def strokes(self, event: KeyEvent) -> list[Stroke]:
@@ -37,36 +50,48 @@ class UsKeyboard:
         known = qcode_of_scancode(event.scancode) is not None
         ident = (event.scancode, 0) if known else (0, event.keysym)
         if not event.down:
-            code = self._held.pop(ident, None)
-            return [(code, False)] if code is not None and code not in self._held.values() else []
-        key = _find(event)
-        if key is None:
+            held = self._held.pop(ident, None)
+            if held is None or held[0] in self._held_qcodes():
+                return []
+            return [Stroke(*held, down=False)]
+        found = _find(event)
+        if found is None:
             log.info("no key for keysym %#x scancode %#x: dropped", event.keysym, event.scancode)
             return []
+        key, scancode = found
         if key.qcode == "caps_lock" and ident not in self._held:
             self._caps = not self._caps
         around = self._shifts_around(key)
-        self._held[ident] = key.qcode
-        return [*around, (key.qcode, True), *[(code, not down) for code, down in reversed(around)]]
+        self._held[ident] = key.qcode, scancode
+        undone = [stroke._replace(down=not stroke.down) for stroke in reversed(around)]
+        return [*around, Stroke(key.qcode, scancode, down=True), *undone]
 
     def release_all(self) -> list[Stroke]:
         """Let go of every key still held."""
-        strokes = [(code, False) for code in sorted(set(self._held.values()))]
+        scancodes = dict(sorted(self._held.values()))
         self._held.clear()
-        return strokes
+        return [Stroke(qcode, scancode, down=False) for qcode, scancode in scancodes.items()]
+
+    def _held_qcodes(self) -> set[str]:
+        return {qcode for qcode, _ in self._held.values()}
 
     def _shifts_around(self, key: QemuKey) -> list[Stroke]:
         """What to do to Shift before the key, so that it types what was meant."""
-        held = sorted(_SHIFTS.intersection(self._held.values()))
+        held = sorted(_SHIFTS.keys() & self._held_qcodes())
         if key.shift is None:
             return []
         letter = len(key.qcode) == 1 and key.qcode.isalpha()
         wanted = key.shift != (self._caps and letter)
         if wanted and not held:
-            return [("shift", True)]
-        return [] if wanted else [(code, False) for code in held]
+            return [Stroke("shift", _SHIFTS["shift"], down=True)]
+        return [] if wanted else [Stroke(qcode, _SHIFTS[qcode], down=False) for qcode in held]
 
 
-def _find(event: KeyEvent) -> QemuKey | None:
-    code = qcode_of_scancode(event.scancode)
-    return QemuKey(code) if code is not None else qemu_key_of_keysym(event.keysym)
+def _find(event: KeyEvent) -> tuple[QemuKey, int] | None:
+    """The key that an event means, and its scancode."""
+    qcode = qcode_of_scancode(event.scancode)
+    if qcode is not None:
+        return QemuKey(qcode), event.scancode
+    key = qemu_key_of_keysym(event.keysym)
+    scancode = scancode_of_qcode(key.qcode) if key is not None else None
+    return (key, scancode) if key is not None and scancode is not None else None

@@ -12,20 +12,25 @@ from vramtap.keyboard.us_layout import Stroke, UsKeyboard
 SHIFT_L, CAPS_LOCK = 0xFFE1, 0xFFE5
 
 
-def typed(keyboard: UsKeyboard, keysym: int, scancode: int = 0) -> list[Stroke]:
+def named(strokes: list[Stroke]) -> list[tuple[str, bool]]:
+    """Strokes as pairs of QEMU's name and whether the key goes down."""
+    return [(stroke.qcode, stroke.down) for stroke in strokes]
+
+
+def typed(keyboard: UsKeyboard, keysym: int, scancode: int = 0) -> list[tuple[str, bool]]:
     """A key pressed and released."""
     down = keyboard.strokes(KeyEvent(keysym=keysym, down=True, scancode=scancode))
-    return down + keyboard.strokes(KeyEvent(keysym=keysym, down=False, scancode=scancode))
+    return named(down + keyboard.strokes(KeyEvent(keysym=keysym, down=False, scancode=scancode)))
 
 
 def test_shift_is_pressed_or_let_go_around_a_keysym_that_needs_it() -> None:
     keyboard = UsKeyboard()
     assert typed(keyboard, ord("a")) == [("a", True), ("a", False)]
     assert typed(keyboard, ord("A")) == [("shift", True), ("a", True), ("shift", False), ("a", False)]
-    assert keyboard.strokes(KeyEvent(keysym=SHIFT_L, down=True)) == [("shift", True)]
+    assert named(keyboard.strokes(KeyEvent(keysym=SHIFT_L, down=True))) == [("shift", True)]
     assert typed(keyboard, ord("A")) == [("a", True), ("a", False)]
     assert typed(keyboard, ord("1")) == [("shift", False), ("1", True), ("shift", True), ("1", False)]
-    assert keyboard.release_all() == [("shift", False)]
+    assert named(keyboard.release_all()) == [("shift", False)]
     assert keyboard.release_all() == []
 
 
@@ -48,7 +53,7 @@ def test_a_key_held_twice_goes_up_once() -> None:
     keyboard.strokes(KeyEvent(keysym=ord("a"), down=True, scancode=0x1E))
     keyboard.strokes(KeyEvent(keysym=ord("a"), down=True))
     assert keyboard.strokes(KeyEvent(keysym=ord("a"), down=False)) == []
-    assert keyboard.strokes(KeyEvent(keysym=ord("a"), down=False, scancode=0x1E)) == [("a", False)]
+    assert named(keyboard.strokes(KeyEvent(keysym=ord("a"), down=False, scancode=0x1E))) == [("a", False)]
 
 
 @given(
@@ -58,12 +63,32 @@ def test_whatever_is_sent_every_key_can_be_let_go_of(events: list[tuple[int, boo
     keyboard = UsKeyboard()
     held: set[str] = set()
     for keysym, down, scancode in events:
-        for code, goes_down in keyboard.strokes(KeyEvent(keysym=keysym, down=down, scancode=scancode)):
-            (held.add if goes_down else held.discard)(code)
-    for code, goes_down in keyboard.release_all():
-        assert not goes_down
-        held.discard(code)
+        for stroke in keyboard.strokes(KeyEvent(keysym=keysym, down=down, scancode=scancode)):
+            (held.add if stroke.down else held.discard)(stroke.qcode)
+    for stroke in keyboard.release_all():
+        assert not stroke.down
+        held.discard(stroke.qcode)
     assert held == set()
+
+
+def test_a_stroke_carries_the_scancode_that_the_client_sent() -> None:
+    keyboard = UsKeyboard()
+    for scancode in (0x54, 0xB7):
+        down = keyboard.strokes(KeyEvent(keysym=0, down=True, scancode=scancode))
+        up = keyboard.strokes(KeyEvent(keysym=0, down=False, scancode=scancode))
+        assert [stroke.scancode for stroke in down + up] == [scancode] * 2
+
+
+def test_a_stroke_for_a_keysym_carries_the_scancode_of_its_key() -> None:
+    keyboard = UsKeyboard()
+    strokes = keyboard.strokes(KeyEvent(keysym=ord("A"), down=True)) + keyboard.release_all()
+    assert [(stroke.scancode, stroke.down) for stroke in strokes] == [
+        (0x2A, True),
+        (0x1E, True),
+        (0x2A, False),
+        (0x1E, False),
+    ]
+    assert all(scancode_of_qcode(stroke.qcode) == stroke.scancode for stroke in strokes)
 
 
 def test_names_and_scancodes_are_each_others_inverse() -> None:

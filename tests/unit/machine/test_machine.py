@@ -116,7 +116,7 @@ def test_a_key_ends_the_halt_and_only_that(cpu: str) -> None:
         for scancode in (0x1E, 0x30):
             before = int(guest.memory.vram[0])
             with guest.devices():
-                guest.ps2.key(scancode, True)
+                guest.ps2.key(scancode, down=True)
             while int(guest.memory.vram[1]) != scancode:
                 assert not guest.wait_end(0.001), guest.ended
             assert int(guest.memory.vram[0]) == before + 1

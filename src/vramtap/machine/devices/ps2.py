@@ -75,7 +75,7 @@ class Ps2Device:
 
     # The host's side
 
-    def key(self, scancode: int, down: bool) -> None:
+    def key(self, scancode: int, *, down: bool) -> None:
         """Press or release a key.
 
         Args:
@@ -84,7 +84,7 @@ class Ps2Device:
             down: Pressed, or released.
         """
         with self._lock:
-            self._keyboard.key(scancode, down)
+            self._keyboard.key(scancode, down=down)
             filled = self._fill()
         if filled:
             self._raise_line()

@@ -44,7 +44,7 @@ class Ps2Keyboard:
         self._last = 0
         self._awaiting: int | None = None
 
-    def key(self, scancode: int, down: bool) -> None:
+    def key(self, scancode: int, *, down: bool) -> None:
         """Press or release a key; see `Ps2Device.key`.
 
         Where too many wait, a press is dropped, and its release with it. The release of a key whose press

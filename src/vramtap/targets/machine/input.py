@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vramtap.keyboard.keys import scancode_of_qcode
 from vramtap.keyboard.us_layout import Stroke, UsKeyboard
 from vramtap.machine.pointer import Pointer
 
@@ -39,7 +38,5 @@ class MachineInput:
         self._pointer.release()
 
     def _send(self, strokes: list[Stroke]) -> None:
-        for qcode, down in strokes:
-            scancode = scancode_of_qcode(qcode)
-            if scancode is not None:
-                self._ps2.key(scancode, down)
+        for stroke in strokes:
+            self._ps2.key(stroke.scancode, down=stroke.down)

@@ -9,6 +9,7 @@ from vramtap.keyboard.us_layout import UsKeyboard
 
 if TYPE_CHECKING:
     from vramtap.keyboard.events import KeyEvent, PointerEvent
+    from vramtap.keyboard.us_layout import Stroke
     from vramtap.targets.qemu.qmp import Commands
 
 ABS_MAX: Final = 0x7FFF
@@ -39,7 +40,7 @@ class QemuInput:
         """Press or release a key; see `Input`."""
         strokes = self._keyboard.strokes(event)
         if strokes:
-            await self._send([_key(*stroke) for stroke in strokes])
+            await self._send([_key(stroke) for stroke in strokes])
 
     async def pointer(self, event: PointerEvent, width: int, height: int) -> None:
         """Move the pointer and set the buttons; see `Input`."""
@@ -65,7 +66,7 @@ class QemuInput:
 
     async def release_all(self) -> None:
         """Let go of every key and button; see `Input`."""
-        events = [_key(*stroke) for stroke in self._keyboard.release_all()]
+        events = [_key(stroke) for stroke in self._keyboard.release_all()]
         events += self._button_events(0)
         if events:
             await self._send(events)
@@ -88,8 +89,8 @@ def _is_current_tablet(mouse: object) -> bool:
     return isinstance(mouse, dict) and mouse.get("current") is True and mouse.get("absolute") is True
 
 
-def _key(code: str, down: bool) -> _Event:
-    return {"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": code}}}
+def _key(stroke: Stroke) -> _Event:
+    return {"type": "key", "data": {"down": stroke.down, "key": {"type": "qcode", "data": stroke.qcode}}}
 
 
 def _axis(kind: str, axis: str, value: int) -> _Event:

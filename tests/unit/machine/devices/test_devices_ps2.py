@@ -120,7 +120,7 @@ def test_a_port_that_is_off_holds_its_bytes_back() -> None:
     guest = Guest(mouse=True)
     guest.command(0xAD)
     guest.command(0xA7)
-    guest.device.key(0x1E, True)
+    guest.device.key(0x1E, down=True)
     guest.device.move(1, 0, 0)
     assert guest.raised == 0
     assert guest.drain() == ([], [])
@@ -135,7 +135,7 @@ def test_a_port_that_is_off_holds_its_bytes_back() -> None:
 
 def test_the_line_is_raised_for_every_byte_that_comes_to_wait() -> None:
     guest = Guest()
-    guest.device.key(0xC8, True)
+    guest.device.key(0xC8, down=True)
     assert guest.raised == 1
     assert guest.device.read(PORT_PS2_DATA, 1) == 0xE0
     assert guest.raised == 2
@@ -162,18 +162,18 @@ def test_the_line_is_raised_for_every_byte_that_comes_to_wait() -> None:
 )
 def test_keys_send_set_1(scancode: int, down: list[int], up: list[int]) -> None:
     guest = Guest()
-    guest.device.key(scancode, True)
+    guest.device.key(scancode, down=True)
     assert guest.drain() == (down, [])
-    guest.device.key(scancode, False)
+    guest.device.key(scancode, down=False)
     assert guest.drain() == (up, [])
-    guest.device.key(scancode, False)
+    guest.device.key(scancode, down=False)
     assert guest.drain() == ([], [])
 
 
 def test_pause_with_ctrl_is_break() -> None:
     guest = Guest()
-    guest.device.key(0x1D, True)
-    guest.device.key(0xC6, True)
+    guest.device.key(0x1D, down=True)
+    guest.device.key(0xC6, down=True)
     assert guest.drain()[0] == [0x1D, 0xE0, 0x46, 0xE0, 0xC6]
 
 
@@ -198,16 +198,16 @@ def test_keyboard_commands() -> None:
 def test_a_keyboard_that_does_not_scan_sends_nothing() -> None:
     guest = Guest()
     assert guest.to_keyboard(0xF5) == [0xFA]
-    guest.device.key(0x1E, True)
+    guest.device.key(0x1E, down=True)
     assert guest.drain() == ([], [])
     assert guest.to_keyboard(0xF4) == [0xFA]
-    guest.device.key(0x1E, True)
+    guest.device.key(0x1E, down=True)
     assert guest.drain()[0] == [0x1E]
 
 
 def test_an_answer_never_splits_a_key() -> None:
     guest = Guest()
-    guest.device.key(0xC8, True)
+    guest.device.key(0xC8, down=True)
     assert guest.device.read(PORT_PS2_DATA, 1) == 0xE0
     assert guest.to_keyboard(0xED) == [0x48, 0xFA]
 
@@ -216,9 +216,9 @@ def test_no_release_is_lost_after_its_press() -> None:
     guest = Guest()
     for _ in range(3):
         for scancode in range(1, 0x59):
-            guest.device.key(scancode, True)
+            guest.device.key(scancode, down=True)
         for scancode in range(1, 0x59):
-            guest.device.key(scancode, False)
+            guest.device.key(scancode, down=False)
     sent = guest.drain()[0]
     presses = [code for code in sent if code < 0x80]
     releases = [code & 0x7F for code in sent if code & 0x80]
@@ -367,7 +367,7 @@ def test_whatever_happens_answers_fit_and_what_waits_is_bounded(
         elif what == "read":
             assert 0 <= guest.device.read(first, second) <= 0xFF
         elif what == "key":
-            guest.device.key(first, bool(second))
+            guest.device.key(first, down=bool(second))
         elif what == "move":
             guest.device.move(first, second, third, second)
         else:
@@ -379,6 +379,6 @@ def test_whatever_happens_answers_fit_and_what_waits_is_bounded(
     guest.to_mouse(0xFF)
     assert guest.to_keyboard(0xFF) == [0xFA, 0xAA]
     assert guest.to_mouse(0xF4) == [0xFA]
-    guest.device.key(0x1E, True)
+    guest.device.key(0x1E, down=True)
     guest.device.move(3, 4, 0)
     assert guest.drain() == ([0x1E], [0x08 | 0x20, 3, 0xFC])
