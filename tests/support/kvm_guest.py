@@ -108,7 +108,7 @@ class TinyMachine:
         """Run it until it halts."""
         self.runs.begin()
         stop = self.kvm.run()
-        self.runs.end(stop.kind is ExitKind.HALT)
+        self.runs.end(halted=stop.kind is ExitKind.HALT)
         assert stop.kind is ExitKind.HALT, stop
 
     def extent(self, pages: int, first: int = FIRST_PAGE) -> Extent:

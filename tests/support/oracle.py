@@ -70,7 +70,7 @@ class Oracle:
     device: DeviceLog = field(init=False)
 
     def __post_init__(self) -> None:
-        self.device = self.machine.memory.follow_devices()
+        self.device = self.machine.memory.log_device_writes()
 
     def interval(self, frames: int) -> PageRuns:
         """Let the guest draw, ask everybody, and compare; returns what was stored."""

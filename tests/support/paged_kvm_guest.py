@@ -59,7 +59,7 @@ class PagedMachine:
         """Run it until it halts."""
         self.runs.begin()
         stop = self.cpu.run()
-        self.runs.end(stop.kind is ExitKind.HALT)
+        self.runs.end(halted=stop.kind is ExitKind.HALT)
         assert stop.kind is ExitKind.HALT, stop
 
     def store(self, virtual: int, value: int) -> None:

@@ -30,7 +30,9 @@ class InTwoSteps(DirtyBitsTracker):
         super().__init__()
         self._between = between
 
-    def _harvest(self, memory: GuestMemory, cpu: Cpu, known: KnownTables, words: NDArray[np.uint64]) -> None:
+    def _collect_dirty(
+        self, memory: GuestMemory, cpu: Cpu, known: KnownTables, words: NDArray[np.uint64]
+    ) -> None:
         entries = known.entry[: len(known.page)]
         before = read_entries(memory, entries)
         self._between()

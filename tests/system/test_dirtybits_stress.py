@@ -20,7 +20,7 @@ from support.two_steps import InTwoSteps
 from vramtap.machine.cpu import Registers
 from vramtap.machine.layout import IMAGE_BASE, VRAM_BASE
 from vramtap.machine.machine import Machine
-from vramtap.machine.space import GuestSpace, Stoppable
+from vramtap.machine.space import GuestSpace, PausableMachine
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.trackers.base import AllDirty
@@ -123,7 +123,7 @@ class Follower:
 
 
 def follow(
-    stopping: Callable[[Machine], Stoppable],
+    stopping: Callable[[Machine], PausableMachine],
     *,
     until: Callable[[Follower, int], bool],
     check_every: int = 1,
@@ -163,7 +163,7 @@ def await_stores(machine: Machine, count: int) -> None:
         assert not machine.wait_end(0.0001), machine.ended
 
 
-def itself(machine: Machine) -> Stoppable:
+def itself(machine: Machine) -> PausableMachine:
     return machine
 
 
@@ -187,7 +187,7 @@ def test_without_the_stop_a_clear_in_two_steps_loses_stores() -> None:
 
 
 def test_without_the_flush_stores_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    def without(machine: Machine) -> Stoppable:
+    def without(machine: Machine) -> PausableMachine:
         monkeypatch.setattr(machine.cpu, "flush_tlb", lambda: None)
         return machine
 

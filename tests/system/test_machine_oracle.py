@@ -118,5 +118,5 @@ def test_the_reason_appears_and_dirty_bits_resume(workload: str) -> None:
         dirtybits = oracle.watched[2]
         assert expected in dirtybits.reasons
         names = [type(answer).__name__ for answer in dirtybits.answers]
-        last = len(names) - 1 - names[::-1].index("Everything")
-        assert "PageRuns" in names[names.index("Everything") + 1 : last]
+        last = len(names) - 1 - names[::-1].index("AllDirty")
+        assert "PageRuns" in names[names.index("AllDirty") + 1 : last]

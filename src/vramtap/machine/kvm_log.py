@@ -131,8 +131,8 @@ class VramLog:
                 self._clear(written)
             return Fetched(PageRuns.from_mask(written))
 
-    def waits(self) -> bool | None:
-        """Whether there is something to tell; None where that cannot be asked without clearing it.
+    def has_pages(self) -> bool | None:
+        """Return whether the log holds pages; None for a form that can only be read and cleared at once.
 
         Raises:
             TargetGone: the machine was closed.

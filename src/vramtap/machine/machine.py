@@ -324,7 +324,7 @@ class Machine:
                 self._running = False
                 self.halts += halted
                 self._changed.notify_all()
-            self.runs.end(halted)
+            self.runs.end(halted=halted)
 
     def _may_run(self) -> bool:
         """Wait until nobody pauses or holds the guest; False when it is to end."""

@@ -1,79 +1,83 @@
-"""Runs: who wants to know when a machine's CPU runs and when it stands still.
+"""RunNotifier: reports when the built-in VM's CPU runs and when it stands still.
 
-While the CPU stands still nothing stores into the guest's memory. So whoever looks for stores need not ask
-again and again: the end of a run is the moment to ask, and where a run lasts long, a timer that the
-beginning has set.
+While the CPU stands still, nothing stores into the guest's memory. A watcher of stores therefore does not
+poll all the time. It polls at the end of a run and, while a long run lasts, by a timer that it sets when the
+run begins.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class RunWatcher(Protocol):
-    """Told of every run, on the machine's thread."""
+    """Receives the beginning and the end of every run, on the machine's thread."""
 
-    def begins(self) -> None:
-        """The CPU is about to run, or runs already: then told by whoever called `RunNotifier.watch`.
+    def run_began(self) -> None:
+        """Note that the CPU is about to run.
 
-        Must be quick, and not call `RunNotifier`.
+        If the CPU runs already, `RunNotifier.watch` makes this call, on its caller's thread. It must be quick
+        and must not call the `RunNotifier`.
         """
         ...
 
-    def ended(self, halted: bool) -> None:
-        """The CPU has stopped: everything it stored lies in memory.
+    def run_ended(self, *, halted: bool) -> None:
+        """Note that the CPU has stopped: everything it stored is in memory.
 
-        It may come once, late, after `RunNotifier.unwatch` has returned, and may be overtaken by nothing else
-        of the same machine. It delays the guest, and must not wait for the machine.
+        One such call may still come after the watcher was removed. The guest waits for its return, so it must
+        not wait for the machine.
 
         Args:
-            halted: By `hlt`; otherwise it was stopped from outside, or has ended.
+            halted: The guest executed `hlt`. Otherwise the CPU was stopped from outside, or the guest has
+                ended.
         """
         ...
 
 
 class RunNotifier:
-    """The runs of one CPU."""
+    """Passes the runs of one CPU on to watchers."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._watchers: tuple[RunWatcher, ...] = ()
         self._running = False
 
-    @property
-    def running(self) -> bool:
-        """Whether a run is under way: the CPU is not halted, stopped or ended."""
-        return self._running
+    def watch(self, watcher: RunWatcher) -> Callable[[], None]:
+        """Report runs to a watcher from now on.
 
-    def watch(self, watcher: RunWatcher) -> None:
-        """Tell this watcher from here on.
+        Every store after this call belongs to a run of which the watcher receives the beginning, at once if
+        the CPU runs already, and will receive the end.
 
-        Whatever is stored from now on is stored in a run of which the watcher is told the beginning, here if
-        it is under way, and will be told the end.
+        Returns:
+            A function that removes the watcher; harmless when called twice. One end may still be on its way.
         """
         with self._lock:
             self._watchers += (watcher,)
             if self._running:
-                watcher.begins()
+                watcher.run_began()
 
-    def unwatch(self, watcher: RunWatcher) -> None:
-        """Tell it no more beginnings; one end may be on its way. Harmless twice."""
-        with self._lock:
-            self._watchers = tuple(other for other in self._watchers if other is not watcher)
+        def remove() -> None:
+            with self._lock:
+                self._watchers = tuple(other for other in self._watchers if other is not watcher)
+
+        return remove
 
     def begin(self) -> None:
-        """The CPU is about to run; called by whose CPU it is."""
+        """Report that the CPU is about to run. The CPU's owner calls this."""
         with self._lock:
             self._running = True
             for watcher in self._watchers:
-                watcher.begins()
+                watcher.run_began()
 
-    def end(self, halted: bool) -> None:
-        """The CPU has stopped; called by whose CPU it is."""
+    def end(self, *, halted: bool) -> None:
+        """Report that the CPU has stopped. The CPU's owner calls this."""
         with self._lock:
             self._running = False
             watchers = self._watchers
-        # Outside the lock: who asks a log here takes locks of its own, and may be asked to leave meanwhile.
+        # Outside the lock: a watcher takes locks of its own here, and another thread may remove it meanwhile.
         for watcher in watchers:
-            watcher.ended(halted)
+            watcher.run_ended(halted=halted)

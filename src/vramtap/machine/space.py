@@ -1,4 +1,4 @@
-"""The machine's video RAM as an address space: this process's memory, and guest frames too."""
+"""Video RAM of the built-in VM as an address space: memory of this process with guest-physical addresses."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from vramtap.machine.run_notifier import RunNotifier
 
 
-class Stoppable(Protocol):
-    """What a tracker needs of the machine; `machine.machine.Machine` is it."""
+class PausableMachine(Protocol):
+    """What a tracker needs of the built-in VM. `machine.machine.Machine` provides it."""
 
     memory: GuestMemory
     runs: RunNotifier
-    """When the CPU runs, and when it stands still."""
+    """Reports when the CPU runs and when it stands still."""
 
     @property
     def cpu(self) -> Cpu:
-        """To be touched inside `paused` only, `kick` excepted."""
+        """The CPU. Only `kick` may be called outside `paused`."""
         ...
 
     def paused(self) -> AbstractContextManager[None]:
-        """While inside, the CPU is stopped.
+        """Keep the CPU stopped inside the `with` block.
 
-        May be entered from any thread but the machine's own, and more than once at a time.
+        Any thread but the machine's own may enter, and several at a time.
 
         Raises:
             TargetGone: the machine has ended.
@@ -42,42 +42,42 @@ class Stoppable(Protocol):
 
 
 class GuestSpace(OwnSpace):
-    """The machine's memory at its addresses in this process.
+    """Memory of the built-in VM, at its addresses in this process.
 
     Args:
-        machine: Whose memory it is.
+        machine: The VM.
     """
 
-    def __init__(self, machine: Stoppable) -> None:
+    def __init__(self, machine: PausableMachine) -> None:
         super().__init__(keep=machine.memory)
         self.name = "machine"
         self.machine = machine
 
     def frame_of(self, address: int) -> int:
-        """The guest-physical address of an address of this process inside the video RAM.
+        """Return the guest-physical address of an address of this process inside the video RAM.
 
         Raises:
-            VramtapError: it is not inside.
+            VramtapError: the address is not inside the video RAM.
         """
         offset = address - self.machine.memory.vram.ctypes.data
         if not 0 <= offset < VRAM_BYTES:
-            raise VramtapError("guest frame", f"{address:#x}", "is not in the machine's video RAM")
+            raise VramtapError("guest frame", f"{address:#x}", "is not in the built-in VM's video RAM")
         return VRAM_BASE + offset
 
 
-def vram_extent(machine: Stoppable) -> Extent:
-    """All of a machine's video RAM."""
+def vram_extent(machine: PausableMachine) -> Extent:
+    """Return the extent of all video RAM of a VM."""
     return Extent(GuestSpace(machine), machine.memory.vram.ctypes.data, VRAM_BYTES // PAGE_SIZE)
 
 
 def guest_space(extent: Extent) -> tuple[GuestSpace, int]:
-    """The machine behind an extent, and the guest-physical address it begins at.
+    """Return the VM's address space behind an extent, and the guest-physical address where the extent begins.
 
     Raises:
-        VramtapError: no machine of ours is behind it.
+        VramtapError: the extent is not memory of the built-in VM.
     """
     if not isinstance(extent.space, GuestSpace):
         raise VramtapError(
-            "guest frames", str(extent), "not memory of the embedded machine", "use it with demo: targets"
+            "guest frames", str(extent), "not memory of the built-in VM", "use it with demo: targets"
         )
     return extent.space, extent.space.frame_of(extent.address)

@@ -27,13 +27,13 @@ def test_the_log_names_what_was_written_once(form: str) -> None:
     with TinyMachine(STORES, form) as tiny:
         tiny.until_halt()
         tiny.kvm.vram_log.start()
-        assert not tiny.kvm.vram_log.waits()
+        assert not tiny.kvm.vram_log.has_pages()
         for _ in range(3):
             tiny.until_halt()
-            assert tiny.kvm.vram_log.waits() in (True, None)
+            assert tiny.kvm.vram_log.has_pages() in (True, None)
             fetched = tiny.kvm.vram_log.fetch()
             assert (fetched.pages, fetched.overflow) == (STORED, False)
-            assert not tiny.kvm.vram_log.waits()
+            assert not tiny.kvm.vram_log.has_pages()
             assert tiny.kvm.vram_log.fetch().pages == PageRuns()
 
 
@@ -121,6 +121,6 @@ def test_once_the_machine_is_closed_it_says_so(form: str) -> None:
         log.start()
         tiny.kvm.close()
         log.stop()
-        for call in (log.start, log.fetch, log.waits):
+        for call in (log.start, log.fetch, log.has_pages):
             with pytest.raises(TargetGone, match="closed"):
                 call()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,9 @@ from vramtap.machine.layout import VRAM_BASE
 from vramtap.machine.machine import Machine
 from vramtap.machine.run_notifier import RunNotifier
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class Diary:
     """Keeps what it is told."""
@@ -25,10 +29,10 @@ class Diary:
         self.halted = threading.Event()
         self.stopped = threading.Event()
 
-    def begins(self) -> None:
+    def run_began(self) -> None:
         self.told.append("begins")
 
-    def ended(self, halted: bool) -> None:
+    def run_ended(self, *, halted: bool) -> None:
         self.told.append("halted" if halted else "stopped")
         self.threads.add(threading.get_ident())
         (self.halted if halted else self.stopped).set()
@@ -44,31 +48,30 @@ class Step(Enum):
 def test_who_joins_is_told_every_end_that_follows_and_each_beginning_before_it(steps: list[Step]) -> None:
     runs, joined = RunNotifier(), Diary()
     expected: list[str] = []
-    running = present = False
+    leave: Callable[[], None] | None = None
+    running = False
     for step in steps:
         if step is Step.RUN:
             running = not running
-            runs.begin() if running else runs.end(True)
-            expected += ["begins" if running else "halted"] * present
-        elif step is Step.JOIN and not present:
-            runs.watch(joined)
-            present = True
+            runs.begin() if running else runs.end(halted=True)
+            expected += ["begins" if running else "halted"] * (leave is not None)
+        elif step is Step.JOIN and leave is None:
+            leave = runs.watch(joined)
             expected += ["begins"] * running
-        elif step is Step.LEAVE:
-            runs.unwatch(joined)
-            present = False
-        assert runs.running is running
+        elif step is Step.LEAVE and leave is not None:
+            leave()
+            leave = None
     assert joined.told == expected
 
 
 def test_each_of_many_is_told_and_one_leaves_alone() -> None:
     runs, one, other = RunNotifier(), Diary(), Diary()
-    runs.watch(one)
+    leave = runs.watch(one)
     runs.watch(other)
     runs.begin()
-    runs.unwatch(one)
-    runs.unwatch(one)
-    runs.end(False)
+    leave()
+    leave()
+    runs.end(halted=False)
     assert one.told == ["begins"]
     assert other.told == ["begins", "stopped"]
 
@@ -77,16 +80,16 @@ def test_one_may_leave_while_it_is_told_an_end() -> None:
     runs, after = RunNotifier(), Diary()
 
     class Leaving(Diary):
-        def ended(self, halted: bool) -> None:
-            super().ended(halted)
-            runs.unwatch(self)
+        def run_ended(self, *, halted: bool) -> None:
+            super().run_ended(halted=halted)
+            leave()
 
     leaving = Leaving()
-    runs.watch(leaving)
+    leave = runs.watch(leaving)
     runs.watch(after)
     for _ in range(2):
         runs.begin()
-        runs.end(True)
+        runs.end(halted=True)
     assert leaving.told == ["begins", "halted"]
     assert after.told == ["begins", "halted"] * 2
 
@@ -99,7 +102,7 @@ ENDLESS = "1: jmp 1b"
 
 def await_run(guest: Machine) -> None:
     """Wait until the CPU runs."""
-    while not guest.runs.running:
+    while not guest.running:
         assert not guest.wait_end(0.001), guest.ended
 
 
@@ -112,7 +115,7 @@ def test_a_machine_tells_each_halt_on_its_thread(cpu: str) -> None:
         for _ in range(3):
             assert diary.halted.wait(60)
             diary.halted.clear()
-            assert not guest.runs.running
+            assert not guest.running
             guest.raise_line()
     assert len(diary.told) >= 6
     assert diary.told == ["begins", "halted"] * (len(diary.told) // 2)
@@ -128,7 +131,7 @@ def test_a_machine_tells_that_it_was_stopped_and_goes_on(cpu: str) -> None:
         await_run(guest)
         with guest.paused():
             assert diary.stopped.wait(60)
-            assert not guest.runs.running
+            assert not guest.running
         await_run(guest)
     assert diary.told[-1] == "stopped", "closed"
     assert not diary.halted.is_set()

@@ -147,7 +147,7 @@ def test_the_machines_own_trackers_are_taken_for_a_machine_only(name: str, ours:
         choice = choose(name, machine.extent)
         assert (choice.tracker.name, choice.why) == (name, "asked for")
         choice.tracker.stop()
-    with pytest.raises(VramtapError, match="not memory of the embedded machine"):
+    with pytest.raises(VramtapError, match="not memory of the built-in VM"):
         choose(name, ours)
 
 

@@ -160,9 +160,9 @@ class _Silence:
         self._saying: asyncio.Task[None] | None = None
         self._timer = Timerfd(blocking=False)
         self._loop.add_reader(self._timer.fileno(), self._expired)
-        machine.runs.watch(self)
+        self._unwatch_runs = machine.runs.watch(self)
 
-    def begins(self) -> None:
+    def run_began(self) -> None:
         # A run that follows one that was stopped from outside continues it.
         with self._lock:
             if not self._measures:
@@ -170,7 +170,7 @@ class _Silence:
                 self._progress = self._machine.progress
                 self._timer.repeat(SILENT_S)
 
-    def ended(self, halted: bool) -> None:
+    def run_ended(self, *, halted: bool) -> None:
         with self._lock:
             if halted and self._measures and self._timer.fileno() >= 0:
                 self._measures = False
@@ -202,7 +202,7 @@ class _Silence:
         )
 
     def _leave(self) -> None:
-        self._machine.runs.unwatch(self)
+        self._unwatch_runs()
         with self._lock:
             if self._timer.fileno() >= 0:
                 self._loop.remove_reader(self._timer.fileno())

@@ -1,33 +1,36 @@
-"""Tracker `dirtybits`: the guest's own page-table entries say which frames were stored to.
+"""Tracker `dirtybits`: reads and clears the dirty bits of the guest's own page-table entries.
 
-The mail's "test-and-clear the dirty bits of the PTEs that map it", and what makes the answer trustworthy:
+Research, for the built-in VM only. It tries the idea of the mail, "test-and-clear the dirty bits of the PTEs
+that map it", and adds what makes the answer complete.
 
-Facts. A CPU that stores sets D in the entry that mapped the page. So a look at the entries that map a frame
-tells whether it was written, if those are all the entries that map it. They are found by going through all
-tables; but a guest may make another mapping, store through it and take it away again between two looks, and
-no look at the tables would ever show it. The tables are pages too, though: to change one, a guest stores
-into it through an entry that maps it, and that sets D there. A log of writes would not do: the CPU marks
-entries accessed and dirty all the time, which are writes to tables, but not by a mapping and without D.
+Facts. A CPU that stores sets D in the entry that mapped the page. The entries that map a frame therefore say
+whether it was written, provided that all of them are known. A walk of all tables finds them. But a guest may
+add a mapping, store through it and remove it again between two scans, and no later walk shows it. The tables
+are pages too: to change one, a guest stores into it through an entry that maps the table, and that sets D in
+this entry. (A log of all writes to tables would not help: the CPU itself writes accessed and dirty bits there
+all the time. Those writes go through no mapping and set no D.)
 
-Consequences. What is watched is the extent and every table reachable from CR3; the entries that map either
-are known from the last walk. As long as none of those that map a table is dirty, no table has changed since
-the walk, so the entries known are still all there are: the first store that could change that goes through
-an entry we know, wherever the table lies and whatever mapping is made after it. What devices store into a
-table in video RAM is in their log.
+Consequences. The tracker watches the extent and every table reachable from CR3. The last walk gives the
+entries that map either. As long as no entry that maps a table is dirty, no table has changed since that walk,
+and the known entries are still all entries: the first store that could change this goes through a known
+entry, wherever the table lies and whatever mapping the guest adds next. The device log shows what devices
+store into a table in video RAM.
 
-Decision. In one stop: CR3, the devices' log and the entries are looked at, dirty bits are cleared, and the
-TLB is flushed if one was, so that the next store leaves its mark again. If CR3 differs, or a table was or
-may have been stored to, the tables are walked again (and the TLB flushed: it may hold a mapping that is in
-the tables no more), and everything since the last look is in doubt, for there may have been a mapping that
-is gone. A page whose mapping cannot be followed stays in doubt: mapped more than once, by a large page, or
-itself a table, where the CPU writes without a mapping.
+Decision. The tracker stops the guest once for each scan. It compares CR3, reads the device log and the
+entries, clears dirty bits, and flushes the TLB if it cleared one, so that the next store sets the bit again.
+If CR3 differs, or a table was or may have been written, it walks the tables again. It then flushes the TLB
+too, which may hold a mapping that is no longer in the tables, and reports all pages as dirty: a mapping that
+is gone may have been used since the last scan. A page stays in doubt while its mapping cannot be followed:
+the page is mapped more than once, or by a large page, or is itself a table, which the CPU writes without a
+mapping.
 
-A page mapped nowhere cannot be stored to until the tables change: it is simply not dirty. But an extent of
-which nothing is mapped is in doubt as a whole: whoever draws there draws in a way that is not seen here.
+A page that is mapped nowhere cannot be written until the tables change, so it is not dirty. An extent of
+which no page is mapped is in doubt as a whole: whatever draws there uses a way that this tracker does not
+see.
 
-A guest whose stores always hit a page-table page, since one large page maps tables and data alike, is
-always in doubt. That is correct, and costs it what `compare` costs; to be followed it has to map its tables
-by entries of their own.
+A guest is always in doubt if one large page maps both its tables and its data, because every store then hits
+a page that holds tables. This is correct, and costs as much as `compare`. The tracker follows a guest whose
+tables are mapped by entries of their own.
 """
 
 from __future__ import annotations
@@ -55,7 +58,7 @@ from vramtap.machine.paging_reverse import mappings
 from vramtap.machine.space import guest_space
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.trackers.base import AllDirty, Reason, TrackerDefaults, Waker
-from vramtap.trackers.machine.known_tables import NO_DOUBT, KnownTables, change, understood
+from vramtap.trackers.machine.known_tables import NO_DOUBT, KnownTables, describe_change
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,12 +72,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DIRTY: Final = np.uint64(DIRTY)
-_MEANING: Final = np.uint64(~(ACCESSED | DIRTY) & (1 << 64) - 1)
+_GUEST_BITS: Final = np.uint64(~(ACCESSED | DIRTY) & (1 << 64) - 1)
 """The bits of an entry that only the guest changes."""
-MAX_PATIENCE: Final = 64
-"""Collects between two walks, at most, while there are too many tables: about a second of polling."""
-_readers: Final[weakref.WeakValueDictionary[int, DirtyBitsTracker]] = weakref.WeakValueDictionary()
-"""Who reads the dirty bits of a machine, by the `id` of its memory: there is one such log, so one reader."""
+MAX_RETRY_COLLECTS: Final = 64
+"""Most collects between two walks while the tables cannot be walked completely: about a second of polling."""
+_trackers: Final[weakref.WeakValueDictionary[int, DirtyBitsTracker]] = weakref.WeakValueDictionary()
+"""The tracker that reads a machine's dirty bits, by `id` of the machine's memory. A second one would lose
+pages."""
 
 STOPS_KEPT: Final = 64
 """Stop times of the guest that are kept for the reported median."""
@@ -83,18 +87,20 @@ STOPS_KEPT: Final = 64
 class DirtyBitsTracker(TrackerDefaults):
     """Follows writes by the dirty bits of the guest's page-table entries.
 
-    For the embedded machine only: the guest is stopped for each look, and its tables must be at hand. What
-    the guest sees of it: dirty bits of these entries that it did not clear are clear.
+    Research, for the built-in VM only: each scan stops the guest and needs access to its page tables. The
+    guest can notice one effect: dirty bits of these entries are clear that it did not clear.
 
-    Limits. Between two looks a guest could load other tables and come back, or turn paging off and on, and
-    store meanwhile; or clear, in its own tables, the dirty bits that would have told of it. None of these
-    leaves a trace. Stores that go through no page table and no device of ours are not seen either (KVM's
-    paravirtual clock, if a guest asks for it). A guest that does such things spoils its own picture only.
+    Limits. Three things between two scans leave no trace: the guest loads other tables, stores and loads the
+    first ones again; it turns paging off, stores and turns it on again; it clears, in its own tables, the
+    dirty bits that a store into a table has set. Nor does the tracker see stores that go through neither a
+    page table nor a device of the machine (KVM's paravirtual clock, if a guest enables it). A guest that does
+    this spoils only its own picture.
 
     Attributes:
-        virtual: Where the guest maps the extent's first mapped page, as found last; None if nowhere.
-        walks: How often the tables were gone through.
-        stops_us: How long the guest was kept from running, the last looks, microseconds.
+        virtual: Virtual address of the extent's first mapped page, by the last walk; None if no page is
+            mapped.
+        walks: Number of walks through the tables.
+        stops_us: How long each of the last scans stopped the guest, microseconds.
     """
 
     name: Final = "dirtybits"
@@ -108,35 +114,36 @@ class DirtyBitsTracker(TrackerDefaults):
         self.stops_us: deque[float] = deque(maxlen=STOPS_KEPT)
 
     def start(self, extent: Extent) -> None:
-        """Start noting what devices write; the guest is first looked at by `collect`.
+        """Start recording what devices write. The first `collect` scans the guest.
 
         Raises:
-            VramtapError: it is not video RAM of the embedded machine.
+            VramtapError: the extent is not video RAM of the built-in VM, or another tracker reads the same
+                dirty bits.
         """
         self.stop()
         space, address = guest_space(extent)
         memory = space.machine.memory
-        if id(memory) in _readers:
+        if id(memory) in _trackers:
             raise VramtapError(
                 "dirty bits",
                 str(extent),
                 "another tracker reads and clears them",
                 "use --tracker log for one of the two",
             )
-        _readers[id(memory)] = self
+        _trackers[id(memory)] = self
         self._machine = space.machine
         self._frame = address // PAGE_SIZE
-        self._devices = memory.follow_devices()
+        self._devices = memory.log_device_writes()
         self._extent = extent
         self._known: KnownTables | None = None
-        self._patience, self._wait = 1, 0
+        self._retry_after, self._retry_in = 1, 0
         self._pending = np.zeros(extent.pages, dtype=np.bool_)
         self._unknown = np.ones(extent.pages, dtype=np.bool_)
         self._why = AllDirty(Reason.FIRST)
 
     @property
     def read_from(self) -> Extent:
-        """The armed extent itself."""
+        """The extent itself."""
         if self._extent is None:
             raise VramtapError("source", self.name, "not armed", "call arm() first")
         return self._extent
@@ -149,9 +156,9 @@ class DirtyBitsTracker(TrackerDefaults):
         with machine.paused():
             began_ns = time.perf_counter_ns()
             try:
-                self._look(machine.memory, machine.cpu)
+                self._scan(machine.memory, machine.cpu)
             except BaseException:
-                # Marks may have been cleared and not kept.
+                # The scan may have cleared dirty bits without recording them.
                 self._known = None
                 self._unknown[:] = True
                 raise
@@ -160,7 +167,7 @@ class DirtyBitsTracker(TrackerDefaults):
         self._pending[first:last] = False
         if self._unknown[first:last].any():
             self._unknown[first:last] = False
-            return (self._known and self._known.verdict(first, last)) or self._why
+            return (self._known and self._known.doubt_in(first, last)) or self._why
         return PageRuns.from_mask(written).shift(first)
 
     def restore(self, runs: PageRuns) -> None:
@@ -168,29 +175,29 @@ class DirtyBitsTracker(TrackerDefaults):
         self._pending |= runs.to_mask(self.read_from.pages)
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
-        """A dirty bit tells nobody that it was set: it must be asked for."""
+        """Return None: no event signals a dirty bit, so this tracker must be polled."""
         return None
 
     def stop(self) -> None:
-        """Set again the dirty bits that were cleared, where the tables are still those we know."""
+        """Set again the dirty bits that the tracker cleared, where the tables are still the known ones."""
         if self._extent is None:
             return
         self._extent = None
         machine = self._machine
         try:
             with machine.paused():
-                self._look(machine.memory, machine.cpu)
+                self._scan(machine.memory, machine.cpu)
                 if self._known is not None:
                     set_dirty(machine.memory, self._known.entry[self._known.cleared])
         except TargetGone:
-            log.debug("%s: the guest has ended; its dirty bits are left as they are", self.name)
+            log.debug("%s: the guest has ended; its dirty bits stay as they are", self.name)
         finally:
-            machine.memory.unfollow(self._devices)
-            _readers.pop(id(machine.memory), None)
+            self._devices.close()
+            _trackers.pop(id(machine.memory), None)
 
     # While the guest is stopped
 
-    def _look(self, memory: GuestMemory, cpu: Cpu) -> None:
+    def _scan(self, memory: GuestMemory, cpu: Cpu) -> None:
         """Bring `_pending`, `_unknown` and `_known` up to date."""
         stored = self._devices.take()
         if stored:
@@ -199,8 +206,8 @@ class DirtyBitsTracker(TrackerDefaults):
             self._pending |= stored.clip(offset, offset + pages).shift(-offset).to_mask(pages)
         root = cpu.registers().cr3 & ADDRESS
         known = self._known
-        if known is not None and not known.complete and self._wait > 0:
-            self._wait -= 1
+        if known is not None and not known.complete and self._retry_in > 0:
+            self._retry_in -= 1
             self._unknown[:] = True
             return
         if known is not None and known.root == root:
@@ -209,33 +216,42 @@ class DirtyBitsTracker(TrackerDefaults):
         else:
             changed = True
         if known is None or changed:
-            # Nothing is cleared by what was known: a frame that was a table may hold data now.
+            # The known entries are stale: a frame that was a table may hold data now. So none of them is
+            # cleared.
             known = self._walk(memory, root)
             cpu.flush_tlb()
         else:
-            self._harvest(memory, cpu, known, words)
+            self._collect_dirty(memory, cpu, known, words)
         if known.complete and known.mapped:
             self._unknown |= known.doubt != NO_DOUBT
         else:
             self._unknown[:] = True
 
     def _tables_changed(self, known: KnownTables, words: NDArray[np.uint64], stored: PageRuns) -> bool:
-        """Whether a table was, or may have been, stored to since the last look.
+        """Return whether a table was, or may have been, written since the last scan.
 
-        The dirty bits of the entries that map tables say so. That entries still mean what they did is asked
-        too: a guest that takes away the entry it does this with takes the dirty bit with it.
+        The dirty bits of the entries that map tables answer this. The entries themselves are compared as
+        well: if a guest removes the very entry through which it stores, the dirty bit disappears with the
+        entry.
+
+        Args:
+            known: By the last walk.
+            words: The entries of `known.entry` as they are now.
+            stored: Pages of the video RAM that devices have written.
         """
         if not known.complete:
             return True
-        if (words[len(known.page) :] & _DIRTY).any() or ((words ^ known.meaning) & _MEANING).any():
+        if (words[len(known.page) :] & _DIRTY).any() or ((words ^ known.guest_bits) & _GUEST_BITS).any():
             return True
         if not stored:
             return False
         in_vram = known.tables[known.tables >= VRAM_FRAME] - VRAM_FRAME
         return bool(stored.to_mask(VRAM_BYTES // PAGE_SIZE)[in_vram].any())
 
-    def _harvest(self, memory: GuestMemory, cpu: Cpu, known: KnownTables, words: NDArray[np.uint64]) -> None:
-        """Take the dirty bits of the extent, which `words` shows, and let the next store set them again."""
+    def _collect_dirty(
+        self, memory: GuestMemory, cpu: Cpu, known: KnownTables, words: NDArray[np.uint64]
+    ) -> None:
+        """Record the dirty pages of the extent, and clear their dirty bits."""
         dirty = np.flatnonzero(words[: len(known.page)] & _DIRTY)
         if len(dirty):
             fetch_and_clear_dirty(memory, known.entry[dirty])
@@ -244,19 +260,20 @@ class DirtyBitsTracker(TrackerDefaults):
             self._pending[known.page[dirty]] = True
 
     def _walk(self, memory: GuestMemory, root: int) -> KnownTables:
-        """Go through the tables, and clear what is to be followed from here on."""
+        """Walk the tables, and clear the dirty bits of the entries to be followed from now on."""
         self.walks += 1
         before, pages = self._known, len(self._pending)
-        known = understood(mappings(memory, root, self._frame, pages), root, self._frame, pages)
+        found = mappings(memory, root, self._frame, pages)
+        known = KnownTables.from_walk(found, root, self._frame, pages)
         self._known = known
         words = fetch_and_clear_dirty(memory, known.entry)
-        known.meaning = words & _MEANING
+        known.guest_bits = words & _GUEST_BITS
         known.cleared = (words & _DIRTY) != 0
         if before is not None:
             known.cleared |= np.isin(known.entry, before.entry[before.cleared])
-            self._why = change(before, known)
+            self._why = describe_change(before, known)
         self._unknown[:] = True
-        self._patience = 1 if known.complete else min(2 * self._patience, MAX_PATIENCE)
-        self._wait = 0 if known.complete else self._patience
+        self._retry_after = 1 if known.complete else min(2 * self._retry_after, MAX_RETRY_COLLECTS)
+        self._retry_in = 0 if known.complete else self._retry_after
         self.virtual = int(known.virtual[known.page[0]]) if len(known.page) else None
         return known

@@ -1,18 +1,21 @@
-"""Tracker `kvmlog`: KVM's own log of the pages a guest wrote, in each of its three forms.
+"""Tracker `kvmlog`: reads KVM's own log of the pages a guest wrote, in each of its three forms.
 
-Facts. KVM logs a slot by protecting its pages (or by the processor's log of dirty pages) and marks what is
-written. KVM_GET_DIRTY_LOG hands out the marks, clears them and protects again, for the whole slot at once.
-With MANUAL_DIRTY_LOG_PROTECT2 it only hands them out, and KVM_CLEAR_DIRTY_LOG clears and protects those it is
-told. With a dirty ring there are no marks but a list for each vCPU, complete only once the vCPU has left the
-guest, and the guest stops when it fills. None of the three sees a store by this process: devices write the
-video RAM too.
+Research, for the built-in VM on KVM only: only the process that owns a KVM VM can read its log.
 
-Consequences. What the first form and the ring say about pages outside a window has to be kept here. Between
-the two calls of the second form a page may be written again: its mark is cleared with the first one, and it
-is in the answer all the same, whose pixels are read after.
+Facts. KVM logs a memory slot by write-protecting its pages (or by the processor's page-modification log) and
+marks written pages. KVM_GET_DIRTY_LOG returns the marks, clears them and protects the pages again, for the
+whole slot at once. With MANUAL_DIRTY_LOG_PROTECT2 that call only returns the marks, and KVM_CLEAR_DIRTY_LOG
+clears and protects the pages it names. With a dirty ring there are no marks but a list for each vCPU. The
+list is complete only once the vCPU has left the guest, and the guest stops when it is full. None of the three
+sees a store by this process, and devices write the video RAM too.
 
-Decision. The bitmaps are read while the guest runs; for the ring it is stopped; what a soft-full exit takes
-out of the ring on the machine's thread is kept by the CPU. Everything read and not asked for is kept.
+Consequences. The first form and the ring also report pages outside the window, and the tracker has to keep
+them. With the second form a page may be written again between the two calls. The clearing call then clears
+both writes' mark, but the page is in this answer and its pixels are read later, so no write is lost.
+
+Decision. The tracker reads the bitmaps while the guest runs, and stops the guest to read the ring. When the
+ring is almost full, the CPU empties it on the machine's thread and keeps the pages. The tracker keeps all
+pages that it has read outside the window, for a later collect.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from vramtap.errors import TargetGone, VramtapError
 from vramtap.machine.kvm_cpu import KvmCpu
 from vramtap.machine.layout import VRAM_BASE, VRAM_BYTES
-from vramtap.machine.space import Stoppable, guest_space
+from vramtap.machine.space import PausableMachine, guest_space
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.trackers.base import AllDirty, Reason, TrackerDefaults, Waker
 from vramtap.trackers.poller import IdleWatch
@@ -37,12 +40,13 @@ if TYPE_CHECKING:
 
 
 class KvmLogTracker(TrackerDefaults):
-    """Follows the stores of a guest under KVM, and of the machine's devices.
+    """Follows the stores of a guest under KVM, and of the VM's devices, by KVM's dirty log.
 
-    Needs a machine whose CPU is a `KvmCpu`; the CPU's form of log decides which calls are made.
+    Research, for the built-in VM only. Its CPU must be a `KvmCpu`, whose form of log decides which calls are
+    made.
 
-    Cost: a collect of 16 MiB about 15 us when nothing was written, 0.5 ms when every page was; each page's
-    first store after a collect costs the guest a fault.
+    Cost: a collect of 16 MiB takes about 15 us if nothing was written and 0.5 ms if every page was. The first
+    store to each page after a collect costs the guest a fault.
     """
 
     name: Final = "kvmlog"
@@ -56,38 +60,38 @@ class KvmLogTracker(TrackerDefaults):
         self._pending = NO_PAGES
 
     def start(self, extent: Extent) -> None:
-        """Let KVM log the video RAM.
+        """Start KVM's log of the video RAM.
 
         Raises:
-            VramtapError: the extent is not video RAM of a machine that runs under KVM.
-            Refused: another tracker reads this machine's log.
-            TargetGone: the machine has ended.
+            VramtapError: the extent is not video RAM of a built-in VM that runs under KVM.
+            Refused: another tracker reads this VM's log.
+            TargetGone: the VM has ended.
         """
         self.stop()
         space, frame = guest_space(extent)
         if frame + extent.size_bytes > VRAM_BASE + VRAM_BYTES:
-            raise VramtapError("kvmlog", str(extent), "goes past the end of the machine's video RAM")
+            raise VramtapError("kvmlog", str(extent), "goes past the end of the VM's video RAM")
         cpu = space.machine.cpu
         if not isinstance(cpu, KvmCpu):
             raise VramtapError(
                 "kvmlog",
                 str(extent),
-                f"the machine's CPU is {cpu.name}, which KVM does not log",
+                f"the VM's CPU is {cpu.name}, which has no KVM log",
                 "use ?cpu=kvm",
             )
         with space.machine.paused():
             cpu.vram_log.start()
-        self._machine: Stoppable = space.machine
+        self._machine: PausableMachine = space.machine
         self._log = cpu.vram_log
         self._first = (frame - VRAM_BASE) // PAGE_SIZE
-        self._devices: DeviceLog = space.machine.memory.follow_devices()
+        self._devices: DeviceLog = space.machine.memory.log_device_writes()
         self._extent = extent
         self._unknown, self._pending = PageRuns.full(extent.pages), NO_PAGES
         self._why = AllDirty(Reason.FIRST)
 
     @property
     def read_from(self) -> Extent:
-        """The armed extent itself."""
+        """The extent itself."""
         if self._extent is None:
             raise VramtapError("source", "kvmlog", "not armed", "call arm() first")
         return self._extent
@@ -96,7 +100,7 @@ class KvmLogTracker(TrackerDefaults):
         """Read the log and clear it; see `Tracker.collect`."""
         extent = self.read_from
         first, last = window or (0, extent.pages)
-        self._gather(first, last)
+        self._fetch(first, last)
         taken = self._pending.clip(first, last)
         if taken:
             self._pending = self._pending.difference(taken)
@@ -105,17 +109,17 @@ class KvmLogTracker(TrackerDefaults):
             return self._why
         return taken
 
-    def _gather(self, first: int, last: int) -> None:
-        """Add what was written to what is kept."""
-        with self._stopped():
+    def _fetch(self, first: int, last: int) -> None:
+        """Read the log and the devices' log, and keep what they report."""
+        with self._paused_for_ring():
             fetched = self._log.fetch(self._first + first, self._first + last)
         self._keep(fetched.pages.union(self._devices.take()))
         if fetched.overflow:
-            # Pages may be missing anywhere, so each is news until it is asked about.
+            # Any page may be missing, so each counts as dirty until it has been collected.
             self._unknown = PageRuns.full(self.read_from.pages)
             self._why = AllDirty(Reason.OVERFLOW, f"{self.read_from}: KVM's dirty ring was full")
 
-    def _stopped(self) -> AbstractContextManager[None]:
+    def _paused_for_ring(self) -> AbstractContextManager[None]:
         return self._machine.paused() if self._log.form == "ring" else contextlib.nullcontext()
 
     def _keep(self, vram_pages: PageRuns) -> None:
@@ -128,55 +132,55 @@ class KvmLogTracker(TrackerDefaults):
         self._pending = self._pending.union(runs)
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
-        """Ask KVM at a low rate, from a thread, without clearing anything; None where no thread is to be had.
+        """Poll KVM at a low rate from a thread, without clearing the log; None if no thread can be started.
 
-        With the bitmap that one call reads and clears there is no such question. There the thread clears
-        too and keeps what it read for the next collect: nothing else touches the tracker until the waiting
-        is cancelled, and cancelling waits for the thread. A log that was found empty has nothing to be
-        protected again, so that a guest that draws nothing pays nothing. The ring is only looked at, in
-        shared memory: stopping the guest for each look would cost more than a page that shows itself at the
-        vCPU's next exit.
+        With the first form, one call reads and clears. The thread then clears too, and keeps what it read for
+        the next collect. Nothing else uses the tracker until the wait is cancelled, and cancelling waits for
+        the thread. An empty log needs no new write protection, so a guest that draws nothing pays nothing.
+
+        With the ring, the thread only reads the ring's shared memory. Stopping the guest for each poll would
+        cost more than waiting for the vCPU's next exit, when a written page becomes visible there.
         """
         extent = self.read_from
         if self._pending or self._unknown:
-            # There is something to report already: it needs no write.
+            # Pages are pending already: do not wait for another write.
             callback()
-            return _Answered()
+            return _AlreadyCalled()
 
-        def question() -> bool:
+        def written() -> bool:
             try:
                 self._keep(self._devices.take())
-                waits = self._log.waits()
-                if waits is None:
-                    self._gather(0, extent.pages)
+                has_pages = self._log.has_pages()
+                if has_pages is None:
+                    self._fetch(0, extent.pages)
             except VramtapError:
-                # What is wrong is for the collect to say.
+                # Wake up: the collect that follows raises the error to its caller.
                 return True
-            return bool(waits or self._pending)
+            return bool(has_pages or self._pending)
 
         try:
-            return IdleWatch(question, callback)
+            return IdleWatch(written, callback)
         except RuntimeError:
             return None
 
     def stop(self) -> None:
-        """Take the log off the video RAM; the guest's stores cost nothing any more."""
+        """Stop KVM's log; the guest's stores cost nothing any more."""
         if self._extent is None:
             return
         self._extent = None
-        self._machine.memory.unfollow(self._devices)
+        self._devices.close()
         try:
             with self._machine.paused():
                 self._log.stop()
         except TargetGone:
-            # Its CPU runs no more.
+            # Its CPU runs no longer.
             self._log.stop()
 
 
-class _Answered:
-    """A wait that was over at once."""
+class _AlreadyCalled:
+    """Waker whose callback was called at once."""
 
     fd: Final = None
 
     def cancel(self) -> None:
-        """Nothing is under way."""
+        """Do nothing: no wait is under way."""

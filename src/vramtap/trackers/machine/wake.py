@@ -1,20 +1,21 @@
-"""MachineWatch: an IdleWatch for the embedded machine, that sleeps while the guest does.
+"""MachineWatch: waits for the first write of the built-in VM, and sleeps while its guest is halted.
 
-Facts. The machine's memory is this process's own, so a write cannot be held until Python answers: the writer
-may hold the interpreter's lock. But only the CPU and the devices it talks to store there, and the CPU tells
-when it runs (`machine.runs`). Most runs of a guest with nothing to do end by `hlt` within microseconds.
+Facts. The VM's memory belongs to this process. A write to it cannot be suspended until Python answers,
+because the writing thread may hold the interpreter's lock. But only the CPU and the VM's devices store there,
+and `machine.runs` reports when the CPU runs. Most runs of a guest with nothing to do end by `hlt` within
+microseconds.
 
-Consequences. At the end of a run one question to the log, on the thread that is awake anyway, tells whether
-something was stored, and no store escapes it. Only a run that lasts must be asked about from outside, and
-nobody has to be woken to find out that one does not: the kernel's timer is set when a run begins and stopped
-when it ends.
+Consequences. One poll at the end of each run, on the thread that is awake anyway, finds out whether something
+was stored, and no store escapes it. Only a long run needs polls from outside. And no thread has to wake up
+for a short run: the watch sets a kernel timer when a run begins and stops it when the run ends.
 
-Decision. The end of each run asks; a thread waits for the timer, without a timeout, and asks as often as
-`IdleWatch` would while a run lasts. The watch is entered first and the question asked once after: a store
-before that is in the answer, a later one is made in a run whose end, or duration, is seen. Devices store
-during a run, but are listened to by themselves, since a screen that is cleared is worth a look at once.
+Decision. The end of each run polls. While a run lasts, a thread that waits for the timer, without a timeout,
+polls as often as `IdleWatch` would. The watch first registers and then polls once: this poll reports earlier
+stores, and a later store belongs to a run whose end or duration the watch sees. A device store polls at once,
+during the run, so that a cleared screen is shown immediately.
 
-With the guest halted and no timer of its own nothing wakes; with one, nothing but the machine's thread.
+With the guest halted and no timer of its own set, nothing wakes up. With one set, only the machine's thread
+does.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ if TYPE_CHECKING:
 
 
 class MachineWatch:
-    """Asks when there may be something to tell, until it is told yes, once; then calls back.
+    """Polls whenever the guest may have written, until a poll returns True; then calls back once.
 
     Args:
-        space: The machine's.
-        question: Whether something was written. Called in the caller's thread, the machine's and one of its
-            own, never in two at a time; must not raise, nor stop the machine.
-        answer: Called once at the first yes, in one of these threads, unless cancelled before; must neither
-            raise nor wait.
-        interval_s: Between two questions while the CPU runs without a stop.
+        space: Memory of the VM.
+        poll: Returns whether something was written. The caller's thread, the machine's thread and the watch's
+            own thread call it, never two at a time. It must neither raise nor stop the machine.
+        callback: Called once, by the thread whose poll returned True, unless `cancel` came first. It must
+            neither raise nor wait.
+        interval_s: Time between two polls while the CPU runs without a stop.
 
     Raises:
         RuntimeError: no thread can be started.
@@ -48,65 +49,66 @@ class MachineWatch:
     """
 
     fd: Final = None
-    """It calls back."""
+    """None: this watch calls back, see `Waker`."""
 
     def __init__(
         self,
         space: GuestSpace,
-        question: Callable[[], bool],
-        answer: Callable[[], None],
+        poll: Callable[[], bool],
+        callback: Callable[[], None],
         interval_s: float = IDLE_INTERVAL_S,
     ) -> None:
-        self._question = question
-        self._answer = answer
+        self._written = poll
+        self._callback = callback
         self._interval_s = interval_s
-        self._memory = space.machine.memory
-        self._runs = space.machine.runs
-        self._asking = threading.Lock()
+        self._polling = threading.Lock()
         self._over = False
         self._timer = Timerfd(blocking=True)
-        self._thread = threading.Thread(target=self._follow_long_runs, name="vramtap-idle", daemon=True)
+        self._thread = threading.Thread(target=self._poll_long_runs, name="vramtap-idle", daemon=True)
         try:
             self._thread.start()
         except BaseException:
             self._timer.close()
             raise
-        self._devices = self._memory.follow_devices(self._ask)
-        self._runs.watch(self)
-        self._ask()
+        self._devices = space.machine.memory.log_device_writes(self._poll)
+        self._unwatch_runs = space.machine.runs.watch(self)
+        self._poll()
 
     def cancel(self) -> None:
-        """End it and wait until it has ended; a yes may still have been called back before. Once only."""
-        self._runs.unwatch(self)
-        self._memory.unfollow(self._devices)
-        with self._asking:
+        """Stop polling and wait until the thread has ended; call it once only.
+
+        The callback may have been called before.
+        """
+        self._unwatch_runs()
+        self._devices.close()
+        with self._polling:
             self._over = True
         self._timer.expire()
         self._thread.join()
         self._timer.close()
 
-    def begins(self) -> None:
-        """The CPU runs; see `RunWatcher`."""
+    def run_began(self) -> None:
+        """Start the timer; see `RunWatcher`."""
         if not self._over:
             self._timer.repeat(self._interval_s)
 
-    def ended(self, halted: bool) -> None:
-        """The CPU has stopped; see `RunWatcher`."""
-        with self._asking:
+    def run_ended(self, *, halted: bool) -> None:
+        """Stop the timer and poll; see `RunWatcher`."""
+        with self._polling:
             if not self._over:
                 self._timer.stop()
-                self._ask_locked()
+                self._poll_locked()
 
-    def _ask(self) -> None:
-        with self._asking:
-            self._ask_locked()
+    def _poll(self) -> None:
+        with self._polling:
+            self._poll_locked()
 
-    def _ask_locked(self) -> None:
-        if not self._over and self._question():
+    def _poll_locked(self) -> None:
+        if not self._over and self._written():
             self._over = True
-            self._answer()
+            self._callback()
 
-    def _follow_long_runs(self) -> None:
+    def _poll_long_runs(self) -> None:
         while not self._over:
             self._timer.take()
-            self._ask()
+            self._poll()

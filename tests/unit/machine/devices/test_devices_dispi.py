@@ -94,7 +94,7 @@ def test_a_mode_is_set_and_seen() -> None:
 
 def test_setting_a_mode_clears_what_it_shows_and_says_so() -> None:
     guest = Guest()
-    log = MEMORY.follow_devices()
+    log = MEMORY.log_device_writes()
     MEMORY.vram[:] = 0xAA
     guest.mode(640, 480)
     shown = 640 * 480 * 4
@@ -105,7 +105,7 @@ def test_setting_a_mode_clears_what_it_shows_and_says_so() -> None:
     guest.mode(640, 480, flags=NOCLEARMEM)
     assert np.all(MEMORY.vram[:shown] == 0x55)
     assert not log.take()
-    MEMORY.unfollow(log)
+    log.close()
 
 
 def test_changes_are_told_only_when_the_scanout_may_be_another() -> None:

@@ -247,7 +247,7 @@ async def test_the_measure_is_gone_with_the_tap() -> None:
             silence = target._silence
         assert not guest.runs._watchers
         assert silence is not None
-        silence.ended(True)  # one that was on its way
+        silence.run_ended(halted=True)  # one that was on its way
         silence._expired()
     assert len(os.listdir("/proc/self/fd")) == before
 

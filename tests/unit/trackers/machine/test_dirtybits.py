@@ -18,7 +18,7 @@ from vramtap.machine.paging_reverse import MAX_TABLES, mappings
 from vramtap.memory.own import extent_of
 from vramtap.pages import PageRuns
 from vramtap.trackers.base import AllDirty, Reason
-from vramtap.trackers.machine.dirtybits import MAX_PATIENCE, DirtyBitsTracker
+from vramtap.trackers.machine.dirtybits import MAX_RETRY_COLLECTS, DirtyBitsTracker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,7 @@ def test_a_second_mapping_is_aliased_until_it_is_gone(guest: PagedGuest, tracker
     for _ in range(3):
         guest.draw(3)
         guest.draw(0, ALIAS)
-        assert tracker.collect() == AllDirty(Reason.ALIASED, "page 3 is mapped by more than one entry")
+        assert tracker.collect() == AllDirty(Reason.ALIASED, "more than one entry maps page 3")
     assert tracker.walks == walks, "nothing wrote the tables"
     guest.unmap(ALIAS)
     assert reason(tracker.collect()) is Reason.ALIASED
@@ -185,7 +185,9 @@ def test_an_alias_in_tables_of_its_own_is_seen(guest: PagedGuest, tracker: Dirty
     guest.set_entry(other, pdpt | 3, level=4)
     guest.draw(0, other)
     guest.set_entry(other, 0, level=4)
-    assert tracker.collect() == AllDirty(Reason.ALIASED, "the page tables were written meanwhile")
+    assert tracker.collect() == AllDirty(
+        Reason.ALIASED, "the guest wrote its page tables since the last scan"
+    )
 
 
 def test_an_alias_of_a_table_is_watched_too(guest: PagedGuest, tracker: DirtyBitsTracker) -> None:
@@ -251,7 +253,7 @@ def test_a_table_in_the_extent_is_always_in_doubt(guest: PagedGuest, tracker: Di
     guest.set_entry(SCREEN + (1 << 21), FRAMES + 6 * FRAME | 3, level=2)
     assert reason(tracker.collect()) is Reason.ALIASED
     assert tracker.collect((6, 7)) == AllDirty(
-        Reason.ALIASED, "page 6 is a page table, which the CPU writes by itself"
+        Reason.ALIASED, "page 6 is a page table, which the CPU itself writes"
     )
     guest.draw(1)
     assert tracker.collect((0, 6)) == PageRuns([(1, 2)])
@@ -276,7 +278,7 @@ def test_a_large_page_is_told_and_left_behind(guest: PagedGuest, tracker: DirtyB
     table = int(guest.memory.words(guest.tables.entry(SCREEN, 2), 1)[0])
     guest.set_entry(SCREEN, VRAM_BASE | 3 | LARGE, level=2)
     answer = tracker.collect()
-    assert answer == AllDirty(Reason.LARGE_PAGE, "page 0 is mapped by a large page")
+    assert answer == AllDirty(Reason.LARGE_PAGE, "a large page maps page 0")
     guest.draw(2, SCREEN + OFFSET * FRAME)
     assert reason(tracker.collect((2, 3))) is Reason.LARGE_PAGE
     guest.set_entry(SCREEN, table, level=2)
@@ -303,7 +305,7 @@ def test_an_extent_that_is_nowhere_is_unmapped(guest: PagedGuest, tracker: Dirty
 
 def test_pages_that_are_not_mapped_are_not_dirty(guest: PagedGuest, tracker: DirtyBitsTracker) -> None:
     guest.unmap(SCREEN + 4 * FRAME, 4)
-    assert tracker.collect() == AllDirty(Reason.UNMAPPED, "page 4 is mapped no more")
+    assert tracker.collect() == AllDirty(Reason.UNMAPPED, "page 4 is no longer mapped")
     guest.draw(1)
     guest.memory.wrote((OFFSET + 6) * FRAME, 1)
     assert tracker.collect() == PageRuns([(1, 2), (6, 7)])
@@ -318,7 +320,7 @@ def test_a_framebuffer_that_moves_is_followed(guest: PagedGuest, tracker: DirtyB
     guest.unmap(SCREEN, PAGES)
     guest.map(ALIAS, FRAMES, PAGES)
     guest.draw(1, ALIAS)
-    assert tracker.collect() == AllDirty(Reason.REMAPPED, f"page 0 is mapped at {ALIAS:#x} now")
+    assert tracker.collect() == AllDirty(Reason.REMAPPED, f"page 0 is now mapped at {ALIAS:#x}")
     guest.draw(2, ALIAS)
     assert tracker.collect() == PageRuns([(2, 3)])
     assert tracker.virtual == ALIAS
@@ -359,13 +361,13 @@ def test_too_many_tables_are_looked_at_ever_less_often(guest: PagedGuest) -> Non
     guest.cpu.load_cr3(other.root)
     tracker = DirtyBitsTracker()
     tracker.start(guest.extent)
-    for _ in range(3 * MAX_PATIENCE):
+    for _ in range(3 * MAX_RETRY_COLLECTS):
         answer = tracker.collect()
         assert isinstance(answer, AllDirty)
         assert (answer.reason, "page tables" in answer.detail) == (Reason.ALIASED, True)
     assert 3 < tracker.walks < 12
     guest.cpu.load_cr3(guest.tables.root)
-    for _ in range(MAX_PATIENCE + 1):
+    for _ in range(MAX_RETRY_COLLECTS + 1):
         assert isinstance(tracker.collect(), AllDirty)
         if tracker.virtual is not None:
             break
@@ -378,7 +380,7 @@ def test_a_table_that_is_no_memory_of_ours_is_in_doubt(guest: PagedGuest, tracke
     guest.set_entry(SCREEN + (1 << 21), 0x7FFF_0000 | 3, level=2)
     answer = tracker.collect()
     assert isinstance(answer, AllDirty)
-    assert (answer.reason, "no memory" in answer.detail) == (Reason.ALIASED, True)
+    assert (answer.reason, "outside RAM" in answer.detail) == (Reason.ALIASED, True)
     guest.set_entry(SCREEN + (1 << 21), 0, level=2)
     while isinstance(tracker.collect(), AllDirty):
         assert tracker.walks < 5
@@ -504,7 +506,7 @@ def test_a_tracker_that_was_forgotten_stands_in_nobodys_way(guest: PagedGuest) -
 
 
 def test_memory_of_no_machine_is_refused() -> None:
-    with pytest.raises(VramtapError, match="not memory of the embedded machine"):
+    with pytest.raises(VramtapError, match="not memory of the built-in VM"):
         DirtyBitsTracker().start(extent_of(np.zeros(2 * FRAME, dtype=np.uint8))[0])
 
 

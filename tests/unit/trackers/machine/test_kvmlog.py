@@ -59,7 +59,7 @@ Armed = tuple[KvmLogTracker, CountedMachine]
 
 
 def test_memory_that_is_no_machines_is_refused() -> None:
-    with pytest.raises(VramtapError, match="not memory of the embedded machine"):
+    with pytest.raises(VramtapError, match="not memory of the built-in VM"):
         KvmLogTracker().start(extent_of(np.zeros(PAGE_SIZE, dtype=np.uint8))[0])
 
 
@@ -111,9 +111,9 @@ def test_only_the_ring_stops_the_guest(armed: Armed) -> None:
 
 def test_disarmed_nothing_is_logged_and_no_device_is_followed(armed: Armed) -> None:
     tracker, machine = armed
-    assert machine.memory._logs
+    assert machine.memory._device_watchers.snapshot()
     tracker.stop()
-    assert not machine.memory._logs
+    assert not machine.memory._device_watchers.snapshot()
     machine.store(BASE, 1)
     if machine.kvm.vram_log.form == "ring":
         ring = machine.kvm._vcpu.ring

@@ -50,7 +50,7 @@ class Guest:
     def run(self, *, storing: bool) -> None:
         self.runs.begin()
         self.written |= storing
-        self.runs.end(True)
+        self.runs.end(halted=True)
 
     def watch(self, answer: Callable[[], None], interval_s: float = NEVER_S) -> MachineWatch:
         return MachineWatch(self.space, self.question, answer, interval_s)
@@ -78,7 +78,7 @@ class Step(Enum):
 
 @given(st.lists(st.sampled_from(Step), max_size=40))
 def test_while_it_stands_still_a_store_has_been_told(steps: list[Step]) -> None:
-    guest, answers = Guest(), 0
+    guest, answers, running = Guest(), 0, False
     watch: MachineWatch | None = None
 
     def answer() -> None:
@@ -88,8 +88,9 @@ def test_while_it_stands_still_a_store_has_been_told(steps: list[Step]) -> None:
     try:
         for step in steps:
             if step is Step.RUN_OR_HALT:
-                guest.runs.end(True) if guest.runs.running else guest.runs.begin()
-            elif step is Step.STORE and guest.runs.running:
+                guest.runs.end(halted=True) if running else guest.runs.begin()
+                running = not running
+            elif step is Step.STORE and running:
                 guest.written = True
             elif step is Step.CLEAR_BY_DEVICE:
                 guest.written = True
@@ -103,7 +104,7 @@ def test_while_it_stands_still_a_store_has_been_told(steps: list[Step]) -> None:
                     watch = None
                 guest.written = False
             if watch is not None:
-                told_by_now = guest.written and not guest.runs.running
+                told_by_now = guest.written and not running
                 assert answers == 1 if told_by_now else answers <= guest.written
     finally:
         if watch is not None:
@@ -160,7 +161,7 @@ def test_the_timer_is_set_while_it_runs_and_only_then() -> None:
         assert not timer_is_set(watch)
         guest.runs.begin()
         assert timer_is_set(watch)
-        guest.runs.end(False)
+        guest.runs.end(halted=False)
     assert not timer_is_set(watch)
     guest.run(storing=True)
     guest.runs.begin()
@@ -193,7 +194,7 @@ def test_what_is_stored_while_it_is_asked_first_is_told() -> None:
         guest.runs.begin()
         guest.written = True
         stored.set()
-        guest.runs.end(True)
+        guest.runs.end(halted=True)
 
     machine = threading.Thread(target=store)
 
@@ -218,11 +219,11 @@ def test_cancelled_it_asks_nobody_and_listens_to_nothing() -> None:
     asked = guest.asked
     guest.run(storing=True)
     guest.space.machine.memory.wrote(0, PAGE_SIZE)
-    watch.ended(True)  # one that was on its way
+    watch.run_ended(halted=True)  # one that was on its way
     assert guest.asked == asked
     assert told == []
     assert guest.runs._watchers == (), "it is kept by nobody"
-    assert MEMORY._logs == []
+    assert MEMORY._device_watchers.snapshot() == ()
 
 
 def test_cancelling_waits_for_who_is_asking() -> None:
