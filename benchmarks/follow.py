@@ -22,7 +22,8 @@ from support.testbed.supervise import spawn, stop
 from vramtap.display.screen import Screen
 from vramtap.errors import VramtapError
 from vramtap.pages import PageRuns
-from vramtap.tap.tap import INTERVAL_S, MAX_DUTY, Tap
+from vramtap.tap.tap import Tap
+from vramtap.tap.timings import DEFAULT_TIMINGS
 from vramtap.targets.open import open_target
 
 if TYPE_CHECKING:
@@ -118,7 +119,10 @@ async def _follow_blindly(url: str) -> None:
                 began_s = loop.time()
                 screen.refresh(target.extent, everything)
                 looks += 1
-                due_s = max(due_s + INTERVAL_S, began_s + (loop.time() - began_s) / MAX_DUTY)
+                due_s = max(
+                    due_s + DEFAULT_TIMINGS.interval_s,
+                    began_s + (loop.time() - began_s) / DEFAULT_TIMINGS.max_duty,
+                )
                 await asyncio.sleep(due_s - loop.time())
 
         await _until_told(watch(), lambda: {"tracker": BLIND, "looks": looks})

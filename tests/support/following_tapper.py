@@ -14,13 +14,15 @@ import numpy as np
 
 from support.forced import ArmAtOnce, armed, tapped
 from support.model_client import ModelClient
-from vramtap.tap import tap as tap_module
+from vramtap.tap.timings import TapTimings
 
 
 async def follow(url: str) -> None:
     """Attach, follow, and obey standard input until it ends."""
-    tap_module.IDLE_AFTER_S = 0.0  # type: ignore[misc]  # wait for the descriptor as soon as it is armed
-    async with tapped(url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+    async with (
+        tapped(url, ArmAtOnce(), timings=TapTimings(idle_after_s=0.0)) as (tap, tracker),
+        ModelClient(tap) as client,
+    ):
         print(f"watchdog {tracker.watchdog_pid}", flush=True)
         while words := (await asyncio.to_thread(sys.stdin.readline)).split():
             if words == ["armed"]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pytest
 
 from support.testbed.require import require
 from vramtap.errors import VramtapError
@@ -17,8 +16,8 @@ from vramtap.linux import abi
 from vramtap.linux.calls import syscall
 from vramtap.linux.userfaultfd import FULL_OPEN_FLAGS
 from vramtap.policy.decide import Counts, Policy, State
-from vramtap.tap import tap as tap_module
-from vramtap.tap.tap import INTERVAL_S, Tap
+from vramtap.tap.tap import Tap
+from vramtap.tap.timings import DEFAULT_TIMINGS, TapTimings
 from vramtap.targets.open import open_target
 from vramtap.trackers.choose import Choice
 from vramtap.trackers.userfault.hybrid import TILE_PAGES, HybridTracker
@@ -128,7 +127,7 @@ async def tapped(
     policy: Policy | None = None,
     *,
     kind: type[HybridTracker] = HybridTracker,
-    interval_s: float = INTERVAL_S,
+    timings: TapTimings = DEFAULT_TIMINGS,
     tile_pages: int = TILE_PAGES,
 ) -> AsyncIterator[tuple[Tap, HybridTracker]]:
     """A tap of this target with a hybrid tracker that decides so.
@@ -137,7 +136,7 @@ async def tapped(
         url: Of the target.
         policy: The online one by default.
         kind: Of tracker.
-        interval_s: Between two looks, seconds.
+        timings: Intervals of the tap.
         tile_pages: Of the tiles that are opened and closed.
     """
     target = open_target(url)
@@ -147,10 +146,8 @@ async def tapped(
         made.start(extent)
         return Choice(made, name)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tap_module, "choose", choose)
-        async with Tap(target, interval_s=interval_s) as tap:
-            yield tap, made
+    async with Tap(target, timings=timings, choose=choose) as tap:
+        yield tap, made
 
 
 def require_arming() -> None:
@@ -163,7 +160,7 @@ def require_arming() -> None:
     require(not refusal, f"synchronous write protection: {refusal} (CAP_SYS_PTRACE)")
 
 
-async def until(happened: Callable[[], bool], interval_s: float = INTERVAL_S) -> None:
+async def until(happened: Callable[[], bool], interval_s: float = DEFAULT_TIMINGS.interval_s) -> None:
     """Wait until a tap that looks at this interval has come so far.
 
     Raises:

@@ -53,6 +53,7 @@ class ModelClient:
         """Width and height, each time they were told anew."""
 
     async def __aenter__(self) -> Self:
+        self._viewer.__enter__()
         self._following = asyncio.create_task(self._follow())
         return self
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-import pytest
-
 from support.faulty import ArmedLog, FaultyTarget, SoftLog
 from support.model_client import ModelClient
-from vramtap.tap import tap as tap_module
 from vramtap.tap.tap import Tap
 from vramtap.trackers.choose import Choice, TrackerOptions
 from vramtap.trackers.compare import CompareTracker
@@ -36,10 +33,8 @@ async def tapped(
         made.start(extent)
         return Choice(made, name)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tap_module, "choose", choose)
-        async with Tap(target) as tap:
-            yield tap, made
+    async with Tap(target, choose=choose) as tap:
+        yield tap, made
     assert target.attached == target.released == 1
 
 

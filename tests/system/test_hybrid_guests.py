@@ -19,8 +19,7 @@ from support.testbed.xvfb import Framebuffer, Xvfb
 from vramtap.errors import TargetGone
 from vramtap.policy.decide import OnlinePolicy, Policy
 from vramtap.servers.vnc.server import VncServer
-from vramtap.tap import mode_clock as geometry
-from vramtap.tap import tap as tap_module
+from vramtap.tap.timings import TapTimings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("arming")
 
-SOON_S = 0.1
-"""After the last write, until the tap sleeps; its own second makes these tests long."""
+SOON = TapTimings(idle_after_s=0.1)
+"""Waits to be woken 0.1 s after the last write; the default of 1 s makes these tests long."""
 COMMANDS = (
     "fbtool pixel 1023 767 0x10F0A0",
     "seq 1 40 >/dev/tty1",
@@ -45,9 +44,8 @@ _BACKSPACE = 0xFF08
 
 
 @pytest.fixture
-def arming(monkeypatch: pytest.MonkeyPatch) -> None:
+def arming() -> None:
     require_arming()
-    monkeypatch.setattr(tap_module, "IDLE_AFTER_S", SOON_S)
 
 
 async def shows(guest: Guest, client: ModelClient) -> None:
@@ -57,17 +55,17 @@ async def shows(guest: Guest, client: ModelClient) -> None:
 
 @pytest.mark.parametrize("policy", [ArmAtOnce(), OnlinePolicy()], ids=lambda policy: policy.name)
 async def test_an_armed_guest_draws(guest: Guest, policy: Policy) -> None:
-    async with tapped(guest.url, policy) as (tap, tracker), ModelClient(tap) as client:
+    async with tapped(guest.url, policy, timings=SOON) as (tap, tracker), ModelClient(tap) as client:
         for command in COMMANDS:
             await armed(tap, tracker)
             await asyncio.to_thread(guest.run, command)
             await shows(guest, client)
-        assert tap.stats.everything["woken"] >= len(COMMANDS)
+        assert tap.stats.all_dirty["woken"] >= len(COMMANDS)
         assert tap.stats.failures == 0
 
 
 async def test_an_armed_guest_changes_its_mode(guest: Guest) -> None:
-    async with tapped(guest.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+    async with tapped(guest.url, ArmAtOnce(), timings=SOON) as (tap, tracker), ModelClient(tap) as client:
         for mode in ("800 600 32", "640 480 16", "1024 768 32"):
             await armed(tap, tracker)
             await asyncio.to_thread(guest.run, f"fbtool mode {mode}; fbtool noise 1")
@@ -75,7 +73,7 @@ async def test_an_armed_guest_changes_its_mode(guest: Guest) -> None:
 
 
 async def test_an_armed_guest_is_stopped_and_goes_on(guest: Guest) -> None:
-    async with tapped(guest.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+    async with tapped(guest.url, ArmAtOnce(), timings=SOON) as (tap, tracker), ModelClient(tap) as client:
         for color in (0x112233, 0x445566):
             await armed(tap, tracker)
             await asyncio.to_thread(guest.monitor.execute, "stop")
@@ -89,7 +87,7 @@ async def test_an_armed_guest_is_stopped_and_goes_on(guest: Guest) -> None:
 async def test_an_armed_guest_is_reset(fresh_guest: Guest) -> None:
     guest = fresh_guest
     await asyncio.to_thread(guest.quiet)
-    async with tapped(guest.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+    async with tapped(guest.url, ArmAtOnce(), timings=SOON) as (tap, tracker), ModelClient(tap) as client:
         await armed(tap, tracker)
         client.sizes.clear()
         await asyncio.to_thread(guest.reset)
@@ -115,7 +113,10 @@ def _is_killed(guest: Guest) -> str:
 @pytest.mark.parametrize("end", [_quits, _is_killed])
 async def test_an_armed_guest_ends(fresh_guest: Guest, end: Callable[[Guest], str]) -> None:
     await asyncio.to_thread(fresh_guest.quiet)
-    async with tapped(fresh_guest.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+    async with (
+        tapped(fresh_guest.url, ArmAtOnce(), timings=SOON) as (tap, tracker),
+        ModelClient(tap) as client,
+    ):
         await armed(tap, tracker)
         pid = fresh_guest.pid
         how = await asyncio.to_thread(end, fresh_guest)
@@ -128,8 +129,8 @@ async def test_an_armed_guest_ends(fresh_guest: Guest, end: Callable[[Guest], st
 async def test_two_guests_are_armed_at_once(guest: Guest, fresh_guest: Guest) -> None:
     await asyncio.to_thread(fresh_guest.quiet)
     async with (
-        tapped(guest.url, ArmAtOnce()) as (tap, tracker),
-        tapped(fresh_guest.url, ArmAtOnce()) as (other_tap, other_tracker),
+        tapped(guest.url, ArmAtOnce(), timings=SOON) as (tap, tracker),
+        tapped(fresh_guest.url, ArmAtOnce(), timings=SOON) as (other_tap, other_tracker),
         ModelClient(tap) as client,
         ModelClient(other_tap) as other_client,
     ):
@@ -139,14 +140,17 @@ async def test_two_guests_are_armed_at_once(guest: Guest, fresh_guest: Guest) ->
                 await armed(tap, tracker)
                 await armed(other_tap, other_tracker)
                 quiet = tap if which is fresh_guest else other_tap
-                woken = quiet.stats.everything["woken"]
+                woken = quiet.stats.all_dirty["woken"]
                 await asyncio.to_thread(which.run, command)
                 await shows(which, drawn)
-                assert quiet.stats.everything["woken"] == woken, "it is another's write"
+                assert quiet.stats.all_dirty["woken"] == woken, "it is another's write"
 
 
 async def test_keys_typed_at_an_armed_guest_are_seen(guest: Guest) -> None:
-    async with tapped(guest.url, ArmAtOnce()) as (tap, tracker), VncServer(tap, port=0) as server:
+    async with (
+        tapped(guest.url, ArmAtOnce(), timings=SOON) as (tap, tracker),
+        VncServer(tap, port=0) as server,
+    ):
         viewer = await asyncio.to_thread(RfbClient.connect, "127.0.0.1", server.port, None, (RAW,))
         with Follower(viewer) as follower:
             # What is typed is taken back: the shell of this guest, which others type into too, has it.
@@ -169,25 +173,27 @@ async def test_a_page_flip_of_an_armed_guest_that_writes_nothing(
     guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is in registers only: seen at the next look at the geometry, which comes ever more rarely."""
-    monkeypatch.setattr(geometry, "MODE_IDLE_S", 0.05)
-    monkeypatch.setattr(geometry, "MODE_ARMED_S", 0.2)
-    async with tapped(guest.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+    timings = TapTimings(idle_after_s=0.1, mode_idle_s=0.05, mode_armed_s=0.2)
+    async with tapped(guest.url, ArmAtOnce(), timings=timings) as (tap, tracker), ModelClient(tap) as client:
         await asyncio.to_thread(guest.run, "fbtool noise 1")
         await shows(guest, client)
         for row in (300, 17, 0):
             await armed(tap, tracker)
-            woken = tap.stats.everything["woken"]
+            woken = tap.stats.all_dirty["woken"]
             await asyncio.to_thread(guest.run, f"fbtool offset 0 {row}")
             await shows(guest, client)
             assert tap.screen.mode is not None
             assert tap.screen.mode.offset_bytes == row * 4096
-            assert tap.stats.everything["woken"] == woken, "nothing was written"
+            assert tap.stats.all_dirty["woken"] == woken, "nothing was written"
 
 
 @pytest.mark.parametrize("framebuffer", Framebuffer)
 async def test_an_x_server_that_has_been_still_draws(framebuffer: Framebuffer) -> None:
     with Xvfb(framebuffer, 803, 601) as server, XClient(server.display) as x:
-        async with tapped(server.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+        async with (
+            tapped(server.url, ArmAtOnce(), timings=SOON) as (tap, tracker),
+            ModelClient(tap) as client,
+        ):
             # SysV shared memory cannot be armed, nor a file on a disk: asked while idle, and followed.
             if framebuffer is not Framebuffer.FILE:
                 assert bool(tracker.unarmable) is (framebuffer is Framebuffer.SHMEM)
@@ -206,7 +212,10 @@ async def test_an_x_server_that_has_been_still_draws(framebuffer: Framebuffer) -
 
 async def test_an_armed_x_server_is_killed() -> None:
     with Xvfb(width=320, height=200) as server:
-        async with tapped(server.url, ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
+        async with (
+            tapped(server.url, ArmAtOnce(), timings=SOON) as (tap, tracker),
+            ModelClient(tap) as client,
+        ):
             await armed(tap, tracker)
             await asyncio.to_thread(server.kill)
             await client.ends()

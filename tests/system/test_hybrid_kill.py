@@ -15,7 +15,7 @@ from support.forced import ForcedPolicy, require_arming, tapped, until
 from support.forked import bursting, descriptors, picture_of, protections, tapping, url_of
 from support.forking_tapper import Stage
 from support.model_client import ModelClient
-from vramtap.tap import tap as tap_module
+from vramtap.tap.timings import TapTimings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,10 +56,7 @@ async def shows_all(writer: Writer, client: ModelClient) -> None:
 
 
 @pytest.mark.storm
-async def test_we_are_killed_at_random_moments(
-    writer: Writer, moments: random.Random, storm: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tap_module, "IDLE_AFTER_S", 0.0)
+async def test_we_are_killed_at_random_moments(writer: Writer, moments: random.Random, storm: int) -> None:
     before, came = descriptors(writer.pid), Counter[Stage]()
     rounds = -(-(MOMENTS if storm == 1 else MOMENTS_LONG) // 2)
     writer.steady()
@@ -74,11 +71,13 @@ async def test_we_are_killed_at_random_moments(
             if number % EXACT_EVERY == 0 or number == rounds - 1:
                 policy = ForcedPolicy(moments.randrange(1 << 32), arm=0.7)
                 async with (
-                    tapped(url_of(writer), policy, interval_s=SHORT_S) as (tap, tracker),
+                    tapped(
+                        url_of(writer), policy, timings=TapTimings(interval_s=SHORT_S, idle_after_s=0.0)
+                    ) as (tap, tracker),
                     ModelClient(tap) as client,
                 ):
                     assert not tracker.unarmable, where
-                    await client.until(lambda: tap.stats.everything["woken"] > 0)
+                    await client.until(lambda: tap.stats.all_dirty["woken"] > 0)
                     await shows_all(writer, client)
                 writer.steady()
     writer.halt()
@@ -98,16 +97,18 @@ async def test_the_watchdog_is_killed_at_random_moments(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The tap goes on, is never armed again, loses nothing, and says what has happened."""
-    monkeypatch.setattr(tap_module, "IDLE_AFTER_S", 0.0)
     before, came = descriptors(writer.pid), Counter[bool]()
     for _ in range(5 if storm == 1 else 100):
         writer.steady()
         policy = ForcedPolicy(moments.randrange(1 << 32), arm=0.7)
         async with (
-            tapped(url_of(writer), policy, interval_s=SHORT_S) as (tap, tracker),
+            tapped(url_of(writer), policy, timings=TapTimings(interval_s=SHORT_S, idle_after_s=0.0)) as (
+                tap,
+                tracker,
+            ),
             ModelClient(tap) as client,
         ):
-            await client.until(lambda: tap.stats.everything["woken"] > 0)
+            await client.until(lambda: tap.stats.all_dirty["woken"] > 0)
             await asyncio.sleep(moments.uniform(0, 0.03))
             if moments.random() < 0.5:
                 await until(lambda: tracker.armed, 0)

@@ -136,7 +136,7 @@ async def test_a_kvm_guest() -> None:
             assert tap.stats.tracker == "hybrid", tap.stats.tracker_why
             for _ in range(3):
                 await painted(guest, client)
-            assert tap.stats.everything.keys() <= {"first", "armed", "woken"}
+            assert tap.stats.all_dirty.keys() <= {"first", "armed", "woken"}
             assert tap.stats.failures == 0
         assert not protections(guest.pid)
         # Stopped in the middle of a picture, armed, and let go on.
@@ -144,7 +144,7 @@ async def test_a_kvm_guest() -> None:
             for _ in range(3):
                 await until(lambda: tracker.armed)
                 await painted(guest, client)
-            assert tap.stats.everything["woken"] >= 3
+            assert tap.stats.all_dirty["woken"] >= 3
             assert tap.stats.failures == 0
         assert not protections(guest.pid)
 

@@ -22,7 +22,7 @@ from support.model_client import ModelClient
 from support.testbed.writer import Writer
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.policy.decide import OnlinePolicy, State
-from vramtap.tap import tap as tap_module
+from vramtap.tap.timings import TapTimings
 from vramtap.trackers.base import AllDirty
 from vramtap.trackers.userfault.hybrid import HybridTracker
 
@@ -43,8 +43,8 @@ would heal what was missed there."""
 REST_US = 5000
 """Each thread rests up to so long, several looks, after a visit, which takes it a tenth of a millisecond: so
 now and then all do."""
-SHORT_S = 0.001
-"""Between two looks of a tap that is to change its state often."""
+BUSY = TapTimings(interval_s=0.001, idle_after_s=0.0)
+"""Scans without a pause, and arms at once."""
 ROUNDS = 20
 """By then a broken rule must have shown; it takes one or two."""
 MIN_COLLECTS = 30
@@ -153,7 +153,7 @@ async def followed(
     async with contextlib.AsyncExitStack() as stack:
         url = geometry.url(writer)
         if tracker == "forced":
-            tap, _ = await stack.enter_async_context(tapped(url, ForcedPolicy(1), interval_s=SHORT_S))
+            tap, _ = await stack.enter_async_context(tapped(url, ForcedPolicy(1), timings=BUSY))
         else:
             tap = await stack.enter_async_context(vramtap.open(url, tracker=tracker))
         yield tap, await stack.enter_async_context(ModelClient(tap))
@@ -204,16 +204,15 @@ async def test_no_write_is_missed_whatever_state_the_hybrid_is_forced_into(
 ) -> None:
     """Threads rest now and then, all at once too, so that it is armed in the middle of the storm."""
     require_arming()
-    monkeypatch.setattr(tap_module, "IDLE_AFTER_S", 0.0)
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     policy = policies("forced", seed)
     with resting(memory, seed) as writer:
         async with (
-            tapped(SMALL.url(writer), policy, interval_s=SHORT_S) as (tap, _),
+            tapped(SMALL.url(writer), policy, timings=BUSY) as (tap, _),
             ModelClient(tap) as client,
         ):
-            told = tap.stats.everything
+            told = tap.stats.all_dirty
             for number in range(1, storm + 1):
                 written = 0
                 while written < WRITES or min(told["armed"], told["woken"]) < number * TURNS:
@@ -237,17 +236,17 @@ async def test_no_write_is_missed_as_the_hybrid_decides_by_itself(memory: str, s
     policy = policies("online", seed)
     with storming(memory, SCREEN.end, WRITES // 4, seed, visit=100 * VISIT) as writer:
         async with (
-            tapped(SCREEN.url(writer), policy, interval_s=SHORT_S, tile_pages=4) as (tap, tracker),
+            tapped(SCREEN.url(writer), policy, timings=BUSY, tile_pages=4) as (tap, tracker),
             ModelClient(tap) as client,
         ):
             for number in range(1, storm + 1):
                 written = 0
-                while written < WRITES or tap.stats.everything["woken"] < 3 * number:
+                while written < WRITES or tap.stats.all_dirty["woken"] < 3 * number:
                     await armed(tap, tracker)
                     written += await asyncio.to_thread(writer.run)
                     await client.shows(SCREEN.decode(await asyncio.to_thread(writer.memory)))
             await armed(tap, tracker)
-            print(f"{dict(tap.stats.everything)}, {policy.opened} tiles opened, {policy.closed} closed")
+            print(f"{dict(tap.stats.all_dirty)}, {policy.opened} tiles opened, {policy.closed} closed")
             assert min(policy.opened, policy.closed) > 0
             assert tap.stats.failures == 0
 
@@ -296,10 +295,9 @@ class IgnoresClosedTiles(HybridTracker):
 async def test_a_hybrid_that_ignores_tiles_loses_writes(
     kind: type[HybridTracker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tap_module, "IDLE_AFTER_S", 0.0)
     with resting("anonymous", 5) as writer:
         async with (
-            tapped(SMALL.url(writer), ForcedPolicy(5, arm=0.0), kind=kind, interval_s=SHORT_S) as (tap, _),
+            tapped(SMALL.url(writer), ForcedPolicy(5, arm=0.0), kind=kind, timings=BUSY) as (tap, _),
             ModelClient(tap),
         ):
             for _ in range(ROUNDS):
@@ -383,7 +381,6 @@ async def test_no_write_is_missed_by_a_tap_that_is_always_about_to_sleep(
     storm: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After every look it hands over to the thread that waits for the next write."""
-    monkeypatch.setattr(tap_module, "IDLE_AFTER_S", 0.0)
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     with storming("anonymous", SCREEN.end, 400_000, seed) as writer:

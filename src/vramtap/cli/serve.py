@@ -230,7 +230,7 @@ def _report(tap: Tap, as_json: bool) -> None:
         return
     if tap.closed is not None:
         click.echo(f"{tap.target.url}: {tap.closed}")
-    everything = ", ".join(f"{reason} {count}" for reason, count in sorted(stats.everything.items()))
+    everything = ", ".join(f"{reason} {count}" for reason, count in sorted(stats.all_dirty.items()))
     click.echo(
         f"{tap.target.url}: {stats.updates} updates; {stats.dirty_pages} pages written, "
         f"{stats.bytes_read / 1e6:.1f} MB read; tracker {stats.tracker} ({stats.tracker_why}), "

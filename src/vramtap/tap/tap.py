@@ -1,117 +1,118 @@
-"""Tap: one target being watched, and the one place where target, tracker and screen meet."""
+"""Tap: one watched target, and the one place where target, tracker, screen and viewers meet."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import time
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from vramtap.concurrency import run_in_thread
-from vramtap.display.page_spans import pages_of
 from vramtap.display.screen import Screen
-from vramtap.errors import TargetGone, TimedOut, VramtapError
-from vramtap.pages import NO_PAGES, PageRuns
-from vramtap.tap.mode_clock import ModeClock
+from vramtap.errors import TargetGone, VramtapError
+from vramtap.pages import NO_PAGES
+from vramtap.tap.pipeline import Pipeline
+from vramtap.tap.scheduler import Due, HandToWaker, Scheduler
 from vramtap.tap.stats import TapStats
+from vramtap.tap.timings import DEFAULT_TIMINGS, TapTimings
 from vramtap.tap.viewer import Viewer, Watcher
-from vramtap.trackers.base import AllDirty, Reason, Tracker, Waker
 from vramtap.trackers.choose import Choice, TrackerOptions, choose
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from types import TracebackType
 
     from vramtap.display.damage import Damage
-    from vramtap.display.mode import Mode
+    from vramtap.pages import PageRuns
+    from vramtap.tap.scheduler import Decision
     from vramtap.targets.base import Target
-
-INTERVAL_S: Final = 1 / 60
-"""Between two looks at the log while a viewer waits: half of it is the mean latency."""
-IDLE_AFTER_S: Final = 1.0
-"""After the last change: from then on the tracker wakes us, where it can. Carets and clocks write once a
-second or oftener, and are not worth the change of hands; a tracker may be less patient."""
-EAGER_S: Final = 0.001
-"""Between two looks when we were woken and have seen nothing yet: whoever was held by the write that woke us
-may get a processor after us, and has still to make it. It does within a millisecond or two (measured)."""
-EAGER_LOOKS: Final = 10
-"""So often; from then on at the interval: what was written changes nothing."""
-RETRY_S: Final = 0.05
-"""After a look that failed: the target may be on its way out, and its end is about to be seen."""
-MAX_DUTY: Final = 0.5
-"""Share of the time that looking may take: a tracker that reads everything is asked less often."""
-LEGACY_PAGES: Final = 64
-"""Pages a VGA's text and planar modes are drawn in: four planes of 64 KiB, first in its video RAM."""
-GONE_GRACE_S: Final = 1.0
-"""How long the target's own account of its end is waited for, once its memory has failed."""
-
-V = TypeVar("V", bound=Viewer)
+    from vramtap.trackers.base import AllDirty, Tracker, Waker
 
 log = logging.getLogger(__name__)
 
 
 class Tap:
-    """One target being watched: target, tracker and screen, giving damage to viewers.
+    r"""One watched target: target, tracker and screen, giving damage to viewers.
 
-    An async context manager, of one event loop. Nothing is polled while no viewer waits in `changed`.
+    An async context manager for one event loop. Nothing is polled while no viewer waits.
+
+    ```python
+    async with vramtap.open("qemu:/run/vm.qmp") as tap:
+        await tap.type("uname -a\n")
+        async for damage in tap.changes():
+            print(damage.rects)
+    ```
 
     Args:
-        target: Not yet attached; attached and released with the tap.
+        target: Not attached yet. The tap attaches it and detaches it.
         tracker: Name of the tracker, or `auto`.
-        interval_s: Between two looks at the log, seconds.
-        options: Of the user, for the tracker.
+        options: The user's options for the tracker.
+        timings: Intervals.
+        choose: Starts the tracker; `vramtap.trackers.choose.choose` by default.
     """
 
     def __init__(
         self,
         target: Target,
         tracker: str = "auto",
-        interval_s: float = INTERVAL_S,
+        *,
         options: TrackerOptions | None = None,
+        timings: TapTimings = DEFAULT_TIMINGS,
+        choose: Callable[..., Choice] = choose,
     ) -> None:
         self.target = target
         self.screen = Screen()
         self.stats = TapStats()
-        self._ended = asyncio.Event()
         self.closed: str | None = None
-        """What ended the tap, in one clause; None while it runs."""
+        """Why the tap has ended, in one clause; None while it runs."""
         self._tracker_name = tracker
-        self._wishes = options
+        self._options = options
+        self._timings = timings
+        self._choose = choose
         self._tracker: Tracker
-        self._interval_s = interval_s
+        self._pipeline: Pipeline
+        self._scheduler = Scheduler(timings)
         self._viewers: set[Viewer] = set()
-        self._waiting = 0
+        self._ended = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._waker: Waker | None = None
-        self._looking: asyncio.Task[VramtapError | None] | None = None
+        self._scanning: asyncio.Task[VramtapError | None] | None = None
         self._gone: asyncio.Task[None] | None = None
-        self._mode: Mode | None = None
-        self._unread = True
-        self._geometry: ModeClock
-        self._began_s = self._not_before_s = self._active_s = float("-inf")
-        self._eager = 0
-        self._complaint: tuple[type[VramtapError], str] | None = None
+        self._unwatch: Callable[[], None] = lambda: None
+        self._last_warning: tuple[type[VramtapError], str] | None = None
+
+    # Lifecycle
 
     async def __aenter__(self) -> Self:
-        """Attach, arm the tracker and take the first picture.
+        """Attach, start the tracker and take the first picture.
 
         Raises:
             AttachError: the target cannot be tapped.
-            VramtapError: the tracker asked for cannot watch it.
+            VramtapError: the requested tracker cannot watch it.
         """
         self._loop = asyncio.get_running_loop()
         await self.target.__aenter__()
-        self._geometry = ModeClock(announced=self.target.announces_mode)
         try:
-            choice = await self._choose()
+            choice = await self._start_tracker()
             self._tracker = choice.tracker
-            # Before the first look: what happens from then on is told.
-            self.target.on_activity = self._nudge
             self.stats.tracker, self.stats.tracker_why = choice.tracker.name, choice.why
             self.stats.stopped_us = getattr(choice.tracker, "stopped_us", 0.0)
+            self._pipeline = Pipeline(
+                self.target,
+                self._tracker,
+                self.screen,
+                self.stats,
+                self._publish,
+                self._loop.time,
+                self._timings,
+            )
+            # Before the first scan, so that no event after it is missed.
+            self.target.on_activity = self._target_active
             try:
-                await self._first_look()
+                now_s = self._loop.time()
+                self._scheduler.scan_began(now_s)
+                await self._pipeline.first_scan(now_s)
+                self._scheduler.scan_ended(now_s)
             except BaseException:
                 self._tracker.stop()
                 raise
@@ -121,19 +122,21 @@ class Tap:
         self._gone = asyncio.create_task(self._watch_target())
         return self
 
-    async def _choose(self) -> Choice:
+    async def _start_tracker(self) -> Choice:
         def work() -> Choice:
             allow = self.target.tolerates_injection
-            return choose(self._tracker_name, self.target.extent, allow_filtered=allow, options=self._wishes)
+            return self._choose(
+                self._tracker_name, self.target.extent, allow_filtered=allow, options=self._options
+            )
 
         return await run_in_thread(work, lambda choice: choice.tracker.stop())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop looking, disarm, and release the target."""
+        """Stop scanning, stop the tracker, and detach the target."""
         self._close("the tap was closed")
-        tasks: list[asyncio.Task[Any]] = [task for task in (self._looking, self._gone) if task is not None]
+        tasks: list[asyncio.Task[Any]] = [task for task in (self._scanning, self._gone) if task is not None]
         for task in tasks:
             task.cancel()
         try:
@@ -142,58 +145,6 @@ class Tap:
         finally:
             self._tracker.stop()
             await self.target.__aexit__(kind, error, trace)
-
-    # Who looks
-
-    def viewer(self, name: str) -> Viewer:
-        """A new viewer, everything pending for it; a context manager that ends it."""
-        return self._join(Viewer(self, name))
-
-    async def changes(self) -> AsyncIterator[Damage]:
-        """Damage as it happens, merged while the caller is busy with the last; ends with the target.
-
-        Yields:
-            Never empty. Its rectangles are exact as long as the caller keeps up, else rounded outward.
-        """
-        with self._join(Watcher(self, "changes")) as watcher:
-            while True:
-                try:
-                    damage = await watcher.next()
-                except TargetGone:
-                    return
-                yield damage
-
-    async def refresh(self) -> None:
-        """Look once, now: afterwards the screen shows what the target showed at the call, or later.
-
-        Raises:
-            TargetGone: the target has ended.
-            VramtapError: looking failed; it is tried again while a viewer waits, or by another call.
-        """
-        error = await self._look_once(geometry=True)
-        if error is not None:
-            raise error
-
-    async def _look_once(self, *, geometry: bool) -> VramtapError | None:
-        """Look once, at the geometry too or only if that is due; returns what went wrong."""
-        self.check()
-        # Not only once: another caller that waited for the same look may be first to begin the next.
-        while self._looking is not None:
-            await asyncio.wait([self._looking])
-        self.check()
-        self._stop_waiting()
-        if geometry:
-            self._geometry.hurry()
-        self._look_now()
-        looking = self._looking
-        if looking is None:
-            return None
-        await asyncio.wait([looking])
-        self.check()
-        error = looking.result()
-        if error is None and self._tracker.has_more:
-            return await self._look_once(geometry=False)
-        return error
 
     async def ended(self) -> str:
         """Wait until the target has ended or the tap is closed.
@@ -204,288 +155,14 @@ class Tap:
         await self._ended.wait()
         return self.closed or ""
 
-    async def fresh(self) -> None:
-        """Make sure that the screen is hardly older than an interval of looking.
-
-        Raises:
-            TargetGone: the target has ended.
-        """
-        if self._waker is not None or self._looking is not None:
-            return
-        if self._loop.time() > max(self._began_s + 2 * self._interval_s, self._not_before_s):
-            await self._look_once(geometry=False)
-
     def check(self) -> None:
-        """Raise if the tap has ended.
+        """Do nothing while the tap runs.
 
         Raises:
-            TargetGone: it has; says why.
+            TargetGone: the tap has ended; says why.
         """
         if self.closed is not None:
             raise TargetGone("tap", self.target.url, self.closed)
-
-    @contextlib.contextmanager
-    def wanted(self) -> Iterator[None]:
-        """While inside, somebody waits for damage: the tap looks at its interval."""
-        self._waiting += 1
-        self._schedule()
-        try:
-            yield
-        finally:
-            self._waiting -= 1
-            if not self._waiting:
-                self._stop_waiting()
-
-    def forget(self, viewer: Viewer) -> None:
-        """A viewer has left."""
-        self._viewers.discard(viewer)
-
-    @property
-    def viewers(self) -> int:
-        """How many there are."""
-        return len(self._viewers)
-
-    def _join(self, viewer: V) -> V:
-        self._viewers.add(viewer)
-        return viewer
-
-    # When to look
-
-    def _schedule(self) -> None:
-        """Arrange for the next look, if anybody waits and none is arranged for or under way."""
-        if self._timer is not None or self._looking is not None:
-            return
-        if not self._waiting or self.closed is not None:
-            return
-        if self._eager or self._tracker.has_more:
-            due = self._began_s + EAGER_S
-        else:
-            due = max(self._began_s + self._interval_s, self._not_before_s)
-        settled = not self._unread if self._mode is not None else self.target.announces_mode
-        if (
-            self._waker is None
-            and settled
-            and due - self._active_s > min(IDLE_AFTER_S, self._tracker.idle_after_s)
-        ):
-            self._waker = self._tracker.wake(self._woken_in_thread)
-            if self._waker is not None and self._waker.fd is not None:
-                self._loop.add_reader(self._waker.fd, self._woken)
-        if self._waker is not None:
-            due = max(due, self._geometry.due_s)
-        if due != float("inf"):
-            self._timer = self._loop.call_at(due, self._tick)
-
-    def _stop_waiting(self) -> None:
-        if self._waker is not None:
-            if self._waker.fd is not None:
-                self._loop.remove_reader(self._waker.fd)
-            self._waker.cancel()
-            self._waker = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _woken_in_thread(self) -> None:
-        self._loop.call_soon_threadsafe(self._woken)
-
-    def _woken(self) -> None:
-        if self._waker is None:
-            return
-        # Who calls back has already seen what was written.
-        self._eager = 0 if self._waker.fd is None else EAGER_LOOKS
-        self._stop_waiting()
-        self._active_s = self._loop.time()
-        if self._looking is None:
-            self._look_now()
-
-    def _tick(self) -> None:
-        self._timer = None
-        if not self._waiting or self._looking is not None or self.closed is not None:
-            return
-        if self._waker is None:
-            self._look_now()
-        else:
-            # Nothing was written; only the geometry is due.
-            self._began_s = self._loop.time()
-            self._looking = asyncio.create_task(self._supervise(self._look(NO_PAGES)))
-
-    def _look_now(self) -> None:
-        """Ask the tracker; only if there is something to do, start a task that does it."""
-        self._began_s = self._loop.time()
-        try:
-            answer = self._collect()
-        except Exception as error:
-            self._looking = asyncio.create_task(self._supervise(self._failed(error)))
-            return
-        unread = self._unread and self._mode is not None
-        if answer or unread or self._began_s >= self._geometry.due_s:
-            self._looking = asyncio.create_task(self._supervise(self._look(answer)))
-        else:
-            self._rest()
-
-    async def _supervise(self, look: Coroutine[object, None, VramtapError | None]) -> VramtapError | None:
-        try:
-            return await look
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("tap of %s: a defect of vramtap ends it", self.target.url)
-            self._close("internal error; see the log")
-            return None
-        finally:
-            self._looking = None
-            self._rest()
-
-    def _rest(self) -> None:
-        """A look is over: arrange for the next, the later the longer this one took."""
-        took_s = self._loop.time() - self._began_s
-        self._eager = max(0, self._eager - 1)
-        self._not_before_s = max(self._not_before_s, self._began_s + took_s / MAX_DUTY)
-        self._schedule()
-
-    def _nudge(self) -> None:
-        """The target says that something happened: look at the geometry at once."""
-        self._geometry.hurry()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._schedule()
-
-    # What a look is
-
-    def _collect(self) -> PageRuns | AllDirty:
-        began_ns = time.perf_counter_ns()
-        # Where asking costs reading, only the scanout is asked about, or where text and planar modes draw.
-        # Elsewhere the whole extent is: what is written beside the scanout is the first sign of a page flip.
-        window = None
-        if self._tracker.prefers_window:
-            legacy = 0, min(LEGACY_PAGES, self.target.extent.pages)
-            window = legacy if self._mode is None else self._mode.window
-        answer = self._tracker.collect(window)
-        self.stats.polls += 1
-        self.stats.recent_ns.append(time.perf_counter_ns() - began_ns)
-        if isinstance(answer, AllDirty):
-            self.stats.collects += 1
-            self.stats.everything[answer.reason.value] += 1
-        elif answer:
-            self.stats.collects += 1
-            self.stats.dirty_pages += answer.count
-        return answer
-
-    async def _first_look(self) -> None:
-        self._began_s = self._loop.time()
-        await self._reread_mode(active=True)
-        answer = self._collect()
-        if self._mode is None:
-            await self._snapshot()
-        else:
-            self._read(answer)
-
-    async def _look(self, answer: PageRuns | AllDirty) -> VramtapError | None:
-        """Bring the screen up to date with what the tracker said; returns what went wrong."""
-        now_s, active = self._began_s, bool(answer)
-        try:
-            # The pixels first: asking for the geometry takes QEMU's main loop a while. Only a guest that
-            # flips pages is asked before, since what it writes is not what it shows.
-            flipping = self._geometry.flipping(now_s)
-            early = active and self._mode is not None and not self._unread and not flipping
-            if early:
-                self._read(answer)
-            changed = False
-            if self._geometry.due(now_s, active=active):
-                changed = await self._reread_mode(active)
-            if active:
-                self._geometry.written(now_s)
-            if self._mode is None:
-                await self._snapshot()
-            elif self._unread:
-                # Another part of the extent is shown now; a tracker with a copy must take it first.
-                if self._tracker.prefers_window:
-                    self._collect()
-                self._read(AllDirty(Reason.FIRST))
-            elif changed or (active and not early):
-                self._read(answer)
-        except VramtapError as error:
-            self._stop_waiting()
-            self._tracker.restore(self._runs(answer))
-            return await self._failed(error)
-        self._complaint = None
-        return None
-
-    def _runs(self, answer: PageRuns | AllDirty) -> PageRuns:
-        return PageRuns.full(self.target.extent.pages) if isinstance(answer, AllDirty) else answer
-
-    def _read(self, answer: PageRuns | AllDirty) -> None:
-        damage = self.screen.refresh(self._tracker.read_from, self._runs(answer))
-        mode = self.screen.mode
-        if self._tracker.wants_feedback and mode is not None:
-            self._tracker.feedback(pages_of(damage.rects, mode))
-        self._unread = False
-        self.stats.bytes_read = self.target.extent.space.bytes_read
-        self._publish(damage)
-
-    async def _reread_mode(self, active: bool) -> bool:
-        """Ask the target for its geometry; returns whether it is another (its palette, too)."""
-        self.stats.mode_reads += 1
-        # A nudge from here on may be about what the answer does not know yet: it stays due then.
-        self._geometry.ask()
-        try:
-            mode = await self.target.mode()
-        except TimedOut as error:
-            log.warning("%s", error, extra={"target": self.target.url})
-            mode = self._mode
-        except BaseException:
-            self._geometry.hurry()
-            raise
-        now_s = self._loop.time()
-        armed = self._waker is not None and self._waker.fd is not None
-        self._geometry.answered(now_s, linear=mode is not None, active=active, armed=armed)
-        if mode == self._mode:
-            return False
-        log.info("%s: mode %s", self.target.url, mode or "not linear", extra={"target": self.target.url})
-        if mode is not None and self._mode is not None:
-            self._geometry.flipped(now_s)
-        if mode is not None:
-            self._unread |= self.screen.set_mode(mode) or self._mode is None
-        self._mode = mode
-        return True
-
-    async def _snapshot(self) -> None:
-        self.stats.snapshots += 1
-        self._publish(self.screen.replace(await self.target.snapshot()))
-
-    def _publish(self, damage: Damage) -> None:
-        if damage:
-            self._eager = 0
-            self._active_s = self._began_s
-            self.stats.updates += 1
-            for viewer in self._viewers:
-                viewer.add(damage)
-
-    # How it ends
-
-    async def _failed(self, error: Exception) -> VramtapError:
-        """A look failed: the target's end comes through `gone`; anything else is tried again.
-
-        Raises:
-            Exception: the error, if it is none that is raised on purpose.
-        """
-        if not isinstance(error, VramtapError):
-            raise error
-        self.stats.failures += 1
-        self._eager = 0
-        if isinstance(error, TargetGone):
-            if self._gone is not None:
-                await asyncio.wait([self._gone], timeout=GONE_GRACE_S)
-            self._close(str(error))
-            return error
-        # Tried again twenty times a second: what is said each time, in other numbers, is said once.
-        complaint = type(error), error.operation
-        if complaint != self._complaint:
-            log.warning("%s: %s; trying again", self.target.url, error, extra={"target": self.target.url})
-        self._complaint = complaint
-        self._not_before_s = self._loop.time() + RETRY_S
-        return error
 
     async def _watch_target(self) -> None:
         self._close(await self.target.gone())
@@ -499,3 +176,245 @@ class Tap:
         self._stop_waiting()
         for viewer in self._viewers:
             viewer.wake()
+
+    # Viewers
+
+    def viewer(self, name: str) -> Viewer:
+        """Return a new viewer, to be entered with `with`; its backlog is the whole screen then.
+
+        Args:
+            name: For log lines.
+        """
+        return Viewer(self, name)
+
+    async def changes(self) -> AsyncIterator[Damage]:
+        """Yield damage as it happens, merged while the caller is busy; end with the target.
+
+        Yields:
+            Never empty. The rectangles are exact while the caller keeps up, else rounded outward.
+        """
+        with Watcher(self, "changes") as watcher:
+            while True:
+                try:
+                    damage = await watcher.next()
+                except TargetGone:
+                    return
+                yield damage
+
+    async def refresh(self) -> None:
+        """Scan once, now. Afterwards the screen shows the target as it was at the call, or later.
+
+        Raises:
+            TargetGone: the target has ended.
+            VramtapError: the scan failed. It is repeated while a viewer waits, or by another call.
+        """
+        error = await self._scan_once(read_mode=True)
+        if error is not None:
+            raise error
+
+    async def fresh(self) -> None:
+        """Make sure that the screen is hardly older than an interval.
+
+        Raises:
+            TargetGone: the target has ended.
+        """
+        if self._scheduler.is_stale(self._loop.time()):
+            await self._scan_once(read_mode=False)
+
+    @contextlib.contextmanager
+    def wanted(self) -> Iterator[None]:
+        """Scan at the interval while the context is open: a viewer waits."""
+        self._scheduler.viewer_waits()
+        self._schedule()
+        try:
+            yield
+        finally:
+            self._scheduler.viewer_served()
+            if not self._scheduler.waited_for:
+                self._stop_waiting()
+
+    def join(self, viewer: Viewer) -> None:
+        """Give this viewer all damage from now on."""
+        self._viewers.add(viewer)
+
+    def leave(self, viewer: Viewer) -> None:
+        """Give this viewer no more damage."""
+        self._viewers.discard(viewer)
+
+    @property
+    def viewers(self) -> int:
+        """Number of viewers."""
+        return len(self._viewers)
+
+    def _publish(self, damage: Damage) -> None:
+        if damage:
+            self._scheduler.pixels_changed()
+            self.stats.updates += 1
+            for viewer in self._viewers:
+                viewer.add(damage)
+
+    # Carrying out the schedule
+
+    def _schedule(self) -> None:
+        """Sleep or wait for the waker, as the scheduler decides, unless that is arranged already."""
+        if self._timer is not None or self.closed is not None:
+            return
+        decision = self._decide()
+        if isinstance(decision, HandToWaker):
+            if self._waker is None:
+                self._waker = self._tracker.wake(self._woken_in_thread)
+            if self._waker is None:
+                due_s = decision.otherwise_s
+            else:
+                if self._waker.fd is not None:
+                    self._loop.add_reader(self._waker.fd, self._woken)
+                self._scheduler.handed_over()
+                due_s = max(decision.otherwise_s, self._pipeline.mode_clock.due_s)
+        else:
+            due_s = decision.due_s
+        if due_s != float("inf"):
+            self._timer = self._loop.call_at(due_s, self._tick)
+
+    def _decide(self) -> Decision:
+        return self._scheduler.next(
+            has_more=self._tracker.has_more,
+            may_arm=self._pipeline.may_arm,
+            tracker_idle_after_s=self._tracker.idle_after_s,
+            mode_due_s=self._pipeline.mode_clock.due_s,
+        )
+
+    def _stop_waiting(self) -> None:
+        if self._waker is not None:
+            if self._waker.fd is not None:
+                self._loop.remove_reader(self._waker.fd)
+            self._waker.cancel()
+            self._waker = None
+            self._scheduler.taken_back()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _woken_in_thread(self) -> None:
+        self._loop.call_soon_threadsafe(self._woken)
+
+    def _woken(self) -> None:
+        if self._waker is None:
+            return
+        # A tracker that calls back has seen the write; a descriptor becomes readable before the store.
+        write_seen = self._waker.fd is None
+        self._stop_waiting()
+        self._scheduler.woken(self._loop.time(), write_seen=write_seen)
+        if self._scanning is None:
+            self._scan_now()
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self.closed is not None:
+            return
+        match self._scheduler.due():
+            case Due.SCAN:
+                self._scan_now()
+            case Due.MODE:
+                self._scheduler.scan_began(self._loop.time())
+                self._start(self._scan(NO_PAGES))
+            case Due.NOTHING:
+                pass
+
+    def _target_active(self) -> None:
+        """Read the mode soon: the target announced an event that no page write shows."""
+        self._pipeline.mode_clock.hurry()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._schedule()
+
+    # Scanning
+
+    async def _scan_once(self, *, read_mode: bool) -> VramtapError | None:
+        """Scan once; returns what failed."""
+        self.check()
+        # Not only once: another caller that waited for the same scan may start the next one first.
+        while self._scanning is not None:
+            await asyncio.wait([self._scanning])
+        self.check()
+        self._stop_waiting()
+        if read_mode:
+            self._pipeline.mode_clock.hurry()
+        self._scan_now()
+        scanning = self._scanning
+        if scanning is None:
+            return None
+        await asyncio.wait([scanning])
+        self.check()
+        error = scanning.result()
+        if error is None and self._tracker.has_more:
+            return await self._scan_once(read_mode=False)
+        return error
+
+    def _scan_now(self) -> None:
+        """Poll the tracker. Start a task only if there is something to do."""
+        now_s = self._loop.time()
+        self._scheduler.scan_began(now_s)
+        try:
+            answer = self._pipeline.collect()
+        except Exception as error:
+            self._start(self._failed(error))
+            return
+        if self._pipeline.has_work(answer, now_s):
+            self._start(self._scan(answer))
+        else:
+            self._scan_ended()
+
+    def _start(self, scan: Coroutine[object, None, VramtapError | None]) -> None:
+        self._scanning = asyncio.create_task(self._supervise(scan))
+
+    async def _supervise(self, scan: Coroutine[object, None, VramtapError | None]) -> VramtapError | None:
+        try:
+            return await scan
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("tap of %s: a defect of vramtap ends it", self.target.url)
+            self._close("internal error; see the log")
+            return None
+        finally:
+            self._scanning = None
+            self._scan_ended()
+
+    def _scan_ended(self) -> None:
+        self._scheduler.scan_ended(self._loop.time())
+        self._schedule()
+
+    async def _scan(self, answer: PageRuns | AllDirty) -> VramtapError | None:
+        """Bring the screen up to date; returns what failed."""
+        try:
+            armed = self._waker is not None and self._waker.fd is not None
+            await self._pipeline.scan(answer, self._scheduler.began_s, armed=armed)
+        except VramtapError as error:
+            self._stop_waiting()
+            self._pipeline.give_back(answer)
+            return await self._failed(error)
+        self._last_warning = None
+        return None
+
+    async def _failed(self, error: Exception) -> VramtapError:
+        """Deal with a failed scan: close the tap if the target is gone, else scan again later.
+
+        Raises:
+            Exception: the error itself, if it is a defect.
+        """
+        if not isinstance(error, VramtapError):
+            raise error
+        self.stats.failures += 1
+        if isinstance(error, TargetGone):
+            if self._gone is not None:
+                await asyncio.wait([self._gone], timeout=self._timings.gone_grace_s)
+            self._close(str(error))
+            return error
+        # A scan is repeated up to twenty times a second. An error of the same kind is logged once.
+        warning = type(error), error.operation
+        if warning != self._last_warning:
+            log.warning("%s: %s; trying again", self.target.url, error, extra={"target": self.target.url})
+        self._last_warning = warning
+        self._scheduler.scan_failed(self._loop.time())
+        return error

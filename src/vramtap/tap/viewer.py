@@ -1,4 +1,4 @@
-"""Viewer: whoever takes damage, with what it has not been given yet."""
+"""Viewer: a consumer of damage, and its backlog."""
 
 from __future__ import annotations
 
@@ -18,12 +18,20 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """What a viewer needs of the tap it looks through."""
+    """What a viewer needs of its tap."""
 
     screen: Screen
 
+    def join(self, viewer: Viewer) -> None:
+        """Give this viewer all damage from now on."""
+        ...
+
+    def leave(self, viewer: Viewer) -> None:
+        """Give this viewer no more damage."""
+        ...
+
     def wanted(self) -> AbstractContextManager[None]:
-        """While inside, the tap looks."""
+        """Scan while the context is open."""
         ...
 
     async def fresh(self) -> None:
@@ -31,19 +39,17 @@ class Source(Protocol):
         ...
 
     def check(self) -> None:
-        """Raise `TargetGone` if it has ended."""
-        ...
-
-    def forget(self, viewer: Viewer) -> None:
-        """The viewer has left."""
+        """Raise `TargetGone` if the tap has ended."""
         ...
 
 
 class Viewer:
-    """Whoever takes damage. It asks when it wants more; while it does not ask, it costs nothing.
+    """A consumer of damage, and its backlog. A context manager: the tap gives it damage while it is entered.
+
+    A viewer asks when it wants more. While it does not ask, it costs nothing.
 
     Args:
-        tap: What is watched.
+        tap: Source of the damage.
         name: For log lines.
     """
 
@@ -53,22 +59,34 @@ class Viewer:
         self.pending = Pending(tap.screen.width, tap.screen.height)
         self._news = asyncio.Event()
 
+    def __enter__(self) -> Self:
+        """Join the tap. The backlog is the whole screen."""
+        self.pending = Pending(self._tap.screen.width, self._tap.screen.height)
+        self._tap.join(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the tap."""
+        self._tap.leave(self)
+
     def add(self, damage: Damage) -> None:
-        """The screen changed: called by the tap, never blocks."""
+        """Add damage to the backlog. The tap calls this; it never blocks."""
         self.pending.add(damage)
         self._news.set()
 
     def wake(self) -> None:
-        """The tap has ended: whoever waits must look."""
+        """Wake up a waiting viewer because the tap has ended."""
         self._news.set()
 
     @property
     def waits(self) -> bool:
-        """Whether there is nothing to take."""
+        """Whether the backlog is empty."""
         return not self.pending and not self.pending.resized
 
     async def changed(self) -> None:
-        """Wait until something is pending, on a screen that is not stale.
+        """Wait until the backlog is not empty and the screen is not stale.
 
         Raises:
             TargetGone: the target has ended.
@@ -81,34 +99,26 @@ class Viewer:
                 await self._news.wait()
         self._tap.check()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._tap.forget(self)
-
 
 class Watcher(Viewer):
-    """Gathers whole damages, merged while nobody takes them."""
+    """A viewer that takes whole `Damage` objects, merged while it is busy."""
 
     def __init__(self, tap: Source, name: str) -> None:
         super().__init__(tap, name)
         self._damage: Damage | None = None
 
     def add(self, damage: Damage) -> None:
-        """Merge what is not taken yet with what is new."""
+        """Merge new damage with the damage not taken yet."""
         self._damage = damage if self._damage is None else _merged(self._damage, damage)
         self._news.set()
 
     @property
     def waits(self) -> bool:
-        """Whether there is nothing to take."""
+        """Whether there is no damage to take."""
         return self._damage is None
 
     async def next(self) -> Damage:
-        """Wait for the next damage and take it.
+        """Wait for damage and take it.
 
         Raises:
             TargetGone: the target has ended.
@@ -117,7 +127,7 @@ class Watcher(Viewer):
             try:
                 await self.changed()
             except TargetGone:
-                # The last thing it did may have come together with its end.
+                # The target's last change may have come together with its end.
                 if self._damage is None:
                     raise
         damage, self._damage = self._damage, None
@@ -125,7 +135,7 @@ class Watcher(Viewer):
 
 
 def _merged(before: Damage, after: Damage) -> Damage:
-    """Both at once, of the screen as it is after the second; rounded outward to tiles."""
+    """Return both damages as one, for the screen after the second; rounded outward to tiles."""
     region = Region(after.width, after.height)
     resized = before.resized or after.resized
     if resized:

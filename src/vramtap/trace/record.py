@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Final
 from vramtap.errors import TargetGone, TimedOut, VramtapError
 from vramtap.policy.costs import Costs
 from vramtap.policy.decide import LogAlways
-from vramtap.tap.mode_clock import MODE_BUSY_S, MODE_IDLE_S
-from vramtap.tap.tap import GONE_GRACE_S
+from vramtap.tap.timings import DEFAULT_TIMINGS
 from vramtap.trace.recording import Follower, Recording
 from vramtap.trackers.userfault.hybrid import HybridTracker
 from vramtap.trackers.userfault.log import LogTracker
@@ -173,7 +172,7 @@ def start_log(tracker: LogTracker, extent: Extent, name: str) -> None:
 
 
 async def _account(gone: asyncio.Task[str], error: TargetGone) -> str:
-    done, _ = await asyncio.wait([gone], timeout=GONE_GRACE_S)
+    done, _ = await asyncio.wait([gone], timeout=DEFAULT_TIMINGS.gone_grace_s)
     return gone.result() if done and gone.exception() is None else str(error)
 
 
@@ -240,7 +239,7 @@ class _Session:
         if mode is None:
             log.warning("%s: shows no linear mode yet; waiting for one", self._target.url)
         while mode is None:
-            if await self._gone_by(self._now_ns() + _ns(MODE_BUSY_S)):
+            if await self._gone_by(self._now_ns() + _ns(DEFAULT_TIMINGS.mode_busy_s)):
                 raise TargetGone("trace record", self._target.url, "ended before it showed a linear mode")
             mode = await self._target.mode()
         return mode
@@ -250,10 +249,12 @@ class _Session:
         now_ns = self._now_ns()
         if now_ns < self._mode_due_ns:
             if active:
-                self._mode_due_ns = min(self._mode_due_ns, now_ns + _ns(MODE_BUSY_S))
+                self._mode_due_ns = min(self._mode_due_ns, now_ns + _ns(DEFAULT_TIMINGS.mode_busy_s))
             return last
         # A nudge from here on may be about what the answer does not know yet.
-        self._mode_due_ns = now_ns + _ns(MODE_BUSY_S if active else MODE_IDLE_S)
+        self._mode_due_ns = now_ns + _ns(
+            DEFAULT_TIMINGS.mode_busy_s if active else DEFAULT_TIMINGS.mode_idle_s
+        )
         try:
             return await self._target.mode()
         except TimedOut as error:

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vramtap.tap.mode_clock import (
-    FLIPPING_S,
-    MODE_ARMED_S,
-    MODE_BUSY_S,
-    MODE_IDLE_S,
-    SNAPSHOT_IDLE_S,
-    ModeClock,
-)
+from vramtap.tap.mode_clock import ModeClock
+from vramtap.tap.timings import DEFAULT_TIMINGS
 
 NOW_S = 1000.0
 
@@ -20,15 +14,15 @@ def answered(
     *, announced: bool = False, linear: bool = True, active: bool = False, armed: bool = False
 ) -> ModeClock:
     clock = ModeClock(announced=announced)
-    clock.ask()
-    clock.answered(NOW_S, linear=linear, active=active, armed=armed)
+    clock.reading()
+    clock.mode_read(NOW_S, linear=linear, active=active, armed=armed)
     return clock
 
 
 def test_the_first_is_due_at_once_and_none_while_it_is_asked_for() -> None:
     clock = ModeClock(announced=True)
     assert clock.due(0.0, active=False)
-    clock.ask()
+    clock.reading()
     assert not clock.due(1e9, active=False)
     clock.hurry()
     assert clock.due(0.0, active=False), "what happened meanwhile is not forgotten"
@@ -37,12 +31,12 @@ def test_the_first_is_due_at_once_and_none_while_it_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("announced", "linear", "active", "rest_s"),
     [
-        (False, True, False, MODE_IDLE_S),
-        (False, True, True, MODE_BUSY_S),
-        (False, False, False, SNAPSHOT_IDLE_S),
-        (False, False, True, SNAPSHOT_IDLE_S),
+        (False, True, False, DEFAULT_TIMINGS.mode_idle_s),
+        (False, True, True, DEFAULT_TIMINGS.mode_busy_s),
+        (False, False, False, DEFAULT_TIMINGS.snapshot_idle_s),
+        (False, False, True, DEFAULT_TIMINGS.snapshot_idle_s),
         (True, True, False, float("inf")),
-        (True, True, True, MODE_BUSY_S),
+        (True, True, True, DEFAULT_TIMINGS.mode_busy_s),
         (True, False, False, float("inf")),
         (True, False, True, float("inf")),
     ],
@@ -57,50 +51,50 @@ def test_how_long_an_answer_is_believed(announced: bool, linear: bool, active: b
 
 def test_while_pages_are_written_it_is_asked_ten_times_a_second() -> None:
     clock = answered()
-    assert not clock.due(NOW_S + MODE_BUSY_S - 0.01, active=True)
-    assert clock.due(NOW_S + MODE_BUSY_S, active=True)
-    assert not clock.due(NOW_S + MODE_BUSY_S, active=False)
+    assert not clock.due(NOW_S + DEFAULT_TIMINGS.mode_busy_s - 0.01, active=True)
+    assert clock.due(NOW_S + DEFAULT_TIMINGS.mode_busy_s, active=True)
+    assert not clock.due(NOW_S + DEFAULT_TIMINGS.mode_busy_s, active=False)
 
 
 def test_the_last_write_may_be_the_flip() -> None:
     clock = answered(announced=True)
-    clock.written(NOW_S + 5)
+    clock.pages_written(NOW_S + 5)
     assert not clock.due(NOW_S + 5, active=False)
-    assert clock.due(NOW_S + 5 + MODE_BUSY_S, active=False)
-    clock.written(NOW_S + 6)
-    assert clock.due_s == NOW_S + 5 + MODE_BUSY_S, "it does not recede while writes go on"
+    assert clock.due(NOW_S + 5 + DEFAULT_TIMINGS.mode_busy_s, active=False)
+    clock.pages_written(NOW_S + 6)
+    assert clock.due_s == NOW_S + 5 + DEFAULT_TIMINGS.mode_busy_s, "it does not recede while writes go on"
 
 
 def test_flips_come_in_series() -> None:
     clock = answered()
     assert not clock.flipping(NOW_S)
     clock.flipped(NOW_S)
-    assert clock.flipping(NOW_S + FLIPPING_S - 0.01)
+    assert clock.flipping(NOW_S + DEFAULT_TIMINGS.flipping_s - 0.01)
     assert clock.due(NOW_S + 0.001, active=True)
     assert not clock.due(NOW_S + 0.001, active=False)
-    assert not clock.flipping(NOW_S + FLIPPING_S)
+    assert not clock.flipping(NOW_S + DEFAULT_TIMINGS.flipping_s)
 
 
 def test_an_armed_target_is_asked_ever_more_rarely() -> None:
     clock, now_s, rests = ModeClock(announced=False), NOW_S, []
     for _ in range(12):
-        clock.ask()
-        clock.answered(now_s, linear=True, active=False, armed=True)
+        clock.reading()
+        clock.mode_read(now_s, linear=True, active=False, armed=True)
         rests.append(clock.due_s - now_s)
         now_s = clock.due_s
     assert rests[:4] == [2, 4, 8, 16]
-    assert rests[-3:] == [MODE_ARMED_S] * 3
-    clock.ask()
-    clock.answered(now_s, linear=True, active=False, armed=False)
-    assert clock.due_s == now_s + MODE_IDLE_S
-    clock.ask()
-    clock.answered(now_s, linear=True, active=False, armed=True)
-    assert clock.due_s == now_s + 2 * MODE_IDLE_S, "from the beginning again"
+    assert rests[-3:] == [DEFAULT_TIMINGS.mode_armed_s] * 3
+    clock.reading()
+    clock.mode_read(now_s, linear=True, active=False, armed=False)
+    assert clock.due_s == now_s + DEFAULT_TIMINGS.mode_idle_s
+    clock.reading()
+    clock.mode_read(now_s, linear=True, active=False, armed=True)
+    assert clock.due_s == now_s + 2 * DEFAULT_TIMINGS.mode_idle_s, "from the beginning again"
 
 
 def test_an_answer_does_not_put_off_what_was_hurried() -> None:
     clock = ModeClock(announced=True)
-    clock.ask()
+    clock.reading()
     clock.hurry()
-    clock.answered(NOW_S, linear=True, active=False, armed=False)
+    clock.mode_read(NOW_S, linear=True, active=False, armed=False)
     assert clock.due(NOW_S, active=False)

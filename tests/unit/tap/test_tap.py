@@ -18,9 +18,8 @@ from support.virtual_time import in_virtual_time, pass_time
 from vramtap.display.region import Rect
 from vramtap.errors import KernelError, TargetGone, UsageError, VramtapError
 from vramtap.pages import PAGE_SIZE
-from vramtap.tap import tap as tap_module
-from vramtap.tap.mode_clock import MODE_IDLE_S
-from vramtap.tap.tap import IDLE_AFTER_S, INTERVAL_S, MAX_DUTY, Tap
+from vramtap.tap.tap import Tap
+from vramtap.tap.timings import DEFAULT_TIMINGS
 from vramtap.trackers.choose import Choice, TrackerOptions
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ async def test_a_write_is_shown_within_an_interval(tracker: str) -> None:
             began_s = loop.time()
             target.put(number, 7, number + 1)
             await client.shows(target.truth)
-            assert loop.time() - began_s <= INTERVAL_S + 0.01
+            assert loop.time() - began_s <= DEFAULT_TIMINGS.interval_s + 0.01
 
 
 @in_virtual_time
@@ -69,17 +68,21 @@ async def test_an_idle_tap_asks_only_for_the_geometry() -> None:
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     async with tapped(target) as (tap, made), ModelClient(tap) as client:
         assert isinstance(made, SoftLog)
-        await asyncio.sleep(IDLE_AFTER_S + 1)
+        await asyncio.sleep(DEFAULT_TIMINGS.idle_after_s + 1)
         assert made.watching
         polls, modes, read = tap.stats.polls, target.modes_read, target.extent.space.bytes_read
         await asyncio.sleep(60)
         assert tap.stats.polls == polls
         assert target.extent.space.bytes_read == read
-        assert 60 / MODE_IDLE_S - 2 <= target.modes_read - modes <= 60 / MODE_IDLE_S + 1
+        assert (
+            60 / DEFAULT_TIMINGS.mode_idle_s - 2
+            <= target.modes_read - modes
+            <= 60 / DEFAULT_TIMINGS.mode_idle_s + 1
+        )
         began_s = loop.time()
         target.put(9, 9, 0x777777)
         await client.shows(target.truth)
-        assert loop.time() - began_s < INTERVAL_S, "it was woken, not asked"
+        assert loop.time() - began_s < DEFAULT_TIMINGS.interval_s, "it was woken, not asked"
         assert not made.watching
 
 
@@ -90,7 +93,11 @@ async def test_a_tracker_that_cannot_wake_is_asked_at_the_interval() -> None:
         await asyncio.sleep(10)
         polls = tap.stats.polls
         await asyncio.sleep(10)
-        assert 10 / INTERVAL_S * 0.9 < tap.stats.polls - polls < 10 / INTERVAL_S * 1.1
+        assert (
+            10 / DEFAULT_TIMINGS.interval_s * 0.9
+            < tap.stats.polls - polls
+            < 10 / DEFAULT_TIMINGS.interval_s * 1.1
+        )
 
 
 @pytest.mark.parametrize("dirty", [True, False])
@@ -109,7 +116,7 @@ async def test_looking_takes_no_more_than_its_share(dirty: bool) -> None:
         made.wake = lambda callback: None  # type: ignore[method-assign]
         polls = tap.stats.polls
         await asyncio.sleep(60)
-        assert (tap.stats.polls - polls) * takes_s <= 60 * MAX_DUTY * 1.1
+        assert (tap.stats.polls - polls) * takes_s <= 60 * DEFAULT_TIMINGS.max_duty * 1.1
         assert tap.stats.polls - polls > 10
 
 
@@ -122,7 +129,7 @@ async def test_a_viewer_that_stops_asking_stops_the_looking() -> None:
             assert tap.viewers == 2
             first.pending.forget()
             waiting = asyncio.create_task(first.changed())
-            await asyncio.sleep(IDLE_AFTER_S + 5)
+            await asyncio.sleep(DEFAULT_TIMINGS.idle_after_s + 5)
             assert made.watching
             waiting.cancel()
             await asyncio.wait([waiting])
@@ -178,7 +185,7 @@ async def test_the_last_damage_comes_before_the_end() -> None:
         damages = asyncio.create_task(_all(tap))
         await asyncio.sleep(1)
         target.put(1, 1, 5)
-        await asyncio.sleep(INTERVAL_S)
+        await asyncio.sleep(DEFAULT_TIMINGS.interval_s)
         target.end("it exited")
         assert await damages == [Rect(1, 1, 1, 1)]
 
@@ -210,11 +217,9 @@ async def test_an_attach_that_fails_lets_go_of_everything(fault: Fault) -> None:
     target = FaultyTarget()
     target.faults.inject(fault)
     made: list[SoftLog] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tap_module, "choose", _maker(target, made))
-        with pytest.raises(VramtapError):
-            async with Tap(target):
-                pass
+    with pytest.raises(VramtapError):
+        async with Tap(target, choose=_maker(target, made)):
+            pass
     assert made[0].disarmed == 1
     assert target.attached == target.released == 1
 
@@ -240,20 +245,18 @@ async def test_an_attach_that_is_cancelled_lets_go_of_what_its_thread_arms_later
         may_go_on.wait()
         return _maker(target, made)(name, extent, allow_filtered=allow_filtered, options=options)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tap_module, "choose", slow)
-        attaching = asyncio.create_task(Tap(target).__aenter__())
-        await asyncio.to_thread(begun.wait)
-        for _ in range(times):
-            attaching.cancel()
-            await asyncio.sleep(0)
-        if times > 1:
-            assert attaching.cancelled(), "whoever insists does not wait for the thread"
-        may_go_on.set()
-        with pytest.raises(asyncio.CancelledError):
-            await attaching
-        if working := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(working)
+    attaching = asyncio.create_task(Tap(target, choose=slow).__aenter__())
+    await asyncio.to_thread(begun.wait)
+    for _ in range(times):
+        attaching.cancel()
+        await asyncio.sleep(0)
+    if times > 1:
+        assert attaching.cancelled(), "whoever insists does not wait for the thread"
+    may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await attaching
+    if working := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(working)
     assert made[0].disarmed == 1
     assert target.attached == target.released == 1
 

@@ -14,15 +14,14 @@ from support.model_client import ModelClient
 from support.tapped import followed, tapped
 from support.virtual_time import in_virtual_time
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.tap.mode_clock import MODE_ARMED_S, MODE_BUSY_S, MODE_IDLE_S
-from vramtap.tap.tap import IDLE_AFTER_S, INTERVAL_S
+from vramtap.tap.timings import DEFAULT_TIMINGS
 
 if TYPE_CHECKING:
     from vramtap.display.mode import Mode
 
 pytestmark = pytest.mark.usefixtures("no_defect")
 
-SETTLED_S = IDLE_AFTER_S + 2 * MODE_IDLE_S
+SETTLED_S = DEFAULT_TIMINGS.idle_after_s + 2 * DEFAULT_TIMINGS.mode_idle_s
 """After the last change: the tap waits for the tracker's word."""
 
 
@@ -56,7 +55,7 @@ async def test_the_first_write_is_shown_at_once_and_nothing_is_done_before() -> 
             began_s = loop.time()
             target.put(number, 9, number)
             await client.shows(target.truth)
-            assert loop.time() - began_s < INTERVAL_S
+            assert loop.time() - began_s < DEFAULT_TIMINGS.interval_s
             assert not made.watching
 
 
@@ -177,14 +176,16 @@ async def test_the_geometry_is_asked_for_more_and_more_rarely() -> None:
             await asyncio.sleep(SETTLED_S)
             assert made.watching
             began = len(target.asked_s)
-            await asyncio.sleep(4 * MODE_ARMED_S)
+            await asyncio.sleep(4 * DEFAULT_TIMINGS.mode_armed_s)
             gaps_s = np.diff(target.asked_s[began - 1 :])
-            doubling = [gap_s for gap_s in gaps_s if gap_s < MODE_ARMED_S - 0.1]
+            doubling = [gap_s for gap_s in gaps_s if gap_s < DEFAULT_TIMINGS.mode_armed_s - 0.1]
             assert len(gaps_s) - len(doubling) >= 2, "it stays at the longest"
-            assert doubling[-1] > MODE_ARMED_S / 2
+            assert doubling[-1] > DEFAULT_TIMINGS.mode_armed_s / 2
             np.testing.assert_allclose(np.array(doubling[1:]) / doubling[:-1], 2, rtol=0.01)
-            assert doubling[0] <= 4 * MODE_IDLE_S + 0.1, "it begins where an idle one is asked"
-            np.testing.assert_allclose(gaps_s[len(doubling) :], MODE_ARMED_S, rtol=0.01)
+            assert doubling[0] <= 4 * DEFAULT_TIMINGS.mode_idle_s + 0.1, (
+                "it begins where an idle one is asked"
+            )
+            np.testing.assert_allclose(gaps_s[len(doubling) :], DEFAULT_TIMINGS.mode_armed_s, rtol=0.01)
             target.put(number, 1, number)
             await client.shows(target.truth)
 
@@ -193,9 +194,9 @@ async def test_the_geometry_is_asked_for_more_and_more_rarely() -> None:
 async def test_a_new_mode_that_is_not_announced_is_seen_in_the_end() -> None:
     target = FaultyTarget()
     async with followed(target, "armed") as (_, client):
-        await asyncio.sleep(SETTLED_S + 10 * MODE_ARMED_S)
+        await asyncio.sleep(SETTLED_S + 10 * DEFAULT_TIMINGS.mode_armed_s)
         target.shown = dataclasses.replace(XR24, width=50)
-        await client.shows(target.truth, timeout_s=MODE_ARMED_S + 1)
+        await client.shows(target.truth, timeout_s=DEFAULT_TIMINGS.mode_armed_s + 1)
 
 
 @in_virtual_time
@@ -205,7 +206,7 @@ async def test_one_that_cannot_be_armed_is_asked_as_before() -> None:
         await asyncio.sleep(SETTLED_S)
         began = len(target.asked_s)
         await asyncio.sleep(100)
-        np.testing.assert_allclose(np.diff(target.asked_s[began:]), MODE_IDLE_S, atol=0.05)
+        np.testing.assert_allclose(np.diff(target.asked_s[began:]), DEFAULT_TIMINGS.mode_idle_s, atol=0.05)
 
 
 @pytest.mark.parametrize("tracker", ["armed", "softlog"])
@@ -222,7 +223,7 @@ async def test_one_that_announces_its_modes_is_not_asked(tracker: str) -> None:
         target.on_activity()
         began_s = loop.time()
         await client.shows(target.truth)
-        assert loop.time() - began_s <= INTERVAL_S
+        assert loop.time() - began_s <= DEFAULT_TIMINGS.interval_s
 
 
 @in_virtual_time
@@ -235,7 +236,7 @@ async def test_one_that_announces_its_modes_is_asked_once_more_after_it_drew() -
         asked = target.modes_read
         target.put(1, 1, 1)
         await client.shows(target.truth)
-        await asyncio.sleep(3 * MODE_BUSY_S)
+        await asyncio.sleep(3 * DEFAULT_TIMINGS.mode_busy_s)
         assert target.modes_read > asked
         asked = target.modes_read
         await asyncio.sleep(1000)
@@ -297,12 +298,12 @@ async def test_writing_what_is_there_already_keeps_nobody_awake() -> None:
         watched = []
         for _ in range(40):
             target.put(1, 1, 0)
-            await asyncio.sleep(IDLE_AFTER_S / 4)
+            await asyncio.sleep(DEFAULT_TIMINGS.idle_after_s / 4)
             watched.append(made.watching)
         assert any(watched)
         watched.clear()
         for number in range(1, 40):
             target.put(1, 1, number)
-            await asyncio.sleep(IDLE_AFTER_S / 4)
+            await asyncio.sleep(DEFAULT_TIMINGS.idle_after_s / 4)
             watched.append(made.watching)
         assert not any(watched)

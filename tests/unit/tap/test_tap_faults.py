@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from support.virtual_time import in_virtual_time
 from vramtap.display.mode import Mode, PixelFormat
 from vramtap.errors import TargetGone, VramtapError
 from vramtap.pages import PAGE_SIZE
-from vramtap.tap.mode_clock import MODE_IDLE_S, SNAPSHOT_IDLE_S
-from vramtap.tap.tap import IDLE_AFTER_S, RETRY_S, Tap
+from vramtap.tap.timings import DEFAULT_TIMINGS
+
+if TYPE_CHECKING:
+    from vramtap.tap.tap import Tap
 
 pytestmark = pytest.mark.usefixtures("no_defect")
 
@@ -43,7 +46,7 @@ async def test_what_fails_is_done_again(fault: Fault, tracker: str, caplog: pyte
                 target.write(page * PAGE_SIZE, bytes([number]) * 40)
             await target.faults.over.wait()
             await client.shows(target.truth)
-            assert loop.time() - began_s <= 6 * RETRY_S + 5 * MODE_IDLE_S
+            assert loop.time() - began_s <= 6 * DEFAULT_TIMINGS.retry_s + 5 * DEFAULT_TIMINGS.mode_idle_s
         assert tap.closed is None
         if fault is not Fault.MODE_LATE:
             assert tap.stats.failures == 20
@@ -65,7 +68,12 @@ async def test_what_fails_in_the_middle_of_a_new_mode_is_done_again(fault: Fault
             target.shown = mode
             began_s = loop.time()
             await client.shows(target.truth)
-            assert loop.time() - began_s <= MODE_IDLE_S + 3 * SNAPSHOT_IDLE_S + 4 * RETRY_S
+            assert (
+                loop.time() - began_s
+                <= DEFAULT_TIMINGS.mode_idle_s
+                + 3 * DEFAULT_TIMINGS.snapshot_idle_s
+                + 4 * DEFAULT_TIMINGS.retry_s
+            )
             target.faults.repair()
 
 
@@ -74,15 +82,15 @@ async def test_a_new_mode_that_could_not_be_read_is_read_soon() -> None:
     """Found by the poll of the geometry, with no write to come back to."""
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     async with followed(target) as (_, client):
-        await asyncio.sleep(IDLE_AFTER_S + 3)
+        await asyncio.sleep(DEFAULT_TIMINGS.idle_after_s + 3)
         target.write(30 * PAGE_SIZE, b"hidden")
-        await asyncio.sleep(IDLE_AFTER_S + 3)
+        await asyncio.sleep(DEFAULT_TIMINGS.idle_after_s + 3)
         target.shown = dataclasses.replace(XR24, offset_bytes=30 * PAGE_SIZE)
         target.faults.inject(Fault.READ)
         await target.faults.over.wait()
         began_s = loop.time()
         await client.shows(target.truth)
-        assert loop.time() - began_s <= 2 * RETRY_S
+        assert loop.time() - began_s <= 2 * DEFAULT_TIMINGS.retry_s
 
 
 @pytest.mark.parametrize("fault", [Fault.COLLECT_DEFECT, Fault.MODE_DEFECT])

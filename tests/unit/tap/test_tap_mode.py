@@ -13,8 +13,7 @@ from support.tapped import TRACKERS, followed
 from support.virtual_time import in_virtual_time
 from vramtap.display.mode import Mode, PixelFormat
 from vramtap.pages import PAGE_SIZE
-from vramtap.tap.mode_clock import MODE_IDLE_S, SNAPSHOT_IDLE_S
-from vramtap.tap.tap import IDLE_AFTER_S, INTERVAL_S
+from vramtap.tap.timings import DEFAULT_TIMINGS
 
 pytestmark = pytest.mark.usefixtures("no_defect")
 
@@ -31,7 +30,7 @@ async def test_a_flip_that_writes_nothing_is_seen(tracker: str) -> None:
             began_s = loop.time()
             target.shown = mode
             await client.shows(target.truth)
-            assert loop.time() - began_s <= MODE_IDLE_S + INTERVAL_S + 0.1
+            assert loop.time() - began_s <= DEFAULT_TIMINGS.mode_idle_s + DEFAULT_TIMINGS.interval_s + 0.1
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)
@@ -78,13 +77,13 @@ async def test_without_a_framebuffer_pictures_are_taken(tracker: str) -> None:
             target.picture = target.picture ^ np.uint32(0xFFFFFF)
             began_s = loop.time()
             await client.shows(target.truth)
-            assert loop.time() - began_s <= SNAPSHOT_IDLE_S + 0.1
+            assert loop.time() - began_s <= DEFAULT_TIMINGS.snapshot_idle_s + 0.1
             # While it draws, pictures are taken at the interval.
             target.picture = target.picture + np.uint32(1)
             target.write(0, b"text" * number)
             began_s = loop.time()
             await client.shows(target.truth)
-            assert loop.time() - began_s <= 2 * INTERVAL_S + 0.05
+            assert loop.time() - began_s <= 2 * DEFAULT_TIMINGS.interval_s + 0.05
             target.write(40 * PAGE_SIZE, b"something else")
             target.shown = XR24
             await client.shows(target.truth)
@@ -106,19 +105,19 @@ async def test_a_nudge_is_answered_at_once() -> None:
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     async with followed(target) as (_, client):
         for number in range(1, 8):
-            await asyncio.sleep(IDLE_AFTER_S + 3 + number * 0.13)
+            await asyncio.sleep(DEFAULT_TIMINGS.idle_after_s + 3 + number * 0.13)
             target.shown = dataclasses.replace(XR24, width=number)
             began_s = loop.time()
             target.on_activity()
             await client.shows(target.truth)
-            assert loop.time() - began_s <= INTERVAL_S
+            assert loop.time() - began_s <= DEFAULT_TIMINGS.interval_s
 
 
 @in_virtual_time
 async def test_a_nudge_while_the_geometry_is_asked_for_is_not_forgotten() -> None:
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     async with followed(target) as (_, client):
-        await asyncio.sleep(IDLE_AFTER_S + 3)
+        await asyncio.sleep(DEFAULT_TIMINGS.idle_after_s + 3)
         target.asked.clear()
         target.answering.clear()
         await target.asked.wait()
@@ -129,4 +128,4 @@ async def test_a_nudge_while_the_geometry_is_asked_for_is_not_forgotten() -> Non
         target.answering.set()
         await client.shows(target.truth)
         assert target.modes_read - asked == 2, "the answer on its way was out of date"
-        assert loop.time() - began_s <= 2 * INTERVAL_S
+        assert loop.time() - began_s <= 2 * DEFAULT_TIMINGS.interval_s

@@ -33,7 +33,8 @@ class Source:
         self.closed = ""
         self.wanting = 0
         self.refreshed = 0
-        self.forgotten: list[Viewer] = []
+        self.joined: list[Viewer] = []
+        self.left: list[Viewer] = []
         self.on_fresh: list[tuple[Viewer, Damage]] = []
 
     @contextlib.contextmanager
@@ -56,8 +57,11 @@ class Source:
         if self.closed:
             raise TargetGone("tap", "source", self.closed)
 
-    def forget(self, viewer: Viewer) -> None:
-        self.forgotten.append(viewer)
+    def join(self, viewer: Viewer) -> None:
+        self.joined.append(viewer)
+
+    def leave(self, viewer: Viewer) -> None:
+        self.left.append(viewer)
 
 
 def spot(x: int, y: int, **changed: object) -> Damage:
@@ -168,8 +172,8 @@ async def test_the_end_wakes_whoever_waits_and_refuses_whoever_comes() -> None:
 def test_leaving_is_told() -> None:
     source = Source()
     with Viewer(source, "leaving") as viewer:
-        assert source.forgotten == []
-    assert source.forgotten == [viewer]
+        assert source.left == []
+    assert source.left == [viewer]
 
 
 # Whole damages

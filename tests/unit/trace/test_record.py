@@ -18,7 +18,7 @@ from vramtap.errors import KernelError, Refused, TargetGone, VramtapError
 from vramtap.memory.own import extent_of
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.policy.costs import REFERENCE
-from vramtap.tap.mode_clock import MODE_BUSY_S, MODE_IDLE_S
+from vramtap.tap.timings import DEFAULT_TIMINGS
 from vramtap.trace import record as module
 from vramtap.trace.record import STOPPED, looks_in, record
 from vramtap.trace.recording import Follower, Recording, costs_of
@@ -183,7 +183,9 @@ async def test_a_screen_of_another_size_ends_it(
     assert trace.meta["ended"] == f"the mode changed to {said}"
 
 
-@pytest.mark.parametrize(("writes", "within_s"), [(True, MODE_BUSY_S), (False, MODE_IDLE_S)])
+@pytest.mark.parametrize(
+    ("writes", "within_s"), [(True, DEFAULT_TIMINGS.mode_busy_s), (False, DEFAULT_TIMINGS.mode_idle_s)]
+)
 @in_virtual_time
 async def test_a_new_mode_that_nobody_announces_is_found(
     monkeypatch: pytest.MonkeyPatch, writes: bool, within_s: float
