@@ -68,6 +68,11 @@ class ModeClock:
             rest_s = self._armed_s if linear else timings.snapshot_idle_s
         self.due_s = min(self.due_s, now_s + rest_s)
 
+    def read_timed_out(self, now_s: float) -> None:
+        """Note that the target did not say its mode in time. It is read again after `mode_idle_s`."""
+        self._read_s = now_s
+        self.due_s = min(self.due_s, now_s + self._timings.mode_idle_s)
+
     def flipped(self, now_s: float) -> None:
         """Note a page flip: the scanout shows another part of the extent, or shows it in another way."""
         self._flipping_until_s = now_s + self._timings.flipping_s

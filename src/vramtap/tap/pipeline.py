@@ -159,8 +159,10 @@ class Pipeline:
         try:
             mode = await self._target.mode()
         except TimedOut as error:
+            # The change that made the mode due may still be unknown, and may not be announced again.
             log.warning("%s", error, extra={"target": self._target.url})
-            mode = self._mode
+            self.mode_clock.read_timed_out(self._clock())
+            return False
         except BaseException:
             self.mode_clock.hurry()
             raise

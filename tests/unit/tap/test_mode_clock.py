@@ -92,6 +92,14 @@ def test_an_armed_target_is_asked_ever_more_rarely() -> None:
     assert clock.due_s == now_s + 2 * DEFAULT_TIMINGS.mode_idle_s, "from the beginning again"
 
 
+@pytest.mark.parametrize("announced", [False, True])
+def test_mode_that_was_not_answered_in_time_is_read_again(announced: bool) -> None:
+    clock = ModeClock(announced=announced)
+    clock.reading()
+    clock.read_timed_out(NOW_S)
+    assert clock.due_s == NOW_S + DEFAULT_TIMINGS.mode_idle_s
+
+
 def test_an_answer_does_not_put_off_what_was_hurried() -> None:
     clock = ModeClock(announced=True)
     clock.reading()
