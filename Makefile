@@ -103,8 +103,8 @@ test-xen-all: packages-xen $(INSTALLED) $(GUEST) ## the same and faults, a domai
 storm: packages $(INSTALLED) $(GUEST) ## the random tests, long (STORM=20 times)
 	$(RUN)/python -m pytest -m storm --storm $(STORM) $(PYTEST_ARGS)
 
-bench: packages $(INSTALLED) $(GUEST) ## measure everything beside QEMU's VNC, x11vnc and x0vncserver; writes README's tables (1 h)
-	PYTHONPATH=tests $(RUN)/python -m benchmarks --readme
+bench: packages $(INSTALLED) $(GUEST) ## measure vramtap, QEMU's VNC, x11vnc and x0vncserver; writes the tables of docs/performance.md (1 h)
+	PYTHONPATH=tests $(RUN)/python -m benchmarks --write
 
 bench-xen: packages-xen $(INSTALLED) $(GUEST) ## measure in an emulated Xen host's dom0 beside QEMU's VNC; writes docs/xen-costs.md (15 min)
 	PYTHONPATH=tests $(RUN)/python -m xen.testbed --hypervisor shadow --timeout 2400 --out build/bench-xen \

@@ -1,1 +1,1 @@
-"""Measures vramtap beside its peers on this machine, in one run; nothing here is part of the package."""
+"""Measure vramtap and other VNC servers on this machine in one run; not a part of the package."""

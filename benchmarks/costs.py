@@ -1,9 +1,9 @@
-"""What following costs both sides in a frame: the writer's stores, and our CPU, on recorded traces.
+"""What tracking costs both sides in a frame, on recorded traces: the writer's stores, and the tap's CPU time.
 
-A writer plays a trace: at every interval, sixty a second, it stores one word into each page that was written
-in it, and times that. What the stores take longer than untapped is lost to the guest; what the tap's
-processes spend meanwhile is ours. Both are real costs of real calls into the kernel; what a policy would cost
-at best is the model's affair (`vramtap trace replay`).
+A writer plays a trace. Sixty times a second it stores one word into each page that was written in the
+interval, and times these stores. The guest loses what the stores take longer than untapped. The tap's cost is
+the CPU time of its processes. Both are real costs of real calls into the kernel. `vramtap trace replay`
+computes from a model what a policy would cost at best.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 HZ: Final = 60
-"""Frames a second: as often as a tap looks."""
+"""Frames a second: a tap's scan rate."""
 TRACES: Final = Path(__file__).resolve().parents[1] / "tests" / "traces"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Following one trace in one way.
+    """Cost of tracking one trace with one tracker.
 
     Args:
-        trace: Its name.
-        tracker: As `--tracker` names it.
-        frames: Played.
-        pages: Written in a frame, mean.
-        lost_us: Of the writer's time in a frame, microseconds, mean: the difference to the same untapped,
-            which may fall below nothing by what measuring varies.
-        our_us: CPU of the tap and its helpers in a frame, microseconds, mean.
-        looks: How often the tracker was asked in a frame.
+        trace: Name of the trace.
+        tracker: Name as in `--tracker`.
+        frames: Number of frames played.
+        pages: Pages written in a frame, mean.
+        lost_us: Time the writer loses in a frame, microseconds, mean: the difference to untapped. It may be
+            slightly negative because measurements vary.
+        tap_us: CPU time of the tap and its helpers in a frame, microseconds, mean.
+        polls: Polls of the tracker in a frame.
     """
 
     trace: str
@@ -53,37 +53,37 @@ class Cost:
     frames: int
     pages: float
     lost_us: float
-    our_us: float
-    looks: float
+    tap_us: float
+    polls: float
 
     @property
     def total_us(self) -> float:
-        """Lost and ours, a microsecond being a microsecond."""
-        return self.lost_us + self.our_us
+        """Time lost by the writer plus CPU time of the tap, microseconds."""
+        return self.lost_us + self.tap_us
 
 
 def recorded(directory: Path = TRACES) -> dict[str, Path]:
-    """The traces there are, by name."""
+    """Return the recorded traces, by name."""
     return {path.stem: path for path in sorted(directory.glob("*/*.parquet"))}
 
 
 def measure(
     traces: Sequence[Path], trackers: Sequence[str], seconds: float, progress: Progress
 ) -> Iterator[Cost]:
-    """Play traces, untapped and followed by each tracker.
+    """Play traces, untapped and with each tracker.
 
     Args:
         traces: Recorded files.
-        trackers: As `--tracker` names them.
-        seconds: Of each trace at most, from its middle on where it is longer; a trace is slowed down or
-            hurried to `HZ` where it was looked at at another rate.
-        progress: Told what is going on.
+        trackers: Names as in `--tracker`.
+        seconds: Longest part of each trace that is played, seconds, from its middle. Every trace is played at
+            `HZ`, whatever rate it was recorded at.
+        progress: Called with what is going on.
 
     Yields:
         A cost for each pair, trace by trace.
 
     Raises:
-        VramtapError: a file is no trace.
+        VramtapError: A file is not a trace.
     """
     for path in traces:
         trace = load(path)
@@ -96,34 +96,34 @@ def measure(
             for tracker in trackers:
                 progress(f"{path.stem}: {tracker}")
                 with follower(painter.url, tracker) as tap:
-                    before, looks = tap.spent(), tap.stats()["looks"]
+                    before, polls = tap.spent(), tap.stats()["polls"]
                     times = painter.replay(frames, HZ)
-                    looks, ours = tap.stats()["looks"] - looks, tap.spent().since(before)
+                    polls, spent = tap.stats()["polls"] - polls, tap.spent().since(before)
                 yield Cost(
                     path.stem,
                     tracker,
                     len(frames),
                     sum(runs.count for runs in frames) / len(frames),
                     float(own_us(times).mean() - free_us.mean()),
-                    ours.cpu_ns / 1e3 / len(frames),
-                    looks / len(frames),
+                    spent.cpu_ns / 1e3 / len(frames),
+                    polls / len(frames),
                 )
 
 
 def excerpt(trace: Trace, most: int) -> list[PageRuns]:
-    """The intervals in the middle of a trace, so many at most: the beginning is the first picture."""
+    """Return at most so many intervals from the middle of a trace; its beginning is the first picture."""
     first = max(0, (trace.intervals - most) // 2)
     return [trace.written(interval) for interval in range(first, min(first + most, trace.intervals))]
 
 
 def own_us(times: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The writer's own time of each frame: its CPU time, faults included, and being held, if it was.
+    """Return the writer's own time of each frame: CPU time with faults, and the time it was held.
 
-    What passes by the clock while another process has its core is no loss to tracking, and is not in it: so
-    of frames in which the writer was never put to sleep the CPU time counts, and of the others the clock.
+    Time for which another process has the writer's core is not lost to tracking. So in a frame in which the
+    writer never slept its CPU time counts, and in the other frames the clock's time.
 
     Args:
-        times: Shape `(frames, 3)`, as `Painter.replay` gives them.
+        times: Shape `(frames, 3)`, as returned by `Painter.replay`.
 
     Returns:
         Shape `(frames,)`, microseconds.

@@ -1,4 +1,4 @@
-"""Figures of many shots, and what of them stands in a table."""
+"""Statistics of repeated measurements, and Markdown tables."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How figures are spread; in their own unit.
+    """Distribution of figures, in the figures' own unit.
 
     Args:
-        count: How many there are.
-        median: Half are at most this.
-        p95: 95 of 100 are at most this.
-        p99: 99 of 100 are at most this; of fewer than 100 it is the largest.
-        least: The smallest.
-        most: The largest.
+        count: Number of figures.
+        median: Half of the figures are at most this.
+        p95: 95 % of the figures are at most this.
+        p99: 99 % of the figures are at most this; with fewer than 100 figures, the largest.
+        least: The smallest figure.
+        most: The largest figure.
     """
 
     count: int
@@ -32,10 +32,10 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """Of these figures.
+        """Return the spread of figures.
 
         Raises:
-            ValueError: there are none.
+            ValueError: There are no figures.
         """
         if not values:
             raise ValueError("the spread of no figures")
@@ -45,9 +45,9 @@ class Spread:
 
 
 def ranked(ordered: Sequence[float], share: float) -> float:
-    """The smallest of these figures that so large a share of them does not exceed (the nearest rank).
+    """Return the smallest figure that at least this share of the figures does not exceed (nearest rank).
 
-    Nothing is interpolated: what is printed was measured.
+    Nothing is interpolated, so a printed figure is one that was measured.
 
     Args:
         ordered: Ascending, at least one.
@@ -57,10 +57,10 @@ def ranked(ordered: Sequence[float], share: float) -> float:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table.
+    """Return a Markdown table.
 
     Raises:
-        ValueError: a row has not as many cells as the head.
+        ValueError: A row does not have as many cells as the head.
     """
     lines = [_row(head), f"|{'---|' * len(head)}"]
     for row in rows:

@@ -1,9 +1,9 @@
-"""How long the first update takes after a while without any change, ours and its peers' in one run.
+"""How long the first update takes after a while without change, for vramtap and other servers in one run.
 
-On Xvfb the time runs from the drawing request. On a QEMU guest it runs from the write in the video RAM: what
-the guest itself needs from the command to the write is its own affair, and is told apart. The write is seen
-by a thread that looks closely until then. So that it can be judged whether this changes what is measured,
-every `UNWATCHED_EVERY`th shot is taken without it: from the command to the update both kinds are timed.
+On Xvfb the time starts with the drawing request. On a QEMU guest it starts with the write to the video RAM.
+The time that the guest needs from the command to this write is reported separately. A thread polls the video
+RAM to see the write. To show whether this thread changes the result, every `UNWATCHED_EVERY`th shot is taken
+without it; both kinds of shots are also timed from the command to the update.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _XVFB_SERVERS: Final = ("vramtap", "x11vnc", "x0vncserver")
 
 
 class Changed(NamedTuple):
-    """When a screen was changed, on the monotonic clock.
+    """Times of one change of a screen, on the monotonic clock.
 
     Args:
-        asked_s: Before it was asked for.
-        written_s: When it was seen in memory; None where nobody looked.
+        asked_s: Just before the change was requested.
+        written_s: When the write was seen in memory; None if no thread watched for it.
     """
 
     asked_s: float
@@ -51,16 +51,18 @@ class Changed(NamedTuple):
 
 @dataclass(frozen=True)
 class Updates:
-    """The first updates of one server.
+    """First updates of one server.
 
     Args:
-        where: What it shows.
-        server: Its name.
-        ms: From the write (Xvfb: the drawing request) to the first byte of the update, each shot.
-        asked_ms: The same from the command on, of the shots whose write was watched.
-        unwatched_ms: From the command on, of those whose write was not.
-        lost: Shots without an update within `watching.SHOT_S`.
-        at_rest: Shots before which it did not wake up; None for servers not observed.
+        where: Kind of target the server shows.
+        server: Name of the server.
+        ms: Time from the write (Xvfb: from the drawing request) to the first byte of the update, of each
+            shot, milliseconds.
+        asked_ms: Time from the command to the update, of each shot whose write was watched, milliseconds.
+        unwatched_ms: The same, of each shot whose write was not watched.
+        lost: Number of shots without an update within `watching.SHOT_S`.
+        at_rest: Number of shots before which the server did not wake up; None for servers that are not
+            observed.
     """
 
     where: str
@@ -75,18 +77,18 @@ class Updates:
 def measure(
     shots: int, idle_s: float, side_by_side: int, guests: int, tracker: str, progress: Progress
 ) -> tuple[list[Updates], list[float]]:
-    """Ours beside QEMU's own VNC on the same guests, and beside x11vnc and x0vncserver on Xvfb.
+    """Measure vramtap and QEMU's own VNC server on the same guests, and vramtap and its peers on Xvfb.
 
     Args:
-        shots: Of each server, with the write watched where it is a guest's.
-        idle_s: Without any change before each.
-        side_by_side: Screens of each server on Xvfb.
-        guests: Guests under QEMU.
-        tracker: Ours, as `--tracker` names it.
-        progress: Told what is going on.
+        shots: Shots of each server; on guests, shots whose write is watched.
+        idle_s: Time without any change before each shot, seconds.
+        side_by_side: Number of screens of each server on Xvfb.
+        guests: Number of guests under QEMU.
+        tracker: vramtap's tracker, named as in `--tracker`.
+        progress: Called with what is going on.
 
     Returns:
-        The updates, and how long the guest itself took from the command to the write, milliseconds.
+        The updates, and for each watched shot the guest's time from the command to the write, milliseconds.
     """
     counts = dict.fromkeys([f"{XVFB} {name}" for name in _XVFB_SERVERS], shots)
     with contextlib.ExitStack() as stack:
@@ -134,7 +136,7 @@ def _updates(kind: str, name: str, shots: list[Shot[Changed]]) -> Updates:
 def _on_qemu(
     stack: contextlib.ExitStack, count: int, tracker: str, workers: ThreadPoolExecutor, progress: Progress
 ) -> list[Lane[Changed]]:
-    """Guests that are watched by both servers."""
+    """Start guests, each shown by vramtap and by QEMU's own VNC server."""
     guests = []
     for _ in range(count):
         guest = Guest(("-vnc", "127.0.0.1:0,to=99"))
@@ -155,7 +157,7 @@ def _on_qemu(
 
 
 async def _vram(guest: Guest) -> tuple[int, int]:
-    """QEMU's pid and where the guest's video RAM is in it; the monitor is free again afterwards."""
+    """Return QEMU's pid and the address of the guest's video RAM in it; release the monitor."""
     async with QemuTarget(str(guest.qmp_path)) as target:
         return target.monitor.pid, target.extent.address
 
@@ -175,7 +177,7 @@ def _draw_in_guest(
             asked_s = time.monotonic()
             guest.run(command)
         if not seen:
-            raise LabError(f"guest: {command}: no write was seen")
+            raise LabError(f"guest: {command}: no write to the video RAM was seen")
         return Changed(asked_s, seen[0])
 
     return workers.submit(draw)
@@ -184,7 +186,7 @@ def _draw_in_guest(
 def _on_xvfb(
     stack: contextlib.ExitStack, side_by_side: int, tracker: str, progress: Progress
 ) -> list[Lane[Changed]]:
-    """Screens with one server each."""
+    """Start screens, each with one server."""
     found = []
     for name in _XVFB_SERVERS:
         for index in range(side_by_side):
@@ -206,5 +208,5 @@ def _draw_on_x(client: XClient, number: int) -> Future[Changed]:
 
 
 def _colour(number: int) -> int:
-    """Another one for every shot: an odd factor permutes the 24-bit numbers."""
+    """Return a colour that no other shot has: an odd factor permutes the 24-bit numbers."""
     return (number * 0x9E3779 + 0x00FF00) & 0xFFFFFF

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.follow URL TRACKER`: a tap in a process of its own, whose viewer keeps nothing.
+"""`python -m benchmarks.follow URL TRACKER`: a tap in a separate process, whose viewer discards all updates.
 
-So what is measured is finding, reading, comparing and converting, and no protocol. TRACKER may be `blind`:
-then nothing is tracked, and the whole screen is read, compared and converted at a tap's own rate. What that
-takes from a writer is memory bandwidth and the CPU's caches, and not tracking.
+So the measured cost is scanning, reading, comparing and converting, without a protocol. With TRACKER `blind`
+nothing is tracked: the whole screen is read, compared and converted at a tap's rate. A writer loses memory
+bandwidth and CPU cache to that, and nothing to tracking.
 """
 
 from __future__ import annotations
@@ -37,38 +37,38 @@ class Follower:
     """The tap's process.
 
     Args:
-        process: Has said that it is ready.
+        process: Has printed its first line.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
     def stats(self) -> dict[str, Any]:
-        """What it has done so far; `looks` among it."""
+        """Return the tap's statistics."""
         assert self._process.stdin is not None
         self._process.stdin.write(b"stats\n")
         self._process.stdin.flush()
         return self._line()
 
     def spent(self) -> Spent:
-        """What it and its helpers have spent so far."""
+        """Return what the tap and its helpers have spent so far."""
         return spent(family(self._process.pid))
 
     def _line(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise LabError(f"follow: it ended with status {self._process.wait()}")
+            raise LabError(f"follow: the process ended with status {self._process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
 @contextlib.contextmanager
 def follower(url: str, tracker: str) -> Iterator[Follower]:
-    """A tap of this target, until the block ends.
+    """Tap a target in a separate process until the block ends.
 
     Raises:
-        LabError: it cannot be tapped so.
+        LabError: The target cannot be tapped with this tracker.
     """
     argv = [sys.executable, "-m", "benchmarks.follow", url, tracker]
     paths = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
@@ -96,40 +96,37 @@ async def _follow(url: str, tracker: str) -> None:
             async for _ in tap.changes():
                 pass
 
-        def stats() -> dict[str, object]:
-            return {**tap.stats.as_dict(), "looks": tap.stats.polls}
-
-        await _until_told(watch(), stats)
+        await _answer_stats(watch(), tap.stats.as_dict)
 
 
 async def _follow_blindly(url: str) -> None:
-    """Read it all at a tap's interval, or as often as a tap would that has to."""
-    looks, screen = 0, Screen()
+    """Read the whole screen at a tap's interval, or as often as a tap's limit on CPU time allows."""
+    polls, screen = 0, Screen()
     async with open_target(url) as target:
         mode = await target.mode()
         if mode is None:
             raise VramtapError("follow", url, "shows no linear mode")
         screen.set_mode(mode)
-        loop, everything = asyncio.get_running_loop(), PageRuns.full(target.extent.pages)
+        loop, all_pages = asyncio.get_running_loop(), PageRuns.full(target.extent.pages)
 
         async def watch() -> None:
-            nonlocal looks
+            nonlocal polls
             due_s = loop.time()
             while True:
                 began_s = loop.time()
-                screen.refresh(target.extent, everything)
-                looks += 1
+                screen.refresh(target.extent, all_pages)
+                polls += 1
                 due_s = max(
                     due_s + DEFAULT_TIMINGS.interval_s,
                     began_s + (loop.time() - began_s) / DEFAULT_TIMINGS.max_duty,
                 )
                 await asyncio.sleep(due_s - loop.time())
 
-        await _until_told(watch(), lambda: {"tracker": BLIND, "looks": looks})
+        await _answer_stats(watch(), lambda: {"tracker": BLIND, "polls": polls})
 
 
-async def _until_told(watch: Coroutine[None, None, None], stats: Callable[[], dict[str, object]]) -> None:
-    """Watch until standard input ends; answer each line of it with what was done so far."""
+async def _answer_stats(watch: Coroutine[None, None, None], stats: Callable[[], dict[str, object]]) -> None:
+    """Run `watch` until standard input ends; answer each line of standard input with the statistics."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

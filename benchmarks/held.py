@@ -1,10 +1,12 @@
-"""How long a writer is held by the first write after a stillness, and what a whole repaint then loses.
+"""How long the first write after a silence holds the writer, and what a full repaint then costs the writer.
 
-The writer times its own stores with a clock that needs no system call. It is silent until vramtap has
-stopped waking up, where its tracker ever does, for `LIMIT_S` at most; then it writes a page, or all of its
-screen, at once. The same shots are taken before anybody taps it: that is what they
-cost by themselves after such a silence. Then with one of vramtap's processes stopped (SIGSTOP) just before
-the shot and let go on after it: a writer must be let go by whoever is left.
+The writer times its own stores with a clock that needs no system call. It writes nothing until vramtap has
+come to rest, for at most `LIMIT_S`; only some trackers come to rest. Then it writes one page or its whole
+screen at once.
+
+The same shots are taken untapped first, which gives the cost of the stores themselves after such a silence.
+More shots are taken with one of vramtap's processes stopped (SIGSTOP) just before the shot and continued
+after it. They show that the remaining process, or the kernel, releases the writer.
 """
 
 from __future__ import annotations
@@ -32,15 +34,15 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 LIMIT_S: Final = 10.0
-"""How long coming to rest is waited for before each shot."""
+"""Longest wait for vramtap to come to rest before each shot, seconds."""
 RESTING: Final = ("auto", "hybrid")
-"""Trackers that come to rest; the others ask all the time."""
+"""Trackers that come to rest. The others poll all the time."""
 STOP_S: Final = 5.0
-"""How long a process that was sent SIGSTOP may take to stop."""
+"""Longest time for a process to stop after SIGSTOP, seconds."""
 STRIDE: Final = 37
-"""From the page of one shot to that of the next; odd, so that all places of a screen have their turn."""
+"""Distance between the pages of two shots; odd, so that the shots spread over the whole screen."""
 
-NOBODY: Final = "nobody"
+UNTAPPED: Final = "untapped"
 PAGE: Final = "one page"
 SCREEN: Final = "the whole screen"
 STOPPED: Final = {"server": "one page, vramtap stopped", "helper": "one page, its helper stopped"}
@@ -51,13 +53,13 @@ class Held:
     """Shots of one kind.
 
     Args:
-        tracker: As `--tracker` names it, or `NOBODY`.
-        what: What was written at once.
-        pages: In the writer's screen.
-        first_us: Of each shot, how long the first store took, microseconds.
-        all_us: Of each shot, how long all stores took, microseconds.
-        at_rest: Shots before which vramtap did not wake up; None where nobody taps.
-        lost: Shots after which no update came.
+        tracker: Name as in `--tracker`, or `UNTAPPED`.
+        what: What the writer wrote at once.
+        pages: Number of pages of the writer's screen.
+        first_us: Duration of the first store of each shot, microseconds.
+        all_us: Duration of all stores of each shot, microseconds.
+        at_rest: Number of shots before which vramtap did not wake up; None when untapped.
+        lost: Number of shots without an update.
     """
 
     tracker: str
@@ -81,13 +83,13 @@ def measure(
     """Time writers of their own screens, untapped and tapped.
 
     Args:
-        shots: Of each kind.
-        stopped_shots: With a process stopped.
-        idle_s: Silence before each, at least.
-        side_by_side: Writers, each with a vramtap of its own.
-        trackers: As `--tracker` names them.
-        progress: Told what is going on.
-        size: Of the screens, pixels.
+        shots: Number of shots of each kind.
+        stopped_shots: Number of shots with each of vramtap's processes stopped.
+        idle_s: Shortest silence before each shot, seconds.
+        side_by_side: Number of writers, each tapped by its own vramtap.
+        trackers: Names as in `--tracker`.
+        progress: Called with what is going on.
+        size: Width and height of the screens, pixels.
 
     Raises:
         LabError: vramtap does not start.
@@ -96,7 +98,7 @@ def measure(
     with contextlib.ExitStack() as stack:
         workers = stack.enter_context(ThreadPoolExecutor(max_workers=4, thread_name_prefix="shots"))
         painters = [stack.enter_context(Painter.of_screen(*size)) for _ in range(side_by_side)]
-        found = _shoot(NOBODY, painters, {}, counts, idle_s, workers, progress)
+        found = _shoot(UNTAPPED, painters, {}, counts, idle_s, workers, progress)
         for tracker in trackers:
             with contextlib.ExitStack() as tapping:
                 taps = {}
@@ -121,17 +123,17 @@ def _shoot(
     workers: ThreadPoolExecutor,
     progress: Progress,
 ) -> list[Held]:
-    """All shots of these kinds, spread over the painters."""
+    """Take all shots of these kinds, spread over the painters."""
     found = []
-    idle_after_s = LIMIT_S if tracker in RESTING else 0.0
+    rest_limit_s = LIMIT_S if tracker in RESTING else 0.0
     for what, count in counts.items():
         rows = []
         for painter in painters:
             tap = taps.get(painter)
             observed = None if tap is None else partial(wakeups, tap.pid)
             fire = partial(_fill, workers, painter, what, tap)
-            rows.append(Lane(what, [] if tap is None else [tap], fire, observed, idle_after_s))
-        taken = lanes.run(rows, {what: count}, idle_s, lambda told: progress(f"{tracker}: {told}"))
+            rows.append(Lane(what, [] if tap is None else [tap], fire, observed, rest_limit_s))
+        taken = lanes.run(rows, {what: count}, idle_s, lambda said: progress(f"{tracker}: {said}"))
         filled = [shot.result.result() for shot in taken]
         found.append(
             Held(
@@ -160,14 +162,14 @@ def _fill(
 
 
 def _process(which: str, tap: Server) -> int | None:
-    """Vramtap's own process, or that of its helper; None where it has none."""
+    """Return the pid of vramtap's server or of its helper; None if it has no helper."""
     if which == "server":
         return tap.pid
     return next((pid for pid in family(tap.pid) if pid != tap.pid), None)
 
 
 def _fill_while_stopped(painter: Painter, page: int, pid: int | None) -> Filled:
-    """Write a page while a process does nothing."""
+    """Write a page while a process is stopped."""
     if pid is None:
         raise LabError("vramtap's helper has ended")
     os.kill(pid, signal.SIGSTOP)
@@ -179,10 +181,10 @@ def _fill_while_stopped(painter: Painter, page: int, pid: int | None) -> Filled:
 
 
 def _wait_stopped(pid: int) -> None:
-    """Wait until every thread of a process has stopped: the signal is only asked for at first.
+    """Wait until every thread of a process has stopped; `kill` returns before they have.
 
     Raises:
-        LabError: it goes on.
+        LabError: A thread still runs after `STOP_S`.
     """
     until_s = time.monotonic() + STOP_S
     while time.monotonic() < until_s:
@@ -191,4 +193,4 @@ def _wait_stopped(pid: int) -> None:
         states = {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks}
         if states == {"T"}:
             return
-    raise LabError(f"pid {pid} does not stop")
+    raise LabError(f"pid {pid}: a thread still runs {STOP_S:g} s after SIGSTOP")

@@ -1,7 +1,7 @@
-"""What a server costs while a viewer is connected and nothing changes: wake-ups and CPU, helpers included.
+"""What a server costs while a viewer is connected and nothing changes: wake-ups and CPU time.
 
-All are started together and measured over the same stretch, each on a screen of its own, after they have come
-to rest or after waiting for it has been given up.
+All servers run at the same time, each on its own screen, and are measured over the same stretch. Helper
+processes are included. The stretch begins when all servers have come to rest, or after a time limit.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 DEMO: Final = "demo:?workload=idle&hz=0"
-"""A guest that draws nothing and has no timer."""
+"""Target whose guest draws nothing and has no timer."""
 
 
 @dataclass(frozen=True)
 class Idle:
-    """Over one measured stretch, a viewer connected, nothing drawn.
+    """Cost of one server over the stretch, with a viewer connected and nothing drawn.
 
     Args:
-        where: What the server shows.
-        server: Its name.
-        rest_s: How long it took to come to rest, seconds; None if it did not.
-        voluntary: Context switches in the stretch because a thread waited, all processes and threads.
-        involuntary: Context switches in the stretch because another process was let run.
-        cpu_ms: CPU time in the stretch, all processes and threads, milliseconds.
-        threads_changed: How many threads began or ended in the stretch.
-        updates: Sent in the stretch: there should be none.
-        helpers: What the processes are called that belong to it.
-        bytes_read: Of the target's memory from the beginning on; None for servers that do not tell.
-        tracker: Of ours.
+        where: Kind of target the server shows.
+        server: Name of the server.
+        rest_s: Time from the start until the server came to rest, seconds; None if it did not.
+        voluntary: Context switches because a thread waited, of all its processes and threads.
+        involuntary: Context switches because the kernel ran another process.
+        cpu_ms: CPU time of all its processes and threads, milliseconds.
+        threads_changed: Number of threads that began or ended.
+        updates: Updates sent; there should be none.
+        helpers: Names of its helper processes.
+        bytes_read: Bytes of the target's memory read since the start; None for servers that do not report it.
+        tracker: vramtap's tracker; None for other servers.
     """
 
     where: str
@@ -58,20 +58,20 @@ class Idle:
 
 
 def measure(stretch_s: float, tracker: str, progress: Progress, limit_s: float = REST_LIMIT_S) -> list[Idle]:
-    """Ours on a real guest, on Xvfb and on the embedded machine, and the peers on Xvfb beside it.
+    """Measure vramtap on a QEMU guest, on the built-in VM and on Xvfb, and x11vnc and x0vncserver on Xvfb.
 
     Args:
-        stretch_s: Measured.
-        tracker: Ours, as `--tracker` names it.
-        progress: Told what is going on.
-        limit_s: How long coming to rest is waited for.
+        stretch_s: Length of the measurement, seconds.
+        tracker: vramtap's tracker, named as in `--tracker`.
+        progress: Called with what is going on.
+        limit_s: Longest wait for all servers to come to rest, seconds.
     """
     with contextlib.ExitStack() as stack:
         guest = stack.enter_context(Guest())
         guest.quiet()
         shown: dict[str, tuple[str, Server]] = {}
         with contextlib.ExitStack() as running:
-            for where, url in (("QEMU guest", guest.url), ("embedded machine", DEMO)):
+            for where, url in (("QEMU guest", guest.url), ("built-in VM", DEMO)):
                 server = running.enter_context(servers.vramtap(url, "--tracker", tracker))
                 shown[f"{where}: {server.name}"] = where, server
             for name in (servers.VRAMTAP, servers.X11VNC, servers.X0VNCSERVER):
@@ -81,18 +81,18 @@ def measure(stretch_s: float, tracker: str, progress: Progress, limit_s: float =
             viewers = {
                 title: running.enter_context(Waiting([server])) for title, (_, server) in shown.items()
             }
-            everybody = list(viewers.values())
-            progress(f"waiting up to {limit_s:.0f} s until they come to rest")
+            all_viewers = list(viewers.values())
+            progress(f"waiting up to {limit_s:.0f} s for all servers to come to rest")
             pids = {title: server.pid for title, (_, server) in shown.items()}
 
             def serve(pause_s: float) -> None:
-                drain(everybody, pause_s)
+                drain(all_viewers, pause_s)
 
             rests = wait_for_rest(pids, serve, limit_s=limit_s)
             families = {title: family(pid) for title, pid in pids.items()}
             before = {title: spent(processes) for title, processes in families.items()}
             progress(f"idle for {stretch_s:.0f} s")
-            updates = dict(zip(viewers, drain(everybody, stretch_s), strict=True))
+            updates = dict(zip(viewers, drain(all_viewers, stretch_s), strict=True))
             costs = {title: spent(families[title]).since(before[title]) for title in shown}
             helpers = {title: [name_of(pid) for pid in families[title][1:]] for title in shown}
     return [

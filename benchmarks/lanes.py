@@ -1,8 +1,8 @@
-"""Lanes: many screens side by side, changed one at a time, each after a long stillness of its own.
+"""Lanes: many screens side by side, changed one at a time, each after a long time without change.
 
-Two hundred shots with 20 s of stillness before each take more than an hour on one screen. On eight they take
-eight minutes, and none is taken while another is under way: shots are at least `GAP_S` apart, and a server
-that takes longer than that to answer waits for a timer and uses no CPU meanwhile.
+Two hundred shots with 20 s without change before each take more than an hour on one screen, and eight minutes
+on eight screens. The shots do not disturb each other: they are at least `GAP_S` apart, and a server that
+takes longer than that to answer waits for a timer and uses no CPU.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from benchmarks.servers import Server
 
 GAP_S: Final = 0.25
-"""Between two shots: what vramtap and x0vncserver do after one is over in a tenth of it."""
+"""Shortest time between two shots, seconds. vramtap and x0vncserver are done with a shot in a tenth of it."""
 REST_S: Final = 0.3
-"""A server that did not wake up for so long before its shot was at rest; while it asks the log it wakes up
-every 24 ms."""
+"""A server is at rest when it did not wake up for this long, seconds. While vramtap polls it wakes up every
+24 ms."""
 _ANSWER_S: Final = 0.01
-"""Between two looks whether what was fired is over; updates are seen at once."""
+"""Interval of checks whether a fired change is finished, seconds. Updates are seen at once."""
 
 T = TypeVar("T")
 
@@ -39,18 +39,18 @@ class Lane(Generic[T]):
     """A screen and the servers that show it.
 
     Args:
-        kind: Lanes of a kind share its shots.
-        servers: Each gets a Raw client with an incremental request outstanding.
-        fire: Changes the screen; called with the number of the shot in its kind, in the thread of `run`.
-        wakeups: How often the server observed has woken up so far; None where that is not asked.
-        patience_s: For so long past its time a shot is put off until that server is at rest.
+        kind: Name of the kind; lanes of a kind share the kind's shots.
+        servers: The servers. Each gets a Raw client with an incremental request outstanding.
+        fire: Changes the screen. Called in the thread of `run` with the number of the shot in its kind.
+        wakeups: Returns how often the observed server has woken up; None if no server is observed.
+        rest_limit_s: Longest delay of a due shot until the observed server is at rest, seconds.
     """
 
     kind: str
     servers: Sequence[Server]
     fire: Callable[[int], Future[T]]
     wakeups: Callable[[], int] | None = None
-    idle_after_s: float = 0.0
+    rest_limit_s: float = 0.0
 
 
 @dataclass
@@ -58,12 +58,12 @@ class Shot(Generic[T]):
     """One change of a screen.
 
     Args:
-        kind: Of its lane.
-        result: What `fire` promised.
-        fired_s: When it was called, on the monotonic clock.
-        arrived_s: When each server's update began to arrive, on the monotonic clock, by name; one that is
-            missing sent none within `SHOT_S`.
-        rested: Whether the server observed had not woken up for `REST_S`; None where that is not asked.
+        kind: Kind of its lane.
+        result: Result of `fire`.
+        fired_s: When `fire` was called, on the monotonic clock.
+        rested: Whether the observed server had not woken up for `REST_S`; None if no server is observed.
+        arrived_s: When each server's update began to arrive, on the monotonic clock, by the server's name. A
+            server without an entry sent no update within `SHOT_S`.
     """
 
     kind: str
@@ -81,13 +81,13 @@ class _Running(Generic[T]):
     shot: Shot[T] | None = None
     rested: bool | None = None
     mark: int | None = None
-    """Wake-ups at the last look, `REST_S` or longer ago."""
+    """Number of wake-ups at the last check, at least `REST_S` ago."""
     since_s: float | None = None
-    """When it was looked at first for the shot that is due."""
+    """Time of the first check for the shot that is due."""
 
     @property
     def answered(self) -> bool:
-        """Whether nothing is waited for: every server has answered, and what was fired is over."""
+        """True if every server has answered and the change is finished, or if no shot is under way."""
         if self.shot is None:
             return True
         return len(self.shot.arrived_s) == len(self.clients) and self.shot.result.done()
@@ -99,14 +99,13 @@ def run(
     idle_s: float,
     progress: Callable[[str], None],
 ) -> list[Shot[T]]:
-    """Take shots until each kind has had its number.
+    """Take shots until each kind has its number of shots.
 
     Args:
         lanes: At least one of each kind.
-        shots: How many, by kind.
-        idle_s: For so long no server of a lane has sent anything, and nobody has changed its screen, before
-            it is changed again.
-        progress: Told what is going on.
+        shots: Number of shots of each kind.
+        idle_s: Shortest time without a change and without an update on a lane before its next shot, seconds.
+        progress: Called with what is going on.
 
     Returns:
         All shots, in the order they were taken.
@@ -161,28 +160,28 @@ def _take_all(
 
 
 def _may_fire(one: _Running[T], now_s: float) -> bool:
-    """Whether it is known if the server observed is at rest, and it is or has been waited for long enough."""
+    """Return whether the observed server is at rest, or the wait for that has reached its limit."""
     if one.lane.wakeups is None:
         return True
     count, before = one.lane.wakeups(), one.mark
     one.rested, one.mark = count == before, count
     if one.since_s is None:
         one.since_s = now_s
-    elif one.rested or now_s - one.since_s >= one.lane.idle_after_s:
+    elif one.rested or now_s - one.since_s >= one.lane.rest_limit_s:
         return True
     one.due_s = now_s + REST_S
     return False
 
 
 def _finish(one: _Running[T], now_s: float, idle_s: float) -> None:
-    """End a shot that is answered, or that never will be."""
+    """End a shot that every server has answered, or that has timed out."""
     if one.shot is not None and (one.answered or now_s - one.shot.fired_s > SHOT_S):
         one.shot.result.result(timeout=SHOT_S)
         one.shot, one.due_s = None, now_s + idle_s
 
 
 def _pause_s(running: list[_Running[T]], open_lanes: list[_Running[T]], clear_s: float) -> float:
-    """How long nothing has to be done but take in updates."""
+    """Return how long `run` may wait for updates before its next action, seconds."""
     if any(one.shot is not None for one in running):
         return _ANSWER_S
     now_s = time.monotonic()
@@ -191,7 +190,7 @@ def _pause_s(running: list[_Running[T]], open_lanes: list[_Running[T]], clear_s:
 
 
 def _serve(selector: selectors.BaseSelector, timeout_s: float, idle_s: float) -> None:
-    """Take in what comes, for so long at most."""
+    """Receive updates for at most this long."""
     events = selector.select(timeout_s)
     now_s = time.monotonic()
     for key, _ in events:
@@ -202,5 +201,5 @@ def _serve(selector: selectors.BaseSelector, timeout_s: float, idle_s: float) ->
         if one.shot is not None:
             one.shot.arrived_s.setdefault(one.clients[client], now_s)
         else:
-            # Late or of itself: the screen was not still.
+            # A late update or one without a shot: the idle time begins again.
             one.due_s, one.mark, one.since_s = now_s + idle_s, None, None

@@ -1,21 +1,21 @@
 /*
- * Writes memory of its own and times its own stores: the writer whose loss is measured.
+ * Writes its own memory and times its stores: the writer whose loss is measured.
  *
  *   painter PAGES
  *
- * Maps so many pages of anonymous memory, touches all, prints `READY ADDRESS`, and then obeys lines on standard
+ * Maps PAGES pages of anonymous memory, touches them all, prints `READY ADDRESS`, and then obeys lines on standard
  * input. Pages are counted from 0, ranges are half-open, times are nanoseconds of CLOCK_MONOTONIC.
- *   fill FIRST LAST       writes every byte of these pages; answers `FILLED BEGAN FIRST_STORE ALL`: when it began,
- *                         how long the first store took, and how long all of them
- *   video DURATION ROUNDS paints frames of all pages as fast as it can until the time is over, with so many rounds
- *                         of arithmetic for every 8 bytes, as a decoder has; answers `PAINTED FRAMES TOOK CPU`,
- *                         the last its own CPU time
+ *   fill FIRST LAST       writes every byte of these pages; answers `FILLED BEGAN FIRST_STORE ALL`: the time at
+ *                         which it began, the duration of the first store, and the duration of all stores
+ *   video DURATION ROUNDS paints frames of all pages as fast as it can until the time is over, with ROUNDS rounds of
+ *                         arithmetic for every 8 bytes, like a decoder's; answers `PAINTED FRAMES TOOK CPU`, with
+ *                         the elapsed time and its own CPU time
  *   replay IN HZ OUT      plays frames of page writes at a fixed rate, one store a page; answers `REPLAYED FRAMES`
- * The end of standard input ends it.
+ * The program ends at the end of standard input.
  *
- * IN holds 32-bit words: the number of frames, and for each frame the number of ranges and the ranges. OUT gets
- * for each frame three 64-bit words: how long its stores took, the CPU time of this thread meanwhile, and whether
- * it was put to sleep meanwhile (the stores themselves never sleep; somebody held the writer).
+ * IN holds 32-bit words: the number of frames, and for each frame the number of ranges and the ranges. OUT receives
+ * three 64-bit words for each frame: the duration of its stores, the CPU time of this thread meanwhile, and 1 if the
+ * thread slept meanwhile. The stores themselves never sleep, so a thread that slept was held by a tracker.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -34,7 +34,7 @@ enum { PAGE_BYTES = 4096, MAX_PAGES = 1 << 20, MAX_INPUT_BYTES = 1 << 28, MAX_HZ
 
 static volatile uint64_t *memory;
 static uint32_t pages;
-static uint64_t colour; /* another one each time, so that every write is a change */
+static uint64_t colour; /* changes before every fill, frame and replayed frame, so that every write is a change */
 
 static void die(const char *what)
 {
@@ -75,7 +75,7 @@ static void fill(uint32_t first, uint32_t last)
     printf("FILLED %" PRId64 " %" PRId64 " %" PRId64 "\n", began, stored - began, done - began);
 }
 
-/* A multiplication, a shift and an exclusive or a round: work that stays in registers. */
+/* Each round is a multiplication, a shift and an exclusive or: work that stays in registers. */
 static void paint(uint64_t rounds)
 {
     volatile uint64_t *end = page_at(pages);
@@ -120,7 +120,7 @@ static uint32_t *slurp(const char *path, uint64_t *words)
     return content;
 }
 
-/* The word after this frame's ranges; ends the program if they are no ranges of our pages. */
+/* Return the index of the word after this frame's ranges; exit if a range is not valid. */
 static uint64_t checked(const uint32_t *in, uint64_t at, uint64_t words)
 {
     if (at >= words || in[at] > (words - at - 1) / 2)
@@ -143,7 +143,7 @@ static void replay(const char *from, uint64_t hz, const char *to)
     int64_t(*out)[3] = calloc(frames ? frames : 1, sizeof *out);
     if (!out)
         die("calloc");
-    memset(out, 1, frames * sizeof *out); /* no page of it is touched for the first time while time is taken */
+    memset(out, 1, frames * sizeof *out); /* touch every page of it now and not while time is taken */
 
     int64_t due = clock_ns(CLOCK_MONOTONIC);
     at = 1;
@@ -187,12 +187,12 @@ int main(int argc, char **argv)
         fail("usage: painter PAGES");
     long asked = strtol(argv[1], NULL, 10);
     if (asked < 1 || asked > MAX_PAGES)
-        fail("so many pages are not to be had");
+        fail("PAGES is less than 1 or more than 1048576");
     pages = (uint32_t)asked;
     void *map = mmap(NULL, (size_t)pages * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (map == MAP_FAILED)
         die("mmap");
-    /* Small pages whatever the system's setting is: a large one is split once, and measured never again. */
+    /* Small pages, whatever the system's setting: a huge page is split once, and later shots differ from the first. */
     if (madvise(map, (size_t)pages * PAGE_BYTES, MADV_NOHUGEPAGE) && errno != EINVAL)
         die("madvise");
     memset(map, 0xFF, (size_t)pages * PAGE_BYTES);
@@ -208,7 +208,7 @@ int main(int argc, char **argv)
         else if (sscanf(line, "replay %4095s %" SCNu64 " %4095s", from, &a, to) == 3 && a && a <= MAX_HZ)
             replay(from, a, to);
         else
-            fail("a line that means nothing");
+            fail("an unknown command or an argument out of range");
         fflush(stdout);
     }
     return 0;

@@ -1,4 +1,4 @@
-"""A process that writes memory of its own and times its own stores (`painter.c`)."""
+"""A process that writes its own memory and times its stores (`painter.c`)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 _SOURCE: Final = Path(__file__).resolve().parent / "painter.c"
 ROW_PIXELS: Final = 1024
-"""A row of 1024 pixels of 32 bits is a page: so any number of pages is a screen."""
+"""Pixels of a row: 1024 pixels of 32 bits are a page, so any number of pages is a screen."""
 
 
 class Filled(NamedTuple):
-    """One fill, as the writer's own clock saw it.
+    """Times of one fill, by the writer's own clock.
 
     Args:
-        began_s: On the monotonic clock.
-        first_us: The first store, microseconds.
-        all_us: All of them, microseconds.
+        began_s: When the fill began, on the monotonic clock.
+        first_us: Duration of the first store, microseconds.
+        all_us: Duration of all stores, microseconds.
     """
 
     began_s: float
@@ -41,7 +41,13 @@ class Filled(NamedTuple):
 
 
 class Painted(NamedTuple):
-    """What was painted at the writer's own speed, and in which time, by the clock and of CPU."""
+    """Result of painting at full speed.
+
+    Args:
+        frames: Number of frames painted.
+        took_s: Elapsed time, seconds.
+        cpu_s: The writer's CPU time, seconds.
+    """
 
     frames: int
     took_s: float
@@ -54,16 +60,16 @@ class Painted(NamedTuple):
 
     @property
     def per_cpu_s(self) -> float:
-        """Frames in a second of CPU time."""
+        """Frames a second of the writer's CPU time."""
         return self.frames / self.cpu_s
 
 
 class Painter:
-    """The writer's process, alive inside the `with` block.
+    """The writer's process; it runs inside the `with` block.
 
     Args:
-        pages: Of its memory.
-        mode: How it is shown, `WIDTHxHEIGHT` of 32 bits a pixel; by default rows of a page each.
+        pages: Number of pages of its memory.
+        mode: Mode of the screen, `WIDTHxHEIGHT` at 32 bits a pixel; by default rows of a page each.
     """
 
     def __init__(self, pages: int, mode: str = "") -> None:
@@ -71,29 +77,29 @@ class Painter:
         self._mode = mode or f"{ROW_PIXELS}x{pages}"
         self._process: subprocess.Popen[bytes]
         self.address = 0
-        """Where its memory begins in its address space."""
+        """Address of its memory."""
 
     @classmethod
     def of_screen(cls, width: int, height: int) -> Self:
-        """One with the memory of a screen of 32 bits a pixel."""
+        """Create a writer with the memory of a screen of 32 bits a pixel."""
         return cls(-(-width * height * 4 // 4096), f"{width}x{height}")
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Process id of the writer."""
         return self._process.pid
 
     @property
     def url(self) -> str:
-        """What the code under test is told to tap."""
+        """TARGET string of its memory."""
         width = int(self._mode.partition("x")[0])
         return f"pid:{self.pid}?address={self.address:#x}&mode={self._mode}&stride={width * 4}"
 
     def __enter__(self) -> Self:
-        """Start it.
+        """Start the process.
 
         Raises:
-            LabError: it could not map the memory.
+            LabError: The process could not map the memory.
         """
         self._process = spawn(
             [compiled(_SOURCE), str(self.pages)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -108,7 +114,7 @@ class Painter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Kill it."""
+        """Kill the process."""
         stop(self._process)
 
     def fill(self, first: int, last: int) -> Filled:
@@ -118,22 +124,22 @@ class Painter:
         return Filled(began / 1e9, stored / 1e3, done / 1e3)
 
     def video(self, duration_s: float, rounds: int) -> Painted:
-        """Paint all pages again and again at its own speed.
+        """Paint all pages again and again, as fast as the writer can.
 
         Args:
-            duration_s: How long; the frame under way is finished.
-            rounds: Of arithmetic for every 8 bytes, the decoder's part.
+            duration_s: Duration, seconds; the writer finishes the frame it has begun.
+            rounds: Rounds of arithmetic for every 8 bytes, which stand for a decoder.
         """
         self._say(f"video {round(duration_s * 1e9)} {rounds}")
         frames, took, cpu = map(int, self._answer("PAINTED"))
         return Painted(frames, took / 1e9, cpu / 1e9)
 
     def replay(self, frames: Sequence[PageRuns], hz: int) -> NDArray[np.int64]:
-        """Write one word of each page of each frame, so many frames a second.
+        """Write one word into each page of each frame, at `hz` frames a second.
 
         Returns:
-            Shape `(frames, 3)`: of each frame's stores the time and the CPU time in nanoseconds, and
-            whether the writer was put to sleep meanwhile.
+            Shape `(frames, 3)`, int64, for each frame's stores: elapsed time and CPU time, nanoseconds, and 1
+            if the writer slept meanwhile.
         """
         with tempfile.TemporaryDirectory(prefix="vramtap-painter-") as directory:
             into, out = Path(directory) / "frames", Path(directory) / "times"
@@ -156,7 +162,7 @@ class Painter:
 
 
 def encoded(frames: Sequence[PageRuns]) -> bytes:
-    """The frames as `painter.c` reads them: 32-bit words, counts before what they count."""
+    """Encode frames for `painter.c`: 32-bit words, each count before the items it counts."""
     words: list[NDArray[np.uint32]] = [np.array([len(frames)], np.uint32)]
     for runs in frames:
         words += [np.array([len(runs)], np.uint32), runs.array.astype(np.uint32).reshape(-1)]

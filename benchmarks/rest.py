@@ -1,4 +1,4 @@
-"""What a server spends: context switches and CPU time of its process and of its helpers."""
+"""Context switches and CPU time of a server's process and its helpers."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 QUIET_S: Final = 5.0
-"""A server that does not wake up for so long is at rest: longer than any timer of ours or of its peers that
-ticks while nothing happens (a second for the geometry, three for QEMU's refresh)."""
+"""A server is at rest when it does not wake up for this long, seconds: longer than any timer that runs while
+nothing changes (vramtap re-reads the mode every second, QEMU refreshes every three)."""
 REST_LIMIT_S: Final = 140.0
-"""How long coming to rest is waited for. An armed vramtap asks QEMU for the geometry ever more rarely, last
-two minutes after it has been armed and then every five; x11vnc's longest nap begins after two minutes."""
+"""Longest wait for servers to come to rest, seconds. An armed vramtap re-reads QEMU's mode at growing
+intervals: two minutes after arming, and then every five. x11vnc's longest nap begins after two minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What processes have spent since they began.
+    """What processes have spent since they started.
 
     Args:
-        voluntary: Context switches because they waited: each is a wake-up.
-        involuntary: Context switches because somebody else was let run.
-        cpu_ns: CPU time of all their threads, those that have ended included.
-        threads: The threads that were counted. What one that ends has switched is not in the kernel's
-            account of the others.
+        voluntary: Context switches because a thread waited. Each one is a wake-up.
+        involuntary: Context switches because the kernel ran another thread.
+        cpu_ns: CPU time of all their threads, including ended ones, nanoseconds.
+        threads: Threads that were counted. The kernel drops the switch counts of a thread when it ends.
     """
 
     voluntary: int
@@ -39,7 +38,7 @@ class Spent:
     threads: frozenset[int]
 
     def since(self, before: Spent) -> Spent:
-        """What was spent in between; `threads` are those that came or went."""
+        """Return what was spent since `before`; `threads` are those that began or ended."""
         return Spent(
             self.voluntary - before.voluntary,
             self.involuntary - before.involuntary,
@@ -49,7 +48,7 @@ class Spent:
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that descend from it: helpers in sessions of their own, too."""
+    """Return the pids of a process and all its descendants, including helpers in their own sessions."""
     parents = _parents()
     found, last = [pid], -1
     while len(found) != last:
@@ -59,29 +58,29 @@ def family(pid: int) -> list[int]:
 
 
 def _parents() -> Mapping[int, int]:
-    """The parent of every process there is."""
+    """Return the parent of every process, by pid."""
     parents = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
                 stat = Path(f"/proc/{entry}/stat").read_text()
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it ended between the listing and the reading
+                continue  # the process ended after the listing
             # The name, in parentheses, may hold spaces and parentheses itself (proc_pid_stat(5)).
             parents[int(entry)] = int(stat.rpartition(")")[2].split()[1])
     return parents
 
 
 def name_of(pid: int) -> str:
-    """What a process is called."""
+    """Return the name of a process."""
     return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 def spent(pids: list[int]) -> Spent:
-    """What these processes have spent so far. Asking wakes none of them.
+    """Return what these processes have spent so far, without waking them.
 
     Raises:
-        LabError: one of them has ended: what costs nothing for that reason is no figure.
+        LabError: One of them has ended, so that its figures would be too low.
     """
     voluntary = involuntary = cpu_ns = 0
     threads: set[int] = set()
@@ -96,20 +95,20 @@ def spent(pids: list[int]) -> Spent:
             voluntary += int(status["voluntary_ctxt_switches"])
             involuntary += int(status["nonvoluntary_ctxt_switches"])
         threads |= set(tasks)
-        # The CPU clock of another process: its complemented pid, and 2 for scheduler time (kernel:
-        # include/linux/posix-timers.h). Unlike the threads' own figures it keeps those that have ended.
+        # The id of another process's CPU clock is its complemented pid and 2 for scheduler time (kernel:
+        # include/linux/posix-timers.h). Unlike the threads' own figures, this clock includes ended threads.
         cpu_ns += time.clock_gettime_ns(~pid << 3 | 2)
     return Spent(voluntary, involuntary, cpu_ns, frozenset(threads))
 
 
 def _status(pid: int, task: str) -> dict[str, str]:
-    """What the kernel says of a thread (proc_pid_status(5))."""
+    """Return the kernel's status fields of a thread (proc_pid_status(5))."""
     lines = Path(f"/proc/{pid}/task/{task}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def wakeups(pid: int) -> int:
-    """How often a process and its helpers have woken up so far."""
+    """Return how often a process and its helpers have woken up so far."""
     return spent(family(pid)).voluntary
 
 
@@ -122,18 +121,19 @@ def wait_for_rest(
     clock: Callable[[], float] = time.monotonic,
     count: Callable[[int], int] = wakeups,
 ) -> dict[str, float | None]:
-    """Wait until none of these servers wakes up any more.
+    """Wait until all these servers have come to rest.
 
     Args:
-        pids: Servers by name.
-        pause: Waits for so many seconds, serving whoever has to be served meanwhile.
-        quiet_s: Without a wake-up is rest.
-        limit_s: When waiting is given up.
-        clock: Seconds.
-        count: How often a process and its helpers have woken up so far.
+        pids: Process ids of the servers, by name.
+        pause: Waits for the given number of seconds, and serves the viewers meanwhile.
+        quiet_s: A server is at rest after this long without a wake-up, seconds.
+        limit_s: Longest wait, seconds.
+        clock: Returns the time, seconds.
+        count: Returns how often a process and its helpers have woken up so far.
 
     Returns:
-        After how many seconds each woke up last; None for those that have not come to rest.
+        Time of each server's last wake-up after the start, seconds; None for servers that did not come to
+        rest.
     """
     began_s = clock()
     last = {name: (count(pid), 0.0) for name, pid in pids.items()}

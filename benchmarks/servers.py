@@ -1,4 +1,4 @@
-"""Starts the VNC servers that are compared, each on a port of its own."""
+"""Start the VNC servers that are compared, each on its own port."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ VRAMTAP: Final = "vramtap"
 X11VNC: Final = "x11vnc"
 X0VNCSERVER: Final = "x0vncserver"
 START_S: Final = 20
+"""Longest time for a server to accept connections, seconds."""
 _REPORT_S: Final = 10
+"""Longest time for vramtap to print its report after SIGINT, seconds."""
 
 
 @dataclass
@@ -34,10 +36,10 @@ class Server:
     """A VNC server that accepts connections.
 
     Args:
-        name: As tables call it.
-        port: On loopback.
-        pid: Its process, 0 where it is somebody else's (QEMU's own).
-        report: What vramtap said when it ended; empty for others and before.
+        name: Name in the tables.
+        port: TCP port on loopback.
+        pid: Process id; 0 for QEMU's own VNC server, which is a part of QEMU.
+        report: Statistics that vramtap printed when it ended; empty until then, and for other servers.
     """
 
     name: str
@@ -48,7 +50,7 @@ class Server:
 
 @contextlib.contextmanager
 def vramtap(url: str, *arguments: str, name: str = VRAMTAP) -> Iterator[Server]:
-    """`vramtap serve` of a target; its report is there when the block has ended."""
+    """Run `vramtap serve` on a target; set the server's report when the block ends."""
     program = Path(sys.executable).parent / "vramtap"
     argv: list[str | Path] = [program, "serve", url, "--vnc", "127.0.0.1:0", "--json", *arguments]
     process = spawn(argv, stdout=subprocess.PIPE)
@@ -57,7 +59,7 @@ def vramtap(url: str, *arguments: str, name: str = VRAMTAP) -> Iterator[Server]:
     try:
         line = process.stdout.readline()
         if not line:
-            raise LabError(f"vramtap serve {url} ended at once")
+            raise LabError(f"vramtap serve {url} ended before it listened; see its error above")
         server = Server(name, int(json.loads(line)["vnc"][1]), process.pid, {})
         yield server
         process.send_signal(signal.SIGINT)
@@ -69,7 +71,7 @@ def vramtap(url: str, *arguments: str, name: str = VRAMTAP) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def x11vnc(display: str, *arguments: str, name: str = X11VNC) -> Iterator[Server]:
-    """x11vnc on an X display."""
+    """Run x11vnc on an X display."""
     port = _free_port()
     argv = ["x11vnc", "-display", display, "-rfbport", str(port), "-listen", "127.0.0.1", "-no6"]
     argv += ["-forever", "-shared", "-nopw", "-quiet", "-norc", *arguments]
@@ -79,9 +81,9 @@ def x11vnc(display: str, *arguments: str, name: str = X11VNC) -> Iterator[Server
 
 @contextlib.contextmanager
 def x0vncserver(display: str) -> Iterator[Server]:
-    """TigerVNC's x0vncserver on an X display."""
+    """Run TigerVNC's x0vncserver on an X display."""
     port = _free_port()
-    # Debian's x0vncserver is a script that starts the server and leaves: what it costs says nothing.
+    # Debian's x0vncserver is a script that starts the server and exits, so its own cost says nothing.
     program = shutil.which("X0tigervnc") or "x0vncserver"
     argv = [program, "-display", display, "-rfbport", str(port), "-localhost"]
     argv += ["-SecurityTypes", "None", "-AlwaysShared"]
@@ -90,12 +92,12 @@ def x0vncserver(display: str) -> Iterator[Server]:
 
 
 def on_xvfb(name: str, xvfb: Xvfb, tracker: str = "auto") -> contextlib.AbstractContextManager[Server]:
-    """The server of this name on an Xvfb.
+    """Run one of the servers on an Xvfb.
 
     Args:
         name: `VRAMTAP`, `X11VNC` or `X0VNCSERVER`.
-        xvfb: What it shows.
-        tracker: Of vramtap.
+        xvfb: The X server to show.
+        tracker: vramtap's tracker, named as in `--tracker`.
     """
     if name == VRAMTAP:
         return vramtap(xvfb.url, "--tracker", tracker)
@@ -103,7 +105,7 @@ def on_xvfb(name: str, xvfb: Xvfb, tracker: str = "auto") -> contextlib.Abstract
 
 
 def qemu_vnc(guest: Guest) -> Server:
-    """QEMU's own VNC server, of a guest started with `-vnc`."""
+    """Return QEMU's own VNC server of a guest that was started with `-vnc`."""
     answer = guest.monitor.execute("query-vnc")
     return Server("QEMU's VNC", int(answer["service"]), 0, {})
 

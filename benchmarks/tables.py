@@ -1,4 +1,4 @@
-"""What was measured, as the tables of the README; takes what the parts keep as JSON."""
+"""Tables of the measured figures, as Markdown; the input is what the parts keep as JSON."""
 
 from __future__ import annotations
 
@@ -13,22 +13,41 @@ from vramtap.cli.bench import as_markdown, totals_as_markdown
 
 Figures = Mapping[str, Any]
 
-_STRETCH: Final = ("median", "p95", "p99", "min", "max")
+SHORT_ROWS: Final = 6
+"""Rows of the README's table at most."""
+_SPREAD: Final = ("median", "p95", "p99", "min", "max")
 
 
 def viewers(figures: Figures) -> str:
-    """First updates."""
+    """Return the table of first updates, with a paragraph on how they were measured."""
     rows = []
     for row in figures["updates"]:
-        name, lost = f"{row['where']}: {row['server']}", row["lost"]
+        lost = row["lost"]
         shots = f"{len(row['ms'])}" + (f", {lost} lost" if lost else "")
-        rows.append([name, *_spread(row["ms"]), shots])
-    head = [f"first update after {figures['idle_s']:.0f} s without change, ms", *_STRETCH, "shots"]
+        rows.append([_title(row), *_spread(row["ms"]), shots])
+    head = [_first_update(figures), *_SPREAD, "shots"]
     return f"{_setting(figures)}\n\n{table(head, rows)}"
 
 
+def viewers_short(figures: Figures) -> str:
+    """Return the README's table of first updates: medians and 99th percentiles of the first rows."""
+    rows = []
+    for row in figures["updates"][:SHORT_ROWS]:
+        median, _, p99, *_ = _spread(row["ms"])
+        rows.append([_title(row), median, p99])
+    return table([_first_update(figures), "median", "p99"], rows)
+
+
+def _title(row: Figures) -> str:
+    return f"{row['where']}: {row['server']}"
+
+
+def _first_update(figures: Figures) -> str:
+    return f"first update after {figures['idle_s']:.0f} s without change, ms"
+
+
 def _setting(figures: Figures) -> str:
-    """How the first updates were measured."""
+    """Return the paragraph that says how the first updates were measured."""
     said = [
         "One run, Raw encoding, all on the same machine: "
         f"{figures['side_by_side']} screens of each server on Xvfb{_and_guests(figures['guests'])}, "
@@ -36,22 +55,25 @@ def _setting(figures: Figures) -> str:
     ]
     if figures["own_ms"]:
         said.append(
-            "A guest's update is timed from the write in its video RAM; from the command to the write it "
-            f"took the guest {_median(figures['own_ms'])} ms by itself (median)."
+            "For a guest, the time starts with the write to its video RAM. The guest took "
+            f"{_median(figures['own_ms'])} ms (median) from the command to that write."
         )
-    for row in figures["updates"]:
-        if row["unwatched_ms"]:
-            said.append(
-                f"From the command to the update of {row['server']} it took {_median(row['asked_ms'])} ms "
-                f"where the write was looked for, and {_median(row['unwatched_ms'])} ms where it was not "
-                f"({len(row['unwatched_ms'])} shots more)."
-            )
-    rested = [row for row in figures["updates"] if row["at_rest"] is not None]
-    for row in rested:
-        count = row["at_rest"]
-        shots = len(row["ms"]) + len(row["unwatched_ms"]) + row["lost"]
-        said.append(f"{row['where']}: {row['server']} was at rest before {count} of {shots} shots.")
+    said += [_unwatched(row) for row in figures["updates"] if row["unwatched_ms"]]
+    said += [_at_rest(row) for row in figures["updates"] if row["at_rest"] is not None]
     return " ".join(said)
+
+
+def _unwatched(row: Figures) -> str:
+    return (
+        f"From the command to the update {row['server']} took {_median(row['asked_ms'])} ms while the "
+        f"benchmark watched for the write, and {_median(row['unwatched_ms'])} ms while it did not "
+        f"({len(row['unwatched_ms'])} more shots)."
+    )
+
+
+def _at_rest(row: Figures) -> str:
+    shots = len(row["ms"]) + len(row["unwatched_ms"]) + row["lost"]
+    return f"{_title(row)} was at rest before {row['at_rest']} of {shots} shots."
 
 
 def _and_guests(guests: int) -> str:
@@ -59,117 +81,105 @@ def _and_guests(guests: int) -> str:
 
 
 def idle(figures: Figures) -> str:
-    """What idling costs."""
+    """Return the table of what servers cost while nothing changes."""
     rows = []
     for row in figures["idle"]:
         rest = "never" if row["rest_s"] is None else f"{row['rest_s']:.0f} s"
-        rows.append(
-            [
-                f"{row['where']}: {row['server']}",
-                rest,
-                f"{row['voluntary']}",
-                f"{row['involuntary']}",
-                f"{row['cpu_ms']:.1f}",
-            ]
-        )
+        counts = [f"{row['voluntary']}", f"{row['involuntary']}", f"{row['cpu_ms']:.1f}"]
+        rows.append([_title(row), rest, *counts])
     head = [f"idle for {figures['stretch_s']:.0f} s with a viewer connected", "at rest after"]
     text = table([*head, "wake-ups", "other context switches", "CPU ms"], rows)
     note = (
-        "All at once, each on a screen of its own, helper processes included; measured when they had come "
-        f"to rest, or {figures['limit_s']:.0f} s after they were started."
+        "All servers run at the same time, each on its own screen. Helper processes are included. The "
+        "measurement begins when all servers have come to rest, and at the latest "
+        f"{figures['limit_s']:.0f} s after the start."
     )
-    restless = [row for row in figures["idle"] if row["updates"]]
-    for row in restless:
-        note += f" {row['where']}: {row['server']} sent {row['updates']} updates meanwhile."
+    for row in figures["idle"]:
+        if row["updates"]:
+            note += f" {_title(row)} sent {row['updates']} updates during the measurement."
     return f"{note}\n\n{text}"
 
 
 def held(figures: Figures) -> str:
-    """How long a writer is held."""
-    alone: dict[str, float] = {}
+    """Return the table of how long a writer is held."""
+    untapped_us = {
+        row["what"]: statistics.median(row["all_us"])
+        for row in figures["held"]
+        if row["tracker"] == held_part.UNTAPPED
+    }
     rows = []
     for row in figures["held"]:
         what = row["what"]
-        if row["tracker"] == held_part.NOBODY:
-            alone[what] = statistics.median(row["all_us"])
-        beyond = [us - alone.get(what, alone[held_part.PAGE]) for us in row["all_us"]]
-        shots = f"{len(row['first_us'])}" + (f", {row['lost']} lost" if row["lost"] else "")
-        rested = "-" if row["at_rest"] is None else f"{row['at_rest']}"
-        first, more = Spread.of(row["first_us"]), Spread.of(beyond)
+        base_us = untapped_us.get(what, untapped_us[held_part.PAGE])
+        first, beyond = Spread.of(row["first_us"]), Spread.of([us - base_us for us in row["all_us"]])
         rows.append(
             [
                 f"{row['tracker']}: {what}",
                 *map(_us, (first.median, first.p99, first.most)),
-                *map(_us, (more.median, more.p99, more.most)),
-                shots,
-                rested,
+                *map(_us, (beyond.median, beyond.p99, beyond.most)),
+                f"{len(row['first_us'])}" + (f", {row['lost']} lost" if row["lost"] else ""),
+                "-" if row["at_rest"] is None else f"{row['at_rest']}",
             ]
         )
     pages = figures["held"][0]["pages"]
     head = [f"written after {figures['idle_s']:g} s of silence or more"]
     head += ["first store us: median", "p99", "max", "all stores, beyond untapped: median", "p99", "max"]
     note = (
-        f"Writers of {pages} pages, {figures['side_by_side']} side by side, one at a time; each times its "
-        "own stores. Beyond untapped: less the median of the same stores that nobody taps."
+        f"{figures['side_by_side']} writers of {pages} pages run side by side and write one at a time. Each "
+        "times its own stores. Beyond untapped: minus the median time of the same stores without a tap."
     )
     return f"{note}\n\n{table([*head, 'shots', 'at rest before'], rows)}"
 
 
 def costs(figures: Figures) -> str:
-    """What following costs both sides."""
+    """Return the table of what tracking costs the writer and the tap."""
     rows_of = figures["costs"]
     names = list(dict.fromkeys(row["tracker"] for row in rows_of))
     head = ["recorded", "pages a frame"]
     for name in names:
-        head += [f"{name}: lost us", "our us", "total"]
+        head += [f"{name}: lost us", "tap us", "total"]
     rows = []
     for trace in dict.fromkeys(row["trace"] for row in rows_of):
         row = {each["tracker"]: each for each in rows_of if each["trace"] == trace}
         cells = [trace, f"{next(iter(row.values()))['pages']:.1f}"]
         for name in names:
-            lost, ours = row[name]["lost_us"], row[name]["our_us"]
-            cells += [_us(lost), _us(ours), _us(lost + ours)]
+            lost_us, tap_us = row[name]["lost_us"], row[name]["tap_us"]
+            cells += [_us(lost_us), _us(tap_us), _us(lost_us + tap_us)]
         rows.append(cells)
     note = (
-        f"A writer in a process of its own plays up to {figures['seconds']:g} s of each recording, 60 frames "
-        "a second. Lost is its own time in a frame beyond untapped, ours the CPU of the tap: means, a total "
-        "is their sum."
+        f"A separate writer process plays up to {figures['seconds']:g} s of each recording at 60 frames a "
+        "second. Lost is the writer's own time in a frame beyond untapped. Tap is the CPU time of vramtap's "
+        "processes in a frame. Both are means, and the total is their sum."
     )
     return f"{note}\n\n{table(head, rows)}"
 
 
 def trackers(figures: Figures) -> str:
-    """The embedded machine's workloads."""
+    """Return the tables of the built-in VM's workloads."""
     found = [Cost(**cost) for cost in figures["costs"]]
     return f"\n{as_markdown(found)}\n\n{totals_as_markdown(found)}"
 
 
 def video(figures: Figures) -> str:
-    """What a video loses."""
+    """Return the table of what a full-screen video loses."""
     rows = []
     for row in figures["video"]:
-        rows.append(
-            [
-                f"process of its own: {row['tracker']}",
-                f"{statistics.median(row['per_s']):.1f}",
-                *_loss(row["ratios"]),
-                f"{_percent(1 - statistics.median(row['cpu_ratios']))}",
-                f"{statistics.median(row['looks_per_s']):.0f}",
-                f"{statistics.median(row['our_ms_s']):.0f}",
-            ]
-        )
-    for row in figures["embedded"]:
+        loss = [*_loss(row["ratios"]), _percent(1 - statistics.median(row["cpu_ratios"]))]
+        per_s = [f"{statistics.median(row[key]):.0f}" for key in ("polls_per_s", "tap_ms_s")]
+        rate = f"{statistics.median(row['per_s']):.1f}"
+        rows.append([f"separate process: {row['tracker']}", rate, *loss, *per_s])
+    for row in figures["machine_video"]:
         ratios = [1 / slowdown for slowdown in row["slowdowns"]]
-        looks_per_s = row["looks"] * row["frames_per_s"] / (row["frames"] * len(ratios))
-        name, rate = f"embedded machine: {row['tracker']}", f"{row['frames_per_s']:.1f}"
-        rows.append([name, rate, *_loss(ratios), "-", f"{looks_per_s:.0f}", "-"])
-    head = ["1920x1080 painted as fast as it can, followed by", "frames/s", "loss: median", "least", "most"]
+        polls_per_s = row["polls"] * row["frames_per_s"] / (row["frames"] * len(ratios))
+        name, rate = f"built-in VM: {row['tracker']}", f"{row['frames_per_s']:.1f}"
+        rows.append([name, rate, *_loss(ratios), "-", f"{polls_per_s:.0f}", "-"])
+    head = ["1920x1080 painted as fast as it can, tracked by", "frames/s", "loss: median", "least", "most"]
     note = (
-        "Paired turns: a loss compares a turn with that of the same round in which nobody follows. `blind` "
-        "reads and converts everything and tracks nothing: what is lost to it is memory bandwidth and "
-        "caches. CPU loss is the same of the writer's own CPU time, which others cannot take from it."
+        "Paired turns: a loss compares a turn with the untapped turn of the same round. `blind` reads and "
+        "converts the whole screen and tracks nothing, so its loss is memory bandwidth and caches. CPU loss "
+        "is the same comparison of the writer's own CPU time, which other processes cannot take."
     )
-    return f"{note}\n\n{table([*head, 'CPU loss', 'looks/s', 'our CPU ms/s'], rows)}"
+    return f"{note}\n\n{table([*head, 'CPU loss', 'polls/s', 'tap CPU ms/s'], rows)}"
 
 
 def _loss(ratios: Sequence[float]) -> list[str]:
@@ -182,7 +192,8 @@ def _percent(share: float) -> str:
 
 
 def _us(value: float) -> str:
-    """Whole microseconds; tenths of less than ten."""
+    """Format microseconds: tenths below ten, whole ones above."""
+    # Adding 0.0 turns -0.0 into 0.0.
     return f"{round(value, 1) + 0.0:.1f}" if abs(value) < 9.95 else f"{value:.0f}"
 
 
@@ -191,8 +202,9 @@ def _median(values: Sequence[float]) -> str:
 
 
 def _spread(values: Sequence[float]) -> list[str]:
+    """Format the columns of `_SPREAD`."""
     if not values:
-        return ["-"] * len(_STRETCH)
+        return ["-"] * len(_SPREAD)
     spread = Spread.of(values)
     each = (spread.median, spread.p95, spread.p99, spread.least, spread.most)
     return [f"{value:.1f}" for value in each]

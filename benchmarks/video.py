@@ -1,10 +1,11 @@
-"""What a video on the whole screen loses to whoever follows it, beside what it loses to being read at all.
+"""What a full-screen video loses to each tracker, and what it loses to being read at all.
 
-In turns: nobody, a reader that tracks nothing (`blind`), and each tracker, in an order that moves on from
-round to round. A ratio compares a turn with nobody's turn of the same round, taken within seconds of it.
+Turns alternate: untapped, a reader that tracks nothing (`blind`), and each tracker. The order rotates from
+round to round. A ratio compares a turn with the untapped turn of the same round, which was taken within
+seconds of it.
 
-The writer is a process of its own that paints 1920x1080x32 as fast as it can, with arithmetic for every pixel
-as a decoder has. The same on the embedded machine is `vramtap.cli._bench_trackers`.
+The writer is a separate process that paints 1920x1080x32 as fast as it can, with arithmetic for every pixel
+like a decoder's. `vramtap.cli._bench_trackers` measures the same in the built-in VM.
 """
 
 from __future__ import annotations
@@ -18,35 +19,36 @@ from benchmarks.painter import Painted, Painter
 
 Progress = Callable[[str], None]
 
-NOBODY: Final = "nobody"
+UNTAPPED: Final = "untapped"
 SIZE: Final = 1920, 1080
 ROUNDS_OF_WORK: Final = 16
-"""Of arithmetic for every two pixels: a frame takes 9 ms on the machine this was written on, untracked, of
-which storing it is one."""
+"""Rounds of arithmetic for every two pixels. On the machine these figures come from, an untapped frame takes
+9 ms, 1 ms of it for storing the pixels."""
 WARM_S: Final = 1.5
-"""Painted before a turn is measured: what decides by what it saw has seen it."""
+"""Painting before a turn is measured, seconds, so that an adaptive tracker has adapted."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """One follower's turns.
+    """The turns of one follower.
 
     Args:
-        tracker: As `--tracker` names it, `BLIND` or `NOBODY`.
+        tracker: Name as in `--tracker`, or `BLIND`, or `UNTAPPED`.
         per_s: Frames a second of each turn.
-        ratios: Of each turn's rate to nobody's in the same round.
-        cpu_ratios: The same of the frames in a second of the writer's own CPU time, its faults included: what
-            other processes take from it on a busy machine is not in them, and neither is being held.
-        looks_per_s: Of each turn; 0 for nobody.
-        our_ms_s: CPU of the follower and its helpers, milliseconds a second, of each turn.
+        ratios: Each turn's rate over the untapped rate of the same round.
+        cpu_ratios: The same ratio of the frames in a second of the writer's own CPU time. That time includes
+            the writer's faults. It includes neither what other processes take from it on a busy machine nor
+            the time for which a tracker holds it.
+        polls_per_s: Polls a second of each turn; 0 when untapped.
+        tap_ms_s: CPU time of the follower and its helpers in each turn, milliseconds a second.
     """
 
     tracker: str
     per_s: list[float]
     ratios: list[float]
     cpu_ratios: list[float]
-    looks_per_s: list[float]
-    our_ms_s: list[float]
+    polls_per_s: list[float]
+    tap_ms_s: list[float]
 
 
 def measure(
@@ -57,17 +59,17 @@ def measure(
     size: tuple[int, int] = SIZE,
     work: int = ROUNDS_OF_WORK,
 ) -> list[Video]:
-    """Let a painter paint, followed and not.
+    """Measure the rate of a painter, tracked and untapped.
 
     Args:
-        trackers: As `--tracker` names them.
-        rounds: In each of which everybody has a turn.
-        turn_s: Seconds a turn.
-        progress: Told what is going on.
-        size: Of the screen, pixels.
+        trackers: Names as in `--tracker`.
+        rounds: Number of turns of each follower.
+        turn_s: Length of a turn, seconds.
+        progress: Called with what is going on.
+        size: Width and height of the screen, pixels.
         work: Rounds of arithmetic for every 8 bytes.
     """
-    names = [NOBODY, BLIND, *trackers]
+    names = [UNTAPPED, BLIND, *trackers]
     found = {name: Video(name, [], [], [], [], []) for name in names}
     with Painter.of_screen(*size) as painter:
         for number in range(rounds):
@@ -77,22 +79,22 @@ def measure(
                 progress(f"video: {name}, round {number + 1} of {rounds}")
                 turns[name] = _turn(painter, found[name], turn_s, work)
             for video in found.values():
-                video.ratios.append(turns[video.tracker].per_s / turns[NOBODY].per_s)
-                video.cpu_ratios.append(turns[video.tracker].per_cpu_s / turns[NOBODY].per_cpu_s)
+                video.ratios.append(turns[video.tracker].per_s / turns[UNTAPPED].per_s)
+                video.cpu_ratios.append(turns[video.tracker].per_cpu_s / turns[UNTAPPED].per_cpu_s)
     return list(found.values())
 
 
 def _turn(painter: Painter, video: Video, turn_s: float, work: int) -> Painted:
-    if video.tracker == NOBODY:
+    if video.tracker == UNTAPPED:
         painter.video(WARM_S, work)
-        painted, looks, our_ms = painter.video(turn_s, work), 0, 0.0
+        painted, polls, tap_ms = painter.video(turn_s, work), 0, 0.0
     else:
         with follower(painter.url, video.tracker) as tap:
             painter.video(WARM_S, work)
-            before, looked = tap.spent(), tap.stats()["looks"]
+            before, polls_before = tap.spent(), tap.stats()["polls"]
             painted = painter.video(turn_s, work)
-            looks, our_ms = tap.stats()["looks"] - looked, tap.spent().since(before).cpu_ns / 1e6
+            polls, tap_ms = tap.stats()["polls"] - polls_before, tap.spent().since(before).cpu_ns / 1e6
     video.per_s.append(painted.per_s)
-    video.looks_per_s.append(looks / painted.took_s)
-    video.our_ms_s.append(our_ms / painted.took_s)
+    video.polls_per_s.append(polls / painted.took_s)
+    video.tap_ms_s.append(tap_ms / painted.took_s)
     return painted

@@ -1,4 +1,4 @@
-"""Clients that wait for an update, and the moment at which something was really written."""
+"""Clients that wait for updates, and a probe for the moment of a write."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from benchmarks.servers import Server
 
 SHOT_S: Final = 30.0
-"""How long one update may take: QEMU's refresh timer alone backs off to 3 s."""
-_REST_S: Final = 0.05
+"""Longest time for one update, seconds; QEMU's refresh timer alone backs off to 3 s."""
+_MESSAGE_S: Final = 0.05
+"""Longest wait for the rest of a message that has begun to arrive, seconds."""
 _PROBE_PAUSE_S: Final = 50e-6
 
 
@@ -45,7 +46,7 @@ class Waiting:
 
 
 def drain(waiting: Sequence[Waiting], duration_s: float) -> list[int]:
-    """Take in whatever comes to any of them for so long; returns how many updates came to each."""
+    """Receive messages for this long; return the number of updates that each element received."""
     owner = {client.socket: (index, client) for index, each in enumerate(waiting) for client in each.clients}
     until_s, updates = time.monotonic() + duration_s, [0] * len(waiting)
     while (left_s := until_s - time.monotonic()) > 0:
@@ -58,9 +59,9 @@ def drain(waiting: Sequence[Waiting], duration_s: float) -> list[int]:
 
 
 def take(client: RfbClient) -> bool:
-    """Take in what has come; whether an update was in it (servers also send clipboards and bells)."""
+    """Receive one message; return whether it was an update (servers also send cut texts and bells)."""
     try:
-        client.wait_update(_REST_S)
+        client.wait_update(_MESSAGE_S)
     except TimeoutError:
         return False
     return True
@@ -68,14 +69,14 @@ def take(client: RfbClient) -> bool:
 
 @contextlib.contextmanager
 def write_seen(pid: int, address: int) -> Iterator[list[float]]:
-    """Watch 8 bytes of a process closely.
+    """Poll 8 bytes of a process until they change.
 
-    This keeps a core half busy, but only until they are seen changed: what is timed from then on has the
+    Polling keeps a core half busy. It ends with the change, so that what is timed from then on has the
     machine to itself.
 
     Yields:
-        A list that gets the moment, on the monotonic clock, at which the bytes were first seen changed;
-        about 0.1 ms late at most.
+        A list that receives the time at which the bytes were first seen changed, on the monotonic clock. This
+        is at most about 0.1 ms after the change.
     """
     seen: list[float] = []
     end = threading.Event()
@@ -88,7 +89,7 @@ def write_seen(pid: int, address: int) -> Iterator[list[float]]:
     def watch() -> None:
         ended = False
         while not ended:
-            # One look more when all is over: whoever wrote may have been back before the next was due.
+            # One more poll at the end: the writer may have returned before the next poll was due.
             ended = end.wait(_PROBE_PAUSE_S)
             read_many(pid, remote, length, local)
             if int(into[0]) != before:

@@ -1,4 +1,4 @@
-"""The benchmarks of writers and taps run from end to end, on few shots; how fast anything is is not asked."""
+"""The benchmarks of writers and taps run from end to end with few shots; no speed is checked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vramtap.pages import PageRuns
 
 ROOT = str(Path(__file__).resolve().parents[2])
-if ROOT not in sys.path:  # the benchmarks are no part of the package
+if ROOT not in sys.path:  # the benchmarks are not a part of the package
     sys.path.append(ROOT)
 
 from benchmarks import costs, held, video  # noqa: E402 - found only now
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def quietly(what: str) -> None:
-    """Progress is for people."""
+    """Ignore progress."""
 
 
 def test_writers_are_timed_untapped_and_tapped() -> None:
     found = held.measure(2, 1, 0.0, 1, ["log"], quietly, size=(64, 64))
     assert [(each.tracker, each.what) for each in found[:4]] == [
-        (held.NOBODY, held.PAGE),
-        (held.NOBODY, held.SCREEN),
+        (held.UNTAPPED, held.PAGE),
+        (held.UNTAPPED, held.SCREEN),
         ("log", held.PAGE),
         ("log", held.SCREEN),
     ]
@@ -41,29 +41,29 @@ def test_writers_are_timed_untapped_and_tapped() -> None:
     assert stopped <= set(held.STOPPED.values())
 
 
-def test_a_recording_is_played_and_followed() -> None:
+def test_recording_is_played_and_tracked() -> None:
     path = costs.recorded()["typing"]
     found = list(costs.measure([path], ["compare", "log"], 0.25, quietly))
     assert [(cost.trace, cost.tracker, cost.frames) for cost in found] == [
         ("typing", "compare", 15),
         ("typing", "log", 15),
     ]
-    assert all(cost.our_us > 0 for cost in found)
+    assert all(cost.tap_us > 0 for cost in found)
 
 
-def test_a_video_is_followed_by_each_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_video_is_tracked_by_each_follower_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "WARM_S", 0.05)
     found = video.measure(["log"], 2, 0.1, quietly, size=(64, 64), work=1)
-    assert [each.tracker for each in found] == [video.NOBODY, BLIND, "log"]
+    assert [each.tracker for each in found] == [video.UNTAPPED, BLIND, "log"]
     for each in found:
-        assert len(each.per_s) == len(each.ratios) == len(each.cpu_ratios) == len(each.our_ms_s) == 2
+        assert len(each.per_s) == len(each.ratios) == len(each.cpu_ratios) == len(each.tap_ms_s) == 2
     assert found[0].ratios == [1.0, 1.0]
 
 
-def test_a_follower_sees_what_is_written() -> None:
+def test_follower_finds_the_written_pages() -> None:
     with Painter(16) as painter, follower(painter.url, "log") as tap:
         painter.fill(3, 7)
-        # Answered after the next look at the latest: the writes were made before it was asked.
+        # The next poll finds the writes at the latest.
         while tap.stats()["dirty_pages"] < 4:
             painter.replay([PageRuns([(3, 7)])], hz=60)
         assert tap.stats()["tracker"] == "log"

@@ -1,14 +1,14 @@
-"""What a tracker costs: per look on our side, and in the guest's frame rate on its side.
+"""Measure what each tracker costs: vramtap per poll, and the guest's frame rate.
 
-A workload's frames are not all alike. So each turn of a tracker, and of nobody, runs the same frames: it
-gets a machine of its own, started anew from the same seed, and draws as many frames as fitted into a turn
-untracked, as fast as it can. In every round each tracker gets one turn, and so does nobody, in an order that
-moves on from round to round. A tracker's slowdown is the median, over the rounds, of its time over the
-untracked time: both are measured within seconds of each other, so that what the rest of the computer does
-meanwhile falls on both.
+The frames of a workload differ, so all turns draw the same frames. Each turn gets a new machine with the same
+seed, which draws as fast as it can. The number of frames is the number that fits into a turn untracked.
 
-`blind` is no tracker: its turns read, compare and convert the whole screen at every look. What the guest
-loses to them is lost to reading, and not to tracking.
+In every round each tracker has one turn, and there is one untracked turn. The order rotates from round to
+round. A tracker's slowdown is its time over the untracked time of the same round, and the median over the
+rounds. Both times are measured within seconds of each other, so other load on the computer affects both.
+
+`blind` is not a tracker: its turns read, compare and convert the whole screen at every poll. What the guest
+loses to it is the cost of reading, without tracking.
 """
 
 from __future__ import annotations
@@ -36,18 +36,20 @@ if TYPE_CHECKING:
     from vramtap.machine.choose_cpu import CpuName, LogForm
 
 TRACKERS: Final = ("compare", "log", "dirtybits", "hybrid")
-"""Those that need no KVM."""
+"""Trackers that do not need KVM."""
 BLIND: Final = "blind"
-"""Whose turns look without tracking."""
+"""Name of turns that poll without tracking."""
 INTERVAL_S: Final = 1 / 60
-"""Between two looks, as a tap looks."""
+"""Poll interval of a tap, seconds."""
 SLICE_S: Final = 0.5
-"""30 looks; a full-screen video draws some thirty frames meanwhile."""
+"""Length of a turn, seconds: 30 polls, and about thirty frames of a full-screen video."""
 ROUNDS: Final = 5
-NOBODY: Final = "nobody"
+"""Turns of each tracker."""
+UNTRACKED: Final = "untracked"
+"""Name of turns without tracking and without polling."""
 _FIRST_FRAMES: Final = 2
 _STARTING_S: Final = 30.0
-"""For the guest to draw its first frames."""
+"""Longest time for the guest to draw its first frames, seconds."""
 
 
 @dataclass(slots=True)
@@ -55,56 +57,57 @@ class Turn:
     """One tracker's turn.
 
     Args:
-        took_s: For the turn's frames, seconds.
-        collect_us: Of each collect, microseconds.
-        look_us: Of each collect with the reading and comparing of the pixels that followed.
-        pages: Reported by each collect.
-        everything: How many collects answered `AllDirty`.
+        took_s: Time for the turn's frames, seconds.
+        collect_us: Duration of each collect, microseconds.
+        poll_us: Duration of each poll, microseconds: a collect, and reading, comparing and converting the
+        pages.
+        pages: Number of pages reported by each collect.
+        all_dirty: Number of collects that returned `AllDirty`.
     """
 
     took_s: float
     collect_us: list[float] = field(default_factory=list)
-    look_us: list[float] = field(default_factory=list)
+    poll_us: list[float] = field(default_factory=list)
     pages: list[int] = field(default_factory=list)
-    everything: int = 0
+    all_dirty: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one tracker costs on one workload.
+    """Cost of one tracker on one workload.
 
     Args:
-        workload: Of the machine's guest.
-        tracker: As `--tracker` names it.
-        collect_us: Median of a collect, microseconds.
-        look_us: Median of a collect and of what the consumer does with it: read the pages named, compare,
-            convert.
-        pages: Median of the pages a collect reported; everything counts as all of the extent.
-        everything: Share of the collects that answered `AllDirty`.
-        frames: Drawn in each turn; the same ones in all.
-        frames_per_s: Of the guest while tracked, median.
-        untracked_per_s: Of the guest while not, median.
-        slowdown: Tracked over untracked time for these frames, median of the rounds; 1.0 is none. None
-            where the guest draws no frames.
-        looks: How many were measured.
-        lost_us: Of the guest's time between two looks, microseconds, median of the rounds: the difference to
-            the untracked time for these frames, which may fall below nothing by what measuring varies. 0.0
-            where the guest draws no frames.
-        total_us: What tracking costs in all from one look to the next: the guest's loss and our mean look.
-        slowdowns: Of each round, as `slowdown`; empty where that is None.
+        workload: Workload of the guest.
+        tracker: Name as in `--tracker`, or `BLIND`.
+        collect_us: Duration of a collect, microseconds, median.
+        poll_us: Duration of a poll, microseconds, median: a collect, and reading, comparing and converting
+            the reported pages.
+        pages: Number of pages reported by a collect, median; `AllDirty` counts as all pages of the extent.
+        all_dirty: Share of the collects that returned `AllDirty`.
+        frames: Number of frames drawn in each turn.
+        frames_per_s: Frame rate of the guest while tracked, median.
+        untracked_per_s: Frame rate of the guest while untracked, median.
+        slowdown: Tracked over untracked time for the same frames, median of the rounds; 1.0 means no
+            slowdown. None if the guest draws no frames.
+        polls: Number of polls measured.
+        lost_us: Time the guest loses from one poll to the next, microseconds, median of the rounds. It may be
+            slightly negative because measurements vary. 0.0 if the guest draws no frames.
+        total_us: Cost of tracking from one poll to the next, microseconds: the guest's loss and the mean
+            duration of a poll.
+        slowdowns: Slowdown of each round; empty if `slowdown` is None.
     """
 
     workload: str
     tracker: str
     collect_us: float
-    look_us: float
+    poll_us: float
     pages: float
-    everything: float
+    all_dirty: float
     frames: int
     frames_per_s: float
     untracked_per_s: float
     slowdown: float | None
-    looks: int
+    polls: int
     lost_us: float
     total_us: float
     slowdowns: Sequence[float]
@@ -125,21 +128,21 @@ def measure(
     """Measure each tracker on each workload.
 
     Args:
-        workloads: Of the guest that comes with the package.
+        workloads: Workloads of the packaged guest.
         trackers: Names for `choose`, or `BLIND`.
-        cpu: Of the machine.
-        log: With KVM, the form of its log.
-        mode: The guest's, `WIDTHxHEIGHT`.
-        seed: Of the workload.
-        rounds: How often each tracker gets its turn.
-        slice_s: How long a turn is, seconds.
-        progress: Told before each slice what it is.
+        cpu: CPU of the machine.
+        log: Form of KVM's dirty log.
+        mode: Mode of the guest, `WIDTHxHEIGHT`.
+        seed: Seed of the workload.
+        rounds: Number of turns of each tracker.
+        slice_s: Length of a turn, seconds.
+        progress: Called before each turn with its name.
 
     Yields:
         A cost for each pair, workload by workload.
 
     Raises:
-        VramtapError: the machine ended, or a tracker does not work on it.
+        VramtapError: The machine ended, or a tracker does not work on it.
     """
     for workload in workloads:
         line = f"workload={workload} seed={seed} hz=0 mode={mode}"
@@ -149,7 +152,7 @@ def measure(
 
         progress(f"{workload}: how many frames make a turn")
         frames = _frames_in(machine(), workload, slice_s)
-        names = [NOBODY, *trackers]
+        names = [UNTRACKED, *trackers]
         turns: dict[str, list[Turn]] = {name: [] for name in names}
         for number in range(rounds):
             first = number % len(names)
@@ -157,11 +160,11 @@ def measure(
                 progress(f"{workload}: {name}, round {number + 1} of {rounds}")
                 turns[name].append(_turn(machine(), workload, name, frames, slice_s))
         for name in trackers:
-            yield _cost(workload, name, frames, turns[NOBODY], turns[name])
+            yield _cost(workload, name, frames, turns[UNTRACKED], turns[name])
 
 
 def _frames_in(machine: Machine, workload: str, slice_s: float) -> int:
-    """How many frames the guest draws untracked in so many seconds; at least one, or none if it is idle."""
+    """Return how many frames the guest draws untracked in `slice_s`: at least one, or none if it is idle."""
     with machine:
         _start(machine, workload)
         machine.release()
@@ -171,42 +174,41 @@ def _frames_in(machine: Machine, workload: str, slice_s: float) -> int:
 
 
 def _start(machine: Machine, workload: str) -> None:
-    """Let the guest set its mode and draw its first picture, and hold it there."""
+    """Let the guest set its mode and draw its first picture, then pause it."""
     machine.run_frames(1 if workload == "idle" else _FIRST_FRAMES, timeout_s=_STARTING_S)
 
 
 def _turn(machine: Machine, workload: str, name: str, frames: int, slice_s: float) -> Turn:
-    """Draw the frames, looked at by the tracker of this name; without frames, look for so many seconds."""
+    """Draw the frames while the tracker polls; without frames, poll for `slice_s`."""
     with machine:
         _start(machine, workload)
-        if name == NOBODY:
+        if name == UNTRACKED:
             return Turn(_drawing_s(machine, frames, slice_s, lambda: None))
         tracker = None if name == BLIND else choose(name, machine.extent).tracker
         screen, turn = Screen(), Turn(0.0)
         try:
-            # The first answer is everything, and the screen is read as a whole: neither is measured.
-            _look(machine, tracker, screen)
+            # The first poll is not measured: it returns AllDirty and reads the whole screen.
+            _poll(machine, tracker, screen)
 
-            def look() -> None:
-                answer, collect_us, look_us = _look(machine, tracker, screen)
-                everything = isinstance(answer, AllDirty)
+            def poll() -> None:
+                answer, collect_us, poll_us = _poll(machine, tracker, screen)
                 turn.collect_us.append(collect_us)
-                turn.look_us.append(look_us)
-                turn.everything += everything
+                turn.poll_us.append(poll_us)
+                turn.all_dirty += isinstance(answer, AllDirty)
                 turn.pages.append(machine.extent.pages if isinstance(answer, AllDirty) else answer.count)
 
-            turn.took_s = _drawing_s(machine, frames, slice_s, look)
+            turn.took_s = _drawing_s(machine, frames, slice_s, poll)
         finally:
             if tracker is not None:
                 tracker.stop()
         return turn
 
 
-def _drawing_s(machine: Machine, frames: int, slice_s: float, look: Callable[[], None]) -> float:
-    """Look at the interval until the frames are drawn; returns how long they took, seconds.
+def _drawing_s(machine: Machine, frames: int, slice_s: float, poll: Callable[[], None]) -> float:
+    """Poll at the interval until the frames are drawn; return how long they took, seconds.
 
     Raises:
-        VramtapError: the machine ended, or draws them no more.
+        VramtapError: The machine ended, or stopped drawing.
     """
     began_s = due_s = time.perf_counter()
     drawn: concurrent.futures.Future[float] = concurrent.futures.Future()
@@ -228,29 +230,33 @@ def _drawing_s(machine: Machine, frames: int, slice_s: float, look: Callable[[],
         if frames:
             with contextlib.suppress(TimeoutError):
                 took_s = drawn.result(max(0.0, due_s - time.perf_counter()))
-                look()
+                poll()
                 return took_s
         else:
             _wait(machine, due_s)
             if due_s - began_s > slice_s:
                 return slice_s
-        look()
+        poll()
 
 
 def _wait(machine: Machine, until_s: float) -> None:
-    """Let the guest run until then, on the clock of `perf_counter`.
+    """Let the guest run until a time on the clock of `perf_counter`.
 
     Raises:
-        VramtapError: it has ended.
+        VramtapError: The machine has ended.
     """
     if machine.wait_end(max(0.0, until_s - time.perf_counter())):
         raise VramtapError("bench", "machine", machine.ended or "ended")
 
 
-def _look(
+def _poll(
     machine: Machine, tracker: Tracker | None, screen: Screen
 ) -> tuple[PageRuns | AllDirty, float, float]:
-    """What a tap does at each look; returns the answer, microseconds of the collect, and of it all."""
+    """Poll as a tap does.
+
+    Returns:
+        The collect's answer, the duration of the collect, and the duration of the poll, microseconds.
+    """
     began_ns = time.perf_counter_ns()
     mode = Dispi.from_words(machine.dispi.words()).mode(machine.extent.size_bytes)
     answer: PageRuns | AllDirty = PageRuns([mode.window] if mode is not None else [])
@@ -268,23 +274,23 @@ def _look(
 
 def _cost(workload: str, name: str, frames: int, free: list[Turn], tracked: list[Turn]) -> Cost:
     pairs = list(zip(free, tracked, strict=True)) if frames else []
-    ratios = [mine.took_s / nobodys.took_s for nobodys, mine in pairs]
-    lost = [(mine.took_s - nobodys.took_s) * 1e6 / len(mine.look_us) for nobodys, mine in pairs]
+    ratios = [turn.took_s / base.took_s for base, turn in pairs]
+    lost = [(turn.took_s - base.took_s) * 1e6 / len(turn.poll_us) for base, turn in pairs]
     lost_us = statistics.median(lost) if lost else 0.0
-    looks = sum(len(turn.collect_us) for turn in tracked)
+    polls = sum(len(turn.collect_us) for turn in tracked)
     return Cost(
         workload,
         name,
         statistics.median(us for turn in tracked for us in turn.collect_us),
-        statistics.median(us for turn in tracked for us in turn.look_us),
+        statistics.median(us for turn in tracked for us in turn.poll_us),
         statistics.median(count for turn in tracked for count in turn.pages),
-        sum(turn.everything for turn in tracked) / looks,
+        sum(turn.all_dirty for turn in tracked) / polls,
         frames,
         frames / statistics.median(turn.took_s for turn in tracked),
         frames / statistics.median(turn.took_s for turn in free),
         statistics.median(ratios) if ratios else None,
-        looks,
+        polls,
         lost_us,
-        lost_us + statistics.fmean(us for turn in tracked for us in turn.look_us),
+        lost_us + statistics.fmean(us for turn in tracked for us in turn.poll_us),
         ratios,
     )

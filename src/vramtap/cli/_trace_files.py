@@ -6,9 +6,6 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 from vramtap.errors import KernelError, NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -21,12 +18,6 @@ if TYPE_CHECKING:
 MAX_JSON_BYTES: Final = 1 << 20
 """Of costs or parameters; they take a few hundred."""
 _NAME_CHARACTERS: Final = 200
-
-
-def bar() -> Progress:
-    """A progress bar on stderr, which is gone when it is done."""
-    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 def load(file: Path) -> Trace:

@@ -1,4 +1,4 @@
-"""`vramtap bench`: measure on this machine, as a table for people and as JSON for scripts."""
+"""`vramtap bench`: measure on this machine, as a table, as JSON or as Markdown."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Final
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from vramtap.cli._bench_trackers import BLIND, ROUNDS, SLICE_S, TRACKERS, Cost, measure
+from vramtap.cli._progress import progress_bar
 from vramtap.machine.choose_cpu import CPU_NAMES, LOG_FORMS, CpuName, LogForm
 from vramtap.machine.workloads import MEASURED, WORKLOADS
 from vramtap.trackers.choose import NAMES
 
 _WIDTH: Final = 120
-"""Characters the table takes."""
+"""Characters of the table in a file or a pipe."""
 
 
 @click.group()
 def command() -> None:
-    """Measure on this machine."""
+    """Measure what vramtap costs on this machine."""
 
 
 @command.command()
@@ -33,7 +33,7 @@ def command() -> None:
     "workloads",
     multiple=True,
     type=click.Choice(WORKLOADS),
-    help="[all but desktop, large]",
+    help="Workload of the guest; may be repeated.  [default: all but desktop and large]",
 )
 @click.option(
     "--tracker",
@@ -41,23 +41,57 @@ def command() -> None:
     "trackers",
     multiple=True,
     type=click.Choice([*NAMES[1:], BLIND]),
-    help=f"[{', '.join(TRACKERS)}]; {BLIND}: read it all, and track nothing.",
+    help=f"Tracker to measure; may be repeated. '{BLIND}' reads the whole screen and tracks nothing.  "
+    f"[default: {', '.join(TRACKERS)}]",
 )
-@click.option("--cpu", type=click.Choice(CPU_NAMES), default="unicorn", help="Of the embedded machine.")
-@click.option("--log", type=click.Choice(LOG_FORMS), default="bitmap", help="With KVM: its log's form.")
-@click.option("--mode", default="1024x768", metavar="WxH", help="Of the guest [1024x768].")
-@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, help="Of the workloads [1].")
-@click.option("--rounds", type=click.IntRange(1, 1000), default=ROUNDS, help=f"Turns a tracker [{ROUNDS}].")
+@click.option(
+    "--cpu",
+    type=click.Choice(CPU_NAMES),
+    default="unicorn",
+    show_default=True,
+    help="CPU of the built-in VM.",
+)
+@click.option(
+    "--log",
+    type=click.Choice(LOG_FORMS),
+    default="bitmap",
+    show_default=True,
+    help="Form of KVM's dirty log, with --cpu kvm.",
+)
+@click.option(
+    "--mode",
+    default="1024x768",
+    show_default=True,
+    metavar="WxH",
+    help="Screen size of the guest, pixels.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, (1 << 63) - 1),
+    default=1,
+    show_default=True,
+    help="Seed of the workloads.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 1000),
+    default=ROUNDS,
+    show_default=True,
+    help="Number of turns of each tracker.",
+)
 @click.option(
     "--slice",
     "slice_s",
     type=click.FloatRange(0.05, 60),
     default=SLICE_S,
-    help=f"Seconds a turn [{SLICE_S}].",
+    show_default=True,
+    metavar="SECONDS",
+    help="Length of a turn, seconds.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.option("--markdown", is_flag=True, help="A table for a README.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--markdown", is_flag=True, help="Print Markdown tables.")
 def trackers(
+    *,
     workloads: tuple[str, ...],
     trackers: tuple[str, ...],
     cpu: CpuName,
@@ -69,36 +103,45 @@ def trackers(
     as_json: bool,
     markdown: bool,
 ) -> None:
-    """What each tracker costs on each workload: microseconds a look, and the guest's slowdown.
+    r"""Measure what each tracker costs on each workload.
 
-    The workloads run in the embedded machine, as fast as it can, looked at 60 times a second. A look is a
-    collect and what follows it: the pages reported are read, compared and converted. Slowdown is the guest's
-    time for the same frames with tracking over that without, taken side by side. Total is what it costs from
-    one look to the next: the guest's loss, and our look.
+    The workloads run in the built-in VM as fast as it can run them, while vramtap polls 60 times a second. A
+    poll collects the written pages, then reads, compares and converts them.
+
+    \b
+    Columns:
+      collect us   duration of a collect, microseconds, median
+      poll us      duration of a poll, microseconds, median
+      pages        pages reported by a collect, median
+      all dirty    share of the collects whose log was not complete
+      frames/s     the guest's frame rate while tracked
+      untracked    the guest's frame rate while untracked
+      slowdown     tracked over untracked time for the same frames
+      total us     cost from one poll to the next: the guest's loss and the poll
+
+    \b
+    Examples:
+      vramtap bench trackers
+      vramtap bench trackers -t log -t hybrid -w scroll --json
     """
     names = workloads or MEASURED
     chosen = trackers or TRACKERS
     load = os.getloadavg()[0]
-    costs: list[Cost] = []
-    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("starting", total=len(names) * (rounds * (len(chosen) + 1) + 1))
-
-        def step(what: str) -> None:
-            progress.update(task, description=what, advance=1)
-
-        for cost in measure(
-            names,
-            chosen,
-            cpu=cpu,
-            log=log,
-            mode=mode,
-            seed=seed,
-            rounds=rounds,
-            slice_s=slice_s,
-            progress=step,
-        ):
-            costs.append(cost)
+        costs = list(
+            measure(
+                names,
+                chosen,
+                cpu=cpu,
+                log=log,
+                mode=mode,
+                seed=seed,
+                rounds=rounds,
+                slice_s=slice_s,
+                progress=lambda what: progress.update(task, description=what, advance=1),
+            )
+        )
     if as_json:
         rows = [dataclasses.asdict(cost) for cost in costs]
         click.echo(json.dumps({"cpu": cpu, "mode": mode, "load": load, "costs": rows}, indent=2))
@@ -106,31 +149,31 @@ def trackers(
         click.echo(f"{as_markdown(costs)}\n\n{totals_as_markdown(costs)}")
     else:
         console = Console()
-        # In a file or a pipe there is no width to fit.
+        # A file or a pipe has no width to fit the table into.
         Console(width=None if console.is_terminal else _WIDTH).print(_table(costs))
 
 
 def as_markdown(costs: list[Cost]) -> str:
-    """The costs as a Markdown table, a workload a row."""
+    """Return the costs as a Markdown table with a row for each workload."""
     names = list(dict.fromkeys(cost.tracker for cost in costs))
     head = ["workload", "frames/s"]
     for name in names:
-        head += [f"{name}: collect us", "look us", "slowdown"]
+        head += [f"{name}: collect us", "poll us", "slowdown"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for workload in dict.fromkeys(cost.workload for cost in costs):
         row = {cost.tracker: cost for cost in costs if cost.workload == workload}
         cells = [workload, f"{next(iter(row.values())).untracked_per_s:.0f}"]
         for name in names:
             cost = row[name]
-            cells += [f"{cost.collect_us:.0f}", f"{cost.look_us:.0f}", _slowdown(cost)]
+            cells += [f"{cost.collect_us:.0f}", f"{cost.poll_us:.0f}", _slowdown(cost)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def totals_as_markdown(costs: list[Cost]) -> str:
-    """What tracking costs in all from one look to the next, a workload a row, a tracker a column."""
+    """Return the total costs a poll as a Markdown table, with workloads as rows and trackers as columns."""
     names = list(dict.fromkeys(cost.tracker for cost in costs))
-    lines = [f"| {' | '.join(['total us a look', *names])} |", f"|{'---|' * (1 + len(names))}"]
+    lines = [f"| {' | '.join(['total us a poll', *names])} |", f"|{'---|' * (1 + len(names))}"]
     for workload in dict.fromkeys(cost.workload for cost in costs):
         row = {cost.tracker: cost for cost in costs if cost.workload == workload}
         lines.append(f"| {' | '.join([workload, *(f'{row[name].total_us:.0f}' for name in names)])} |")
@@ -141,9 +184,9 @@ def _table(costs: list[Cost]) -> Table:
     table = Table("workload", "tracker")
     for title in (
         "collect us",
-        "look us",
+        "poll us",
         "pages",
-        "everything",
+        "all dirty",
         "frames/s",
         "untracked",
         "slowdown",
@@ -156,9 +199,9 @@ def _table(costs: list[Cost]) -> Table:
             cost.workload if cost.workload != before else "",
             cost.tracker,
             f"{cost.collect_us:.1f}",
-            f"{cost.look_us:.1f}",
+            f"{cost.poll_us:.1f}",
             f"{cost.pages:.0f}",
-            f"{cost.everything:.0%}",
+            f"{cost.all_dirty:.0%}",
             f"{cost.frames_per_s:.1f}",
             f"{cost.untracked_per_s:.1f}",
             _slowdown(cost),

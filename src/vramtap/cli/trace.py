@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from vramtap.cli import run
-from vramtap.cli._trace_files import bar, plain, title
+from vramtap.cli._progress import progress_bar
+from vramtap.cli._trace_files import plain, title
 from vramtap.cli.trace_replay import command as replay
 from vramtap.errors import UsageError
 from vramtap.targets.open import open_target
@@ -121,7 +122,7 @@ async def _record_machine(
 @contextlib.contextmanager
 def _progress(total_s: float, target: str, as_json: bool) -> Iterator[Callable[[Recording], None]]:
     """A line when it begins, and a bar that moves with each second recorded."""
-    with bar() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("recording", total=total_s)
 
         def told(recording: Recording) -> None:

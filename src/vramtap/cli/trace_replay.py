@@ -12,7 +12,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from vramtap.cli._trace_files import bar, charged, load, read_costs, read_parameters, title
+from vramtap.cli._progress import progress_bar
+from vramtap.cli._trace_files import charged, load, read_costs, read_parameters, title
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,7 +68,7 @@ def command(
     given, ours = read_costs(costs), read_parameters(parameters)
     chosen = [name for name in POLICIES if name in names or ALL in names]
     rows: list[_Row] = []
-    with bar() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("replaying", total=len(files) * (len(chosen) + 1))
         for file in files:
             trace = load(file)

@@ -11,7 +11,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from vramtap.cli._trace_files import bar, charged, load, read_costs, title
+from vramtap.cli._progress import progress_bar
+from vramtap.cli._trace_files import charged, load, read_costs, title
 
 if TYPE_CHECKING:
     from vramtap.trace.tune import By, Tuned
@@ -51,7 +52,7 @@ def command(
     traces = [load(file) for file in files]
     members = [Member(trace, charged(trace, given)[0]) for trace in traces]
     names = [title(trace, file) for trace, file in zip(traces, files, strict=True)]
-    with bar() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("tuning", total=None)
 
         def told(done: int, of: int) -> None:

@@ -1,4 +1,4 @@
-"""The benchmarks are no part of the package: they are found in the repository's root."""
+"""Make the benchmarks importable: they are in the repository's root and not in the package."""
 
 from __future__ import annotations
 

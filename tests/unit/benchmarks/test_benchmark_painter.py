@@ -1,4 +1,4 @@
-"""The painter writes what it was told to and no more, and refuses frames that are none."""
+"""The painter writes the pages of its commands and no others, and refuses pages it does not have."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def painter() -> Iterator[Painter]:
 
 
 def memory(painter: Painter) -> NDArray[np.uint8]:
-    """Shape `(PAGES, PAGE_SIZE)`."""
+    """Return the painter's memory, shape `(PAGES, PAGE_SIZE)`."""
     space = ProcessSpace(painter.pid)
     try:
         into = np.empty(PAGES * PAGE_SIZE, np.uint8)
@@ -40,7 +40,7 @@ def memory(painter: Painter) -> NDArray[np.uint8]:
         space.close()
 
 
-def test_a_fill_changes_every_byte_of_its_pages_and_no_other(painter: Painter) -> None:
+def test_fill_changes_every_byte_of_its_pages_and_no_other(painter: Painter) -> None:
     before = memory(painter)
     filled = painter.fill(3, 5)
     changed = memory(painter) != before
@@ -50,14 +50,14 @@ def test_a_fill_changes_every_byte_of_its_pages_and_no_other(painter: Painter) -
     assert 0 < filled.first_us <= filled.all_us
 
 
-def test_each_fill_is_a_change(painter: Painter) -> None:
+def test_second_fill_changes_every_byte_again(painter: Painter) -> None:
     painter.fill(0, 1)
     before = memory(painter)
     painter.fill(0, 1)
     assert (memory(painter)[0] != before[0]).all()
 
 
-def test_a_replay_writes_the_pages_of_its_frames(painter: Painter) -> None:
+def test_replay_writes_the_pages_of_its_frames(painter: Painter) -> None:
     before = memory(painter)
     times = painter.replay([PageRuns([(1, 3)]), PageRuns(), PageRuns([(2, 4), (7, 8)])], hz=1000)
     assert (memory(painter) != before).any(axis=1).nonzero()[0].tolist() == [1, 2, 3, 7]
@@ -66,7 +66,7 @@ def test_a_replay_writes_the_pages_of_its_frames(painter: Painter) -> None:
     assert set(times[:, 2].tolist()) <= {0, 1}
 
 
-def test_a_video_paints_every_page(painter: Painter) -> None:
+def test_video_paints_every_page(painter: Painter) -> None:
     before = memory(painter)
     painted = painter.video(1e-6, rounds=1)
     assert painted.frames >= 1
@@ -76,24 +76,24 @@ def test_a_video_paints_every_page(painter: Painter) -> None:
 
 
 @pytest.mark.parametrize("runs", [[(0, PAGES + 1)], [(PAGES, PAGES + 2)]])
-def test_pages_it_has_not_are_refused(painter: Painter, runs: list[tuple[int, int]]) -> None:
+def test_replay_beyond_the_last_page_is_refused(painter: Painter, runs: list[tuple[int, int]]) -> None:
     with pytest.raises(LabError, match="instead of REPLAYED"):
         painter.replay([PageRuns(runs)], hz=60)
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, PAGES + 1), (3, 3), (4, 3)])
-def test_no_range_of_pages_is_refused(painter: Painter, first: int, last: int) -> None:
+def test_fill_of_an_invalid_range_is_refused(painter: Painter, first: int, last: int) -> None:
     with pytest.raises(LabError, match="instead of FILLED"):
         painter.fill(first, last)
 
 
-def test_it_says_how_it_is_shown(painter: Painter) -> None:
+def test_target_string_of_the_painter(painter: Painter) -> None:
     assert painter.url == f"pid:{painter.pid}?address={painter.address:#x}&mode=1024x{PAGES}&stride=4096"
     assert Painter.of_screen(1920, 1080).pages == 2025
 
 
 @given(st.lists(st.sets(st.integers(0, 200)), max_size=20))
-def test_frames_are_encoded_with_counts_before_what_they_count(frames: list[set[int]]) -> None:
+def test_frames_are_encoded_with_counts_before_items(frames: list[set[int]]) -> None:
     words = np.frombuffer(encoded([PageRuns.from_pages(frame) for frame in frames]), np.uint32).tolist()
     found, at = [], 1
     while at < len(words):

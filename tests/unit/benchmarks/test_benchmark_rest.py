@@ -1,4 +1,4 @@
-"""What is spent is counted with all helpers, and rest is a stretch without a wake-up."""
+"""Context switches and CPU time include helpers; a server at rest does not wake up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.rest import Spent, family, name_of, spent, wait_for_rest
 from support.testbed.errors import LabError
 from support.testbed.supervise import spawn, stop
 
-# A child in a session of its own, as the helper at attach is; then both wait for the end of their input.
+# A child in its own session, like the helper at attach; both wait for the end of their input.
 PARENT = """
 import subprocess, sys
 child = subprocess.Popen(["cat"], start_new_session=True, stdin=subprocess.PIPE)
@@ -23,7 +23,7 @@ child.wait()
 """
 
 
-def test_a_helper_in_a_session_of_its_own_belongs_to_the_family() -> None:
+def test_family_includes_a_helper_in_its_own_session() -> None:
     process = spawn([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
@@ -39,13 +39,13 @@ def test_a_helper_in_a_session_of_its_own_belongs_to_the_family() -> None:
         stop(process, gently_s=10)
 
 
-def test_what_came_in_between_is_the_difference() -> None:
+def test_since_is_the_difference() -> None:
     before = Spent(10, 2, 5_000, frozenset({1, 2}))
     assert Spent(17, 3, 9_000, frozenset({1, 3})).since(before) == Spent(7, 1, 4_000, frozenset({2, 3}))
 
 
 class Clockwork:
-    """Processes that wake up at these seconds, in a time that passes when somebody waits."""
+    """Processes that wake up at given times, seconds; `pause` advances the clock."""
 
     def __init__(self, wakeups: dict[int, list[float]]) -> None:
         self.now_s = 100.0
@@ -68,26 +68,26 @@ class Clockwork:
         )
 
 
-def test_rest_begins_with_the_last_wakeup() -> None:
+def test_rest_begins_after_the_last_wakeup() -> None:
     clockwork = Clockwork({1: [0.5, 3.0, 7.5]})
-    assert clockwork.wait(60.0) == {"once": 8.0}  # looked at each second
+    assert clockwork.wait(60.0) == {"once": 8.0}  # checked every second
     assert clockwork.now_s == 113.0
 
 
-def test_who_never_rests_is_not_waited_for_for_ever() -> None:
+def test_wait_for_rest_ends_at_its_limit() -> None:
     clockwork = Clockwork({1: [3.0], 2: [second * 2.0 for second in range(100)]})
     assert clockwork.wait(30.0) == {"once": 3.0, "always": None}
     assert clockwork.now_s == 130.0
 
 
-def test_a_wakeup_shortly_before_the_end_is_no_rest() -> None:
+def test_server_that_woke_up_shortly_before_the_limit_is_not_at_rest() -> None:
     assert Clockwork({1: [3.0], 2: [second * 4.0 for second in range(8)]}).wait(30.0) == {
         "once": 3.0,
         "always": None,
     }
 
 
-def test_a_process_that_has_ended_is_an_error() -> None:
+def test_ended_process_is_an_error() -> None:
     process = spawn(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     with pytest.raises(LabError, match=f"pid {process.pid} has ended"):

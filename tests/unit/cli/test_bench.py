@@ -1,4 +1,4 @@
-"""`vramtap bench trackers`: a table, JSON, Markdown, and what it refuses."""
+"""`vramtap bench trackers`: table, JSON, Markdown, and refused arguments."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_json_has_every_figure_and_no_nan() -> None:
     assert said["cpu"] == "unicorn"
 
 
-def test_people_get_a_table() -> None:
+def test_default_output_is_a_table() -> None:
     said = run()
     assert "slowdown" in said
     assert "caret" in said
-    assert "\u2026" not in said  # nothing is cut short in a pipe
+    assert "\u2026" not in said  # no cell is truncated in a pipe
 
 
-def test_markdown_has_a_row_a_workload() -> None:
+def test_markdown_has_a_row_for_each_workload() -> None:
     lines = as_markdown(
         [cost("a", "log"), cost("a", "compare"), cost("b", "log", None), cost("b", "compare")]
     )
@@ -52,22 +52,22 @@ def test_markdown_has_a_row_a_workload() -> None:
     assert rows[3].startswith("| b | 150 | 12 | 346 | - |")
 
 
-def test_totals_have_a_row_a_workload_and_a_column_a_tracker() -> None:
+def test_totals_have_a_row_for_each_workload_and_a_column_for_each_tracker() -> None:
     costs = [cost("a", "log", total_us=100.6), cost("a", "blind"), cost("b", "log", None), cost("b", "blind")]
     assert totals_as_markdown(costs).splitlines() == [
-        "| total us a look | log | blind |",
+        "| total us a poll | log | blind |",
         "|---|---|---|",
         "| a | 101 | 400 |",
         "| b | 400 | 400 |",
     ]
 
 
-def test_markdown_says_both() -> None:
+def test_markdown_has_both_tables() -> None:
     said = run("--markdown")
     assert "log: collect us" in said
-    assert "| total us a look | log |" in said
+    assert "| total us a poll | log |" in said
 
 
 @pytest.mark.parametrize("more", [["-w", "nonsense"], ["--rounds", "0"], ["--cpu", "z80"], ["--slice", "-1"]])
-def test_nonsense_is_refused(more: list[str]) -> None:
+def test_invalid_option_is_refused(more: list[str]) -> None:
     assert CliRunner().invoke(command, [*ARGUMENTS, *more]).exit_code == 2
