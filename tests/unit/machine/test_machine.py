@@ -145,7 +145,7 @@ def test_a_guest_that_halts_for_good_costs_nothing() -> None:
 def test_a_guest_that_ends_says_why_and_everybody_hears(cpu: str, source: str, said: str) -> None:
     guest = machine(source, cpu)
     told = threading.Event()
-    guest.on_end = told.set
+    guest.watch_end(told.set)
     with guest:
         assert guest.wait_end(60)
         assert told.wait(60)
@@ -162,7 +162,7 @@ def test_a_defect_of_a_device_ends_the_machine_and_is_logged(
 ) -> None:
     guest = machine(COUNTING, "unicorn")
     told = threading.Event()
-    guest.on_end = told.set
+    guest.watch_end(told.set)
 
     def broken(number: int) -> None:
         raise ZeroDivisionError("of a device")
@@ -173,6 +173,19 @@ def test_a_defect_of_a_device_ends_the_machine_and_is_logged(
         assert told.wait(60)
     assert "defect" in str(guest.ended)
     assert "of a device" in caplog.text
+
+
+def test_watchers_of_the_end_are_called_once_and_late_ones_at_once() -> None:
+    guest = machine("ud2", "unicorn")
+    calls: list[str] = []
+    remove = guest.watch_end(lambda: calls.append("removed"))
+    guest.watch_end(lambda: calls.append("early"))
+    remove()
+    remove()
+    with guest:
+        assert guest.wait_end(60)
+    guest.watch_end(lambda: calls.append("late"))()
+    assert calls == ["early", "late"]
 
 
 def test_closing_ends_a_loop_without_interrupts(cpu: str) -> None:
@@ -244,4 +257,4 @@ def test_wishes_that_cannot_be_fulfilled_are_refused(tmp_path: Path) -> None:
 def test_the_cpu_is_chosen_by_trial() -> None:
     with Machine(b"\xf4") as guest:
         assert guest.cpu.name in CPUS
-        assert "trial" in guest.cpu_why or "does not work here" in guest.cpu_why
+        assert "trial" in guest.cpu_reason or "does not work here" in guest.cpu_reason

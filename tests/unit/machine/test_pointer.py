@@ -51,7 +51,7 @@ class Guest:
                 self.notches += notches - 256 if notches > 127 else notches
 
     def go(self, x: int, y: int, buttons: int = 0) -> None:
-        self.pointer.go(x, y, buttons, self.width, self.height)
+        self.pointer.move_to(x, y, buttons, self.width, self.height)
 
 
 def test_the_pointer_goes_where_it_is_sent() -> None:

@@ -113,7 +113,7 @@ class Ps2Device:
             self._raise_line()
 
     @property
-    def pointing(self) -> int | None:
+    def mouse_epoch(self) -> int | None:
         """Which run of motions the mouse is in; None while it sends none.
 
         Another number: the guest has reset or enabled it anew, and may have put its pointer anywhere.

@@ -1,4 +1,4 @@
-"""Keyboard and pointer of the embedded machine, through its PS/2 controller."""
+"""MachineInput: keyboard and mouse of the built-in VM, through its PS/2 controller."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class MachineInput:
-    """Sends a client's keys and pointer into the guest; nothing here waits.
+    """Passes a client's key and pointer events to the guest; nothing here waits.
 
     Args:
-        ps2: The machine's.
+        ps2: The VM's controller.
     """
 
     def __init__(self, ps2: Ps2Device) -> None:
@@ -29,11 +29,11 @@ class MachineInput:
         self._send(self._keyboard.strokes(event))
 
     async def pointer(self, event: PointerEvent, width: int, height: int) -> None:
-        """Move the pointer and set the buttons; see `Input`."""
-        self._pointer.go(event.x, event.y, event.buttons, width, height)
+        """Move the pointer and set its buttons; see `Input`."""
+        self._pointer.move_to(event.x, event.y, event.buttons, width, height)
 
     async def release_all(self) -> None:
-        """Let go of every key and button; see `Input`."""
+        """Release every key and button; see `Input`."""
         self._send(self._keyboard.release_all())
         self._pointer.release()
 

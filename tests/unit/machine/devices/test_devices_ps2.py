@@ -124,7 +124,7 @@ def test_a_port_that_is_off_holds_its_bytes_back() -> None:
     guest.device.move(1, 0, 0)
     assert guest.raised == 0
     assert guest.drain() == ([], [])
-    assert guest.device.pointing is None
+    assert guest.device.mouse_epoch is None
     guest.device.write(PORT_PS2_STATUS, 1, 0xA8)
     guest.device.write(PORT_PS2_STATUS, 1, 0xAE)
     assert guest.raised == 1
@@ -251,9 +251,9 @@ def test_motions_are_sent_once_enabled() -> None:
     guest = Guest()
     guest.device.move(5, 5, 0)
     assert guest.packets() == []
-    assert guest.device.pointing is None
+    assert guest.device.mouse_epoch is None
     guest.to_mouse(0xF4)
-    assert guest.device.pointing is not None
+    assert guest.device.mouse_epoch is not None
     guest.device.move(5, -7, 0)
     assert guest.packets() == [(0, 5, -7, 0)]
     guest.device.move(0, 0, 1)
@@ -261,10 +261,10 @@ def test_motions_are_sent_once_enabled() -> None:
     assert guest.packets() == [(1, 0, 0, 0)]
     guest.device.move(300, 0, 1)
     assert guest.packets() == [(1, 127, 0, 0), (1, 127, 0, 0), (1, 46, 0, 0)]
-    before = guest.device.pointing
+    before = guest.device.mouse_epoch
     guest.to_mouse(0xF5)
     guest.to_mouse(0xF4)
-    assert guest.device.pointing != before
+    assert guest.device.mouse_epoch != before
 
 
 def test_motions_of_a_guest_that_does_not_read_are_merged() -> None:
@@ -313,10 +313,10 @@ def test_moves_home_that_nobody_reads_are_bounded() -> None:
 def test_a_reset_is_told_apart_from_a_change_of_the_way_to_ask() -> None:
     guest = Guest()
     guest.to_mouse(0xF0)
-    before = guest.device.pointing
+    before = guest.device.mouse_epoch
     assert before is not None
     guest.to_mouse(0xF6, 0xF0)
-    assert guest.device.pointing not in (before, None)
+    assert guest.device.mouse_epoch not in (before, None)
 
 
 def test_the_wheel_turns_for_a_guest_that_knocked() -> None:

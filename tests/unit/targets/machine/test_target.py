@@ -18,7 +18,6 @@ from vramtap.display.mode import PixelFormat
 from vramtap.errors import TargetGone
 from vramtap.keyboard.events import KeyEvent, PointerEvent
 from vramtap.machine.layout import VRAM_BASE
-from vramtap.targets.machine import target as module
 from vramtap.targets.machine.target import BLANK, MachineTarget
 
 if TYPE_CHECKING:
@@ -180,11 +179,10 @@ async def test_a_guest_that_has_ended_before_cannot_be_tapped() -> None:
 
 
 async def test_a_guest_that_runs_without_a_word_is_said_to_once(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(module, "SILENT_S", 0.01)
     with machine(SILENT) as guest:
-        async with MachineTarget(guest) as target:
+        async with MachineTarget(guest, hang_after_s=0.01) as target:
             await until(lambda: caplog.messages)
             assert not guest.runs._watchers, "it is not measured any more"
             assert await target.mode() is None
@@ -193,11 +191,10 @@ async def test_a_guest_that_runs_without_a_word_is_said_to_once(
 
 
 async def test_a_guest_that_was_stopped_meanwhile_is_said_to_all_the_same(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(module, "SILENT_S", 0.01)
     with machine(SILENT) as guest:
-        async with MachineTarget(guest):
+        async with MachineTarget(guest, hang_after_s=0.01):
             while not caplog.messages:
                 with guest.paused():
                     await asyncio.sleep(0)
@@ -208,11 +205,10 @@ async def test_a_guest_that_was_stopped_meanwhile_is_said_to_all_the_same(
 async def test_a_guest_that_uses_ports_is_not(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SILENT_S", 0.05)
     with machine("1: in $0x64, %al; jmp 1b") as guest:
-        async with MachineTarget(guest) as target:
-            assert target._silence is not None
-            timer, looks = target._silence._timer, []
+        async with MachineTarget(guest, hang_after_s=0.05) as target:
+            assert target._hang_warning is not None
+            timer, looks = target._hang_warning._timer, []
             take = timer.take
 
             def counting_take() -> int:
@@ -227,9 +223,9 @@ async def test_a_guest_that_uses_ports_is_not(
 async def test_a_guest_that_halts_is_not_and_nobody_looks(caplog: pytest.LogCaptureFixture) -> None:
     with machine("1: hlt; jmp 1b") as guest:
         async with MachineTarget(guest) as target:
-            silence = target._silence
-            assert silence is not None
-            fdinfo = Path(f"/proc/self/fdinfo/{silence._timer.fileno()}")
+            hang_warning = target._hang_warning
+            assert hang_warning is not None
+            fdinfo = Path(f"/proc/self/fdinfo/{hang_warning._timer.fileno()}")
             for _ in range(3):
                 halts = guest.halts
                 guest.raise_line()
@@ -244,11 +240,11 @@ async def test_the_measure_is_gone_with_the_tap() -> None:
     with machine(SILENT) as guest:
         async with MachineTarget(guest) as target:
             assert len(guest.runs._watchers) == 1
-            silence = target._silence
+            hang_warning = target._hang_warning
         assert not guest.runs._watchers
-        assert silence is not None
-        silence.run_ended(halted=True)  # one that was on its way
-        silence._expired()
+        assert hang_warning is not None
+        hang_warning.run_ended(halted=True)  # one that was on its way
+        hang_warning._on_timer()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
