@@ -45,7 +45,7 @@ class Observers(Generic[CallbackT]):
     """The callbacks that one event calls, in the order in which they were added.
 
     An object offers an event by a method `watch(callback)` that calls `add` here, instead of an attribute
-    that others assign. Adding and removing are safe from any thread; `snapshot` is what the owner calls.
+    that others assign. Adding and removing are safe from any thread; the owner calls `notify`.
     """
 
     def __init__(self) -> None:
@@ -68,5 +68,13 @@ class Observers(Generic[CallbackT]):
         return remove
 
     def snapshot(self) -> tuple[CallbackT, ...]:
-        """Return the callbacks as they are now; iterate over this to call them."""
+        """Return the callbacks as they are now."""
         return self._callbacks
+
+    def notify(self, *arguments: object) -> None:
+        """Call every callback with these arguments, in the caller's thread.
+
+        A callback that another one removes meanwhile is still called.
+        """
+        for callback in self._callbacks:
+            callback(*arguments)

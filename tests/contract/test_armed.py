@@ -701,13 +701,15 @@ class StillTarget:
 
     def __init__(self, extent: Extent) -> None:
         self.extent = extent
-        self.on_activity: Callable[[], None] = lambda: None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:
         return
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
 
     async def mode(self) -> Mode:
         return Mode(PAGE // 4, self.extent.pages, PAGE)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from vramtap.concurrency import Observers
 from vramtap.display.mode import Mode, PixelFormat
 from vramtap.errors import KernelError, NotTappable, TargetGone, TimedOut, VramtapError
 from vramtap.memory.extent import Extent
@@ -120,7 +121,7 @@ class FaultyTarget:
         self.input: Input | None = None
         self.tolerates_injection = False
         self.announces_mode = False
-        self.on_activity: Callable[[], None] = lambda: None
+        self.activity: Observers[Callable[[], None]] = Observers()
         self.on_write: Callable[[int, int], None] = lambda first, last: None
         """Told the pages, after they were written."""
         self.shown = mode
@@ -176,6 +177,9 @@ class FaultyTarget:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.released += 1
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return self.activity.add(callback)
 
     async def mode(self) -> Mode | None:
         self._asked += 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from vramtap.concurrency import Observers
 from vramtap.display.mode import Mode
 from vramtap.errors import NotTappable
 from vramtap.memory.own import extent_of
@@ -55,7 +56,7 @@ class PaintedTarget:
         self.input: Input | None = self.listener
         self.tolerates_injection = False
         self.announces_mode = True
-        self.on_activity: Callable[[], None] = lambda: None
+        self.activity: Observers[Callable[[], None]] = Observers()
         self._memory = np.frombuffer(mmap.mmap(-1, MAX_BYTES), dtype=np.uint8)
         self.extent: Extent = extent_of(self._memory)[0]
         self._ended = asyncio.get_running_loop().create_future()
@@ -70,7 +71,7 @@ class PaintedTarget:
     def resize(self, width: int, height: int) -> None:
         """Take another mode, as a guest does: from the next look on."""
         self._mode = Mode(width, height, width * 4)
-        self.on_activity()
+        self.activity.notify()
 
     def end(self, reason: str) -> None:
         """End."""
@@ -82,6 +83,9 @@ class PaintedTarget:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return self.activity.add(callback)
 
     async def mode(self) -> Mode | None:
         return self._mode

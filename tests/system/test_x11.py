@@ -170,7 +170,7 @@ async def test_a_new_size_is_followed() -> None:
         async with target_of(server.url) as target:
             assert target.announces_mode
             heard = asyncio.Event()
-            target.on_activity = heard.set
+            target.watch(heard.set)
             with x_connection(server.display) as connection:
                 resize(connection, 401, 303)
                 await asyncio.wait_for(heard.wait(), 30)

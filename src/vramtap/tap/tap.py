@@ -107,7 +107,7 @@ class Tap:
                 self._timings,
             )
             # Before the first scan, so that no event after it is missed.
-            self.target.on_activity = self._target_active
+            self.target.watch(self._target_active)
             try:
                 now_s = self._loop.time()
                 self._scheduler.scan_began(now_s)

@@ -28,11 +28,10 @@ class Target(Protocol):
     tolerates_injection: bool
     """Whether its own seccomp filter, if it has one, is known to allow the injected call."""
     announces_mode: bool
-    """Once attached: whether nothing but an event changes its geometry or palette, so that `mode` need not be
-    asked at a rate. Either `on_activity` is called after the change, or a page of the scanout (`Mode.window`)
-    is written by it."""
-    on_activity: Callable[[], None]
-    """Set by the tap; the target calls it when something happened that no page write shows (a reset)."""
+    """Whether every change of the mode or palette announces itself; final once attached.
+
+    If so, `mode` need not be called at a rate: the target calls the callbacks of `watch` after the change, or
+    the change writes a page of the scanout (`Mode.window`)."""
 
     async def __aenter__(self) -> Self:
         """Attach.
@@ -46,6 +45,17 @@ class Target(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Detach, leaving it as it was found."""
+        ...
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` on the event loop after each event that no page write shows, such as a reset.
+
+        Args:
+            callback: Must not block.
+
+        Returns:
+            A function that removes the callback; harmless when called twice.
+        """
         ...
 
     async def mode(self) -> Mode | None:

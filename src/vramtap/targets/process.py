@@ -50,7 +50,6 @@ class ProcessTarget:
         self.input: Input | None = None
         self.tolerates_injection = False
         self.announces_mode = True  # It is the user's, and stays.
-        self.on_activity: Callable[[], None] = lambda: None
         pid = parse_number(spec.rest)
         if pid is None or not 0 < pid <= MAX_PID:
             raise UsageError(
@@ -112,6 +111,10 @@ class ProcessTarget:
         """Let go of the process."""
         if self._space is not None:
             self._space.close()
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Do nothing: a process announces no events; see `Target`."""
+        return lambda: None
 
     async def mode(self) -> Mode | None:
         """The geometry the user gave; see `Target`."""

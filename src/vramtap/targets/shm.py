@@ -57,7 +57,6 @@ class FileTarget:
         self.tolerates_injection = False
         # It is the user's, and stays. A file that is cut short is noticed by whoever reads its pages.
         self.announces_mode = True
-        self.on_activity: Callable[[], None] = lambda: None
         asked = spec.mode()
         self._needs_bytes = asked.end_bytes
         self._first_page = asked.offset_bytes // PAGE_SIZE
@@ -103,6 +102,10 @@ class FileTarget:
         """Close the file."""
         if self._space is not None:
             self._space.close()
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Do nothing: a file announces no events; see `Target`."""
+        return lambda: None
 
     async def mode(self) -> Mode | None:
         """The geometry the user gave, as long as the file holds it; see `Target`."""

@@ -198,7 +198,7 @@ class _Session:
 
     async def run(self, seconds: float, progress: Progress) -> str:
         """Look until something ends it; returns what."""
-        self._target.on_activity = self._nudge
+        self._target.watch(self._nudge)
         follower = Follower(self._tracker, self._recording, await self._first_mode())
         begin_ns, interval_ns = self._now_ns(), 1e9 / self._hz
         look, last = 0, looks_in(seconds, self._hz)

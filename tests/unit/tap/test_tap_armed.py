@@ -160,7 +160,7 @@ async def test_a_flip_while_armed_is_read_and_watched_again() -> None:
             await asyncio.sleep(SETTLED_S)
             assert made.watching
             target.shown = mode
-            target.on_activity()
+            target.activity.notify()
             await client.shows(target.truth)
 
 
@@ -220,7 +220,7 @@ async def test_one_that_announces_its_modes_is_not_asked(tracker: str) -> None:
         await asyncio.sleep(100_000)
         assert target.modes_read == asked
         target.shown = dataclasses.replace(XR24, width=50)
-        target.on_activity()
+        target.activity.notify()
         began_s = loop.time()
         await client.shows(target.truth)
         assert loop.time() - began_s <= DEFAULT_TIMINGS.interval_s

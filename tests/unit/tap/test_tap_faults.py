@@ -155,7 +155,7 @@ def test_nothing_is_ever_lost(steps: list[tuple[str, object, object]], tracker: 
                     case "mode", (Mode() | None) as mode, bool(nudge):
                         target.shown = mode
                         if nudge or target.announces_mode:
-                            target.on_activity()
+                            target.activity.notify()
                     case "picture", int(height), int(width):
                         target.picture = np.full((height, width), value, np.uint32)
                     case "fault", Fault() as fault, int(times):

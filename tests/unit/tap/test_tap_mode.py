@@ -108,7 +108,7 @@ async def test_a_nudge_is_answered_at_once() -> None:
             await asyncio.sleep(DEFAULT_TIMINGS.idle_after_s + 3 + number * 0.13)
             target.shown = dataclasses.replace(XR24, width=number)
             began_s = loop.time()
-            target.on_activity()
+            target.activity.notify()
             await client.shows(target.truth)
             assert loop.time() - began_s <= DEFAULT_TIMINGS.interval_s
 
@@ -123,7 +123,7 @@ async def test_a_nudge_while_the_geometry_is_asked_for_is_not_forgotten() -> Non
         await target.asked.wait()
         asked = target.modes_read
         target.shown = dataclasses.replace(XR24, width=50)
-        target.on_activity()
+        target.activity.notify()
         began_s = loop.time()
         target.answering.set()
         await client.shows(target.truth)

@@ -144,7 +144,7 @@ async def test_a_screen_that_moves_is_followed(monkeypatch: pytest.MonkeyPatch) 
 
     def flip() -> None:
         target.shown = MOVED
-        target.on_activity()
+        target.activity.notify()
 
     trace = await recorded(target, {5: flip, 9: lambda: target.put(0, 0, 1)})
     assert trace.intervals == HZ
@@ -175,7 +175,7 @@ async def test_a_screen_of_another_size_ends_it(
     def change() -> None:
         target.put(0, 0, 1)
         target.shown = mode  # type: ignore[assignment]  # a Mode or None, as parametrised
-        target.on_activity()
+        target.activity.notify()
 
     trace = await recorded(target, {5: change})
     assert trace.intervals == 6
@@ -292,7 +292,7 @@ async def test_who_cancels_it_while_the_mode_is_asked_for_loses_nothing(
     def stall() -> None:
         target.asked.clear()
         target.answering.clear()
-        target.on_activity()
+        target.activity.notify()
         target.put(0, 0, 1)
 
     acts = during(recording, {5: stall})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
+from vramtap.concurrency import Observers
 from vramtap.display.bochs import Dispi
 from vramtap.errors import TargetGone
 from vramtap.machine.layout import VRAM_BYTES
@@ -45,7 +46,7 @@ class VmTarget:
         self.input: Input | None = None
         self.tolerates_injection = True
         self.announces_mode = True
-        self.on_activity: Callable[[], None] = lambda: None
+        self._activity: Observers[Callable[[], None]] = Observers()
         self._hang_after_s = hang_after_s
         self._machine: Machine | None = None
         self._hang_warning: HangWarning | None = None
@@ -55,6 +56,10 @@ class VmTarget:
         self._reporting = False
         self._ended = asyncio.Event()
         self._unwatch: list[Callable[[], None]] = []
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` after the guest changed the mode; see `Target`."""
+        return self._activity.add(callback)
 
     async def mode(self) -> Mode | None:
         """Return what the display's registers say; see `Target`."""
@@ -122,7 +127,7 @@ class VmTarget:
             self._reporting = False
             attached = self._loop is not None
         if attached:
-            self.on_activity()
+            self._activity.notify()
 
 
 class MachineTarget(VmTarget):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 from qemu.qmp import ExecuteError, Message, QMPClient, QMPError, Runstate, StateError
 from qemu.qmp.qmp_client import BadReplyError
 
+from vramtap.concurrency import Observers
 from vramtap.errors import NotFound, NotTappable, Refused, TargetGone, TimedOut, VramtapError
 
 if TYPE_CHECKING:
@@ -76,8 +77,7 @@ class Monitor:
         self.pid = 0
         """Of QEMU, once connected; 0 if it runs in a pid namespace not seen from here."""
         self._where = name or f"qemu:{path}"
-        self.on_event: Callable[[str], None] = lambda name: None
-        """Called with the name of each event (`RESET`, `SHUTDOWN`); must not block."""
+        self._events: Observers[Callable[[str], None]] = Observers()
         self._client = QMPClient("vramtap")
         self._client.events.event_filter = self._hear
         # The library logs every disconnection as an error with a traceback; ours are reported once, by us.
@@ -85,6 +85,17 @@ class Monitor:
         self._client.logger.setLevel(logging.CRITICAL + 1)
         self._tasks: list[asyncio.Task[None]] = []
         self._socket: socket.socket | None = None
+
+    def watch(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call `callback` with the name of each event that QEMU sends (`RESET`, `SHUTDOWN`).
+
+        Args:
+            callback: Must not block.
+
+        Returns:
+            A function that removes the callback; harmless when called twice.
+        """
+        return self._events.add(callback)
 
     async def connect(self) -> None:
         """Connect and negotiate; afterwards `pid` is QEMU's.
@@ -156,7 +167,7 @@ class Monitor:
 
     def _hear(self, event: Message) -> bool:
         """Hand the event over, and refuse it: the library would keep every event it accepts for ever."""
-        self.on_event(str(event["event"]))
+        self._events.notify(str(event["event"]))
         return False
 
     async def _watch(self) -> None:

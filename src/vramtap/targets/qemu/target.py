@@ -7,6 +7,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Final, Self
 
+from vramtap.concurrency import Observers
 from vramtap.errors import NotTappable, Refused
 from vramtap.linux.procfs import MapsQuery
 from vramtap.memory.extent import Extent
@@ -59,7 +60,7 @@ class QemuTarget:
         self.tolerates_injection = True
         # No event tells that the guest has written a register; they can only be read.
         self.announces_mode = False
-        self.on_activity: Callable[[], None] = lambda: None
+        self._activity: Observers[Callable[[], None]] = Observers()
         self._space: ProcessSpace | None = None
         self._vga = QemuVga(self.monitor, self.url)
         self._end = ""
@@ -71,7 +72,7 @@ class QemuTarget:
             if not self.monitor.pid:
                 reason = "QEMU runs in a pid namespace not seen from here"
                 raise Refused("connect", self.url, reason, "run vramtap outside of it")
-            self.monitor.on_event = self._event
+            self.monitor.watch(self._event)
             await self.monitor.remove_lost_fds()
             self._space = ProcessSpace(self.monitor.pid)
             address, size = await self._find_vram()
@@ -101,7 +102,7 @@ class QemuTarget:
         if name == "SHUTDOWN":
             self._end = f"QEMU (pid {self.monitor.pid}) shut down"
         if name in ("RESET", "STOP", "RESUME"):
-            self.on_activity()
+            self._activity.notify()
 
     async def _find_vram(self) -> tuple[int, int]:
         """The host virtual address of the video RAM and its size in bytes."""
@@ -151,6 +152,10 @@ class QemuTarget:
                 raise NotTappable("attach", self.url, f"{self.extent} is not mapped there")
         finally:
             maps.close()
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` after a reset, a stop and a resume of the guest; see `Target`."""
+        return self._activity.add(callback)
 
     async def mode(self) -> Mode | None:
         """Read the DISPI registers through the monitor; the guest does not notice. See `Target`."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import xcffib
 import xcffib.xproto
 
+from vramtap.concurrency import Observers
 from vramtap.display.mode import Mode, PixelFormat
 from vramtap.errors import (
     AttachError,
@@ -75,7 +76,7 @@ class X11Target:
         self.input: Input | None = None
         self.tolerates_injection = False
         self.announces_mode = False
-        self.on_activity: Callable[[], None] = lambda: None
+        self._activity: Observers[Callable[[], None]] = Observers()
         self.server = ""
         """What runs there (`Xvfb`)."""
         self._link: Link | None = None
@@ -175,13 +176,17 @@ class X11Target:
             while (event := self._link.connection.poll_for_event()) is not None:
                 if isinstance(event, _xproto.ConfigureNotifyEvent) and event.window == self._link.root:
                     self._width, self._height = int(event.width), int(event.height)
-                    self.on_activity()
+                    self._activity.notify()
         except _ProtocolError as error:
             log.warning("%s: the server reports %r", self.url, error)
         except _ConnectionError:
             asyncio.get_running_loop().remove_reader(self._link.fileno())
             self._lost.set()
-            self.on_activity()
+            self._activity.notify()
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` after the screen's size changed or the server hung up; see `Target`."""
+        return self._activity.add(callback)
 
     async def mode(self) -> Mode | None:
         """The size as the server last told it, the layout as the header had it; see `Target`."""

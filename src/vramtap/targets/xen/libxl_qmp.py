@@ -16,7 +16,7 @@ from vramtap.linux.flock import LockFile, holder
 from vramtap.targets.qemu.qmp import Batch, Monitor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
 LINGER_S: Final = 0.1
 """How long a connection is kept after the last command: longer than between two events of a pointer that
@@ -81,8 +81,6 @@ class LibxlMonitor:
         self.lock_path = lock_path
         self.sessions = 0
         """How many there have been."""
-        self.on_session: Callable[[], None] = lambda: None
-        """Called when one begins: QEMU runs because of us. Must not block."""
         self._name = name or socket_path
         self._turn = asyncio.Lock()
         self._session: _Session | None = None
@@ -162,7 +160,6 @@ class LibxlMonitor:
             self._connecting = None
         self._session = session
         self.sessions += 1
-        self.on_session()
         return session
 
     async def _lock(self) -> LockFile:

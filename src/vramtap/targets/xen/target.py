@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
+from vramtap.concurrency import Observers
 from vramtap.errors import KernelError, NotFound, NotTappable, TargetGone, VramtapError
 from vramtap.linux.schedstat import SchedstatProbe
 from vramtap.memory.extent import Extent
@@ -90,7 +91,7 @@ class XenTarget:
         self.tolerates_injection = False
         # Nothing changes it but QEMU, whose running the tracker tells of as of a write.
         self.announces_mode = True
-        self.on_activity: Callable[[], None] = lambda: None
+        self._activity: Observers[Callable[[], None]] = Observers()
         self._wanted = wanted
         self._attached: _Attached | None = None
         self._space: XenSpace | None = None
@@ -192,6 +193,10 @@ class XenTarget:
 
     # What it shows
 
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` when the domain ends or returns, or its mode may be stale; see `Target`."""
+        return self._activity.add(callback)
+
     async def mode(self) -> Mode | None:
         """Read the DISPI registers through the monitor, if QEMU has run since it was last done.
 
@@ -248,7 +253,7 @@ class XenTarget:
 
     def _forget(self) -> None:
         self._again, self._settled = None, None
-        self.on_activity()
+        self._activity.notify()
 
     async def snapshot(self) -> NDArray[np.uint32]:
         """QEMU's screendump, or black while there is no domain; see `Target`."""
@@ -272,12 +277,12 @@ class XenTarget:
             while True:
                 await life.ended()
                 await self._let_go()
-                self.on_activity()
+                self._activity.notify()
                 log.info("%s: %s", self.url, life.how)
                 async with asyncio.timeout(life.patience_s):
                     await self._follow(life)
                 log.info("%s: now %s", self.url, life.domain)
-                self.on_activity()
+                self._activity.notify()
         except TimeoutError:
             return life.how
         except VramtapError as error:

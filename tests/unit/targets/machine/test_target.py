@@ -98,7 +98,7 @@ async def test_a_loop_that_is_busy_is_told_of_a_million_changes_once() -> None:
             nonlocal told
             told += 1
 
-        target.on_activity = count
+        target.watch(count)
         async with target:
             progress = guest.progress
             while guest.progress < progress + 2000:
@@ -121,8 +121,8 @@ async def test_two_taps_of_a_machine_are_both_told_in_whatever_order_they_leave(
         def counter(name: str) -> None:
             told[name] += 1
 
-        first.on_activity = lambda: counter("first")
-        second.on_activity = lambda: counter("second")
+        first.watch(lambda: counter("first"))
+        second.watch(lambda: counter("second"))
         await first.__aenter__()
         await second.__aenter__()
         await until(lambda: all(told.values()))

@@ -120,8 +120,7 @@ async def test_nothing_is_held_until_there_is_a_command_and_after_the_last(place
 
 
 async def test_an_answer_is_that_of_its_command(place: Place, patient: None) -> None:
-    monitor, began = place.monitor(), []
-    monitor.on_session = lambda: began.append(monitor.sessions)
+    monitor = place.monitor()
     with LoneQmp(place.socket, echo) as server:
         async with closing(monitor):
             await asyncio.gather(*(hammer(monitor, f"task {n}", lambda done: done == 20) for n in range(10)))
@@ -130,7 +129,7 @@ async def test_an_answer_is_that_of_its_command(place: Place, patient: None) -> 
             )
             assert place.lock.exists()
             assert LockFile.take(str(place.lock)) is None
-        assert began == [1]
+        assert monitor.sessions == 1
         await server.until(lambda: server.left == 1)
         assert not place.lock.exists()
 

@@ -164,7 +164,7 @@ async def test_after_a_while_of_nothing_it_is_asked_for_all_the_same(
     nudged = asyncio.Event()
     with FakeDomain(xen, tmp_path) as domain:
         async with attached() as target:
-            target.on_activity = nudged.set
+            target.watch(nudged.set)
             assert await target.mode() == MODE
             domain.words[1] = 48
             await nudged.wait()
@@ -284,7 +284,7 @@ async def test_a_domain_that_is_destroyed_is_the_end(xen: FakeXen, tmp_path: Pat
     nudges = []
     with FakeDomain(xen, tmp_path) as domain:
         async with attached() as target:
-            target.on_activity = lambda: nudges.append("nudge")
+            target.watch(lambda: nudges.append("nudge"))
             assert await target.mode() == MODE
             domain.destroy()
             assert await target.gone() == "domain debian (id 3) was destroyed"
@@ -310,7 +310,7 @@ async def test_it_is_followed_through_a_reboot(xen: FakeXen, tmp_path: Path, why
                 domain.shut_down(why)
                 domain.destroy()
                 domain = stack.enter_context(FakeDomain(xen, tmp_path, domid))
-                target.on_activity = nudged.set
+                target.watch(nudged.set)
                 while await target.mode() != MODE or not xen.mapped(domid):
                     await nudged.wait()
                     nudged.clear()
@@ -368,7 +368,7 @@ async def test_leaving_while_a_successor_is_waited_for(xen: FakeXen, tmp_path: P
     with FakeDomain(xen, tmp_path) as domain:
         async with attached() as target:
             nudged = asyncio.Event()
-            target.on_activity = nudged.set
+            target.watch(nudged.set)
             domain.shut_down(ShutdownReason.REBOOT)
             domain.destroy()
             await nudged.wait()
