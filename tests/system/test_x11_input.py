@@ -14,7 +14,7 @@ import xcffib.xproto
 from support.testbed.xvfb import Xvfb
 from support.xlib import Event, XlibListener
 from vramtap.keyboard.events import KeyEvent, PointerEvent
-from vramtap.keyboard.keysyms import char_to_keysym, keysym_to_char
+from vramtap.keyboard.keysyms import char_of_keysym, keysym_of_char
 from vramtap.targets.x11 import input as xinput
 from vramtap.targets.x11.connection import Display
 from vramtap.targets.x11.input import XInput
@@ -70,25 +70,25 @@ async def open_desk() -> AsyncIterator[Desk]:
 
 async def test_ascii_is_typed(desk: Desk) -> None:
     text = "".join(map(chr, range(0x20, 0x7F)))
-    read = [keysym_to_char(await desk.strike(char_to_keysym(char))) for char in text]
+    read = [char_of_keysym(await desk.strike(keysym_of_char(char))) for char in text]
     assert "".join(char or "?" for char in read) == text
 
 
 async def test_what_the_layout_lacks_is_typed(desk: Desk) -> None:
     text = "\u00e4\u00df\u0105\u0436\u05d0\u20ac\u4e2d\U0001f600"
-    read = [keysym_to_char(await desk.strike(char_to_keysym(char))) for char in text]
+    read = [char_of_keysym(await desk.strike(keysym_of_char(char))) for char in text]
     assert "".join(char or "?" for char in read) == text
 
 
 async def test_more_characters_than_spare_keys(desk: Desk) -> None:
     text = "".join(map(chr, range(0x4E00, 0x4E28)))
-    read = [keysym_to_char(await desk.strike(char_to_keysym(char))) for char in text]
+    read = [char_of_keysym(await desk.strike(keysym_of_char(char))) for char in text]
     assert "".join(char or "?" for char in read) == text
 
 
 async def test_a_legacy_name_of_a_character_is_as_good(desk: Desk) -> None:
-    assert keysym_to_char(await desk.strike(0x1B1)) == "\u0105"
-    assert keysym_to_char(await desk.strike(0x1000041)) == "A"
+    assert char_of_keysym(await desk.strike(0x1B1)) == "\u0105"
+    assert char_of_keysym(await desk.strike(0x1000041)) == "A"
 
 
 @pytest.mark.parametrize("keysym", [0xFF0D, 0xFF1B, 0xFF08, 0xFF09, 0xFF52, 0xFFBE, 0xFFC9, 0xFF63, 0xFFFF])

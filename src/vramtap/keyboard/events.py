@@ -1,4 +1,4 @@
-"""Key and pointer events, and the input device of a target that takes them."""
+"""Key and pointer events, and `Input`: the keyboard and pointer of a target."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyEvent:
-    """A key going down or up.
+    """A key that goes down or up.
 
     Args:
         keysym: X11 keysym, as RFB carries it (RFC 6143, 7.5.4).
-        scancode: XT set 1 scancode with 0x80 set for the 0xE0-prefixed ones, as the QEMU extended
-            key event carries it; 0 where the client did not send one.
-        down: Pressed, or released.
+        down: True when the key is pressed, False when it is released.
+        scancode: XT set 1 scancode, with 0x80 set for a key with the prefix 0xE0, as the QEMU extended key
+            event carries it. 0 if the client sent none.
     """
 
     keysym: int
@@ -24,13 +24,13 @@ class KeyEvent:
 
 @dataclass(frozen=True, slots=True)
 class PointerEvent:
-    """Where the pointer is and which buttons are held.
+    """The position of the pointer and the buttons that are held.
 
     Args:
-        x: Column in pixels, from the left. A viewer may send any value up to 65,535; a target gets one
+        x: Column in pixels, from the left. A viewer may send any value up to 65,535; a target gets a value
             that is on its screen.
         y: Row in pixels, from the top.
-        buttons: RFB's mask: bit 0 left, 1 middle, 2 right, 3 wheel up, 4 wheel down, 5 and 6 wheel
+        buttons: RFB's button mask: bit 0 left, 1 middle, 2 right, 3 wheel up, 4 wheel down, 5 and 6 wheel
             left and right (RFC 6143, 7.5.5).
     """
 
@@ -43,13 +43,19 @@ class Input(Protocol):
     """The keyboard and pointer of a target."""
 
     async def key(self, event: KeyEvent) -> None:
-        """Press or release a key; a key the target does not know is dropped with a log line."""
+        """Press or release a key. A key that the target does not have is logged and dropped."""
         ...
 
     async def pointer(self, event: PointerEvent, width: int, height: int) -> None:
-        """Move the pointer and set the buttons, on a screen of this size in pixels."""
+        """Move the pointer and set the buttons.
+
+        Args:
+            event: Position and buttons.
+            width: Of the screen, pixels.
+            height: Of the screen, pixels.
+        """
         ...
 
     async def release_all(self) -> None:
-        """Let go of every key and button still held: the client that held them is gone."""
+        """Release every key and button that is held, because the client that held them has left."""
         ...

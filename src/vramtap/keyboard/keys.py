@@ -1,28 +1,28 @@
-"""Keys by position: XT scancodes, Linux and X11 keycodes, QEMU's key names, and the US layout's keysyms.
+"""Tables of keys: XT scancodes, Linux and X11 keycodes, QEMU's key names, and the keysyms of a US keyboard.
 
-Sources: QEMU's names are QKeyCode of qapi/ui.json; scancodes are numbered as the RFB extension "QEMU
-Extended Key Event" does (rfbproto: XT set 1, 0x80 added for those with an 0xE0 prefix); Linux codes are
-those of include/uapi/linux/input-event-codes.h. The pairing of scancode and name was compared with what
-QEMU 7.2's own VNC server makes of all 255 scancodes, that of keysym and name with its `-k en-us`.
+Sources. QEMU's names are QKeyCode of qapi/ui.json. Scancodes are numbered as in the RFB extension "QEMU
+Extended Key Event" (rfbproto: XT set 1, with 0x80 added for a key with the prefix 0xE0). Linux codes are
+those of include/uapi/linux/input-event-codes.h. The pairs of scancode and name agree with what the VNC
+server of QEMU 7.2 does for all 255 scancodes, the pairs of keysym and name with its `-k en-us`.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from vramtap.keyboard.keysyms import LEFT_TAB, UNICODE_BASE, keysym_to_char
+from vramtap.keyboard.keysyms import LEFT_TAB, UNICODE_BASE, char_of_keysym
 
 X11_MIN_KEYCODE: Final = 8
-"""An X server on Linux numbers its keys from here: Linux code plus 8 (xkeyboard-config, keycodes/evdev)."""
+"""First X11 keycode. On Linux a keycode is the Linux code plus 8 (xkeyboard-config, keycodes/evdev)."""
 
 
 class QemuKey(NamedTuple):
-    """A key of a US keyboard, as QEMU names it, and what must hold for it to type what was meant.
+    """A key of a US keyboard, and the modifiers it needs to send a given keysym.
 
     Args:
-        qcode: QEMU's name.
-        shift: Shift must be held, must not be, or does not matter (None).
-        num_lock: The same for Num Lock, on the keypad.
+        qcode: QEMU's name of the key.
+        shift: True if Shift must be held, False if it must not be held, None if it does not matter.
+        num_lock: The same for Num Lock, for keys of the keypad.
     """
 
     qcode: str
@@ -30,7 +30,7 @@ class QemuKey(NamedTuple):
     num_lock: bool | None = None
 
 
-# Scancodes 1 to 83 of the first PC keyboard, in order; Linux numbers these keys alike.
+# QEMU's names of the 83 keys of the first PC keyboard. Scancode and Linux code are equal and count from 1.
 _FIRST_83: Final = """
     esc 1 2 3 4 5 6 7 8 9 0 minus equal backspace
     tab q w e r t y u i o p bracket_left bracket_right ret
@@ -40,8 +40,8 @@ _FIRST_83: Final = """
     num_lock scroll_lock kp_7 kp_8 kp_9 kp_subtract kp_4 kp_5 kp_6 kp_add kp_1 kp_2 kp_3 kp_0 kp_decimal
 """
 
-# Scancode, Linux code, QEMU's name.
-_LATER: Final = (
+# Scancode, Linux code and QEMU's name of the keys that came later.
+_LATER_KEYS: Final = (
     (0x54, 99, "print"),
     (0x56, 86, "less"),
     (0x57, 87, "f11"),
@@ -97,13 +97,13 @@ _LATER: Final = (
 )
 
 _BY_SCANCODE: Final = {index: (index, name) for index, name in enumerate(_FIRST_83.split(), start=1)} | {
-    scancode: (linux, name) for scancode, linux, name in _LATER
+    scancode: (linux, name) for scancode, linux, name in _LATER_KEYS
 }
 
-# Print Screen is named twice: with Alt its code is 0x54. The later one, the key alone, stays.
+# Print Screen has two scancodes: 0x54 with Alt and 0xB7 alone. The later entry, 0xB7, wins.
 _BY_QCODE: Final = {name: scancode for scancode, (_, name) in _BY_SCANCODE.items()} | {"sysrq": 0x54}
 
-# Rows of a US keyboard: QEMU's names of the keys, what they type, and what they type with Shift.
+# Rows of a US keyboard: QEMU's names, the characters without Shift, the characters with Shift.
 _US_ROWS: Final = (
     ("grave_accent 1 2 3 4 5 6 7 8 9 0 minus equal", "`1234567890-=", "~!@#$%^&*()_+"),
     ("q w e r t y u i o p bracket_left bracket_right backslash", "qwertyuiop[]\\", "QWERTYUIOP{}|"),
@@ -111,7 +111,7 @@ _US_ROWS: Final = (
     ("z x c v b n m comma dot slash", "zxcvbnm,./", "ZXCVBNM<>?"),
 )
 
-_NAMED: Final = {
+_QCODES: Final = {
     0xFF08: "backspace",
     0xFF09: "tab",
     LEFT_TAB: "tab",
@@ -174,7 +174,7 @@ _NAMED: Final = {
     0x1008FF33: "computer",
 } | {0xFFBE + index: f"f{index + 1}" for index in range(12)}
 
-# The keypad's keysyms without Num Lock, then those with it.
+# Keysyms of the keypad: without Num Lock, with Num Lock, and those that Num Lock does not change.
 _KEYPAD_MOVES: Final = {
     0xFF95: "7",
     0xFF96: "4",
@@ -189,7 +189,7 @@ _KEYPAD_MOVES: Final = {
     0xFF9F: "decimal",
 }
 _KEYPAD_TYPES: Final = {0xFFB0 + digit: str(digit) for digit in range(10)} | {0xFFAE: "decimal"}
-_KEYPAD_REST: Final = {
+_KEYPAD_OTHERS: Final = {
     0xFF80: "spc",
     0xFF89: "tab",
     0xFF8D: "kp_enter",
@@ -203,8 +203,8 @@ _KEYPAD_REST: Final = {
 
 
 def _us_keysyms() -> dict[int, QemuKey]:
-    """Every keysym a US keyboard can send."""
-    table = {keysym: QemuKey(name) for keysym, name in (_NAMED | _KEYPAD_REST).items()}
+    """Return the key for every keysym that a US keyboard can send."""
+    table = {keysym: QemuKey(name) for keysym, name in (_QCODES | _KEYPAD_OTHERS).items()}
     for names, plain, shifted in _US_ROWS:
         for name, low, high in zip(names.split(), plain, shifted, strict=True):
             table[ord(low)] = QemuKey(name, shift=False)
@@ -219,36 +219,36 @@ _BY_KEYSYM: Final = _us_keysyms()
 
 
 def qemu_key_of_keysym(keysym: int) -> QemuKey | None:
-    """The key of a US keyboard that sends a keysym; None if it has no such key.
+    """Return the key of a US keyboard that sends a keysym; None if there is no such key.
 
     Args:
-        keysym: X11 keysym, legacy or Unicode.
+        keysym: X11 keysym. May be the Unicode keysym of a character that has a legacy one.
     """
     found = _BY_KEYSYM.get(keysym)
     if found is None and keysym > UNICODE_BASE:
-        char = keysym_to_char(keysym)
+        char = char_of_keysym(keysym)
         found = _BY_KEYSYM.get(ord(char)) if char is not None and ord(char) < 0x100 else None
     return found
 
 
 def qcode_of_scancode(scancode: int) -> str | None:
-    """QEMU's name of a key by its XT scancode (0x80 added for an 0xE0 prefix); None if it has none."""
+    """Return QEMU's name of the key with an XT scancode (0x80 added for the prefix 0xE0); None if unknown."""
     found = _BY_SCANCODE.get(scancode)
     return found[1] if found else None
 
 
 def scancode_of_qcode(qcode: str) -> int | None:
-    """The XT scancode of a key by QEMU's name (0x80 added for an 0xE0 prefix); None if it has none."""
+    """Return the XT scancode (0x80 added for the prefix 0xE0) of a key by QEMU's name; None if unknown."""
     return _BY_QCODE.get(qcode)
 
 
 def evdev_of_scancode(scancode: int) -> int | None:
-    """Linux's code (`KEY_*`) of a key by its XT scancode; None if it has none."""
+    """Return Linux's code (`KEY_*`) of the key with an XT scancode; None if unknown."""
     found = _BY_SCANCODE.get(scancode)
     return found[0] if found else None
 
 
 def x11_keycode_of_scancode(scancode: int) -> int | None:
-    """The keycode that an X server on Linux gives a key, by its XT scancode; None if it has none."""
+    """Return the keycode that an X server on Linux gives the key with an XT scancode; None if unknown."""
     code = evdev_of_scancode(scancode)
     return None if code is None else code + X11_MIN_KEYCODE

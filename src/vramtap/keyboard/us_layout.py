@@ -1,4 +1,4 @@
-"""A client's keys on a US keyboard: which of its keys go down and up so that what was meant is typed."""
+"""`UsKeyboard`: turns a client's key events into strokes of a US keyboard that type what was meant."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ log = logging.getLogger(__name__)
 
 
 class Stroke(NamedTuple):
-    """A key of the keyboard going down or up.
+    """A key of a US keyboard that goes down or up.
 
     Args:
         qcode: QEMU's name of the key.
-        scancode: XT set 1 scancode, 0x80 added for an 0xE0 prefix: the client's own if it sent one.
-        down: Pressed, or released.
+        scancode: XT set 1 scancode, 0x80 added for the prefix 0xE0. The client's own if it sent one.
+        down: True when the key is pressed, False when it is released.
     """
 
     qcode: str
@@ -28,16 +28,16 @@ class Stroke(NamedTuple):
 
 
 _SHIFTS: Final = {"shift": 0x2A, "shift_r": 0x36}
-"""Both Shift keys and their scancodes."""
+"""Scancodes of the two Shift keys, by QEMU's name."""
 
 
 class UsKeyboard:
-    """Keeps what is held and turns a client's events into strokes.
+    """Turns a client's key events into strokes, and keeps track of the keys that are held.
 
-    A client that names keys by position (scancodes) is followed to the letter. One that names them by
-    meaning (keysyms) is taken to look at a US keyboard: where the guest's Shift would turn the key into
-    another character (a client that types `A` without holding Shift), Shift is pressed or let go around
-    it. Lock keys are assumed off at first.
+    If the client sends a scancode, that key is pressed as it is. If it sends only a keysym, the key of a US
+    keyboard with this keysym is pressed. Where the state of the guest's Shift key would make that key type
+    another character (a client sends `A` but does not hold Shift), Shift is pressed or released around the
+    stroke. Caps Lock and Num Lock are assumed to be off at first.
     """
 
     def __init__(self) -> None:
@@ -45,8 +45,8 @@ class UsKeyboard:
         self._caps = False
 
     def strokes(self, event: KeyEvent) -> list[Stroke]:
-        """What to do for an event; nothing, with a line in the log, for a key that is not there."""
-        # One that is no key's tells us nothing, and may come with keysyms of several keys.
+        """Return the strokes for an event; none, and a log message, if the keyboard has no such key."""
+        # A scancode that no key has says nothing, and clients may send it with the keysyms of several keys.
         known = qcode_of_scancode(event.scancode) is not None
         ident = (event.scancode, 0) if known else (0, event.keysym)
         if not event.down:
@@ -54,9 +54,13 @@ class UsKeyboard:
             if held is None or held[0] in self._held_qcodes():
                 return []
             return [Stroke(*held, down=False)]
-        found = _find(event)
+        found = _key_of_event(event)
         if found is None:
-            log.info("no key for keysym %#x scancode %#x: dropped", event.keysym, event.scancode)
+            log.info(
+                "key dropped: a US keyboard has no key for keysym %#x, scancode %#x",
+                event.keysym,
+                event.scancode,
+            )
             return []
         key, scancode = found
         if key.qcode == "caps_lock" and ident not in self._held:
@@ -67,7 +71,7 @@ class UsKeyboard:
         return [*around, Stroke(key.qcode, scancode, down=True), *undone]
 
     def release_all(self) -> list[Stroke]:
-        """Let go of every key still held."""
+        """Return the strokes that release every key that is held."""
         scancodes = dict(sorted(self._held.values()))
         self._held.clear()
         return [Stroke(qcode, scancode, down=False) for qcode, scancode in scancodes.items()]
@@ -76,7 +80,7 @@ class UsKeyboard:
         return {qcode for qcode, _ in self._held.values()}
 
     def _shifts_around(self, key: QemuKey) -> list[Stroke]:
-        """What to do to Shift before the key, so that it types what was meant."""
+        """Return the strokes of Shift that must precede the key, so that it types what was meant."""
         held = sorted(_SHIFTS.keys() & self._held_qcodes())
         if key.shift is None:
             return []
@@ -87,8 +91,8 @@ class UsKeyboard:
         return [] if wanted else [Stroke(qcode, _SHIFTS[qcode], down=False) for qcode in held]
 
 
-def _find(event: KeyEvent) -> tuple[QemuKey, int] | None:
-    """The key that an event means, and its scancode."""
+def _key_of_event(event: KeyEvent) -> tuple[QemuKey, int] | None:
+    """Return the key that an event means, and its scancode; None if the keyboard has no such key."""
     qcode = qcode_of_scancode(event.scancode)
     if qcode is not None:
         return QemuKey(qcode), event.scancode

@@ -1,4 +1,4 @@
-"""Keys by position."""
+"""The tables of keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vramtap.keyboard import keys
 from vramtap.keyboard.keys import QemuKey
-from vramtap.keyboard.keysyms import char_to_keysym
+from vramtap.keyboard.keysyms import keysym_of_char
 
 
 @pytest.mark.parametrize(
@@ -37,15 +37,15 @@ def test_a_scancode_has_a_linux_code_and_a_name(scancode: int, linux: int, qcode
 
 
 @pytest.mark.parametrize("scancode", [0, 0x55, 0x5A, 0x80, 0xFF, 0x100, 0xFFFFFFFF])
-def test_unknown_scancodes_have_none(scancode: int) -> None:
+def test_an_unknown_scancode_has_no_key(scancode: int) -> None:
     assert keys.evdev_of_scancode(scancode) is None
     assert keys.x11_keycode_of_scancode(scancode) is None
     assert keys.qcode_of_scancode(scancode) is None
 
 
-def test_every_printable_ascii_character_has_a_key_and_says_about_shift() -> None:
+def test_every_printable_ascii_character_has_a_key_and_a_shift_state() -> None:
     for char in string.printable[:95]:
-        key = keys.qemu_key_of_keysym(char_to_keysym(char))
+        key = keys.qemu_key_of_keysym(keysym_of_char(char))
         assert key is not None, char
         assert (key.shift is None) == (char == " "), char
 
@@ -71,12 +71,12 @@ def test_a_keysym_has_a_key(keysym: int, key: QemuKey) -> None:
 
 
 @pytest.mark.parametrize("keysym", [0, 0xE9, 0x10000E9, 0x1000105, 0x100007F, 0xFFFFFFFF])
-def test_what_a_us_keyboard_lacks_has_none(keysym: int) -> None:
+def test_a_keysym_that_a_us_keyboard_lacks_has_no_key(keysym: int) -> None:
     assert keys.qemu_key_of_keysym(keysym) is None
 
 
 @given(st.integers(0, 0xFFFFFFFF))
-def test_no_number_a_client_sends_breaks_the_tables(number: int) -> None:
+def test_any_number_from_a_client_is_a_key_or_none(number: int) -> None:
     key = keys.qemu_key_of_keysym(number)
     assert key is None or key.qcode
     assert keys.qcode_of_scancode(number) is None or number < 0x100

@@ -1,4 +1,4 @@
-"""Keysyms and characters."""
+"""Keysyms, their characters, and the names of keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vramtap.errors import UsageError
 from vramtap.keyboard import keysyms
+from vramtap.keyboard.keys import qemu_key_of_keysym
 
 
 @pytest.mark.parametrize(
@@ -25,21 +27,74 @@ from vramtap.keyboard import keysyms
     ],
 )
 def test_a_character_has_a_keysym(char: str, keysym: int) -> None:
-    assert keysyms.char_to_keysym(char) == keysym
+    assert keysyms.keysym_of_char(char) == keysym
 
 
 @pytest.mark.parametrize("char", ["", "ab", "\x00", "\x07", "\x85", "\ud800"])
-def test_what_no_key_types_is_refused(char: str) -> None:
-    with pytest.raises(ValueError, match=r"character|no key"):
-        keysyms.char_to_keysym(char)
+def test_text_that_no_key_types_is_refused(char: str) -> None:
+    with pytest.raises(UsageError, match=r"character"):
+        keysyms.keysym_of_char(char)
+
+
+@pytest.mark.parametrize(
+    ("name", "keysym"),
+    [
+        ("ctrl", 0xFFE3),
+        ("Control", 0xFFE3),
+        ("alt", 0xFFE9),
+        ("AltGr", 0xFE03),
+        ("super", 0xFFEB),
+        ("delete", 0xFFFF),
+        ("Enter", 0xFF0D),
+        ("esc", 0xFF1B),
+        ("f1", 0xFFBE),
+        ("F5", 0xFFC2),
+        ("f12", 0xFFC9),
+        ("up", 0xFF52),
+        ("PageDown", 0xFF56),
+        ("page_down", 0xFF56),
+        ("page-down", 0xFF56),
+        ("Print Screen", 0xFF61),
+        ("kp_7", 0xFFB7),
+        ("a", 0x61),
+        ("A", 0x61),
+        ("\u00c9", 0xE9),
+        ("\u0130", 0x1000130),
+        ("+", 0x2B),
+        ("plus", 0x2B),
+    ],
+)
+def test_a_key_name_has_a_keysym(name: str, keysym: int) -> None:
+    assert keysyms.keysym_of_name(name) == keysym
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("delte", "delete"),
+        ("ctlr", "ctrl"),
+        ("f13", "f1"),
+        ("xyzzy", "known names are"),
+        ("", "known names are"),
+    ],
+)
+def test_an_unknown_key_name_is_refused_with_similar_names(name: str, remedy: str) -> None:
+    with pytest.raises(UsageError, match="is not the name of a key") as caught:
+        keysyms.keysym_of_name(name)
+    assert remedy in caught.value.remedy
+
+
+def test_every_named_key_is_on_a_us_keyboard() -> None:
+    for name, keysym in keysyms._NAMES.items():
+        assert qemu_key_of_keysym(keysym) is not None, name
 
 
 @given(st.characters(exclude_categories=("Cs", "Cc")))
-def test_characters_come_back_from_their_keysyms(char: str) -> None:
-    assert keysyms.keysym_to_char(keysyms.char_to_keysym(char)) == char
+def test_keysym_of_a_character_gives_the_character_back(char: str) -> None:
+    assert keysyms.char_of_keysym(keysyms.keysym_of_char(char)) == char
 
 
-# From Xorg's keysymdef.h: one of each legacy set, and the places where a set leaves its standard.
+# From Xorg's keysymdef.h: one keysym of each legacy set, and keysyms that deviate from the set's standard.
 @pytest.mark.parametrize(
     ("keysym", "char"),
     [
@@ -67,32 +122,32 @@ def test_characters_come_back_from_their_keysyms(char: str) -> None:
         (0x1000041, "A"),
     ],
 )
-def test_legacy_keysyms_are_understood(keysym: int, char: str) -> None:
-    assert keysyms.keysym_to_char(keysym) == char
+def test_legacy_keysym_types_its_character(keysym: int, char: str) -> None:
+    assert keysyms.char_of_keysym(keysym) == char
 
 
 @pytest.mark.parametrize(
     "keysym", [0, 0x1F, 0x7F, 0x80, 0xFF0D, 0xFFE1, 0x600, 0xDFF, 0x1000085, 0x100D800, 0x1110000]
 )
-def test_other_keysyms_type_nothing(keysym: int) -> None:
-    assert keysyms.keysym_to_char(keysym) is None
+def test_other_keysyms_type_no_character(keysym: int) -> None:
+    assert keysyms.char_of_keysym(keysym) is None
 
 
 @given(st.integers(0, 0xFFFFFFFF))
-def test_any_number_a_client_sends_is_a_character_or_none(keysym: int) -> None:
-    char = keysyms.keysym_to_char(keysym)
+def test_any_number_is_a_character_or_none(keysym: int) -> None:
+    char = keysyms.char_of_keysym(keysym)
     assert char is None or len(char) == 1
 
 
-def test_names_of_one_key() -> None:
+def test_same_key_compares_characters_but_not_keypad_keys() -> None:
     assert keysyms.same_key(0x1B1, 0x1000105)
     assert keysyms.same_key(0xFF0D, 0xFF0D)
     assert not keysyms.same_key(0x61, 0x41)
-    assert not keysyms.same_key(0xFFB1, 0x31), "the keypad's 1 is another key"
-    assert not keysyms.same_key(0xFF08, 0xFF09), "keys that type nothing are not alike"
+    assert not keysyms.same_key(0xFFB1, 0x31), "the keypad's 1 is not the 1 of the main block"
+    assert not keysyms.same_key(0xFF08, 0xFF09), "keys that type no character differ"
 
 
-def test_modifiers_are_known() -> None:
+def test_is_modifier() -> None:
     assert keysyms.is_modifier(0xFFE1)
     assert keysyms.is_modifier(0xFE03)
     assert keysyms.is_modifier(keysyms.NUM_LOCK)

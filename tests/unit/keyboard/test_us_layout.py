@@ -1,4 +1,4 @@
-"""What goes down and up on a US keyboard for what a client sends."""
+"""Strokes of a US keyboard for a client's key events."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ SHIFT_L, CAPS_LOCK = 0xFFE1, 0xFFE5
 
 
 def named(strokes: list[Stroke]) -> list[tuple[str, bool]]:
-    """Strokes as pairs of QEMU's name and whether the key goes down."""
+    """Return pairs of QEMU's name and whether the key goes down."""
     return [(stroke.qcode, stroke.down) for stroke in strokes]
 
 
 def typed(keyboard: UsKeyboard, keysym: int, scancode: int = 0) -> list[tuple[str, bool]]:
-    """A key pressed and released."""
+    """Press and release a key; return the strokes."""
     down = keyboard.strokes(KeyEvent(keysym=keysym, down=True, scancode=scancode))
     return named(down + keyboard.strokes(KeyEvent(keysym=keysym, down=False, scancode=scancode)))
 
 
-def test_shift_is_pressed_or_let_go_around_a_keysym_that_needs_it() -> None:
+def test_shift_is_pressed_or_released_around_a_keysym() -> None:
     keyboard = UsKeyboard()
     assert typed(keyboard, ord("a")) == [("a", True), ("a", False)]
     assert typed(keyboard, ord("A")) == [("shift", True), ("a", True), ("shift", False), ("a", False)]
@@ -34,21 +34,23 @@ def test_shift_is_pressed_or_let_go_around_a_keysym_that_needs_it() -> None:
     assert keyboard.release_all() == []
 
 
-def test_caps_lock_is_counted_for_letters_only() -> None:
+def test_caps_lock_changes_letters_only() -> None:
     keyboard = UsKeyboard()
     typed(keyboard, CAPS_LOCK)
     assert typed(keyboard, ord("A")) == [("a", True), ("a", False)]
     assert typed(keyboard, ord("!"))[:2] == [("shift", True), ("1", True)]
 
 
-def test_a_scancode_is_followed_to_the_letter() -> None:
+def test_a_known_scancode_decides_over_the_keysym() -> None:
     keyboard = UsKeyboard()
     assert typed(keyboard, ord("A"), 0x10) == [("q", True), ("q", False)]
-    assert typed(keyboard, ord("a"), 0x7F) == [("a", True), ("a", False)], "one that is no key's: the keysym"
+    assert typed(keyboard, ord("a"), 0x7F) == [("a", True), ("a", False)], (
+        "an unknown scancode: the keysym decides"
+    )
     assert typed(keyboard, 0x01012345) == []
 
 
-def test_a_key_held_twice_goes_up_once() -> None:
+def test_a_key_pressed_in_two_ways_is_released_once() -> None:
     keyboard = UsKeyboard()
     keyboard.strokes(KeyEvent(keysym=ord("a"), down=True, scancode=0x1E))
     keyboard.strokes(KeyEvent(keysym=ord("a"), down=True))
@@ -59,7 +61,7 @@ def test_a_key_held_twice_goes_up_once() -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 1 << 29) | st.integers(0x20, 0x7E), st.booleans(), st.integers(0, 255)))
 )
-def test_whatever_is_sent_every_key_can_be_let_go_of(events: list[tuple[int, bool, int]]) -> None:
+def test_release_all_releases_every_held_key(events: list[tuple[int, bool, int]]) -> None:
     keyboard = UsKeyboard()
     held: set[str] = set()
     for keysym, down, scancode in events:
@@ -91,11 +93,11 @@ def test_a_stroke_for_a_keysym_carries_the_scancode_of_its_key() -> None:
     assert all(scancode_of_qcode(stroke.qcode) == stroke.scancode for stroke in strokes)
 
 
-def test_names_and_scancodes_are_each_others_inverse() -> None:
+def test_qcodes_and_scancodes_are_inverse() -> None:
     for scancode in range(1, 256):
         code = qcode_of_scancode(scancode)
         if code is not None:
-            # Print Screen alone has two: the one with Alt is another.
+            # Only Print Screen has two scancodes: 0x54 with Alt, 0xB7 alone.
             assert scancode_of_qcode(code) == (0xB7 if scancode == 0x54 else scancode)
     assert scancode_of_qcode("sysrq") == 0x54
     assert scancode_of_qcode("any") is None

@@ -15,9 +15,9 @@ from vramtap.keyboard.keysyms import (
     NO_SYMBOL,
     NUM_LOCK,
     SHIFT_L,
+    char_of_keysym,
     is_keypad,
     is_modifier,
-    keysym_to_char,
     same_key,
 )
 
@@ -139,7 +139,7 @@ class Keymap:
         if state & _SHORTCUT and letter:
             # Ctrl+c is that key whatever Caps Lock of the client makes of the letter.
             return Stroke(keycode)
-        if not wanted and (state & _SHORTCUT or keysym_to_char(keysym) is None):
+        if not wanted and (state & _SHORTCUT or char_of_keysym(keysym) is None):
             # Shift is part of the shortcut, or selects with the arrow keys: it is what the user holds.
             return Stroke(keycode)
         return Stroke(keycode, wanted)
@@ -155,5 +155,5 @@ class Keymap:
 
 def _is_letter_pair(low: int, high: int) -> bool:
     """Whether two keysyms are one letter, small and capital."""
-    small, capital = keysym_to_char(low), keysym_to_char(high)
+    small, capital = char_of_keysym(low), char_of_keysym(high)
     return small is not None and capital is not None and small != capital and small.upper() == capital
