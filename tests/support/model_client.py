@@ -121,13 +121,13 @@ class ModelClient:
             self._updated.set()
 
     def _take(self) -> None:
-        pending = self._viewer.pending
-        if pending.resized:
-            pending.accept_size()
-            self.pixels = _blank(pending.height, pending.width)
-            self.sizes.append((pending.width, pending.height))
+        backlog = self._viewer.backlog
+        if backlog.resized:
+            backlog.accept_size()
+            self.pixels = _blank(backlog.height, backlog.width)
+            self.sizes.append((backlog.width, backlog.height))
         assert self.pixels.shape == self.tap.screen.pixels.shape, "resized without a word"
-        update = pending.take(Rect(0, 0, pending.width, pending.height), self._moves)
+        update = backlog.take(Rect(0, 0, backlog.width, backlog.height), moves=self._moves)
         for move in update.moves:
             self.pixels[move.destination.slices] = self.pixels[move.source.slices].copy()
         for rect in update.rects:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from vramtap.display.backlog import DamageBacklog
 from vramtap.display.damage import Damage, Move
-from vramtap.display.pending import Pending
 from vramtap.display.region import Rect
 from vramtap.errors import TargetGone
 from vramtap.keyboard.events import Input, KeyEvent, PointerEvent
@@ -47,7 +47,7 @@ class SyntheticViewer:
 
     def __init__(self, tap: SyntheticTap) -> None:
         self._tap = tap
-        self.pending = Pending(tap.screen.width, tap.screen.height)
+        self.backlog = DamageBacklog(tap.screen.width, tap.screen.height)
         self.news = asyncio.Event()
         self.asked = 0
         """How often `changed` was called."""
@@ -55,7 +55,7 @@ class SyntheticViewer:
     async def changed(self) -> None:
         self.asked += 1
         self._tap.check()
-        while not self.pending and not self.pending.resized:
+        while not self.backlog and not self.backlog.resized:
             self.news.clear()
             await self.news.wait()
             self._tap.check()
@@ -131,7 +131,7 @@ class SyntheticTap:
 
     def _publish(self, damage: Damage) -> None:
         for viewer in self.viewers:
-            viewer.pending.add(damage)
+            viewer.backlog.add(damage)
             viewer.news.set()
 
 

@@ -20,9 +20,9 @@ async def tap_for_ever(url: str, tracker: str) -> None:
         with tap.viewer("tapper") as viewer:
             while True:
                 await viewer.changed()
-                pending = viewer.pending
-                pending.accept_size()
-                pending.take(Rect(0, 0, pending.width, pending.height), True)
+                backlog = viewer.backlog
+                backlog.accept_size()
+                backlog.take(Rect(0, 0, backlog.width, backlog.height), moves=True)
                 print("updated", flush=True)
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vramtap.display.backlog import DamageBacklog
 from vramtap.display.mode import Mode
-from vramtap.display.pending import Pending
 from vramtap.errors import TargetGone
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ class SyntheticViewer:
     """Has seen nothing, and waits for ever after that."""
 
     def __init__(self, screen: SyntheticScreen) -> None:
-        self.pending = Pending(screen.width, screen.height)
+        self.backlog = DamageBacklog(screen.width, screen.height)
 
     async def changed(self) -> None:
-        if not self.pending:
+        if not self.backlog:
             await asyncio.Event().wait()
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vramtap.display.pending import Pending
+    from vramtap.display.backlog import DamageBacklog
     from vramtap.keyboard.events import Input
     from vramtap.rfb.wire import Buffer
 
@@ -71,7 +71,7 @@ class ViewerLike(Protocol):
     """What one viewer has not been sent."""
 
     @property
-    def pending(self) -> Pending:
+    def backlog(self) -> DamageBacklog:
         """What it has not been sent."""
         ...
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol, Self
 
+from vramtap.display.backlog import DamageBacklog
 from vramtap.display.damage import Damage
-from vramtap.display.pending import Pending
 from vramtap.display.region import Region
 from vramtap.errors import TargetGone
 
@@ -56,12 +56,12 @@ class Viewer:
     def __init__(self, tap: Source, name: str) -> None:
         self._tap = tap
         self.name = name
-        self.pending = Pending(tap.screen.width, tap.screen.height)
+        self.backlog = DamageBacklog(tap.screen.width, tap.screen.height)
         self._news = asyncio.Event()
 
     def __enter__(self) -> Self:
         """Join the tap. The backlog is the whole screen."""
-        self.pending = Pending(self._tap.screen.width, self._tap.screen.height)
+        self.backlog = DamageBacklog(self._tap.screen.width, self._tap.screen.height)
         self._tap.join(self)
         return self
 
@@ -73,7 +73,7 @@ class Viewer:
 
     def add(self, damage: Damage) -> None:
         """Add damage to the backlog. The tap calls this; it never blocks."""
-        self.pending.add(damage)
+        self.backlog.add(damage)
         self._news.set()
 
     def wake(self) -> None:
@@ -83,7 +83,7 @@ class Viewer:
     @property
     def waits(self) -> bool:
         """Whether the backlog is empty."""
-        return not self.pending and not self.pending.resized
+        return not self.backlog and not self.backlog.resized
 
     async def changed(self) -> None:
         """Wait until the backlog is not empty and the screen is not stale.

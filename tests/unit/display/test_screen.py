@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from support.region_reference import FakeSpace, decode, modes, painted
 from vramtap.display import screen as module
+from vramtap.display.backlog import DamageBacklog
 from vramtap.display.damage import Damage, Move
 from vramtap.display.mode import Mode, PixelFormat
-from vramtap.display.pending import Pending
 from vramtap.display.region import Rect
 from vramtap.display.screen import Screen, row_bands
 from vramtap.errors import KernelError, ModeError
@@ -109,7 +109,7 @@ def test_writes_that_land_while_pages_are_read_reach_every_viewer(
     mode: Mode, rounds: list[tuple[list[tuple[float, int]], list[tuple[float, int]], bool]], seed: int
 ) -> None:
     guest = Guest(mode, seed)
-    pending = Pending(mode.width, mode.height)
+    backlog = DamageBacklog(mode.width, mode.height)
     viewer = np.zeros((mode.height, mode.width), dtype=np.uint32)
     for before, during, takes in rounds:
         for write in before:
@@ -121,17 +121,17 @@ def test_writes_that_land_while_pages_are_read_reach_every_viewer(
                 guest.write_part(*late.pop())
 
         guest.space.after_page = draw_on
-        pending.add(guest.refresh())
+        backlog.add(guest.refresh())
         if takes:
-            update = pending.take(WHOLE, moves=True)
+            update = backlog.take(WHOLE, moves=True)
             for move in update.moves:
                 viewer[move.destination.slices] = viewer[move.source.slices].copy()
             for rect in update.rects:
                 viewer[rect.slices] = guest.screen.pixels[rect.slices]
             assert np.array_equal(viewer, guest.screen.pixels)
     guest.space.after_page = None
-    pending.add(guest.refresh())
-    update = pending.take(WHOLE, moves=False)
+    backlog.add(guest.refresh())
+    update = backlog.take(WHOLE, moves=False)
     for rect in update.rects:
         viewer[rect.slices] = guest.screen.pixels[rect.slices]
     assert np.array_equal(guest.screen.pixels, guest.truth)

@@ -127,7 +127,7 @@ async def test_a_viewer_that_stops_asking_stops_the_looking() -> None:
         assert isinstance(made, SoftLog)
         with tap.viewer("first") as first, tap.viewer("second"):
             assert tap.viewers == 2
-            first.pending.forget()
+            first.backlog.clear()
             waiting = asyncio.create_task(first.changed())
             await asyncio.sleep(DEFAULT_TIMINGS.idle_after_s + 5)
             assert made.watching

@@ -86,7 +86,7 @@ async def test_a_viewer_that_stops_waiting_ends_the_watching() -> None:
     async with tapped(target, "armed") as (tap, made):
         assert isinstance(made, ArmedLog)
         with tap.viewer("only") as viewer:
-            viewer.pending.forget()
+            viewer.backlog.clear()
             for _ in range(3):
                 waiting = asyncio.create_task(viewer.changed())
                 await asyncio.sleep(SETTLED_S)

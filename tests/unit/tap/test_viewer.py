@@ -70,7 +70,7 @@ def spot(x: int, y: int, **changed: object) -> Damage:
 
 
 def everything(viewer: Viewer) -> tuple[Rect, ...]:
-    return viewer.pending.take(WHOLE, True).rects
+    return viewer.backlog.take(WHOLE, moves=True).rects
 
 
 @in_virtual_time
@@ -84,7 +84,7 @@ async def test_a_new_viewer_has_everything_pending_and_does_not_wait() -> None:
 async def test_it_waits_for_damage_and_is_wanted_only_meanwhile() -> None:
     source = Source()
     viewer = Viewer(source, "waiting")
-    viewer.pending.forget()
+    viewer.backlog.clear()
     waiting = asyncio.create_task(viewer.changed())
     await asyncio.sleep(1)
     assert not waiting.done()
@@ -99,7 +99,7 @@ async def test_it_waits_for_damage_and_is_wanted_only_meanwhile() -> None:
 async def test_cancelling_the_wait_ends_the_wanting() -> None:
     source = Source()
     viewer = Viewer(source, "impatient")
-    viewer.pending.forget()
+    viewer.backlog.clear()
     waiting = asyncio.create_task(viewer.changed())
     await asyncio.sleep(1)
     waiting.cancel()
@@ -112,13 +112,13 @@ async def test_damage_between_two_waits_is_not_slept_over() -> None:
     source = Source()
     viewer = Viewer(source, "busy")
     for number in range(3):
-        viewer.pending.forget()
+        viewer.backlog.clear()
         viewer.add(spot(number, 0))
         await viewer.changed()
         assert everything(viewer)
     # Taken without having waited for it: the news of it is old then, and is not taken for new.
     viewer.add(spot(0, 0))
-    viewer.pending.forget()
+    viewer.backlog.clear()
     waiting = asyncio.create_task(viewer.changed())
     await asyncio.sleep(1)
     assert not waiting.done()
@@ -130,7 +130,7 @@ async def test_damage_between_two_waits_is_not_slept_over() -> None:
 async def test_what_a_look_finds_on_the_way_in_is_enough() -> None:
     source = Source()
     viewer = Viewer(source, "back again")
-    viewer.pending.forget()
+    viewer.backlog.clear()
     source.on_fresh.append((viewer, spot(3, 3)))
     await viewer.changed()
     assert source.refreshed == 1
@@ -140,12 +140,12 @@ async def test_what_a_look_finds_on_the_way_in_is_enough() -> None:
 @in_virtual_time
 async def test_a_new_size_is_news_though_nothing_else_is_pending() -> None:
     viewer = Viewer(Source(), "resized")
-    viewer.pending.forget()
+    viewer.backlog.clear()
     viewer.add(Damage(8, 8, (Rect(0, 0, 8, 8),), resized=True))
-    viewer.pending.take(Rect(0, 0, 8, 8), True)
+    viewer.backlog.take(Rect(0, 0, 8, 8), moves=True)
     await viewer.changed()
-    assert viewer.pending.resized
-    viewer.pending.accept_size()
+    assert viewer.backlog.resized
+    viewer.backlog.accept_size()
     waiting = asyncio.create_task(viewer.changed())
     await asyncio.sleep(1)
     assert not waiting.done()
@@ -157,7 +157,7 @@ async def test_a_new_size_is_news_though_nothing_else_is_pending() -> None:
 async def test_the_end_wakes_whoever_waits_and_refuses_whoever_comes() -> None:
     source = Source()
     viewer = Viewer(source, "last")
-    viewer.pending.forget()
+    viewer.backlog.clear()
     waiting = asyncio.create_task(viewer.changed())
     await asyncio.sleep(1)
     source.closed = "it exited"

@@ -40,7 +40,7 @@ class UpdateQueue:
         self._asked = False
         self._area: Rect | None = None
         self._watch: asyncio.Task[None] | None = None
-        # Pending where the client has not asked for it. Left in `viewer.pending`, it would make the viewer
+        # Pending where the client has not asked for it. Left in `viewer.backlog`, it would make the viewer
         # report a change at once, again and again.
         self._elsewhere = Region(screen.width, screen.height)
         self._margins_due = False
@@ -52,7 +52,7 @@ class UpdateQueue:
             return
         before, self._area = self._area, area if self._area is None else bounding_box([self._area, area])
         if not incremental:
-            self._viewer.pending.want(area)
+            self._viewer.backlog.add_area(area)
             self._margins_due = True
         if not incremental or self._area != before:
             # Look anew: there is something to send now, or among what was put aside there may be.
@@ -79,7 +79,7 @@ class UpdateQueue:
             update = self._take()
             if update is not None:
                 return self._answered(update)
-        if self._asked and connection.owes_extension_notice and not self._viewer.pending:
+        if self._asked and connection.owes_extension_notice and not self._viewer.backlog:
             return self._answered(connection.begin_update((), ()))
         return None
 
@@ -94,8 +94,8 @@ class UpdateQueue:
         return update
 
     def _follow_size(self) -> None:
-        if self._viewer.pending.resized:
-            self._viewer.pending.accept_size()
+        if self._viewer.backlog.resized:
+            self._viewer.backlog.accept_size()
         size = self._screen.width, self._screen.height
         if size == self._size:
             return
@@ -107,13 +107,13 @@ class UpdateQueue:
     # Looking through the viewer: a task, as the client may ask for something else meanwhile.
 
     def _start_watching(self) -> None:
-        pending = self._viewer.pending
+        backlog = self._viewer.backlog
         area = self._visible()
         tiles = self._elsewhere.round_out(area) if area is not None else None
         if tiles is not None:
             # What was put aside is asked for now.
             for rect in self._elsewhere.rects(tiles):
-                pending.want(rect)
+                backlog.add_area(rect)
             self._elsewhere.remove(tiles)
         self._watch = asyncio.create_task(self._viewer.changed())
         self._watch.add_done_callback(self._seen)
@@ -143,21 +143,21 @@ class UpdateQueue:
 
     def _take(self) -> Update | None:
         """Everything pending in the area asked for, as the screen is now; None if that is nothing."""
-        connection, pending = self._connection, self._viewer.pending
+        connection, backlog = self._connection, self._viewer.backlog
         notice = connection.notice()
         if notice is not None:
             return notice
         area = self._visible()
         moves: tuple[Move, ...] = ()
         pieces: list[PixelRect] = []
-        if area is not None and pending.touches(area):
+        if area is not None and backlog.touches(area):
             same_size = self._size == (connection.width, connection.height)
             copying = connection.encodings.copy_rect and same_size and not self._elsewhere
-            moves, rects = pending.take(area, moves=copying)
+            moves, rects = backlog.take(area, moves=copying)
             pieces += self._pieces(rects)
         else:
             # Moves among it are given up: they may read what has just been put aside.
-            for rect in pending.take(Rect(0, 0, *self._size), moves=False).rects:
+            for rect in backlog.take(Rect(0, 0, *self._size), moves=False).rects:
                 self._elsewhere.add(rect)
         if not (moves or pieces or connection.owes_extension_notice):
             return None

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vramtap.display.backlog import MAX_RECTS, DamageBacklog, ScreenUpdate
 from vramtap.display.damage import Damage, Move
-from vramtap.display.pending import MAX_RECTS, Pending, Update
 from vramtap.display.region import Rect, Region
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Viewer:
     def __init__(self, width: int, height: int) -> None:
         self.pixels: NDArray[np.uint32] = np.full((height, width), 0xDEAD, dtype=np.uint32)
 
-    def apply(self, update: Update, screen: NDArray[np.uint32]) -> None:
+    def apply(self, update: ScreenUpdate, screen: NDArray[np.uint32]) -> None:
         for move in update.moves:
             self.pixels[move.destination.slices] = self.pixels[move.source.slices].copy()
         for rect in update.rects:
@@ -44,7 +44,7 @@ class World:
         self.color = 0
         self.screen: NDArray[np.uint32] = np.zeros((height, width), dtype=np.uint32)
         self.paint(self.whole)
-        self.pending = Pending(width, height)
+        self.backlog = DamageBacklog(width, height)
         self.viewer = Viewer(width, height)
 
     @property
@@ -65,7 +65,7 @@ class World:
         inside = rect.intersect(self.whole)
         if inside is not None:
             self.paint(inside)
-            self.pending.add(self.damage(inside))
+            self.backlog.add(self.damage(inside))
 
     def move_of(self, source: Rect, x: int, y: int) -> Move | None:
         """As much of a move as fits the screen."""
@@ -81,10 +81,10 @@ class World:
         self.screen[moved.slices] = self.screen[move.source.slices].copy()
         drawn = blot.intersect(self.whole)
         if drawn is None or drawn.intersect(moved) is not None:
-            self.pending.add(self.damage(moved, moves=(move,)))
+            self.backlog.add(self.damage(moved, moves=(move,)))
         else:
             self.paint(drawn)
-            self.pending.add(self.damage(drawn, moved, moves=(move,)))
+            self.backlog.add(self.damage(drawn, moved, moves=(move,)))
 
     def scroll(self, down: int, left: int, right: int) -> None:
         part = Rect(left, 0, right - left, 1 << 16).intersect(self.whole)
@@ -95,7 +95,7 @@ class World:
         moved = Rect(part.x, max(0, down), part.width, rows)
         self.screen[moved.slices] = self.screen[source.slices].copy()
         self.paint(Rect(part.x, 0 if down > 0 else rows, part.width, abs(down)))
-        self.pending.add(self.damage(part, moves=(Move(source, moved.x, moved.y),)))
+        self.backlog.add(self.damage(part, moves=(Move(source, moved.x, moved.y),)))
 
     def several_moves(self, at: list[tuple[Rect, tuple[int, int]]]) -> None:
         """Moves of one damage all read the old screen; where destinations overlap it is no valid damage."""
@@ -107,11 +107,11 @@ class World:
                 moves.append(move)
         for move in moves:
             self.screen[move.destination.slices] = old[move.source.slices]
-        self.pending.add(self.damage(*(move.destination for move in moves), moves=tuple(moves)))
+        self.backlog.add(self.damage(*(move.destination for move in moves), moves=tuple(moves)))
 
     def take(self, area: Rect, moves: bool) -> None:
-        touched = self.pending.touches(area)
-        update = self.pending.take(area, moves)
+        touched = self.backlog.touches(area)
+        update = self.backlog.take(area, moves=moves)
         assert touched == bool(update.moves or update.rects)
         assert moves or not update.moves
         rounded = Region(self.whole.width, self.whole.height).round_out(area)
@@ -125,30 +125,30 @@ class World:
         inside = area.intersect(self.whole)
         if inside is not None:
             assert np.array_equal(self.viewer.pixels[inside.slices], self.screen[inside.slices])
-        assert not self.pending.touches(area)
+        assert not self.backlog.touches(area)
 
     def lose(self, area: Rect) -> None:
         """The viewer asks for an area because it does not have it."""
         inside = area.intersect(self.whole)
         if inside is not None:
             self.viewer.pixels[inside.slices] = 0xBAD
-        self.pending.want(area)
+        self.backlog.add_area(area)
 
     def resize(self, width: int, height: int) -> None:
         self.screen = np.zeros((height, width), dtype=np.uint32)
         self.paint(self.whole)
-        self.pending.add(Damage(width, height, (self.whole,), resized=True))
-        assert self.pending.resized
-        assert (self.pending.width, self.pending.height) == (width, height)
+        self.backlog.add(Damage(width, height, (self.whole,), resized=True))
+        assert self.backlog.resized
+        assert (self.backlog.width, self.backlog.height) == (width, height)
         self.viewer = Viewer(width, height)
-        self.pending.accept_size()
-        assert not self.pending.resized
+        self.backlog.accept_size()
+        assert not self.backlog.resized
 
     def check(self) -> None:
         """Whoever took everything at this moment would have the screen."""
         viewer = Viewer(0, 0)
         viewer.pixels = self.viewer.pixels.copy()
-        viewer.apply(deepcopy(self.pending).take(WHOLE, moves=True), self.screen)
+        viewer.apply(deepcopy(self.backlog).take(WHOLE, moves=True), self.screen)
         assert np.array_equal(viewer.pixels, self.screen)
 
 
@@ -173,7 +173,7 @@ def run(world: World, steps: list[tuple[Any, ...]]) -> None:
         getattr(world, name)(*arguments)
         world.check()
     world.take(WHOLE, moves=True)
-    assert not world.pending
+    assert not world.backlog
     assert np.array_equal(world.viewer.pixels, world.screen)
 
 
@@ -207,10 +207,10 @@ def test_what_happens_between_two_scrolls_that_join_is_not_lost(steps: list[tupl
     run(world, [("take", WHOLE, False), scroll, *steps, scroll])
 
 
-def caught_up(width: int, height: int) -> Pending:
-    pending = Pending(width, height)
-    pending.forget()
-    return pending
+def caught_up(width: int, height: int) -> DamageBacklog:
+    backlog = DamageBacklog(width, height)
+    backlog.clear()
+    return backlog
 
 
 def scrolled(lines: int, width: int = 1024, height: int = 768) -> Damage:
@@ -219,85 +219,85 @@ def scrolled(lines: int, width: int = 1024, height: int = 768) -> Damage:
 
 
 def test_a_new_viewer_lacks_the_whole_screen() -> None:
-    pending = Pending(100, 50)
-    assert pending
-    assert pending.take(WHOLE, moves=True) == Update((), (Rect(0, 0, 100, 50),))
-    assert not pending
+    backlog = DamageBacklog(100, 50)
+    assert backlog
+    assert backlog.take(WHOLE, moves=True) == ScreenUpdate((), (Rect(0, 0, 100, 50),))
+    assert not backlog
 
 
 def test_a_scroll_is_a_move_and_the_line_that_came_in() -> None:
-    pending = caught_up(1024, 768)
-    pending.add(scrolled(16))
-    assert pending.take(WHOLE, moves=True) == Update(scrolled(16).moves, (Rect(0, 752, 1024, 16),))
+    backlog = caught_up(1024, 768)
+    backlog.add(scrolled(16))
+    assert backlog.take(WHOLE, moves=True) == ScreenUpdate(scrolled(16).moves, (Rect(0, 752, 1024, 16),))
 
 
 def test_a_viewer_that_cannot_copy_gets_pixels() -> None:
-    pending = caught_up(1024, 768)
-    pending.add(scrolled(16))
-    assert pending.take(WHOLE, moves=False) == Update((), (Rect(0, 0, 1024, 768),))
+    backlog = caught_up(1024, 768)
+    backlog.add(scrolled(16))
+    assert backlog.take(WHOLE, moves=False) == ScreenUpdate((), (Rect(0, 0, 1024, 768),))
 
 
 def test_scrolls_that_were_not_fetched_join_to_one() -> None:
-    pending = caught_up(1024, 768)
+    backlog = caught_up(1024, 768)
     for _ in range(5):
-        pending.add(scrolled(16))
-    update = pending.take(WHOLE, moves=True)
+        backlog.add(scrolled(16))
+    update = backlog.take(WHOLE, moves=True)
     assert update.moves == (Move(Rect(0, 80, 1024, 688), 0, 0),)
     assert update.rects == (Rect(0, 688, 1024, 80),)
 
 
 def test_scrolling_there_and_back_leaves_what_was_lost() -> None:
-    pending = caught_up(1024, 768)
-    pending.add(scrolled(16))
+    backlog = caught_up(1024, 768)
+    backlog.add(scrolled(16))
     back = Move(Rect(0, 0, 1024, 752), 0, 16)
-    pending.add(Damage(1024, 768, (Rect(0, 0, 1024, 768),), (back,)))
-    assert pending.take(WHOLE, moves=True) == Update((), (Rect(0, 0, 1024, 16),))
+    backlog.add(Damage(1024, 768, (Rect(0, 0, 1024, 768),), (back,)))
+    assert backlog.take(WHOLE, moves=True) == ScreenUpdate((), (Rect(0, 0, 1024, 16),))
 
 
 def test_what_was_pending_where_a_move_reads_is_pending_where_it_writes() -> None:
-    pending = caught_up(1024, 768)
-    pending.add(Damage(1024, 768, (Rect(64, 96, 8, 16),)))
-    pending.add(scrolled(16))
-    update = pending.take(WHOLE, moves=True)
+    backlog = caught_up(1024, 768)
+    backlog.add(Damage(1024, 768, (Rect(64, 96, 8, 16),)))
+    backlog.add(scrolled(16))
+    update = backlog.take(WHOLE, moves=True)
     assert update.moves == scrolled(16).moves
     assert update.rects == (Rect(64, 80, 16, 16), Rect(0, 752, 1024, 16))
 
 
 def test_a_move_that_reads_mostly_pending_pixels_is_plain_damage() -> None:
-    pending = Pending(1024, 768)
-    pending.add(scrolled(16))
-    assert pending.take(WHOLE, moves=True) == Update((), (Rect(0, 0, 1024, 768),))
+    backlog = DamageBacklog(1024, 768)
+    backlog.add(scrolled(16))
+    assert backlog.take(WHOLE, moves=True) == ScreenUpdate((), (Rect(0, 0, 1024, 768),))
 
 
 def test_a_request_for_less_than_a_move_writes_gets_pixels_and_the_rest_stays() -> None:
-    pending = caught_up(1024, 768)
-    pending.add(scrolled(16))
-    assert pending.take(Rect(0, 0, 512, 768), moves=True) == Update((), (Rect(0, 0, 512, 768),))
-    assert pending.take(WHOLE, moves=True) == Update((), (Rect(512, 0, 512, 768),))
+    backlog = caught_up(1024, 768)
+    backlog.add(scrolled(16))
+    assert backlog.take(Rect(0, 0, 512, 768), moves=True) == ScreenUpdate((), (Rect(0, 0, 512, 768),))
+    assert backlog.take(WHOLE, moves=True) == ScreenUpdate((), (Rect(512, 0, 512, 768),))
 
 
 def test_rects_of_an_update_are_bounded() -> None:
-    pending = caught_up(2048, 2048)
+    backlog = caught_up(2048, 2048)
     for x, y in np.random.default_rng(1).integers(0, 2048, (2000, 2)).tolist():
-        pending.add(Damage(2048, 2048, (Rect(x, y, 1, 1),)))
-    assert 1 < len(pending.take(WHOLE, moves=True).rects) <= MAX_RECTS
+        backlog.add(Damage(2048, 2048, (Rect(x, y, 1, 1),)))
+    assert 1 < len(backlog.take(WHOLE, moves=True).rects) <= MAX_RECTS
 
 
 def test_an_area_off_the_screen_holds_nothing() -> None:
-    pending = Pending(10, 10)
-    assert pending.take(Rect(10, 0, 5, 5), moves=True) == Update((), ())
-    assert not pending.touches(Rect(10, 0, 5, 5))
-    assert pending
+    backlog = DamageBacklog(10, 10)
+    assert backlog.take(Rect(10, 0, 5, 5), moves=True) == ScreenUpdate((), ())
+    assert not backlog.touches(Rect(10, 0, 5, 5))
+    assert backlog
 
 
 def test_damage_of_another_size_must_say_so() -> None:
-    with pytest.raises(ValueError, match="11x10 screen added to pending of 10x10"):
-        Pending(10, 10).add(Damage(11, 10, (Rect(0, 0, 1, 1),)))
+    with pytest.raises(ValueError, match="11x10 screen added to a backlog of 10x10"):
+        DamageBacklog(10, 10).add(Damage(11, 10, (Rect(0, 0, 1, 1),)))
 
 
 @given(st.integers(1, 100), st.integers(1, 100), RECTS)
 def test_asking_again_for_an_odd_area_gives_nothing_new(width: int, height: int, area: Rect) -> None:
-    pending = Pending(width, height)
-    pending.take(area, moves=True)
-    assert not pending.touches(area)
-    assert pending.take(area, moves=True) == Update((), ())
+    backlog = DamageBacklog(width, height)
+    backlog.take(area, moves=True)
+    assert not backlog.touches(area)
+    assert backlog.take(area, moves=True) == ScreenUpdate((), ())
