@@ -1,4 +1,4 @@
-"""Boot: the tables, the descriptors and the information a guest finds in RAM when it is entered."""
+"""Boot data: the page tables, descriptors and `BootInfo` that a guest finds in RAM when it starts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _PRESENT_WRITABLE: Final = 0x3
 _LARGE: Final = 0x80
-"""PS in a page directory's entry: it maps 2 MiB (Intel SDM volume 3, table 4-18)."""
+"""PS in an entry of a page directory: the entry maps 2 MiB (Intel SDM volume 3, table 4-18)."""
 _ENTRIES: Final = PAGE_SIZE // 8
 _DIRECTORIES: Final = 4
 _LARGE_SHIFT: Final = 21
@@ -37,10 +37,10 @@ DESCRIPTORS: Final = (0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF)
 
 
 def prepare(memory: GuestMemory, command_line: str) -> None:
-    """Write what `machine.layout` promises the guest.
+    """Write the boot data that `machine.layout` describes.
 
     Raises:
-        UsageError: the command line is too long or not printable ASCII.
+        UsageError: the command line is too long, or is not printable ASCII.
     """
     encoded = command_line.encode("ascii", "replace")
     if not command_line.isascii() or (command_line and not command_line.isprintable()):

@@ -1,4 +1,4 @@
-"""Which CPU a machine gets: the one asked for, or the faster one of those that run a trial loop here."""
+"""Choice of a VM's CPU: the named one, or the faster of those that run a trial loop here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, Literal, get_args
 
 from vramtap.errors import UsageError, VramtapError
 from vramtap.machine.boot import prepare
-from vramtap.machine.cpu import Cpu, ExitKind, Ports
+from vramtap.machine.cpu import Cpu, ExitKind, NoPorts, Ports
 from vramtap.machine.layout import BOOT_PML4, BOOT_STACK, IMAGE_BASE
 from vramtap.machine.memory import GuestMemory
 from vramtap.machine.unicorn_cpu import UnicornCpu
@@ -20,30 +20,20 @@ CPU_NAMES: Final[tuple[str, ...]] = get_args(CpuName)
 LOG_FORMS: Final[tuple[str, ...]] = get_args(LogForm)
 
 _TURNS: Final = 100_000
-"""Of the trial loop, three instructions each: 1 ms at Unicorn's 200 M instructions a second, 150 ms at the
-2 M of an emulated /dev/kvm."""
+"""Turns of the trial loop, three instructions each: 1 ms at 200 M instructions a second under Unicorn, 150 ms
+at 2 M under a KVM that is itself emulated."""
 _LOOP: Final = bytes.fromhex("b9") + _TURNS.to_bytes(4, "little") + bytes.fromhex("890f ffc9 75fa f4")
 """mov ecx, TURNS; 1: mov [rdi], ecx; dec ecx; jnz 1b; hlt"""
 
 
-class _NoPorts:
-    """The trial uses no port."""
-
-    def read(self, port: int, size: int) -> int:
-        return (1 << 8 * size) - 1
-
-    def write(self, port: int, size: int, value: int) -> None:
-        return
-
-
 @dataclass(frozen=True, slots=True)
 class CpuTrial:
-    """How long a CPU took for the trial loop.
+    """Result of the trial loop on one CPU.
 
     Args:
-        name: Of the CPU.
-        took_s: Seconds; None if it does not work here.
-        reason: Why it does not.
+        name: The CPU.
+        took_s: Duration, seconds; None if the CPU does not work here.
+        reason: Why it does not work.
     """
 
     name: Literal["unicorn", "kvm"]
@@ -54,46 +44,46 @@ class CpuTrial:
 def make_cpu(
     name: str, memory: GuestMemory, ports: Ports, *, log: str = "bitmap", record_writes: bool = False
 ) -> tuple[Cpu, str]:
-    """The CPU of this name over a machine's memory and ports.
+    """Make a CPU for a VM.
 
     Args:
         name: One of `CPU_NAMES`.
-        memory: Mapped in place.
-        ports: Asked on the CPU's thread.
-        log: One of `LOG_FORMS`; other than `bitmap` it needs KVM.
-        record_writes: Needs Unicorn.
+        memory: The VM's memory, which the CPU uses in place.
+        ports: The VM's ports, called on the thread that runs the CPU.
+        log: One of `LOG_FORMS`; other forms than `bitmap` need KVM.
+        record_writes: Record stores to the video RAM; needs Unicorn.
 
     Returns:
-        The CPU and why it is this one.
+        The CPU, and the reason for the choice as text.
 
     Raises:
-        UsageError: no such name, or a wish the CPU cannot fulfil.
-        VramtapError: the CPU asked for by name does not work here.
+        UsageError: no such name, or an option that this CPU does not have.
+        VramtapError: the named CPU does not work here.
     """
     if name not in CPU_NAMES:
-        raise UsageError("cpu", name, "no such CPU", f"one of {', '.join(CPU_NAMES)}")
+        raise UsageError("cpu", name, "no such CPU", f"use one of {', '.join(CPU_NAMES)}")
     if log not in LOG_FORMS:
-        raise UsageError("log", log, "no such form of KVM's log", f"one of {', '.join(LOG_FORMS)}")
-    why = "asked for"
+        raise UsageError("log", log, "no such form of KVM's log", f"use one of {', '.join(LOG_FORMS)}")
+    why = "as requested"
     if name == "auto":
         if record_writes:
-            name, why = "unicorn", "it alone records stores"
+            name, why = "unicorn", "only Unicorn records stores"
         elif log != "bitmap":
-            name, why = "kvm", f"it alone has a log of the form {log}"
+            name, why = "kvm", f"only KVM has a log of the form {log}"
         else:
             name, why = fastest()
     if name == "unicorn":
         if log != "bitmap":
-            raise UsageError("log", log, "is a form of KVM's log", "leave it out, or add cpu=kvm")
+            raise UsageError("log", log, "is a form of KVM's log", "omit it, or add cpu=kvm")
         return UnicornCpu(memory, ports, record_writes=record_writes), why
     if record_writes:
-        raise UsageError("cpu", name, "does not record stores", "take unicorn")
+        raise UsageError("cpu", name, "does not record stores", "use unicorn")
     return _kvm(memory, ports, log), why
 
 
 @functools.cache
 def fastest() -> tuple[Literal["unicorn", "kvm"], str]:
-    """The CPU that ran the trial loop faster, and by how much; tried once a process."""
+    """Return the CPU that runs the trial loop faster, and the reason as text. Tried once a process."""
     unicorn, kvm = trials()
     if unicorn.took_s is None:
         raise VramtapError("machine", "unicorn", unicorn.reason, "reinstall the package unicorn")
@@ -105,7 +95,7 @@ def fastest() -> tuple[Literal["unicorn", "kvm"], str]:
 
 
 def trials() -> tuple[CpuTrial, CpuTrial]:
-    """The trial loop on Unicorn and on KVM."""
+    """Run the trial loop on Unicorn and on KVM."""
     return _trial("unicorn"), _trial("kvm")
 
 
@@ -114,11 +104,11 @@ def _trial(name: Literal["unicorn", "kvm"]) -> CpuTrial:
     prepare(memory, "")
     memory.store(IMAGE_BASE, _LOOP)
     try:
-        cpu, _ = make_cpu(name, memory, _NoPorts())
+        cpu, _ = make_cpu(name, memory, NoPorts())
     except VramtapError as error:
         return CpuTrial(name, None, str(error))
     try:
-        # The value the loop stores lands where nothing lies but the stack, which it does not use.
+        # The loop stores to the top of the stack, which it does not use otherwise.
         cpu.start_at(IMAGE_BASE, stack=BOOT_STACK, argument=BOOT_STACK - 8, tables=BOOT_PML4)
         began_s = time.perf_counter()
         stop = cpu.run()
@@ -131,7 +121,7 @@ def _trial(name: Literal["unicorn", "kvm"]) -> CpuTrial:
 
 
 def _kvm(memory: GuestMemory, ports: Ports, log: str) -> Cpu:
-    # Loaded when asked for: it opens and checks the kernel's interface.
+    # Imported on demand: a machine without KVM must not need it.
     from vramtap.machine.kvm_cpu import KvmCpu
 
     return KvmCpu(memory, ports, log=log)

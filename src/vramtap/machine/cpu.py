@@ -1,4 +1,4 @@
-"""Cpu: the contract between the machine and what runs its guest."""
+"""Cpu: the contract between the VM and the engine that runs its guest."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ class ExitKind(Enum):
     """Why a CPU stopped running the guest."""
 
     HALT = auto()
-    """The guest executed `hlt`; running again goes on after it."""
+    """The guest executed `hlt`. The next run continues after it."""
     KICKED = auto()
-    """Somebody called `kick`, or nothing happened that concerns the machine; run again at will."""
+    """`kick` was called, or something happened that does not concern the machine. Run again at will."""
     FAULT = auto()
-    """The guest cannot go on: an exception nobody handles, or an access to nothing."""
+    """The guest cannot continue: an unhandled exception, or an access where there is no memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """One return of `Cpu.run`.
+    """Result of `Cpu.run`.
 
     Args:
-        kind: Why.
-        detail: For a fault, one clause for people: `page fault`.
+        kind: Why the run ended.
+        detail: Description of a fault in one clause: `page fault`.
     """
 
     kind: ExitKind
@@ -33,10 +33,10 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Registers:
-    """Of a stopped CPU.
+    """Registers of a stopped CPU.
 
     Args:
-        rip: Address of the next instruction, or of the one that faulted.
+        rip: Address of the next instruction, or of the faulting one.
         rsp: Stack pointer.
         cr2: Address of the last page fault.
         cr3: Guest-physical address of the PML4, flags included.
@@ -49,31 +49,42 @@ class Registers:
 
 
 class Ports(Protocol):
-    """What the CPU asks when the guest uses a port; called on the CPU's thread."""
+    """I/O ports of the VM. The CPU calls them on the thread that runs it."""
 
     def read(self, port: int, size: int) -> int:
-        """IN of 1, 2 or 4 bytes."""
+        """Execute an IN of 1, 2 or 4 bytes and return the value."""
         ...
 
     def write(self, port: int, size: int, value: int) -> None:
-        """OUT of 1, 2 or 4 bytes."""
+        """Execute an OUT of 1, 2 or 4 bytes."""
         ...
 
 
-class Cpu(Protocol):
-    """One x86-64 CPU over the machine's memory.
+class NoPorts:
+    """Ports for a guest that uses none: reads give ones, writes do nothing."""
 
-    `run` is called on one thread only. All else but `kick` needs the CPU stopped: `run` has returned and
-    is not called until the caller is done. The machine sees to that.
+    def read(self, port: int, size: int) -> int:
+        """Return ones."""
+        return (1 << 8 * size) - 1
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """Do nothing."""
+
+
+class Cpu(Protocol):
+    """One x86-64 CPU over the VM's memory.
+
+    Only one thread calls `run`. All other methods but `kick` need a stopped CPU: `run` has returned, and is
+    not called again until the method has returned. The machine ensures this.
     """
 
     @property
     def name(self) -> Literal["unicorn", "kvm"]:
-        """What `cpu=` calls it."""
+        """Its name in `cpu=`."""
         ...
 
     def start_at(self, entry: int, *, stack: int, argument: int, tables: int) -> None:
-        """Put the CPU into 64-bit mode at an entry point, as `machine.layout` describes it.
+        """Put the CPU into 64-bit mode at an entry point, in the state that `machine.layout` describes.
 
         Args:
             entry: RIP.
@@ -84,21 +95,21 @@ class Cpu(Protocol):
         ...
 
     def run(self) -> Exit:
-        """Run the guest until something happens. Errors raised by the ports come out here."""
+        """Run the guest until something happens. Errors that the ports raise propagate from here."""
         ...
 
     def kick(self) -> None:
-        """Make `run` return soon, from any thread. A kick while it is not running may be lost."""
+        """Make `run` return soon; from any thread. A kick is lost if no run is under way."""
         ...
 
     def registers(self) -> Registers:
-        """As they are now."""
+        """Return the current registers."""
         ...
 
     def flush_tlb(self) -> None:
-        """Forget every translation, global ones too: what was changed in the tables holds from here on."""
+        """Flush every translation, global ones too, so that changes to the page tables take effect."""
         ...
 
     def close(self) -> None:
-        """Give everything back; harmless twice."""
+        """Release all resources; harmless when called twice."""
         ...

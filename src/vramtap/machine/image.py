@@ -1,4 +1,4 @@
-"""Images: what the machine runs, put into its RAM - a flat binary or an ELF executable."""
+"""Images: loads a flat binary or an ELF executable into the VM's RAM."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from vramtap.machine.memory import GuestMemory
 
 MAX_IMAGE_BYTES: Final = RAM_BYTES
-"""No file longer than the RAM is read."""
+"""Longest file that is read: as long as the RAM."""
 _MAX_HEADERS: Final = 64
-"""Program headers; linkers make fewer than ten."""
+"""Most program headers accepted; linkers write fewer than ten."""
 _ELF: Final = b"\x7fELF"
 _IDENT: Final = bytes([2, 1, 1])
 """64 bits, little-endian, version 1 (ELF-64 object file format, figure 3)."""
@@ -64,10 +64,10 @@ class _Segment(ctypes.LittleEndianStructure):
 
 
 def read_image(path: Path) -> bytes:
-    """The bytes of an image file.
+    """Read an image file.
 
     Raises:
-        UsageError: it cannot be read, is empty or is longer than the RAM.
+        UsageError: the file cannot be read, or is longer than the RAM.
     """
     try:
         with path.open("rb") as file:
@@ -75,26 +75,26 @@ def read_image(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         raise UsageError("image", str(path), str(error)) from error
     if len(image) > MAX_IMAGE_BYTES:
-        raise _bad(str(path), f"is longer than the machine's {RAM_BYTES >> 20} MiB of RAM")
+        raise _bad(str(path), f"is longer than the VM's {RAM_BYTES >> 20} MiB of RAM")
     return image
 
 
 def load(memory: GuestMemory, image: bytes, name: str = "image") -> int:
     """Put an image into RAM.
 
-    An ELF64 executable for x86-64 goes where its segments' physical addresses say; anything else is taken
-    for a flat binary, put at `IMAGE_BASE` and entered at its first byte.
+    The segments of an ELF64 executable for x86-64 go to their physical addresses. Anything else is a flat
+    binary: it goes to `IMAGE_BASE` and starts at its first byte.
 
     Args:
-        memory: Its RAM is zero where the image leaves it alone.
-        image: The file's content.
-        name: What messages call it.
+        memory: The VM's memory. RAM outside the image stays as it is, that is zero.
+        image: Content of the file.
+        name: Name of the image in messages.
 
     Returns:
-        Where to enter it.
+        The entry point, a virtual address.
 
     Raises:
-        UsageError: it does not fit, or is an ELF file of another kind or damaged.
+        UsageError: the image is empty or does not fit, or is an ELF file that is damaged or of another kind.
     """
     if not image:
         raise _bad(name, "is empty")
@@ -108,33 +108,46 @@ def load(memory: GuestMemory, image: bytes, name: str = "image") -> int:
 
 
 def _load_elf(memory: GuestMemory, image: bytes, name: str) -> int:
+    header = _read_header(image, name)
+    segments = _read_segments(header, image, name)
+    for segment in segments:
+        _check_segment(segment, image, name)
+    if not segments or header.entry >= _IDENTITY_END:
+        raise _bad(name, f"has nothing to load, or its entry {header.entry:#x} is beyond 4 GiB")
+    for segment in segments:
+        memory.store(segment.paddr, image[segment.offset : segment.offset + segment.filesz])
+    return int(header.entry)
+
+
+def _read_header(image: bytes, name: str) -> _Header:
+    """Return the file header, checked to be that of an executable for this VM."""
     if len(image) < ctypes.sizeof(_Header):
-        raise _bad(name, "is an ELF file cut short in its header")
+        raise _bad(name, "is an ELF file cut off in its header")
     header = _Header.from_buffer_copy(image)
     if bytes(header.ident[4:7]) != _IDENT or header.machine != _X86_64 or header.type != _EXECUTABLE:
         raise _bad(name, "is not a static ELF64 executable for x86-64", "link it with -static -no-pie")
+    return header
+
+
+def _read_segments(header: _Header, image: bytes, name: str) -> list[_Segment]:
+    """Return the program headers that describe something to load."""
     if header.phentsize != ctypes.sizeof(_Segment) or not 0 < header.phnum <= _MAX_HEADERS:
         raise _bad(name, f"has {header.phnum} program headers of {header.phentsize} bytes")
     if header.phoff + header.phnum * header.phentsize > len(image):
-        raise _bad(name, "is cut short in its program headers")
-    segments = [
-        _Segment.from_buffer_copy(image, header.phoff + index * header.phentsize)
-        for index in range(header.phnum)
-    ]
-    loaded = [segment for segment in segments if segment.type == _LOAD and segment.memsz]
-    for segment in loaded:
-        end = segment.paddr + segment.memsz
-        if segment.paddr < IMAGE_LOWEST or end > RAM_BYTES:
-            raise _bad(
-                name, f"wants {segment.paddr:#x}-{end:#x}; RAM for images is {IMAGE_LOWEST:#x}-{RAM_BYTES:#x}"
-            )
-        if segment.filesz > segment.memsz or segment.offset + segment.filesz > len(image):
-            raise _bad(name, f"is cut short in its segment at {segment.paddr:#x}")
-    if not loaded or header.entry >= _IDENTITY_END:
-        raise _bad(name, f"has nothing to load or its entry {header.entry:#x} beyond 4 GiB")
-    for segment in loaded:
-        memory.store(segment.paddr, image[segment.offset : segment.offset + segment.filesz])
-    return int(header.entry)
+        raise _bad(name, "is cut off in its program headers")
+    offsets = range(header.phoff, header.phoff + header.phnum * header.phentsize, header.phentsize)
+    segments = [_Segment.from_buffer_copy(image, offset) for offset in offsets]
+    return [segment for segment in segments if segment.type == _LOAD and segment.memsz]
+
+
+def _check_segment(segment: _Segment, image: bytes, name: str) -> None:
+    """Check that a segment is complete and fits into RAM."""
+    end = segment.paddr + segment.memsz
+    if segment.paddr < IMAGE_LOWEST or end > RAM_BYTES:
+        room = f"an image has {IMAGE_LOWEST:#x}-{RAM_BYTES:#x}"
+        raise _bad(name, f"needs RAM at {segment.paddr:#x}-{end:#x}; {room}")
+    if segment.filesz > segment.memsz or segment.offset + segment.filesz > len(image):
+        raise _bad(name, f"is cut off in its segment at {segment.paddr:#x}")
 
 
 def _bad(name: str, what: str, remedy: str = "") -> UsageError:

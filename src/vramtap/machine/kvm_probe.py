@@ -1,4 +1,4 @@
-"""Whether KVM works here for the machine: a guest of four instructions is run, and its store looked for."""
+"""Trial of KVM: runs a guest of four instructions and checks that KVM's log reports its store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from vramtap.errors import VramtapError
 from vramtap.machine.boot import prepare
-from vramtap.machine.cpu import ExitKind
+from vramtap.machine.cpu import ExitKind, NoPorts
 from vramtap.machine.kvm_cpu import KvmCpu
 from vramtap.machine.kvm_log import LOG_FORMS
 from vramtap.machine.layout import BOOT_PML4, BOOT_STACK, IMAGE_BASE, VRAM_BASE
@@ -23,31 +23,23 @@ _CODE: Final = (
 )
 
 
-class _NoPorts:
-    """The guest uses no port."""
-
-    def read(self, port: int, size: int) -> int:
-        return (1 << 8 * size) - 1
-
-    def write(self, port: int, size: int, value: int) -> None:
-        return
-
-
 def probe_kvm() -> dict[str, str | None]:
     """Run a guest once for each form of KVM's log.
 
     Returns:
-        For each form None if the log named exactly the page the guest stored into, once; else what was wrong.
+        For each form: None if the log reported the page that the guest stored into, once and no other page;
+            else
+        what was wrong.
 
     Raises:
-        NotFound: there is no KVM here.
+        NotFound: this host has no KVM.
         Refused: this user may not use it.
-        VramtapError: no guest runs.
+        VramtapError: KVM runs no guest.
     """
     memory = GuestMemory()
     prepare(memory, "")
     memory.ram[IMAGE_BASE : IMAGE_BASE + len(_CODE)] = np.frombuffer(_CODE, dtype=np.uint8)
-    # The first form is there wherever KVM is: what is wrong with it is wrong with KVM.
+    # Every KVM has the first form: its failure is a failure of KVM, so its errors propagate.
     found = {LOG_FORMS[0]: _try(memory, LOG_FORMS[0])}
     for form in LOG_FORMS[1:]:
         try:
@@ -58,7 +50,7 @@ def probe_kvm() -> dict[str, str | None]:
 
 
 def _try(memory: GuestMemory, form: str) -> str | None:
-    cpu = KvmCpu(memory, _NoPorts(), log=form)
+    cpu = KvmCpu(memory, NoPorts(), log=form)
     try:
         cpu.start_at(IMAGE_BASE, stack=BOOT_STACK, argument=0, tables=BOOT_PML4)
         cpu.vram_log.start()
@@ -73,5 +65,5 @@ def _try(memory: GuestMemory, form: str) -> str | None:
     finally:
         cpu.close()
     if before.pages or seen.pages != PageRuns([(_PAGE, _PAGE + 1)]) or after.pages:
-        return f"page {_PAGE} was written, the log said {before.pages}, {seen.pages}, {after.pages}"
+        return f"the guest wrote page {_PAGE}, the log reported {before.pages}, {seen.pages}, {after.pages}"
     return None

@@ -1,13 +1,12 @@
-"""Guest page tables: one address walked as the CPU does, and the dirty bits read and cleared.
+"""Guest page tables: layout of an entry, and reading and clearing dirty bits.
 
-Layout and reserved bits: Intel SDM volume 3A, 4.5. The execute-disable bit is taken as allowed, and a 1 GiB
-page as supported, whatever the CPU says: entries it refuses translate nothing, so too much is found, never
-too little. The reverse question is in `machine.paging_reverse`.
+Layout and reserved bits: Intel SDM volume 3A, 4.5. This module assumes that the CPU supports execute-disable
+and 1 GiB pages. If it does not, an entry that uses them translates nothing for the CPU, so
+`machine.paging_reverse` finds too much, never too little.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -26,10 +25,10 @@ PRESENT: Final = 1 << 0
 ACCESSED: Final = 1 << 5
 DIRTY: Final = 1 << 6
 LARGE: Final = 1 << 7
-"""PS, at levels 3 and 2; at level 4 it is reserved, at level 1 it is the memory type (PAT)."""
+"""PS at levels 3 and 2. Reserved at level 4; part of the memory type (PAT) at level 1."""
 ADDRESS: Final = 0x000F_FFFF_FFFF_F000
 ENTRIES: Final = 512
-"""Of a table; one frame."""
+"""Entries of a table, which is one frame."""
 LEVELS: Final = (4, 3, 2, 1)
 
 VRAM_FRAME: Final = VRAM_BASE // PAGE_SIZE
@@ -38,53 +37,16 @@ FRAMES_END: Final = (VRAM_BASE + VRAM_BYTES) // PAGE_SIZE
 _DIRTY: Final = np.uint64(DIRTY)
 
 
-@dataclass(frozen=True, slots=True)
-class Translation:
-    """Where a virtual address leads.
+def read_entries(memory: GuestMemory, entries: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Read entries.
 
     Args:
-        physical: Guest-physical address.
-        entry: Guest-physical address of the entry that maps the page.
-        page_bytes: 4 KiB, 2 MiB or 1 GiB.
-    """
-
-    physical: int
-    entry: int
-    page_bytes: int
-
-
-def walk(memory: GuestMemory, cr3: int, virtual: int) -> Translation | None:
-    """Translate one virtual address as the CPU does, without marking anything.
-
-    Args:
-        memory: Of the guest.
-        cr3: As the CPU holds it, flags included.
-        virtual: 64 bits, unsigned.
+        memory: Memory of the guest.
+        entries: Guest-physical addresses of entries, any shape, as `mappings` returns them.
 
     Returns:
-        None where the CPU would fault: not canonical, not present, reserved bits, a table outside memory.
+        The entries; same shape.
     """
-    if virtual >> 47 not in (0, 0x1FFFF):
-        return None
-    table = cr3 & ADDRESS
-    for level in LEVELS:
-        if not has_memory(np.array(table // PAGE_SIZE)):
-            return None
-        shift = shift_of(level)
-        entry = table + 8 * (virtual >> shift & (ENTRIES - 1))
-        word = int(memory.words(entry, 1)[0])
-        if not word & PRESENT or word & reserved_bits(level, word):
-            return None
-        if level == 1 or word & LARGE:
-            page_bytes = 1 << shift
-            base = word & ADDRESS & -page_bytes
-            return Translation(base | virtual & (page_bytes - 1), entry, page_bytes)
-        table = word & ADDRESS
-    raise AssertionError("level 1 always maps a page")
-
-
-def read_entries(memory: GuestMemory, entries: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Entries by their guest-physical addresses, which `mappings` gives; shape of `entries`."""
     words = np.empty(entries.shape, dtype=np.uint64)
     for view, inside, index in _views(memory, entries):
         words[inside] = view[index]
@@ -92,27 +54,27 @@ def read_entries(memory: GuestMemory, entries: NDArray[np.int64]) -> NDArray[np.
 
 
 def fetch_and_clear_dirty(memory: GuestMemory, entries: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Read entries and clear the dirty bit of those that have it.
+    """Read entries, and clear the dirty bit of those that have it set.
 
-    Facts. A CPU sets D by a locked operation on the entry, when it stores through a translation whose D it
-    has not seen set (Intel SDM volume 3A, 4.8). It remembers in its TLB that D is set, and then stores
-    without looking at the entry again. Unicorn and KVM's CPUs do both only while they run the guest. And
-    what is done here is no locked operation: numpy reads the entries and writes them back later.
+    Facts. When a CPU stores through a translation whose D it has not seen set, it sets D in the entry by a
+    locked operation (Intel SDM volume 3A, 4.8). Its TLB then remembers that D is set, and later stores do not
+    read the entry again. Unicorn and KVM's CPUs do both only while they run the guest. This function uses no
+    locked operation: numpy reads the entries and writes them back later.
 
-    Consequences. Were the CPU to run in between, what the guest changed in an entry in that time would be
-    undone; and as long as its TLB is not flushed, later stores leave no mark.
+    Consequences. If the CPU ran in between, a change that the guest makes to an entry in that time would be
+    undone. And until the TLB is flushed, later stores do not set D again.
 
-    Decision. The CPU must be stopped: nothing can be set or changed at the same time then, so nothing can
-    be lost. (On a CPU that runs, this would have to be an atomic fetch-and-and on each entry.) The caller
-    flushes the TLB before the CPU runs again and before it reads pixels. Entries whose D is clear are not
-    written at all.
+    Decision. The CPU must be stopped, so that no entry can change meanwhile and nothing is lost. (On a
+    running CPU this would need an atomic fetch-and-and on each entry.) The caller flushes the TLB before the
+    CPU runs again and before it reads pixels. Entries whose D is clear are not written.
 
     Args:
-        memory: Of a guest that is stopped.
-        entries: Guest-physical addresses of entries, as `mappings` gives them; repeats allowed.
+        memory: Memory of a stopped guest.
+        entries: Guest-physical addresses of entries, any shape, as `mappings` returns them. Repeats are
+            allowed.
 
     Returns:
-        The entries as they were before: those with `DIRTY` were dirty. Shape of `entries`.
+        The entries before clearing: those with `DIRTY` were dirty. Same shape as `entries`.
     """
     words = read_entries(memory, entries)
     for view, inside, index in _views(memory, entries):
@@ -123,20 +85,20 @@ def fetch_and_clear_dirty(memory: GuestMemory, entries: NDArray[np.int64]) -> ND
 
 
 def set_dirty(memory: GuestMemory, entries: NDArray[np.int64]) -> None:
-    """Set the dirty bit of entries of a guest that is stopped: to put back what was cleared."""
+    """Set the dirty bit of entries of a stopped guest, to undo `fetch_and_clear_dirty`."""
     for view, _, index in _views(memory, entries):
         view[index] |= _DIRTY
 
 
 def has_memory(frame: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of these frames are RAM or video RAM."""
+    """Return which of these frames are RAM or video RAM."""
     return (frame < RAM_FRAMES) | ((frame >= VRAM_FRAME) & (frame < FRAMES_END))
 
 
 def _views(
     memory: GuestMemory, entries: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.bool_] | slice, NDArray[np.int64]]]:
-    """RAM and video RAM as words: which of the entries lie there, and at which word."""
+    """Yield RAM and video RAM as words, which of the entries lie there, and their indices as words."""
     in_vram = entries >= VRAM_BASE
     if not in_vram.any():
         yield memory.ram.view(np.uint64), slice(None), entries >> 3
@@ -146,12 +108,15 @@ def _views(
 
 
 def shift_of(level: int) -> int:
-    """The lowest bit of a virtual address that a table of this level looks at."""
+    """Return the lowest bit of a virtual address that indexes a table of this level."""
     return 12 + 9 * (level - 1)
 
 
 def reserved_bits(level: int, word: int) -> int:
-    """The bits that must be zero in an entry; of the address, those below a large page's size but PAT's."""
+    """Return the bits of an entry that must be zero.
+
+    In the address of a large page these are the bits below its size, except PAT.
+    """
     if not word & LARGE or level == 1:
         return 0
     return LARGE if level == LEVELS[0] else ((1 << shift_of(level)) - 1) & ADDRESS & ~(1 << 12)

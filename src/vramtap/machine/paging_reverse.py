@@ -1,10 +1,10 @@
-"""The reverse question about guest page tables: which entries map these frames, over all addresses.
+"""Reverse lookup in guest page tables: which entries map given frames, over all virtual addresses.
 
-The tables are the guest's to write and may be anything: entries that point at their own table, at tables
-outside memory or in video RAM; one table shared by millions of addresses. So nothing here follows addresses:
-it goes through the tables level by level, all of a level in one numpy operation, each table once a level,
-`MAX_TABLES` at most, and an entry is told once however many addresses lead to it. There are but four
-levels, so a loop ends by itself.
+The guest writes the tables, so they may hold anything: entries that point at their own table, at tables
+outside memory or in video RAM, or one table shared by millions of addresses. This module therefore does not
+follow addresses. It goes through the tables level by level, all tables of a level in one numpy operation and
+each table once a level, `MAX_TABLES` in all. It reports each entry once, however many addresses lead to it.
+There are only four levels, so a loop of tables ends by itself.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from vramtap.machine.memory import GuestMemory
 
 MAX_TABLES: Final = 1024
-"""Tables looked at in one question, a table at two levels counted twice: 2 GiB mapped by 4 KiB pages, where
-the machine has 80 MiB. The worst that a guest can make of so many costs about 20 ms."""
-_ASKED: Final = 1
+"""Most tables read by one lookup; a table at two levels counts twice. That many map 2 GiB by 4 KiB pages,
+while the VM has 80 MiB. The worst case that a guest can build from them takes about 20 ms."""
+_WANTED: Final = 1
 _TABLE: Final = 2
 _PRESENT: Final = np.uint64(PRESENT)
 _LARGE: Final = np.uint64(LARGE)
@@ -45,13 +45,13 @@ _LARGE: Final = np.uint64(LARGE)
 
 @dataclass(frozen=True, slots=True)
 class Leaves:
-    """Entries that map pages, each once. Arrays of one length.
+    """Entries that map pages, each once. All arrays have the shape `(entries,)`.
 
     Args:
-        entry: Guest-physical addresses of the entries, int64.
-        virtual: The lowest virtual address each maps, canonical, uint64.
-        frame: The first frame each maps, int64.
-        frames: How many frames: 1, 512 or 262,144, int64.
+        entry: Guest-physical address of each entry, int64.
+        virtual: Lowest virtual address that the entry maps, canonical, uint64.
+        frame: First frame that the entry maps, int64.
+        frames: Number of frames that it maps: 1, 512 or 262,144, int64.
     """
 
     entry: NDArray[np.int64]
@@ -62,14 +62,15 @@ class Leaves:
 
 @dataclass(frozen=True, slots=True)
 class Mappings:
-    """What maps some frames, and what maps the page tables themselves.
+    """Entries that map given frames, and entries that map the page tables themselves.
 
     Args:
-        leaves: Entries that map any of the frames asked about.
-        tables: Frames of all tables reachable, sorted, each once, int64.
+        leaves: Entries that map any of the given frames.
+        tables: Frames of all reachable tables, sorted, each once, int64.
         table_leaves: Entries that map any of the tables.
-        complete: False if there are more than `MAX_TABLES`, or some lie outside RAM and video RAM, where a
-            CPU may find memory of its own (KVM's three pages for a TSS): then all of it is a part only.
+        complete: False if there are more than `MAX_TABLES` tables, or if a table lies outside RAM and video
+            RAM, where the CPU may have memory of its own (KVM: three pages for a TSS). The other fields are
+            then incomplete.
     """
 
     leaves: Leaves
@@ -79,19 +80,20 @@ class Mappings:
 
 
 def mappings(memory: GuestMemory, cr3: int, first_frame: int, frames: int) -> Mappings:
-    """Ask which entries map these frames, over the whole address space.
+    """Return which entries map a range of frames, over the whole address space.
 
     Args:
-        memory: Of a guest that is stopped.
-        cr3: As the CPU holds it, flags included.
-        first_frame: The first frame asked about: a guest-physical address by `PAGE_SIZE`.
-        frames: How many.
+        memory: Memory of a stopped guest.
+        cr3: The CPU's register, flags included.
+        first_frame: First frame of the range: its guest-physical address divided by `PAGE_SIZE`.
+        frames: Length of the range.
     """
     last_frame = first_frame + frames
     tables, large, lowest, prefix, complete = _descend(memory, cr3)
-    # What a frame is to us, in one lookup for each entry; the last one stands for all that is no memory.
+    # One table lookup for each entry says what its frame is. The last element stands for all frames without
+    # memory.
     kind = np.zeros(FRAMES_END + 1, dtype=np.uint8)
-    kind[first_frame:last_frame] = _ASKED
+    kind[first_frame:last_frame] = _WANTED
     kind[tables] |= _TABLE
     kind[FRAMES_END] = 0
     words = _gather(memory, lowest)
@@ -101,10 +103,10 @@ def mappings(memory: GuestMemory, cr3: int, first_frame: int, frames: int) -> Ma
     small = _leaves(words[row, column], lowest[row], prefix[row], column, 1)
     kinds = kinds[row, column]
     end = large.frame + large.frames
-    large_asked = (large.frame < last_frame) & (end > first_frame)
+    large_wanted = (large.frame < last_frame) & (end > first_frame)
     large_table = np.searchsorted(tables, large.frame) < np.searchsorted(tables, end)
     return Mappings(
-        _joined(_pick(large, large_asked), _pick(small, kinds & _ASKED != 0)),
+        _joined(_pick(large, large_wanted), _pick(small, kinds & _WANTED != 0)),
         tables,
         _joined(_pick(large, large_table), _pick(small, kinds & _TABLE != 0)),
         complete,
@@ -117,8 +119,9 @@ def _descend(
     """Go through the tables of levels 4 to 2.
 
     Returns:
-        The frames of all tables, sorted; the large pages; the frames of the tables of level 1 and the lowest
-        virtual address that each begins at, in its order; whether that is all.
+        The frames of all tables, sorted; the large pages; the frames of the tables of level 1, and for each
+            the
+        lowest virtual address that it maps; whether this is complete.
     """
     level_tables = np.array([(cr3 & ADDRESS) // PAGE_SIZE], dtype=np.int64)
     level_tables = level_tables[has_memory(level_tables)]
@@ -137,7 +140,7 @@ def _descend(
         inside = has_memory(frame)
         complete = complete and bool((inside | is_large).all())
         below = np.flatnonzero(~is_large & inside)
-        # Ordered by virtual address, so where a table is met first is the lowest address it serves.
+        # In order of virtual address, so that the first occurrence of a table has its lowest address.
         at = below[_first_of_each(frame[below])]
         if len(at) > room:
             at, complete = at[:room], False
@@ -164,7 +167,7 @@ def _leaves(
 
 
 def _virtual(prefix: NDArray[np.uint64], column: NDArray[np.int64], level: int) -> NDArray[np.uint64]:
-    """The virtual address an entry begins at; the upper half's is sign-extended."""
+    """Return the first virtual address of each entry, sign-extended in the upper half."""
     virtual = prefix | column.astype(np.uint64) << np.uint64(shift_of(level))
     if level == LEVELS[0]:
         virtual[column >= ENTRIES // 2] |= np.uint64(0xFFFF << 48)
@@ -176,7 +179,10 @@ def _frame(word: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def _first_of_each(frame: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each frame occurs for the first time, in order; as `np.unique`, without sorting them all."""
+    """Return the index of each frame's first occurrence, in order.
+
+    The same as `np.unique` gives, without sorting all frames.
+    """
     slot = np.where(frame < VRAM_FRAME, frame, frame - VRAM_FRAME + RAM_FRAMES)
     first = np.full(RAM_FRAMES + FRAMES_END - VRAM_FRAME, len(frame), dtype=np.int64)
     np.minimum.at(first, slot, np.arange(len(frame)))
@@ -184,7 +190,7 @@ def _first_of_each(frame: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _gather(memory: GuestMemory, tables: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Copies of tables, shape `(tables, 512)`."""
+    """Return copies of tables, shape `(tables, 512)`."""
     words = np.empty((len(tables), ENTRIES), dtype=np.uint64)
     in_vram = tables >= VRAM_FRAME
     words[~in_vram] = memory.ram.view(np.uint64).reshape(-1, ENTRIES)[tables[~in_vram]]

@@ -1,4 +1,4 @@
-"""The port bus: which device answers at which port, and the line by which any of them ends a `hlt`."""
+"""PortBus: passes each port access to its device. Any device can raise the line that ends a `hlt`."""
 
 from __future__ import annotations
 
@@ -9,86 +9,74 @@ from typing import Final, Protocol
 log = logging.getLogger(__name__)
 
 NEVER_NS: Final = (1 << 63) - 1
-"""No event is due."""
+"""Time of an event that is not due."""
 _PORTS: Final = 1 << 16
 _MASKS: Final[Mapping[int, int]] = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF}
-_LISTED: Final = 64
-"""Ports with nothing behind them are named in the log once each, and so many of them at most."""
+_MAX_LOGGED: Final = 64
+"""Number of unused ports that are logged, once each."""
 
 
 class Device(Protocol):
-    """Something behind ports. Called under the bus's lock: on the CPU's thread, or by who brings input."""
+    """A device behind ports. Calls come on the CPU's thread, with the devices locked."""
 
     @property
     def ports(self) -> Iterable[int]:
-        """Where it answers."""
+        """Ports of the device."""
         ...
 
     def read(self, port: int, size: int) -> int:
-        """IN of 1, 2 or 4 bytes; more than `size` bytes of the answer are cut off."""
+        """Execute an IN of 1, 2 or 4 bytes. The bus cuts the result to `size` bytes."""
         ...
 
     def write(self, port: int, size: int, value: int) -> None:
-        """OUT of 1, 2 or 4 bytes; `value` fits them."""
-        ...
-
-
-class TimedDevice(Device, Protocol):
-    """A device that raises its line by itself as time goes by."""
-
-    def due_ns(self) -> int:
-        """When `tick` is to be called next, on the clock of `time.monotonic_ns`; `NEVER_NS` if not."""
-        ...
-
-    def tick(self, now_ns: int) -> None:
-        """Time has passed."""
+        """Execute an OUT of 1, 2 or 4 bytes; `value` fits into `size` bytes."""
         ...
 
 
 RaiseLine = Callable[[], None]
-"""What a device calls when it has something for the guest: the next `hlt`, or this one, returns."""
+"""What a device calls when it has data for the guest: the current `hlt`, or else the next one, returns."""
 
 
 class PortBus:
-    """Gives each access to its device; ports with nothing behind them read as ones and swallow writes.
+    """Passes each access to its device. Unused ports read as ones and ignore writes.
 
     Args:
-        devices: Disjoint in their ports.
+        devices: Devices whose ports do not overlap.
 
     Raises:
-        ValueError: two devices claim a port.
+        ValueError: two devices have the same port.
     """
 
     def __init__(self, devices: Iterable[Device]) -> None:
         self._devices: dict[int, Device] = {}
-        self._unknown: set[int] = set()
+        self._logged: set[int] = set()
         self.accesses = 0
-        """How often the guest has used a port: that it still does something."""
+        """Number of port accesses so far: a sign that the guest is active."""
         for device in devices:
             for port in device.ports:
                 if port in self._devices or not 0 <= port < _PORTS:
-                    raise ValueError(f"port {port:#x} is claimed twice or does not exist")
+                    raise ValueError(f"port {port:#x} belongs to two devices or does not exist")
                 self._devices[port] = device
 
     def read(self, port: int, size: int) -> int:
-        """IN of 1, 2 or 4 bytes."""
+        """Execute an IN of 1, 2 or 4 bytes."""
         self.accesses += 1
         device = self._devices.get(port)
         if device is None:
-            self._note(port, "read")
+            self._log_unused(port, "read from")
             return _MASKS[size]
         return device.read(port, size) & _MASKS[size]
 
     def write(self, port: int, size: int, value: int) -> None:
-        """OUT of 1, 2 or 4 bytes."""
+        """Execute an OUT of 1, 2 or 4 bytes."""
         self.accesses += 1
         device = self._devices.get(port)
         if device is None:
-            self._note(port, "written")
+            self._log_unused(port, "wrote to")
             return
         device.write(port, size, value & _MASKS[size])
 
-    def _note(self, port: int, what: str) -> None:
-        if port not in self._unknown and len(self._unknown) < _LISTED:
-            self._unknown.add(port)
-            log.debug("machine: port %#x was %s; nothing is there", port, what)
+    def _log_unused(self, port: int, what: str) -> None:
+        if port not in self._logged and len(self._logged) < _MAX_LOGGED:
+            self._logged.add(port)
+            log.debug("machine: the guest %s port %#x, which has no device", what, port)

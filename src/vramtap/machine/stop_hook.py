@@ -1,20 +1,18 @@
-"""StopHook: machine code that Unicorn runs at the start of each block, to stop a run where it is safe.
+"""StopHook: machine code that Unicorn runs at the start of each block, to stop a run safely.
 
-Stopping Unicorn, and what it costs to get it wrong (measured on Unicorn 2.1.4):
+Facts (measured on Unicorn 2.1.4). Translated blocks jump directly to one another without updating RIP. If
+another thread calls `emu_stop`, the run ends at the start of some block. Because of the stop request Unicorn
+does not set RIP to that block (its cpu-exec.c): RIP still points to an earlier block of the chain, and the
+next run repeats instructions. 400 stops of a loop that increments memory made 163 increments too many. If
+memory is hooked, a further check follows each store and leaves RIP before the store. One way is correct:
+calling `emu_stop` from a hook at the start of a block. Unicorn sets RIP before it calls the hook, and leaves
+at once after it.
 
-Facts. Translated blocks jump to one another without coming back, and without keeping RIP up to date. A run
-that `emu_stop` ends from another thread leaves them at the start of some block, but because it was asked to
-stop, Unicorn does not set RIP to that block (its cpu-exec.c): RIP is where an earlier block of the chain
-began. The next run then does once more what was done already: 400 stops of a loop that increments memory
-made 163 increments too many. Once memory is hooked there is a further check after each store, which leaves
-RIP before the store. What is right: `emu_stop` called from a hook at the start of a block, for which Unicorn
-sets RIP and after which it leaves at once.
+Consequences. Only a hook at the start of a block may stop a run. Unicorn calls it for every block, so it
+cannot be a Python function, which takes a microsecond.
 
-Consequences. Only a hook at the start of a block may stop a run. It is called for every block, so it cannot
-be a Python function, which takes a microsecond.
-
-Decision. The hook is machine code of our own, on a page of its own: it looks at a byte, and calls `emu_stop`
-if that is not zero. A kick sets the byte. It costs the guest 1 to 4 % of its speed.
+Decision. The hook is vramtap's own machine code, in a page of its own. It tests a byte and calls `emu_stop`
+if the byte is not zero. A kick sets the byte. The hook costs the guest 1 to 4 % of its speed.
 """
 
 from __future__ import annotations
@@ -27,14 +25,14 @@ from unicorn import UC_HOOK_BLOCK, Uc, UcError
 from unicorn.unicorn_py3.unicorn import uclib
 
 _EVERY_ADDRESS: Final = (1, 0)
-"""As Unicorn wants it: a range that ends before it begins."""
+"""Unicorn's form of "every address": a range that ends before it begins."""
 
 
 class StopHook:
-    """Ends the runs of one Unicorn at the start of a block once it is asked to.
+    """Ends a run of one Unicorn engine at the start of a block, on request.
 
     Args:
-        uc: The engine; the hook stays as long as it does.
+        uc: The engine. The hook stays until the engine is gone.
     """
 
     def __init__(self, uc: Uc) -> None:
@@ -49,7 +47,7 @@ class StopHook:
         code += b"\x48\xb8" + stop.to_bytes(8, "little") + b"\xff\xe0"  # 1: movabs $stop, %rax; jmp *%rax
         self._page[: len(code)] = code
         handle = ctypes.c_size_t()
-        # The engine is the hook's first argument, as it is that of uc_emu_stop. The binding's own hook_add
+        # The hook's first argument is the engine, and so is that of uc_emu_stop. The binding's own hook_add
         # takes Python functions only.
         status = uclib.uc_hook_add(
             uc._uch,
@@ -63,10 +61,10 @@ class StopHook:
             raise UcError(status)
 
     @property
-    def asked(self) -> bool:
-        """Whether the run is to end, or was ended, by this hook."""
+    def requested(self) -> bool:
+        """Whether this hook is to end the run, or has ended it."""
         return self._page[self._flag] != 0
 
-    @asked.setter
-    def asked(self, asked: bool) -> None:
-        self._page[self._flag] = asked
+    @requested.setter
+    def requested(self, requested: bool) -> None:
+        self._page[self._flag] = requested

@@ -1,8 +1,9 @@
-"""The CPU by emulation: Unicorn, over the machine's memory in place.
+"""UnicornCpu: a CPU emulated by Unicorn, on the VM's memory in place.
 
-A port access cannot end a run: `emu_stop` from a port hook lets the rest of the block run. A run that ends by
-`hlt` and one that was stopped return alike, so a `hlt` that coincides with a kick is told as a kick, which
-the machine allows: `hlt` may return for no reason. How a kick stops it is in `machine.stop_hook`.
+A port access cannot end a run: after `emu_stop` from a port hook the rest of the block still runs. A run that
+ends by `hlt` and one that was stopped return alike. A `hlt` that coincides with a kick is therefore reported
+as a kick. The VM allows this: `hlt` may return for no reason. `machine.stop_hook` explains how a kick stops a
+run.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ from vramtap.pages import PAGE_SIZE, PageRuns
 if TYPE_CHECKING:
     from vramtap.machine.memory import GuestMemory
 
-_FOR_EVER: Final = (1 << 64) - 1
-"""An address no instruction is at: Unicorn stops when it gets there."""
+_NO_END: Final = (1 << 64) - 1
+"""End address of a run, where no instruction can be: Unicorn would stop there."""
 _EFER: Final = 0xC000_0080
 EXCEPTIONS: Final = {
     0: "divide error",
@@ -55,16 +56,16 @@ EXCEPTIONS: Final = {
     13: "general protection fault",
     14: "page fault",
 }
-"""By vector (Intel SDM volume 3, table 6-1)."""
+"""Names of exceptions by vector (Intel SDM volume 3, table 6-1)."""
 
 
 class UnicornCpu:
     """One emulated CPU.
 
     Args:
-        memory: Mapped in place: a store of the guest is a store of this process.
-        ports: Asked on the thread that runs the CPU.
-        record_writes: Keep the set of video RAM pages that the guest stores into; about a hundred times
+        memory: The VM's memory, used in place: a store of the guest is a store of this process.
+        ports: The VM's ports, called on the thread that runs the CPU.
+        record_writes: Record the pages of the video RAM that the guest stores into; about a hundred times
             slower.
     """
 
@@ -82,7 +83,7 @@ class UnicornCpu:
         self._uc.hook_add(UC_HOOK_INSN, self._on_in, aux1=UC_X86_INS_IN)
         self._uc.hook_add(UC_HOOK_INSN, self._on_out, aux1=UC_X86_INS_OUT)
         self._uc.hook_add(UC_HOOK_INTR, self._on_exception)
-        self._uc.hook_add(UC_HOOK_MEM_INVALID, self._on_nothing_there)
+        self._uc.hook_add(UC_HOOK_MEM_INVALID, self._on_no_memory)
         self._stop = StopHook(self._uc)
         if record_writes:
             self._written = np.zeros(VRAM_BYTES // PAGE_SIZE, dtype=np.bool_)
@@ -102,46 +103,46 @@ class UnicornCpu:
 
     def run(self) -> Exit:
         """Run the guest until something happens; see `Cpu.run`."""
-        self._stop.asked = False
+        self._stop.requested = False
         begin = self._uc.reg_read(UC_X86_REG_RIP)
         try:
-            self._uc.emu_start(begin, _FOR_EVER)
+            self._uc.emu_start(begin, _NO_END)
         except UcError as error:
-            # An opcode it does not know is not told as an exception.
+            # Unicorn reports an unknown opcode as an error, not as an exception.
             unknown = EXCEPTIONS[6] if error.errno == UC_ERR_INSN_INVALID else str(error)
             return Exit(ExitKind.FAULT, self._fault or unknown)
         if self._fault is not None:
             return Exit(ExitKind.FAULT, self._fault)
-        return Exit(ExitKind.KICKED if self._stop.asked else ExitKind.HALT)
+        return Exit(ExitKind.KICKED if self._stop.requested else ExitKind.HALT)
 
     def kick(self) -> None:
         """Make `run` return soon; see `Cpu.kick`."""
-        self._stop.asked = True
+        self._stop.requested = True
 
     def registers(self) -> Registers:
-        """As they are now."""
+        """Return the current registers."""
         read = self._uc.reg_read
-        # CR2 reads as garbage once a run has ended: the one that the exception found is told.
+        # Unicorn returns garbage for CR2 once a run has ended, so this is CR2 as the exception hook read it.
         return Registers(read(UC_X86_REG_RIP), read(UC_X86_REG_RSP), self._cr2, read(UC_X86_REG_CR3))
 
     def flush_tlb(self) -> None:
-        """Forget every translation; about 2 us."""
+        """Flush every translation; about 2 us."""
         self._uc.ctl(UC_CTL_TLB_FLUSH, UC_CTL_IO_WRITE)
 
     def written(self) -> PageRuns:
-        """The pages of the video RAM that the guest has stored into since the last call.
+        """Return the pages of the video RAM that the guest has stored into since the last call.
 
         Raises:
-            ValueError: stores are not recorded.
+            ValueError: the CPU was made without `record_writes`.
         """
         if self._written is None:
-            raise ValueError("stores are not recorded; construct with record_writes=True")
+            raise ValueError("stores are not recorded; make the CPU with record_writes=True")
         runs = PageRuns.from_mask(self._written)
         self._written[:] = False
         return runs
 
     def close(self) -> None:
-        """Nothing is held but memory, which goes with the object."""
+        """Do nothing: memory is released with the object."""
 
     # Hooks: on the thread that runs the CPU
 
@@ -152,21 +153,20 @@ class UnicornCpu:
         self._ports.write(port, size, value)
 
     def _on_exception(self, uc: Uc, vector: int, data: object) -> None:
-        # Not the double fault that follows when the instruction is tried once more before the run ends.
+        # The first exception counts. Before the run ends Unicorn may repeat the instruction and report a
+        # double fault.
         if self._fault is None:
             self._fault = EXCEPTIONS.get(vector, f"exception {vector}")
             self._cr2 = uc.reg_read(UC_X86_REG_CR2)
         uc.emu_stop()
 
-    def _on_nothing_there(
-        self, uc: Uc, access: int, address: int, size: int, value: int, data: object
-    ) -> bool:
-        self._fault = f"access to guest-physical {address:#x}, where nothing is"
+    def _on_no_memory(self, uc: Uc, access: int, address: int, size: int, value: int, data: object) -> bool:
+        self._fault = f"access to guest-physical {address:#x}, where there is no memory"
         return False
 
     def _on_store(self, uc: Uc, access: int, address: int, size: int, value: int, data: object) -> None:
-        # Guest-physical, and told once for a store across a page's end: the second page is taken to be the
-        # next frame, as it is where video RAM is mapped contiguously.
+        # The address is guest-physical. A store across the end of a page is reported once. Its second page is
+        # taken to be the next frame, which is true where video RAM is mapped contiguously.
         written = self._written
         if written is not None:
             first = (address - VRAM_BASE) // PAGE_SIZE

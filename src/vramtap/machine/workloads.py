@@ -1,4 +1,4 @@
-"""What the guest that comes with the package can do, by the names its command line takes."""
+"""Workloads of the guest that comes with the package, as its command line names them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ MEASURED: Final = (
     "alias",
     "remap",
 )
-"""Those every measurement runs on."""
+"""Workloads that every measurement uses."""
 WORKLOADS: Final = ("desktop", *MEASURED, "large")
-"""All of them (machine/guest/main.c)."""
+"""All workloads (machine/guest/main.c)."""

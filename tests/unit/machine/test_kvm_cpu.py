@@ -112,8 +112,8 @@ def test_what_a_port_raises_comes_out_and_the_guest_stands_behind_the_instructio
     [
         ("0f0b", "triple fault"),  # ud2
         ("48b80000000001000000 c60001", "triple fault"),  # a page that no table maps
-        ("b800000090 c60001", "access to guest-physical 0x90000000, where nothing is"),
-        ("b800000090 8b00", "access to guest-physical 0x90000000, where nothing is"),
+        ("b800000090 c60001", "access to guest-physical 0x90000000, where there is no memory"),
+        ("b800000090 8b00", "access to guest-physical 0x90000000, where there is no memory"),
     ],
 )
 def test_a_guest_that_cannot_go_on_says_why(code: str, detail: str) -> None:
@@ -280,7 +280,7 @@ def test_an_unknown_form_of_log_is_a_usage_error() -> None:
 @pytest.mark.parametrize(("form", "remedy"), [("ring", "use log=bitmap"), ("bitmap", "use cpu=unicorn")])
 def test_what_kvm_lacks_is_named(form: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Kvm, "check_extension", lambda self, number: 0)
-    with pytest.raises(VramtapError, match=f"no KVM_CAP_.* in this kernel \\({remedy}\\)"):
+    with pytest.raises(VramtapError, match=f"this kernel has no KVM_CAP_.* \\({remedy}\\)"):
         KvmCpu(GuestMemory(), SilentPorts(), log=form)
 
 

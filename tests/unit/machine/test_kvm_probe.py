@@ -33,7 +33,7 @@ def test_a_log_that_does_not_name_the_page_is_not_believed(
     monkeypatch: pytest.MonkeyPatch, pages: PageRuns
 ) -> None:
     monkeypatch.setattr(VramLog, "fetch", lambda self: Fetched(pages))
-    assert all(wrong is not None and "page 77 was written" in wrong for wrong in probe_kvm().values())
+    assert all(wrong is not None and "the guest wrote page 77" in wrong for wrong in probe_kvm().values())
 
 
 def test_a_guest_that_does_not_run_is_said_with_the_place(monkeypatch: pytest.MonkeyPatch) -> None:

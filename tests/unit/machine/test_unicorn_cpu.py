@@ -137,9 +137,9 @@ def test_no_instruction_is_made_twice_however_often_it_is_kicked(loop: str, reco
         ("int3", "breakpoint"),
         ("int $0x80", "exception 128"),
         ("ud2", "invalid opcode"),
-        ("mov $0x40000000, %rdi; mov (%rdi), %rax", "guest-physical 0x40000000, where nothing is"),
-        ("mov $0x40000000, %rdi; mov %rax, (%rdi)", "guest-physical 0x40000000, where nothing is"),
-        ("mov $0x40000000, %rdi; jmp *%rdi", "guest-physical 0x40000000, where nothing is"),
+        ("mov $0x40000000, %rdi; mov (%rdi), %rax", "guest-physical 0x40000000, where there is no memory"),
+        ("mov $0x40000000, %rdi; mov %rax, (%rdi)", "guest-physical 0x40000000, where there is no memory"),
+        ("mov $0x40000000, %rdi; jmp *%rdi", "guest-physical 0x40000000, where there is no memory"),
     ],
 )
 def test_what_a_guest_does_wrong_is_a_fault_that_says_what(source: str, said: str) -> None:

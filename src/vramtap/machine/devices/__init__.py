@@ -1,1 +1,1 @@
-"""The embedded machine's devices: what is behind its ports."""
+"""Devices of the built-in VM, behind its I/O ports."""

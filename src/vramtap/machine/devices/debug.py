@@ -1,4 +1,4 @@
-"""The ports a guest uses to talk about itself: text, frames drawn, a wish to go on, its end."""
+"""DebugDevice: ports by which a guest reports text, drawn frames and its end, and wakes itself."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from vramtap.machine.ports import RaiseLine
 
 TEXT_BYTES: Final = 64 << 10
-"""Of what the guest has said, so much is kept: the last."""
+"""Length of the guest's text that is kept: the end of it."""
 LINE_BYTES: Final = 512
-"""A longer line goes to the log in pieces."""
-LINES_A_SECOND: Final = 100
-"""More are left out of the log, and counted there."""
+"""Longest line in the log; longer ones are split."""
+LINES_PER_SECOND: Final = 100
+"""Most lines logged a second. The log says how many more there were."""
 _SECOND_NS: Final = 1_000_000_000
 
 log = logging.getLogger(__name__)
 
 
 class DebugDevice:
-    """Text, frame, wake and exit port.
+    """The text, frame, wake and exit ports.
 
     Args:
-        raise_line: For the wake port.
+        raise_line: Called on the CPU's thread when the guest writes to the wake port.
         on_frame: Called on the CPU's thread with each number written to the frame port.
         on_exit: Called on the CPU's thread with the status written to the exit port.
-        now_ns: The clock by which lines of the log are counted.
+        now_ns: Clock for the limit of lines a second, nanoseconds.
     """
 
     def __init__(
@@ -43,28 +43,28 @@ class DebugDevice:
     ) -> None:
         self.ports: Iterable[int] = (PORT_DEBUG_TEXT, PORT_FRAME, PORT_WAKE, PORT_EXIT)
         self.frames = 0
-        """How many frames the guest has said it drew."""
+        """Number of frames that the guest has reported as drawn."""
         self._raise_line = raise_line
         self._on_frame = on_frame
         self._on_exit = on_exit
         self._now_ns = now_ns
         self._text = bytearray()
         self._line = bytearray()
-        self._second = self._lines = self._left_out = 0
+        self._second = self._lines = self._dropped = 0
 
     @property
     def text(self) -> str:
-        """The last of what the guest has said, at most `TEXT_BYTES` bytes, each a Latin-1 character."""
+        """End of the guest's text: at most `TEXT_BYTES` bytes, each a Latin-1 character."""
         return bytes(self._text[-TEXT_BYTES:]).decode("latin-1")
 
     def read(self, port: int, size: int) -> int:
-        """0xE9 from the text port (Bochs: how a guest finds it), ones from the others."""
+        """Return 0xE9 from the text port (Bochs: so a guest detects it), ones from the others."""
         return PORT_DEBUG_TEXT if port == PORT_DEBUG_TEXT else ~0
 
     def write(self, port: int, size: int, value: int) -> None:
-        """What the port is for."""
+        """Do what the port is for."""
         if port == PORT_DEBUG_TEXT:
-            self._say(value & 0xFF)
+            self._add_text(value & 0xFF)
         elif port == PORT_FRAME:
             self.frames += 1
             self._on_frame(value)
@@ -73,7 +73,7 @@ class DebugDevice:
         elif port == PORT_EXIT:
             self._on_exit(value & 0xFF)
 
-    def _say(self, byte: int) -> None:
+    def _add_text(self, byte: int) -> None:
         self._text.append(byte)
         if len(self._text) >= 2 * TEXT_BYTES:
             del self._text[:-TEXT_BYTES]
@@ -86,12 +86,12 @@ class DebugDevice:
     def _log(self, line: bytearray) -> None:
         second = self._now_ns() // _SECOND_NS
         if second != self._second:
-            if self._left_out:
-                log.info("guest: %d lines left out", self._left_out)
-            self._second, self._lines, self._left_out = second, 0, 0
-        if self._lines >= LINES_A_SECOND:
-            self._left_out += 1
+            if self._dropped:
+                log.info("guest: %d lines not logged", self._dropped)
+            self._second, self._lines, self._dropped = second, 0, 0
+        if self._lines >= LINES_PER_SECOND:
+            self._dropped += 1
             return
         self._lines += 1
-        # What a terminal would obey is spelt out.
+        # Escape control characters, which a terminal would execute.
         log.info("guest: %s", line.decode("latin-1").encode("unicode_escape").decode("ascii"))

@@ -1,8 +1,8 @@
-"""Bochs DISPI: the display's registers, through which a guest sets its mode and flips its pages.
+"""DispiDevice: the Bochs DISPI registers of the display, by which a guest sets its mode and flips pages.
 
-As QEMU has them (docs/specs/standard-vga.rst; hw/display/vga.c, `vbe_fixup_regs`, `vbe_ioport_write_data`):
-while the display is on, what the guest writes is bent into a mode that fits the video RAM, so that it reads
-back what it got.
+They behave as in QEMU (docs/specs/standard-vga.rst; hw/display/vga.c, `vbe_fixup_regs`,
+`vbe_ioport_write_data`): while the display is on, values that the guest writes are adjusted to a mode that
+fits the video RAM, and the guest reads back the adjusted values.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ _MAXIMA: Final = {XRES: MAX_XRES, YRES: MAX_YRES, BPP: MAX_BPP}
 
 _ID_FIRST, _ID_LAST = 0xB0C0, 0xB0C5
 _DEPTHS: Final = {4: 4, 8: 8, 15: 16, 16: 16, 24: 24, 32: 32}
-"""Bits a pixel as the guest says it, and as the memory has them."""
+"""Bits a pixel in the register, and bits a pixel in memory."""
 _BANK_MASK: Final = VRAM_BYTES // 65536 - 1
 _GEOMETRY: Final = frozenset((XRES, YRES, BPP, VIRT_WIDTH, X_OFFSET, Y_OFFSET))
 
 
 class DispiDevice:
-    """The registers behind the index and data ports, 16 bits each; other sizes meet nothing.
+    """The registers behind the index and data ports, 16 bits each. Accesses of other sizes have no effect.
 
-    The CPU's thread reads and writes the ports; `words` may be called on any thread: the registers are
-    replaced as a whole, so nobody ever sees a mode half set.
+    The CPU's thread reads and writes the ports. Any thread may call `words`: all registers are replaced at
+    once, so a mode is never seen half set.
 
     Args:
-        memory: Whose video RAM is shown, and cleared when a mode is set.
-        on_change: Called on the CPU's thread after the scanout may have become another.
+        memory: Its video RAM is the scanout, and is cleared when the guest sets a mode.
+        on_change: Called on the CPU's thread after the scanout may have changed.
     """
 
     def __init__(self, memory: GuestMemory, on_change: Callable[[], None]) -> None:
@@ -64,11 +64,11 @@ class DispiDevice:
         self._registers = (_ID_LAST, *[0] * 9)
 
     def words(self) -> list[int]:
-        """All registers, in order of their index, as `targets.bochs.Dispi.from_words` takes them."""
+        """Return all registers by index, as `display.bochs.Dispi.from_words` takes them."""
         return [*self._registers, VRAM_BYTES // 65536]
 
     def read(self, port: int, size: int) -> int:
-        """The index, or the register it names."""
+        """Return the index, or the register it selects."""
         if size != 2:
             return ~0
         if port == PORT_DISPI_INDEX:
@@ -79,7 +79,7 @@ class DispiDevice:
         return words[self._index] if self._index < len(words) else 0
 
     def write(self, port: int, size: int, value: int) -> None:
-        """Set the index, or the register it names."""
+        """Set the index, or the register it selects."""
         if size != 2:
             return
         if port == PORT_DISPI_INDEX:
@@ -97,7 +97,7 @@ class DispiDevice:
         elif self._index in _GEOMETRY:
             registers[self._index] = value
             if registers[ENABLE] & ENABLED:
-                _fix(registers)
+                _adjust(registers)
         self._registers = tuple(registers)
         if self._registers != before and (registers[ENABLE] | before[ENABLE]) & ENABLED:
             self._on_change()
@@ -105,17 +105,17 @@ class DispiDevice:
     def _enable(self, registers: list[int], value: int) -> None:
         if value & ENABLED and not registers[ENABLE] & ENABLED:
             registers[VIRT_WIDTH] = registers[X_OFFSET] = registers[Y_OFFSET] = 0
-            line_bytes = _fix(registers)
+            line_bytes = _adjust(registers)
             if not value & NOCLEARMEM:
-                # Before the mode can be seen: nobody is shown what lay there.
+                # Clear before the new mode is visible, so that no viewer gets the old content.
                 visible = registers[YRES] * line_bytes
                 self._memory.vram[:visible] = 0
                 self._memory.wrote(0, visible)
         registers[ENABLE] = value
 
 
-def _fix(registers: list[int]) -> int:
-    """Bend a mode into one that fits the video RAM, as QEMU does; returns the bytes of a line."""
+def _adjust(registers: list[int]) -> int:
+    """Change a mode to one that fits the video RAM, as QEMU does; return the stride in bytes."""
     bits = _DEPTHS.get(registers[BPP])
     if bits is None:
         bits = registers[BPP] = 8

@@ -1,4 +1,4 @@
-"""PCI configuration mechanism #1: a bus with a host bridge and the display, as a guest looks for them.
+"""PciDevice: PCI configuration mechanism #1, on a bus with a host bridge and the display.
 
 Sources: PCI Local Bus Specification 3.0, 3.2.2.3.2 (the mechanism), 6.1 (the header), 6.2.5.1 (sizing a
 base address register); QEMU: docs/specs/standard-vga.rst (ids and BAR 0 of the display).
@@ -19,19 +19,19 @@ _PREFETCHABLE: Final = 0x8
 _ALL_ONES: Final = 0xFFFF_FFFF
 _BAR0: Final = 0x10
 _DISPLAY: Final = 0x02 << 11
-"""Bus 0, device 2, function 0, as the address register has them in bits 8 to 23."""
+"""Bus 0, device 2, function 0, in bits 8 to 23 of the address register."""
 _MEMORY_AND_IO: Final = 0x0003
-"""Command register: both kinds of access are on; firmware would have done that."""
+"""Command register: memory and I/O access are on, as firmware leaves them."""
 
 
 def _header(vendor: int, device: int, base_class: int, bar0: int = 0) -> bytes:
-    """256 bytes of configuration space, type 0."""
+    """Return 256 bytes of configuration space, type 0."""
     start = struct.pack("<HHHHBBBBBBBB", vendor, device, _MEMORY_AND_IO, 0, 0, 0, 0, base_class, 0, 0, 0, 0)
     return (start + struct.pack("<I", bar0)).ljust(256, b"\0")
 
 
 class PciDevice:
-    """Address and data port. Nothing can be changed but what sizing BAR 0 needs: the display stays put."""
+    """The address and data ports. A guest can size BAR 0, but cannot move the display."""
 
     def __init__(self) -> None:
         self.ports: Iterable[int] = (
@@ -46,7 +46,7 @@ class PciDevice:
         }
 
     def read(self, port: int, size: int) -> int:
-        """The address as written, or what it points at; ones where no device is."""
+        """Return the address as written, or the register it selects; ones if there is no such device."""
         if port < PORT_PCI_DATA:
             return self._address >> (port - PORT_PCI_ADDRESS) * 8
         space = self._spaces.get(self._address & 0xFF_FF00)
@@ -59,9 +59,9 @@ class PciDevice:
         return whole >> (port - PORT_PCI_DATA) * 8
 
     def write(self, port: int, size: int, value: int) -> None:
-        """Set the address, 32 bits at once only; or ask BAR 0 for its size by writing ones."""
+        """Set the address, by 32 bits only, or start sizing BAR 0 by writing ones to it."""
         if port == PORT_PCI_ADDRESS and size == 4:
-            # Bits 24 to 30 and the two lowest are reserved, and read as zero.
+            # Bits 24 to 30 and the lowest two are reserved and read as zero.
             self._address = value & (_ENABLE | 0xFF_FFFC)
         elif port >= PORT_PCI_DATA and self._address & _ENABLE and self._at_bar0():
             self._sizing = value | 0xF == _ALL_ONES

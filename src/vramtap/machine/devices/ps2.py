@@ -1,4 +1,4 @@
-"""The i8042: keyboard and mouse controller, and the line by which the host brings keys and motions in.
+"""Ps2Device: the i8042 keyboard and mouse controller, with the host's side for input.
 
 Sources: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device Controller";
 QEMU: hw/input/pckbd.c.
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from vramtap.machine.ports import RaiseLine
 
 STATUS_OUTPUT: Final = 0x01
-"""A byte waits at the data port."""
+"""A byte can be read at the data port."""
 STATUS_SYSTEM: Final = 0x04
-"""The self test has been passed."""
+"""The self-test has passed."""
 STATUS_COMMAND: Final = 0x08
 """The last byte written went to the command port."""
 STATUS_UNLOCKED: Final = 0x10
 STATUS_MOUSE: Final = 0x20
-"""What waits is the mouse's."""
+"""The byte at the data port is the mouse's."""
 
 MODE_KEYBOARD_IRQ: Final = 0x01
 MODE_MOUSE_IRQ: Final = 0x02
@@ -38,26 +38,26 @@ MODE_MOUSE_OFF: Final = 0x20
 MODE_TRANSLATE: Final = 0x40
 
 _OUTPUT_PORT: Final = 0x03
-"""Not in reset, and address line 20 is open; bits 4 and 5 say which buffer is full."""
+"""No reset, and address line 20 is on. Bits 4 and 5 say which buffer is full."""
 _INPUT_PORT: Final = 0x80
 """The keyboard is not locked."""
 _MAX_ANSWERS: Final = 16
-"""Of the controller itself; a guest that reads none of them gets no more."""
+"""Most answers of the controller that wait; further ones are dropped."""
 
 log = logging.getLogger(__name__)
 
 
 class Ps2Device:
-    """Data port and command port.
+    """The data port and the command port.
 
-    The line is raised whenever a byte comes to wait at the data port, whatever the interrupt bits of the
-    command byte say: there are no interrupts. The controller starts as firmware leaves it: both ports
-    open, translation on, keys sent, the mouse silent until the guest enables it.
+    The controller raises its line whenever a byte arrives at the data port, whatever the interrupt bits of
+    the command byte are: the VM has no interrupts. It starts as firmware leaves it: both devices on,
+    translation on, the keyboard sends, the mouse sends nothing until the guest enables it.
 
-    The guest's side is used on the CPU's thread; `key`, `move` and `home` on any thread.
+    The CPU's thread uses the guest's side. Any thread may call `key`, `move` and `home`.
 
     Args:
-        raise_line: Called when a byte waits.
+        raise_line: Called when a byte arrives at the data port.
     """
 
     def __init__(self, raise_line: RaiseLine) -> None:
@@ -79,9 +79,9 @@ class Ps2Device:
         """Press or release a key.
 
         Args:
-            scancode: XT set 1, 0x80 set for those with an 0xE0 prefix, as `KeyEvent.scancode`; what is no
-                such code is dropped.
-            down: Pressed, or released.
+            scancode: XT set 1, with 0x80 added for an 0xE0 prefix, as `KeyEvent.scancode`. Other values are
+                dropped.
+            down: Whether the key is pressed; else it is released.
         """
         with self._lock:
             self._keyboard.key(scancode, down=down)
@@ -90,13 +90,14 @@ class Ps2Device:
             self._raise_line()
 
     def move(self, dx: int, dy: int, buttons: int, dz: int = 0) -> None:
-        """Move the mouse and set its buttons; dropped while the guest has not enabled it.
+        """Move the mouse and set its buttons; ignored while the guest has not enabled the mouse.
 
         Args:
-            dx: To the right, in counts.
-            dy: Down.
+            dx: Counts to the right.
+            dy: Counts down.
             buttons: Bit 0 left, 1 right, 2 middle, as in the mouse's packet.
-            dz: Notches of the wheel, positive towards the user; dropped unless the guest asked for a wheel.
+            dz: Notches of the wheel, positive towards the user; ignored unless the guest has enabled the
+                wheel.
         """
         with self._lock:
             self._mouse.move(dx, dy, dz, buttons)
@@ -105,7 +106,7 @@ class Ps2Device:
             self._raise_line()
 
     def home(self, dx: int, dy: int) -> None:
-        """Move the mouse, not to be made one with what comes after: for moves that end at a border."""
+        """Move the mouse to a border of the screen: later motions are not merged with this one."""
         with self._lock:
             self._mouse.home(dx, dy)
             filled = self._fill()
@@ -114,16 +115,16 @@ class Ps2Device:
 
     @property
     def mouse_epoch(self) -> int | None:
-        """Which run of motions the mouse is in; None while it sends none.
+        """A number that grows when the guest resets or enables the mouse; None while the mouse sends nothing.
 
-        Another number: the guest has reset or enabled it anew, and may have put its pointer anywhere.
+        When it changes, the guest may have moved its pointer anywhere.
         """
         return self._mouse.epoch if self._mouse.reporting and not self._mode & MODE_MOUSE_OFF else None
 
     # The guest's side
 
     def read(self, port: int, size: int) -> int:
-        """The status, or the byte that waits; if none does, the last one again."""
+        """Return the status, or the byte at the data port; if there is no new byte, the last one again."""
         with self._lock:
             if port == PORT_PS2_STATUS:
                 return self._status()
@@ -135,7 +136,7 @@ class Ps2Device:
         return data
 
     def write(self, port: int, size: int, value: int) -> None:
-        """A command for the controller, or a byte for it, the keyboard or the mouse."""
+        """Accept a command, or a byte for the controller, the keyboard or the mouse."""
         value &= 0xFF
         with self._lock:
             self._was_command = port == PORT_PS2_STATUS
@@ -143,7 +144,7 @@ class Ps2Device:
                 self._awaiting = None
                 self._command(value)
             else:
-                self._take(value)
+                self._data_byte(value)
             filled = self._fill()
         if filled:
             self._raise_line()
@@ -159,7 +160,7 @@ class Ps2Device:
         return status
 
     def _fill(self) -> bool:
-        """Put the next byte before the guest if none waits; returns whether it did."""
+        """Move the next byte to the data port if the port is free; return whether it did."""
         if self._full:
             return False
         data: int | None = None
@@ -187,7 +188,7 @@ class Ps2Device:
         elif command == 0xA8:
             self._mode &= ~MODE_MOUSE_OFF
         elif command in (0xA9, 0xAB):
-            self._answer(0x00)  # the lines to the mouse, to the keyboard are good
+            self._answer(0x00)  # interface test of mouse or keyboard: no error
         elif command == 0xAA:
             self._mode |= MODE_SYSTEM
             self._answer(0x55)
@@ -203,19 +204,20 @@ class Ps2Device:
         elif command in (0x60, 0xD1, 0xD2, 0xD3, 0xD4):
             self._awaiting = command
         else:
-            log.debug("i8042: command %#x means nothing here", command)
+            log.debug("i8042: unknown command %#x ignored", command)
 
-    def _take(self, value: int) -> None:
+    def _data_byte(self, value: int) -> None:
         command, self._awaiting = self._awaiting, None
         if command == 0x60:
             self._mode = value
         elif command in (0xD2, 0xD3):
             self._answer(value, mouse=command == 0xD3)
         elif command == 0xD4:
-            # A byte to a device opens its port (IBM: "writing to 60h enables the keyboard"; QEMU does both).
+            # A byte for a device also enables it (IBM: "writing to 60h enables the keyboard"; QEMU does so
+            # for both).
             self._mode &= ~MODE_MOUSE_OFF
             self._mouse.command(value)
         elif command is None:
             self._mode &= ~MODE_KEYBOARD_OFF
             self._keyboard.command(value, translate=bool(self._mode & MODE_TRANSLATE))
-        # 0xD1, the output port: there is no reset line and no address line 20 to move.
+        # 0xD1 writes the output port, which here has neither a reset line nor an address line 20.

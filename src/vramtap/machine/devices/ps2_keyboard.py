@@ -1,4 +1,4 @@
-"""The PS/2 keyboard: commands and answers, and keys that come faster than the guest takes them.
+"""Ps2Keyboard: commands and answers of the keyboard, and a queue of keys for a slow guest.
 
 Sources: IBM PS/2 Hardware Interface Technical Reference, "Keyboards (101- and 102-Key)"; QEMU:
 hw/input/ps2.c.
@@ -10,7 +10,7 @@ from collections import deque
 from typing import Final
 
 MAX_KEYS: Final = 64
-"""Keys waiting for a guest that does not read: beyond, presses are dropped."""
+"""Most key events that wait for the guest; further presses are dropped."""
 _MAX_ANSWERS: Final = 16
 
 _ACK: Final = 0xFA
@@ -22,23 +22,23 @@ _SET_LEDS, _ECHO, _SCANCODES, _IDENTIFY, _TYPEMATIC = 0xED, 0xEE, 0xF0, 0xF2, 0x
 _ENABLE, _DISABLE, _DEFAULTS, _REPEAT, _RESET = 0xF4, 0xF5, 0xF6, 0xFE, 0xFF
 _WITH_ARGUMENT: Final = frozenset((_SET_LEDS, _SCANCODES, _TYPEMATIC))
 _TRANSLATED_SETS: Final = {1: 0x43, 2: 0x41, 3: 0x3F}
-"""What the controller's translation makes of the number of a scancode set."""
+"""Number of a scancode set, and the same number after the controller's translation."""
 
 
 class Ps2Keyboard:
-    """A keyboard; not locked: the controller does that.
+    """A keyboard. It does not lock: its controller does.
 
-    It sends set 1, what the controller's translation gives, whichever set was chosen and whether
-    translation is on or not: the choice is answered and kept, no more.
+    It always sends set 1, the result of the controller's translation. The guest may select another set or
+    turn translation off; the keyboard acknowledges and stores this but ignores it.
     """
 
     def __init__(self) -> None:
         self._answers: deque[int] = deque()
         self._keys: deque[bytes] = deque()
         self._rest: deque[int] = deque()
-        """Bytes of a key of which some have been sent: nothing may come between them."""
+        """Remaining bytes of a key that is partly sent: no other byte may come between them."""
         self._held: set[int] = set()
-        """Keys whose press the guest has been, or will be, told of."""
+        """Keys whose press was sent to the guest or waits to be."""
         self._scanning = True
         self._set = 2
         self._last = 0
@@ -47,8 +47,8 @@ class Ps2Keyboard:
     def key(self, scancode: int, *, down: bool) -> None:
         """Press or release a key; see `Ps2Device.key`.
 
-        Where too many wait, a press is dropped, and its release with it. The release of a key whose press
-        was taken always is: at most one of each key can wait beyond `MAX_KEYS`.
+        If too many keys wait, a press is dropped together with its release. The release of an accepted press
+        is always accepted: at most one for each key can wait beyond `MAX_KEYS`.
         """
         if not self._scanning or not 1 <= scancode <= 0xFF or scancode == 0x80:
             return
@@ -59,15 +59,15 @@ class Ps2Keyboard:
         elif len(self._keys) >= MAX_KEYS:
             return
         elif scancode == _PAUSE:
-            # It sends its release at once, and with Ctrl it is Break.
-            broken = self._held & _CTRLS
-            self._keys.append(b"\xe0\x46\xe0\xc6" if broken else b"\xe1\x1d\x45\xe1\x9d\xc5")
+            # Pause sends its release at once. With Ctrl it is Break.
+            is_break = self._held & _CTRLS
+            self._keys.append(b"\xe0\x46\xe0\xc6" if is_break else b"\xe1\x1d\x45\xe1\x9d\xc5")
         else:
             self._held.add(scancode)
             self._keys.append(_code(scancode, down=True))
 
     def next(self) -> int | None:
-        """The next byte for the guest; None if there is nothing to say."""
+        """Return the next byte for the guest; None if there is none."""
         if self._rest:
             return self._sent(self._rest.popleft())
         if self._answers:
@@ -86,11 +86,11 @@ class Ps2Keyboard:
             self._answers.extend(values)
 
     def command(self, value: int, *, translate: bool) -> None:
-        """A byte the guest sent.
+        """Accept a byte that the guest sent.
 
         Args:
             value: The byte.
-            translate: Whether the controller translates what we answer.
+            translate: Whether the controller translates the keyboard's answers.
         """
         command, self._awaiting = self._awaiting, None
         if command is not None and value < _SET_LEDS:
@@ -132,7 +132,7 @@ class Ps2Keyboard:
 
 
 def _code(scancode: int, *, down: bool) -> bytes:
-    """What a key sends (IBM: set 1; Print Screen with the Shift that keyboards of old had to send)."""
+    """Return what a key sends (IBM: set 1; Print Screen includes the Shift that old keyboards sent)."""
     if scancode == _PRINT:
         return b"\xe0\x2a\xe0\x37" if down else b"\xe0\xb7\xe0\xaa"
     low = scancode & 0x7F | (0 if down else 0x80)

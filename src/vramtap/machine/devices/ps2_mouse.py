@@ -1,4 +1,4 @@
-"""The PS/2 mouse, with a wheel once the guest has knocked for it; motions a slow guest has missed are merged.
+"""Ps2Mouse: a mouse with a wheel that the guest enables; motions for a slow guest are merged.
 
 Sources: IBM PS/2 Hardware Interface Technical Reference, "Mouse"; Microsoft: "IntelliMouse" wheel protocol
 (sample rates 200, 100, 80, then id 3); QEMU: hw/input/ps2.c.
@@ -11,35 +11,35 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_MOTIONS: Final = 64
-"""Motions with different buttons that wait for a guest that does not read."""
+"""Most motions with different buttons that wait for the guest."""
 _MAX_DISTANCE: Final = 1 << 16
-"""Counts a motion may have: twice any screen."""
+"""Longest motion in counts: more than twice any screen."""
 _MAX_NOTCHES: Final = 64
 _MAX_ANSWERS: Final = 16
 _LONGEST: Final = 127
-"""Counts an axis in one packet. Nine bits could carry 255, but drivers that take eight exist."""
+"""Most counts of an axis in one packet. Nine bits could hold 255, but some drivers read only eight."""
 _NOTCHES: Final = 7
-"""Of the wheel in one packet: four bits with their sign."""
+"""Most notches of the wheel in one packet: a signed number of four bits."""
 
 _ACK: Final = 0xFA
 _RESEND: Final = 0xFE
 _SCALE_1, _SCALE_2, _RESOLUTION, _STATUS, _STREAM, _READ = 0xE6, 0xE7, 0xE8, 0xE9, 0xEA, 0xEB
 _UNWRAP, _WRAP, _REMOTE, _IDENTIFY, _RATE = 0xEC, 0xEE, 0xF0, 0xF2, 0xF3
 _ENABLE, _DISABLE, _DEFAULTS, _RESET = 0xF4, 0xF5, 0xF6, 0xFF
-_KNOCK: Final = (200, 100, 80)
+_WHEEL_RATES: Final = (200, 100, 80)
 _ID_PLAIN, _ID_WHEEL = 0, 3
 
 
 @dataclass(slots=True)
 class _Motion:
-    """Counts not yet sent, with the buttons that were held meanwhile."""
+    """A motion not yet sent, with the buttons held during it."""
 
     dx: int
     dy: int
     dz: int
     buttons: int
-    apart: bool = False
-    """It ends at a border of the screen, so that what comes after must not be added to it."""
+    to_border: bool = False
+    """It ends at a border of the screen, so later motions must not be added to it."""
 
     def add(self, dx: int, dy: int, dz: int) -> None:
         self.dx = _bounded(self.dx + dx, _MAX_DISTANCE)
@@ -48,14 +48,15 @@ class _Motion:
 
 
 class Ps2Mouse:
-    """A mouse; not locked: the controller does that.
+    """A mouse. It does not lock: its controller does.
 
-    The 2:1 scaling is answered and kept, not done: the host's pointer is to be followed exactly.
+    It acknowledges and stores 2:1 scaling but does not apply it, so that the guest's pointer follows the
+    host's exactly.
     """
 
     def __init__(self) -> None:
         self.epoch = 0
-        """Counts what may have put the guest's pointer elsewhere: resets, and enabling anew."""
+        """Number of resets and enables so far: each may have moved the guest's pointer anywhere."""
         self._answers: deque[int] = deque()
         self._motions: deque[_Motion] = deque()
         self._rest: deque[int] = deque()
@@ -63,17 +64,17 @@ class Ps2Mouse:
         self._scale_2 = False
         self._buttons = 0
         self._resolution, self._rate = 2, 100
-        self._rates: deque[int] = deque(maxlen=len(_KNOCK))
+        self._rates: deque[int] = deque(maxlen=len(_WHEEL_RATES))
         self._id = _ID_PLAIN
         self._awaiting: int | None = None
 
     @property
     def reporting(self) -> bool:
-        """Whether motions are taken: the guest has enabled them, or asks for each."""
+        """Whether motions are accepted: the guest has enabled them, or polls for each."""
         return self._enabled or self._remote
 
     def move(self, dx: int, dy: int, dz: int, buttons: int) -> None:
-        """See `Ps2Device.move`. Where too many wait, the last two are made one, and clicks may be lost."""
+        """See `Ps2Device.move`. If too many motions wait, the last two are merged and clicks may be lost."""
         buttons &= 0x07
         changed, self._buttons = self._buttons != buttons, buttons
         if not self.reporting:
@@ -82,7 +83,7 @@ class Ps2Mouse:
         if not (dx or dy or dz or changed):
             return
         last = self._motions[-1] if self._motions else None
-        if last is not None and not last.apart and (not changed or len(self._motions) >= MAX_MOTIONS):
+        if last is not None and not last.to_border and (not changed or len(self._motions) >= MAX_MOTIONS):
             last.add(dx, dy, dz)
             last.buttons = buttons
         else:
@@ -94,15 +95,15 @@ class Ps2Mouse:
         """See `Ps2Device.home`."""
         if not self.reporting:
             return
-        # Room for this one and one after it, which may not be added to it.
+        # Make room for this motion and one after it, which may not be merged.
         if len(self._motions) >= MAX_MOTIONS - 1:
             self._motions.clear()
-        motion = _Motion(0, 0, 0, self._buttons, apart=True)
+        motion = _Motion(0, 0, 0, self._buttons, to_border=True)
         motion.add(dx, dy, 0)
         self._motions.append(motion)
 
     def next(self) -> int | None:
-        """The next byte for the guest; None if there is nothing to say."""
+        """Return the next byte for the guest; None if there is none."""
         if self._rest:
             return self._rest.popleft()
         if self._answers:
@@ -113,14 +114,14 @@ class Ps2Mouse:
         return None
 
     def _packet(self) -> bytes:
-        """The first motion, or as much of it as a packet holds."""
+        """Return the first motion, or as much of it as fits into a packet."""
         motion = self._motions[0] if self._motions else _Motion(0, 0, 0, self._buttons)
         dx, dy = _bounded(motion.dx, _LONGEST), _bounded(motion.dy, _LONGEST)
         dz = _bounded(motion.dz, _NOTCHES)
         motion.add(-dx, -dy, -dz)
         if self._motions and not (motion.dx or motion.dy or motion.dz):
             self._motions.popleft()
-        up = -dy  # the mouse counts upwards
+        up = -dy  # a packet counts upwards
         head = 0x08 | motion.buttons | (0x10 if dx < 0 else 0) | (0x20 if up < 0 else 0)
         packet = bytes([head, dx & 0xFF, up & 0xFF])
         return packet + bytes([dz & 0xFF]) if self._id == _ID_WHEEL else packet
@@ -130,7 +131,7 @@ class Ps2Mouse:
             self._answers.extend(values)
 
     def command(self, value: int) -> None:
-        """A byte the guest sent."""
+        """Accept a byte that the guest sent."""
         command, self._awaiting = self._awaiting, None
         if self._wrap and value not in (_UNWRAP, _RESET):
             self._answer(value)
@@ -156,7 +157,7 @@ class Ps2Mouse:
             self._answer(_ACK if self._switch(value) else _RESEND)
 
     def _switch(self, value: int) -> bool:
-        """Commands that change a setting and say no more; returns whether it is one."""
+        """Execute a command that only changes a setting; return whether it is one."""
         if value == _ENABLE:
             self._enabled = True
             self.epoch += 1
@@ -186,12 +187,12 @@ class Ps2Mouse:
     def _set_rate(self, value: int) -> None:
         self._rate = value
         self._rates.append(value)
-        if tuple(self._rates) == _KNOCK:
+        if tuple(self._rates) == _WHEEL_RATES:
             self._id = _ID_WHEEL
         self._answer(_ACK)
 
     def _status(self) -> int:
-        """As the mouse packs it: mode, reporting, scaling, then left, middle, right."""
+        """Return the status byte: mode, reporting, scaling, then the left, middle and right buttons."""
         left, right, middle = (self._buttons >> bit & 1 for bit in range(3))
         flags = self._remote << 6 | self._enabled << 5 | self._scale_2 << 4
         return flags | left << 2 | middle << 1 | right

@@ -1,8 +1,8 @@
-"""The real-time clock: the time of day, and the machine's only timer.
+"""RtcDevice: the real-time clock, which has the time of day and the VM's only timer.
 
-An MC146818 as PCs have it (Motorola's data sheet; Intel 82371AB, 3.4; QEMU: hw/rtc/mc146818rtc.c). Nothing
-runs in the background: what time has done to the registers is worked out when they are read, and when the
-machine says that the moment has come which `due_ns` named.
+An MC146818 as in PCs (Motorola's data sheet; Intel 82371AB, 3.4; QEMU: hw/rtc/mc146818rtc.c). Nothing runs in
+the background: the device computes its registers when the guest reads them, and when the machine calls `tick`
+at the time that `due_ns` gives.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ REG_B: Final = 0x0B
 REG_C: Final = 0x0C
 REG_D: Final = 0x0D
 CENTURY: Final = 0x32
-"""Where PCs keep it; the chip itself does not know."""
+"""The PC's place for the century; the chip itself has none."""
 
 UIP: Final = 0x80
-"""A: the time is about to change; not to be read."""
+"""A: the time is about to change and must not be read."""
 SET: Final = 0x80
-"""B: the time stands still."""
+"""B: the time is stopped."""
 PIE: Final = 0x40
 """B: the periodic flag raises the line. In C the same bit is the flag."""
 UIE: Final = 0x10
@@ -43,27 +43,27 @@ DM: Final = 0x04
 HOURS_24: Final = 0x02
 """B: 0 to 23, not 1 to 12 with bit 7 for the afternoon."""
 IRQF: Final = 0x80
-"""C: a flag is set that B has enabled."""
+"""C: a flag is set that B enables."""
 VALID: Final = 0x80
 """D: the battery is good."""
 
 _SECOND_NS: Final = 1_000_000_000
 _UPDATE_NS: Final = 244_000 + 1_984_000
-"""UIP is up so long before each new second (data sheet: t_BUC + t_UC at 32,768 Hz)."""
+"""UIP is set for this time before each new second (data sheet: t_BUC + t_UC at 32,768 Hz)."""
 _TIME: Final = frozenset((SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY))
 
 
 class RtcDevice:
-    """Index and data port; bit 7 of the index, the NMI mask, means nothing here.
+    """The index and data ports. Bit 7 of the index, the NMI mask, has no effect.
 
-    The time is the host's, in its own zone, and cannot be changed: what a guest writes to it lasts while
-    SET holds it. The alarm is kept and never goes off. A periodic flag that is still up when the next
-    period ends stays one flag, and raises no line again before C was read, as in the chip.
+    The time is the host's, in the host's time zone. A guest cannot change it: what it writes lasts while SET
+    is on. The alarm registers can be written but never cause an event. If the periodic flag is still set when
+    the next period ends, it stays set and raises no line again before the guest reads C, as in the chip.
 
     Args:
-        raise_line: Called when an enabled flag goes up.
-        now_ns: The clock of `due_ns` and `tick`.
-        wall_ns: The time of day, since the epoch.
+        raise_line: Called when an enabled flag becomes set.
+        now_ns: Clock of `due_ns` and `tick`, nanoseconds.
+        wall_ns: Time of day since the epoch, nanoseconds.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class RtcDevice:
         self._wall_ns = wall_ns
         self._index = 0
         self._bytes = bytearray(128)
-        # As firmware leaves it: 32,768 Hz, 1,024 Hz; BCD, 24 hours.
+        # As firmware leaves it: crystal of 32,768 Hz, periodic rate of 1,024 Hz, BCD, 24 hours.
         self._bytes[REG_A], self._bytes[REG_B] = 0x26, HOURS_24
         self._flags = 0
         self._began_ns = now_ns()
@@ -87,13 +87,13 @@ class RtcDevice:
 
     @property
     def hz(self) -> int:
-        """The periodic rate; 0: none."""
+        """Rate of the periodic flag, Hz; 0 if it is off."""
         rate = self._bytes[REG_A] & 0x0F
         # The two highest rates of a 32,768 Hz crystal are the same as 8 and 9 (data sheet, table 5).
         return 32768 >> (rate + 7 if rate <= 2 else rate) - 1 if rate else 0
 
     def due_ns(self) -> int:
-        """When a flag goes up that would raise the line; see `TimedDevice`."""
+        """Return when to call `tick` next, on the clock `now_ns`; `NEVER_NS` if no flag is due."""
         due = NEVER_NS
         waiting = self._bytes[REG_B] & ~self._flags
         if waiting & PIE and self.hz:
@@ -103,26 +103,26 @@ class RtcDevice:
         return due
 
     def tick(self, now_ns: int) -> None:
-        """Put up the flags that time has earned; see `TimedDevice`."""
+        """Set the flags that are due at this time."""
         if self.hz:
             periods = max(0, now_ns - self._began_ns) * self.hz // _SECOND_NS
             if periods > self._periods:
                 self._periods = periods
-                self._put_up(PIE)
+                self._set_flag(PIE)
         if not self._bytes[REG_B] & SET:
             second = self._wall_ns() // _SECOND_NS
             if second != self._second:
                 self._second = second
-                self._put_up(UIE)
+                self._set_flag(UIE)
 
-    def _put_up(self, flag: int) -> None:
-        news = flag & ~self._flags
+    def _set_flag(self, flag: int) -> None:
+        new = flag & ~self._flags
         self._flags |= flag
-        if news & self._bytes[REG_B]:
+        if new & self._bytes[REG_B]:
             self._raise_line()
 
     def read(self, port: int, size: int) -> int:
-        """The byte that the index names; reading C takes its flags down."""
+        """Return the byte that the index selects; reading C clears its flags."""
         if port == PORT_RTC_INDEX:
             return 0xFF
         index = self._index
@@ -139,7 +139,7 @@ class RtcDevice:
         return self._bytes[index]
 
     def write(self, port: int, size: int, value: int) -> None:
-        """Set the index, or the byte it names."""
+        """Set the index, or the byte it selects."""
         value &= 0xFF
         if port == PORT_RTC_INDEX:
             self._index = value & 0x7F
@@ -153,10 +153,10 @@ class RtcDevice:
     def _set_rate(self, value: int) -> None:
         if value != self._bytes[REG_A]:
             self._bytes[REG_A] = value
-            self._begin()
+            self._start_periods()
 
-    def _begin(self) -> None:
-        """The first period begins now."""
+    def _start_periods(self) -> None:
+        """Start the first period now."""
         self._began_ns, self._periods = self._now_ns(), 0
 
     def _set_control(self, value: int) -> None:
@@ -168,17 +168,17 @@ class RtcDevice:
         if before & SET and not value & SET:
             self._second = self._wall_ns() // _SECOND_NS
         if value & PIE and not before & PIE:
-            self._begin()
+            self._start_periods()
         self._bytes[REG_B] = value
         if self._flags & value & ~before:
-            # A flag that was up already, and is enabled now.
+            # A flag that was set already has become enabled.
             self._raise_line()
 
     def _is_updating(self) -> bool:
         return self._wall_ns() % _SECOND_NS >= _SECOND_NS - _UPDATE_NS and not self._bytes[REG_B] & SET
 
     def _time(self, index: int) -> int:
-        """A register of the time, in the form that B asks for."""
+        """Return a register of the time, in the format that B selects."""
         now = time.localtime(self._wall_ns() // _SECOND_NS)
         control = self._bytes[REG_B]
         afternoon = 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vramtap.machine.devices.debug import LINE_BYTES, LINES_A_SECOND, TEXT_BYTES, DebugDevice
+from vramtap.machine.devices.debug import LINE_BYTES, LINES_PER_SECOND, TEXT_BYTES, DebugDevice
 from vramtap.machine.layout import PORT_DEBUG_TEXT, PORT_EXIT, PORT_FRAME, PORT_WAKE
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ def test_a_guest_that_never_stops_talking_is_kept_short(caplog: pytest.LogCaptur
     heard.say(b"x" * (LINE_BYTES + 1) + b"\n")
     assert [len(message) for message in caplog.messages] == [LINE_BYTES + len("guest: "), 1 + len("guest: ")]
     heard.say(b"y\n" * 3 * TEXT_BYTES)
-    assert len(caplog.messages) == LINES_A_SECOND
+    assert len(caplog.messages) == LINES_PER_SECOND
     assert len(heard.device.text) == TEXT_BYTES
     assert len(heard.device._text) <= 2 * TEXT_BYTES, "and no more is kept than twice that"
     heard.now_ns += 10**9
     heard.say(b"z\n")
-    left_out = 3 * TEXT_BYTES - (LINES_A_SECOND - 2)
-    assert caplog.messages[-2:] == [f"guest: {left_out} lines left out", "guest: z"]
+    left_out = 3 * TEXT_BYTES - (LINES_PER_SECOND - 2)
+    assert caplog.messages[-2:] == [f"guest: {left_out} lines not logged", "guest: z"]
 
 
 def test_frames_wakes_and_the_end_are_told() -> None:

@@ -60,7 +60,7 @@ async def test_the_first_picture_is_there_when_it_is_entered(caplog: pytest.LogC
         assert (tap.screen.width, tap.screen.height) == (640, 480)
         assert len(set(tap.screen.pixels.ravel().tolist())) > 100, "a desktop"
         assert tap.target.input is not None
-    assert f"{tap.target.url}: CPU unicorn: asked for" in caplog.messages
+    assert f"{tap.target.url}: CPU unicorn: as requested" in caplog.messages
     assert "guest: vramtap guest: desktop, 640x480, seed 0" in caplog.messages
 
 
@@ -123,7 +123,7 @@ async def test_images_that_cannot_be_run_are_refused(tmp_path: Path) -> None:
     large.touch()
     with large.open("r+b") as file:
         file.truncate(RAM_BYTES + 1)
-    with pytest.raises(UsageError, match=r"large: is longer than the machine's 64 MiB"):
+    with pytest.raises(UsageError, match=r"large: is longer than the VM's 64 MiB"):
         await Tap(open_target(f"demo:?image={large}")).__aenter__()
     with pytest.raises(UsageError, match="No such file"):
         await Tap(open_target(f"demo:?image={tmp_path}/none")).__aenter__()
