@@ -324,7 +324,7 @@ NO_SUCH = {
     "a kind of target that does not exist": (
         "qmu:/run/vm.qmp",
         2,
-        r"target qmu:/run/vm\.qmp: 'qmu' is no kind of .+",
+        r"target qmu:/run/vm\.qmp: 'qmu' is not a kind of .+",
     ),
     "a target without a kind": ("/run/vm.qmp", 2, r"target /run/vm\.qmp: has no kind \(.+\)"),
     "a parameter that does not exist": (

@@ -1,4 +1,4 @@
-"""What `vramtap ls` finds on a machine with real guests and X servers."""
+"""`discover` on a machine with real guests and X servers."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from support.testbed.guest import Guest
 
 
-def test_x_servers_are_found() -> None:
+def test_x_servers_are_listed_while_they_run() -> None:
     with Xvfb(Framebuffer.PLAIN, 64, 64) as one, Xvfb(Framebuffer.SHMEM, 64, 64) as other:
         found = discover()
         for server in (one, other):
-            assert Discovered(server.url, "Xvfb", server.pid, True) in found
+            assert Discovered(url=server.url, kind="x11", description="Xvfb", pid=server.pid) in found
         gone = other.url
     assert gone not in {target.url for target in discover()}
 
 
-def test_a_guest_is_found_by_its_monitor(guest: Guest) -> None:
+def test_a_guest_is_listed_with_its_qmp_socket(guest: Guest) -> None:
     found = [target for target in discover() if target.pid == guest.pid]
     assert len(found) == 1
     assert found[0].tappable
-    assert found[0].what.startswith("QEMU ")
+    assert found[0].description.startswith("QEMU ")
     assert parse(found[0].url).rest == str(guest.qmp_path)
 
 
-def test_nothing_found_is_disturbed(guest: Guest) -> None:
+def test_discover_does_not_disturb_a_guest(guest: Guest) -> None:
     discover()
     assert guest.run("echo still here").strip() == "still here"

@@ -145,7 +145,7 @@ async def test_changes_end_with_the_target() -> None:
 
 
 def test_a_url_that_means_nothing_is_refused_before_anything_is_opened() -> None:
-    with pytest.raises(UsageError, match="'qmu' is no kind of target"):
+    with pytest.raises(UsageError, match="'qmu' is not a kind of target"):
         vramtap.open("qmu:/run/vm.qmp")
 
 

@@ -23,7 +23,9 @@ def command(as_json: bool) -> None:
     """List what can be tapped on this machine, and what cannot, with the reason. Touches nothing."""
     found = discover()
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
+        click.echo(
+            json.dumps([{**dataclasses.asdict(each), "tappable": each.tappable} for each in found], indent=2)
+        )
         return
     if not found:
         click.echo(
@@ -35,7 +37,7 @@ def command(as_json: bool) -> None:
     table = Table(target, "pid", "what", "tappable", box=None, pad_edge=False)
     for each in found:
         table.add_row(
-            each.url, str(each.pid or "?"), each.what, "yes" if each.tappable else f"no: {each.why}"
+            each.url, str(each.pid or "?"), each.description, "yes" if each.tappable else f"no: {each.reason}"
         )
     # A pipe has no width to fit into: scripts get whole lines.
     width = None if sys.stdout.isatty() else PIPE_COLUMNS

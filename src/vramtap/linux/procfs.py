@@ -7,11 +7,15 @@ import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vramtap.errors import NotFound, Refused, TargetGone
 from vramtap.linux import abi
 from vramtap.linux.calls import REMEDY_PTRACE, error_for
 from vramtap.linux.descriptor import Descriptor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,24 @@ def read_maps(pid: int) -> list[Mapping]:
         Refused: no permission.
     """
     return [_mapping(line) for line in _lines(pid, "maps")]
+
+
+def readable_end(mappings: Iterable[Mapping], start: int) -> int:
+    """Return the end of the readable memory that begins at an address and has no gap.
+
+    Args:
+        mappings: By address. Neighbours may differ in all but readability, as when a write log has split
+            one of them.
+        start: First address.
+
+    Returns:
+        The first address from `start` on that is not readable; `start` itself if it is not readable.
+    """
+    at = start
+    for mapping in mappings:
+        if mapping.start <= at < mapping.end and mapping.perms.startswith("r"):
+            at = mapping.end
+    return at
 
 
 def vm_flags(pid: int) -> list[tuple[Mapping, frozenset[str]]]:

@@ -1,1 +1,1 @@
-"""What can be tapped."""
+"""Targets: the machines, servers, processes and files whose screens vramtap can tap."""

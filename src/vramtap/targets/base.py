@@ -1,4 +1,4 @@
-"""Target: the contract of everything that can be tapped."""
+"""`Target`: the interface of everything that can be tapped."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 
 
 class Target(Protocol):
-    """A machine that is tapped: whose memory, which part, in which geometry. An async context manager."""
+    """A screen that can be tapped: its memory, its mode, its input, its end.
+
+    An async context manager. `extent` and `input` exist once it is entered.
+    """
 
     url: str
-    """As the user wrote it."""
+    """The TARGET string, as the user wrote it."""
     extent: Extent
-    """The memory its scanout lies in."""
+    """The memory that contains the framebuffer."""
     input: Input | None
-    """Its keyboard and pointer, if it takes any."""
+    """Keyboard and pointer; None if the target takes no input."""
     tolerates_injection: bool
-    """Whether its own seccomp filter, if it has one, is known to allow the injected call."""
+    """Whether the target's own seccomp filter, if it has one, is known to allow the injected system call."""
     announces_mode: bool
     """Whether every change of the mode or palette announces itself; final once attached.
 
@@ -37,14 +40,14 @@ class Target(Protocol):
         """Attach.
 
         Raises:
-            AttachError: it cannot be tapped; says why and what would help.
+            AttachError: the target cannot be tapped; the message says why and what would help.
         """
         ...
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Detach, leaving it as it was found."""
+        """Detach, and leave the target as it was found."""
         ...
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -59,25 +62,25 @@ class Target(Protocol):
         ...
 
     async def mode(self) -> Mode | None:
-        """The geometry now; None while it shows something that is no linear framebuffer.
+        """Return the current mode; None while the screen shows something that is not a linear framebuffer.
 
-        Cheap enough to be asked on activity and at a low rate. The answer is bounded by the extent:
-        registers a hostile guest has filled with nonsense give None, not an exception.
+        This is cheap enough for a call after each event and at a low rate. The mode lies within the extent:
+        if a hostile guest fills its registers with nonsense, the answer is None, not an exception.
 
         Raises:
-            TargetGone: it has ended.
+            TargetGone: the target has ended.
         """
         ...
 
     async def snapshot(self) -> NDArray[np.uint32]:
-        """The whole screen by other means, while `mode` is None.
+        """Return the whole screen by means other than its memory, for the times when `mode` is None.
 
         Returns:
             Shape `(height, width)`, `0x00RRGGBB`.
 
         Raises:
-            NotTappable: there is no other means.
-            TargetGone: it has ended.
+            NotTappable: the target has no other means.
+            TargetGone: the target has ended.
         """
         ...
 

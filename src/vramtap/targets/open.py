@@ -1,4 +1,4 @@
-"""From a TARGET string to the target that it names."""
+"""`open_target`: makes the target that a TARGET string names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vramtap.machine.machine import Machine
     from vramtap.targets.base import Target
 
-# Each kind is imported when it is asked for: a tap of QEMU needs no X library.
+# Each kind is imported when it is used, so that a tap of QEMU needs no X library.
 
 
 def _qemu(spec: TargetSpec) -> Target:
@@ -27,6 +27,12 @@ def _x11(spec: TargetSpec) -> Target:
     return X11Target(spec)
 
 
+def _xen(spec: TargetSpec) -> Target:
+    from vramtap.targets.xen.target import XenTarget
+
+    return XenTarget(spec.url, spec.rest)
+
+
 def _pid(spec: TargetSpec) -> Target:
     from vramtap.targets.process import ProcessTarget
 
@@ -39,12 +45,6 @@ def _shm(spec: TargetSpec) -> Target:
     return FileTarget(spec)
 
 
-def _xen(spec: TargetSpec) -> Target:
-    from vramtap.targets.xen.target import XenTarget
-
-    return XenTarget(spec.url, spec.rest)
-
-
 def _demo(spec: TargetSpec) -> Target:
     from vramtap.targets.machine.demo import DemoTarget
 
@@ -54,31 +54,32 @@ def _demo(spec: TargetSpec) -> Target:
 _KINDS: Final[Mapping[str, Callable[[TargetSpec], Target]]] = {
     "qemu": _qemu,
     "x11": _x11,
+    "xen": _xen,
     "pid": _pid,
     "shm": _shm,
-    "xen": _xen,
     "demo": _demo,
 }
 
 
 def open_target(url: str) -> Target:
-    """The target that a TARGET string names, not yet attached.
+    """Return the target that a TARGET string names, not yet attached.
 
     Args:
-        url: As the user wrote it (`qemu:/run/vm.qmp`, `x11::99`).
+        url: A string of one of the kinds `qemu:`, `x11:`, `xen:`, `pid:`, `shm:` and `demo:`
+            (`qemu:/run/vm.qmp`, `x11::99`).
 
     Returns:
-        An async context manager; entering it attaches.
+        An async context manager; to enter it is to attach.
 
     Raises:
-        UsageError: the string means nothing.
+        UsageError: the string is not valid.
     """
     spec = parse(url)
     return _KINDS[spec.kind](spec)
 
 
 def machine_target(machine: Machine) -> Target:
-    """A machine of this process that the caller runs, as a target."""
+    """Return the target for a VM that the caller runs in this process."""
     from vramtap.targets.machine.target import MachineTarget
 
     return MachineTarget(machine)

@@ -1,4 +1,4 @@
-"""`pid:PID?address=...&mode=WxH`: a framebuffer somewhere in the memory of any process."""
+"""Target `pid:PID?address=...&mode=WxH`: a framebuffer at an address of any process."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from vramtap.errors import KernelError, NotFound, NotTappable, Refused, TargetGone, UsageError
-from vramtap.linux.procfs import Mapping, read_maps
+from vramtap.linux.procfs import Mapping, read_maps, readable_end
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.targets.process_exit import process_ended
-from vramtap.targets.spans import readable_end
 from vramtap.targets.url import TargetSpec, parse_number
 
 if TYPE_CHECKING:
@@ -27,21 +26,21 @@ if TYPE_CHECKING:
     from vramtap.keyboard.events import Input
 
 MAX_PID: Final = 1 << 22
-"""The highest process id Linux gives (PID_MAX_LIMIT, include/linux/threads.h)."""
+"""Upper bound of process ids on Linux (PID_MAX_LIMIT, include/linux/threads.h)."""
 
 
 class ProcessTarget:
     """Part of a process's memory, shown as pixels. It takes no input.
 
-    The process is held by a pidfd from before its memory is looked at, so a pid given to another process
-    meanwhile is noticed and never read.
+    vramtap opens a pidfd before it reads the memory. If the kernel reuses the pid for another process
+    meanwhile, vramtap notices and never reads that process.
 
     Args:
-        spec: `pid:PID?address=A&mode=WxH`, with `format`, `stride` and `offset` as they need be. `address`
-            plus `offset` is that of the first pixel; it may lie anywhere in a page.
+        spec: `pid:PID?address=A&mode=WxH`, optionally with `format`, `stride` and `offset`. The first pixel
+            is at `address` plus `offset`, which may be anywhere in a page.
 
     Raises:
-        UsageError: a parameter is missing or means nothing.
+        UsageError: a parameter is missing or not valid.
     """
 
     def __init__(self, spec: TargetSpec) -> None:
@@ -49,16 +48,16 @@ class ProcessTarget:
         self.extent: Extent
         self.input: Input | None = None
         self.tolerates_injection = False
-        self.announces_mode = True  # It is the user's, and stays.
+        self.announces_mode = True  # The user gave the mode, and it never changes.
         pid = parse_number(spec.rest)
         if pid is None or not 0 < pid <= MAX_PID:
             raise UsageError(
-                "target", spec.url, f"{spec.rest!r} is no process id", f"1 to {MAX_PID}; see vramtap ls"
+                "target", spec.url, f"{spec.rest!r} is not a process id", f"1 to {MAX_PID}; see vramtap ls"
             )
         self.pid = pid
-        asked = spec.mode()
-        self._first = spec.number("address") + asked.offset_bytes
-        self._mode = dataclasses.replace(asked, offset_bytes=self._first % PAGE_SIZE)
+        mode = spec.mode()
+        self._first = spec.number("address") + mode.offset_bytes
+        self._mode = dataclasses.replace(mode, offset_bytes=self._first % PAGE_SIZE)
         self._space: ProcessSpace | None = None
 
     async def __aenter__(self) -> Self:
@@ -80,9 +79,9 @@ class ProcessTarget:
         except TargetGone as error:
             raise NotFound("attach", self.url, f"no process {self.pid}", "see vramtap ls") from error
         except KernelError as error:
-            # EINVAL, and since Linux 6.9 ENOENT, is the answer for a thread that does not lead its process.
+            # EINVAL, since Linux 6.9 ENOENT, means a thread that is not the leader of its process.
             raise NotFound(
-                "attach", self.url, f"{error.reason}: is {self.pid} a thread?", "give its process"
+                "attach", self.url, f"{error.reason}: is {self.pid} a thread?", "give the id of its process"
             ) from error
 
     def _check_mapped(self, mappings: list[Mapping]) -> None:
@@ -92,7 +91,7 @@ class ProcessTarget:
             raise NotTappable("attach", self.url, what, f"compare /proc/{self.pid}/maps")
 
     def _check_readable(self) -> None:
-        """Read the first page and the last: device memory is listed as readable, and is not."""
+        """Read the first and the last page, because device memory is listed as readable but is not."""
         page = np.empty(PAGE_SIZE, np.uint8)
         try:
             for index in (0, self.extent.pages - 1):
@@ -108,7 +107,7 @@ class ProcessTarget:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of the process."""
+        """Close the process's memory; see `Target`."""
         if self._space is not None:
             self._space.close()
 
@@ -117,11 +116,11 @@ class ProcessTarget:
         return lambda: None
 
     async def mode(self) -> Mode | None:
-        """The geometry the user gave; see `Target`."""
+        """Return the mode that the user gave; see `Target`."""
         return self._mode
 
     async def snapshot(self) -> NDArray[np.uint32]:
-        """There is no other way to a picture; see `Target`."""
+        """Raise `NotTappable`: a process has no picture but its memory; see `Target`."""
         raise NotTappable("snapshot", self.url, "a process has no screen but its memory")
 
     async def gone(self) -> str:

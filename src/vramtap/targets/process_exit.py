@@ -1,4 +1,4 @@
-"""Waiting until a process ends."""
+"""`process_ended`: waits until a process ends."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ async def process_ended(process: PidFd) -> None:
     """Return when a process has ended.
 
     Args:
-        process: Which; may be closed meanwhile, and be waited for by others.
+        process: May be closed while this waits, and may have any number of waiters.
     """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    # A duplicate: a loop takes one reader a descriptor, and the number outlives the owner's close().
+    # A duplicate, because a loop takes one reader per descriptor, and `process` may be closed meanwhile.
     descriptor = os.dup(process.fileno())
     loop.add_reader(descriptor, ended.set)
     try:

@@ -1,7 +1,7 @@
-"""`shm:PATH?mode=WxH`: a framebuffer in a file, be it in /dev/shm, on a disk, or a memfd (/proc/PID/fd/N).
+"""Target `shm:PATH?mode=WxH`: a framebuffer in a file, be it in /dev/shm or a memfd (/proc/PID/fd/N).
 
-Which process writes a file is not known, and there may be several, so the kernel's write log cannot be
-used: the pages are compared. A process that maps the file can be tapped as `pid:` to use the log.
+vramtap does not know which processes write the file, so it cannot use the kernel's write log, and compares
+the pages instead. To use the log, tap a process that maps the file as `pid:`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _KINDS: Final = {
 
 
 class FileTarget:
-    """Part of a file, shown as pixels. It takes no input and does not end, unless the file is cut short.
+    """Part of a file, shown as pixels. It takes no input, and ends only when the file is truncated.
 
     Args:
-        spec: `shm:PATH?mode=WxH`, with `format`, `stride` and `offset` as they need be; `offset` is where
-            in the file the first pixel lies, in bytes.
+        spec: `shm:PATH?mode=WxH`, optionally with `format`, `stride` and `offset`. `offset` is the position
+            of the first pixel in the file, in bytes.
 
     Raises:
-        UsageError: a parameter is missing or means nothing.
+        UsageError: a parameter is missing or not valid.
     """
 
     def __init__(self, spec: TargetSpec) -> None:
@@ -55,12 +55,12 @@ class FileTarget:
         self.extent: Extent
         self.input: Input | None = None
         self.tolerates_injection = False
-        # It is the user's, and stays. A file that is cut short is noticed by whoever reads its pages.
+        # The user gave the mode, and it never changes. A read of the pages notices a truncated file.
         self.announces_mode = True
-        asked = spec.mode()
-        self._needs_bytes = asked.end_bytes
-        self._first_page = asked.offset_bytes // PAGE_SIZE
-        self._mode = dataclasses.replace(asked, offset_bytes=asked.offset_bytes % PAGE_SIZE)
+        mode = spec.mode()
+        self._needs_bytes = mode.end_bytes
+        self._first_page = mode.offset_bytes // PAGE_SIZE
+        self._mode = dataclasses.replace(mode, offset_bytes=mode.offset_bytes % PAGE_SIZE)
         self._space: FileSpace | None = None
 
     async def __aenter__(self) -> Self:
@@ -75,24 +75,29 @@ class FileTarget:
         return self
 
     def _open(self) -> FileSpace:
-        # Opening a pipe waits for a writer, and opening a device may do anything: look first. The file that
-        # was looked at is the one that is opened, whatever the path has come to name since.
+        # To open a pipe is to wait for a writer, and to open a device may have any effect. So the kind is
+        # checked first, through a descriptor that opens nothing. The file is then opened through that
+        # descriptor, because the path may name another file by now.
         try:
-            looked = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
+            checked = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFound("attach", self.url, f"no file {self.path}", "is its writer running?") from error
+            raise NotFound(
+                "attach", self.url, f"no file {self.path}", "is the program that writes it running?"
+            ) from error
         except PermissionError as error:
             raise Refused("attach", self.url, "permission denied", "needs access to the file") from error
         except OSError as error:
             raise error_for("open", self.path, error.errno or 0) from error
         try:
-            kind = stat.S_IFMT(os.fstat(looked).st_mode)
+            kind = stat.S_IFMT(os.fstat(checked).st_mode)
             if kind != stat.S_IFREG:
-                what = f"{self.path} is {_KINDS.get(kind, 'no file')}"
-                raise NotTappable("attach", self.url, what, "give a regular file, one in /dev/shm or a memfd")
-            space = FileSpace(f"/proc/self/fd/{looked}")
+                what = f"{self.path} is {_KINDS.get(kind, 'not a regular file')}"
+                raise NotTappable(
+                    "attach", self.url, what, "give a regular file, for instance in /dev/shm, or a memfd"
+                )
+            space = FileSpace(f"/proc/self/fd/{checked}")
         finally:
-            os.close(looked)
+            os.close(checked)
         space.name = self.path
         return space
 
@@ -108,17 +113,17 @@ class FileTarget:
         return lambda: None
 
     async def mode(self) -> Mode | None:
-        """The geometry the user gave, as long as the file holds it; see `Target`."""
+        """Return the mode that the user gave, while the file is large enough; see `Target`."""
         if self._space is not None and self._space.size_bytes < self._needs_bytes:
-            what = f"cut short to {self._space.size_bytes} bytes, {self._needs_bytes} are needed"
+            what = f"truncated to {self._space.size_bytes} bytes, {self._needs_bytes} are needed"
             raise TargetGone("read", self.path, what)
         return self._mode
 
     async def snapshot(self) -> NDArray[np.uint32]:
-        """There is no other way to a picture; see `Target`."""
+        """Raise `NotTappable`: a file has no picture but its bytes; see `Target`."""
         raise NotTappable("snapshot", self.url, "a file has no screen but its bytes")
 
     async def gone(self) -> str:
-        """Wait for ever: a file stays readable when its writer ends or its name is removed; see `Target`."""
+        """Wait for ever: neither the end of the writer nor unlink() ends a file; see `Target`."""
         await asyncio.get_running_loop().create_future()
         return f"{self.path} ended"

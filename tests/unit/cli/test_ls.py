@@ -12,8 +12,8 @@ from vramtap.targets.discovered import Discovered
 
 LONG = "qemu:/tmp/" + "directory/" * 30 + "with [bold]brackets[/bold] and :smile: in it/qmp.sock"
 FOUND = [
-    Discovered(LONG, "QEMU debian", 812, True),
-    Discovered("x11::7", "X server", 0, False, "it is not ours"),
+    Discovered(url=LONG, kind="qemu", description="QEMU debian", pid=812),
+    Discovered(url="x11::7", kind="x11", description="X server", reason="it is not ours"),
 ]
 
 
@@ -37,8 +37,22 @@ def test_lines_in_a_pipe_are_whole_and_paths_as_they_are(found: list[Discovered]
 def test_json(found: list[Discovered]) -> None:
     done = CliRunner().invoke(ls.command, ["--json"])
     assert json.loads(done.stdout) == [
-        {"url": LONG, "what": "QEMU debian", "pid": 812, "tappable": True, "why": ""},
-        {"url": "x11::7", "what": "X server", "pid": 0, "tappable": False, "why": "it is not ours"},
+        {
+            "url": LONG,
+            "kind": "qemu",
+            "description": "QEMU debian",
+            "pid": 812,
+            "reason": "",
+            "tappable": True,
+        },
+        {
+            "url": "x11::7",
+            "kind": "x11",
+            "description": "X server",
+            "pid": 0,
+            "reason": "it is not ours",
+            "tappable": False,
+        },
     ]
 
 

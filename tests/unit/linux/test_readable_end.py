@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vramtap.linux.procfs import Mapping
-from vramtap.targets.spans import readable_end
+from vramtap.linux.procfs import Mapping, readable_end
 
 
 def mapping(start: int, end: int, perms: str = "rw-p") -> Mapping:

@@ -1,125 +1,20 @@
-"""What QEMU's arguments say about a guest."""
+"""The list of all kinds of targets."""
 
 from __future__ import annotations
 
-import os
-import socket
+import sys
 from typing import TYPE_CHECKING
 
-import pytest
-
-from vramtap.errors import Refused
-from vramtap.targets.discover import qemu_targets
+from vramtap.targets import discover
 from vramtap.targets.discovered import Discovered
-from vramtap.targets.url import parse
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-ME = os.getpid()
+    import pytest
 
 
-@pytest.fixture
-def sock(tmp_path: Path) -> Path:
-    path = tmp_path / "vm.qmp"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-    return path
-
-
-def found(*arguments: str) -> Discovered:
-    targets = qemu_targets(ME, ["/usr/bin/qemu-system-x86_64", *arguments])
-    assert len(targets) == 1
-    return targets[0]
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["-qmp", "unix:{},server=on,wait=off"],
-        ["--qmp", "unix:{},server,nowait"],
-        ["-qmp-pretty", "unix:{},server=on"],
-        ["-chardev", "socket,id=mon0,path={},server=on,wait=off", "-mon", "chardev=mon0,mode=control"],
-        ["-chardev", "socket,id=m,path={},server=on", "-mon", "m,mode=control"],
-        ["-qmp", "unix:/nowhere/a,server=on", "-qmp", "unix:{},server=on"],
-    ],
-)
-def test_a_qmp_socket_is_found(sock: Path, arguments: list[str]) -> None:
-    one = found(*(argument.format(sock) for argument in arguments))
-    assert one == Discovered(f"qemu:{sock}", "QEMU qemu-system-x86_64", ME, True)
-
-
-@pytest.mark.parametrize(
-    ("value", "name"),
-    [
-        ("debian", "debian"),
-        ("guest=debian,debug-threads=on", "debian"),
-        ("debian,process=x", "debian"),
-        ("debug-threads=on", "qemu-system-x86_64"),
-    ],
-)
-def test_the_guest_is_named(value: str, name: str) -> None:
-    assert found("-name", value).what == f"QEMU {name}"
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["-qmp"],
-        ["-qmp", "tcp:127.0.0.1:4444,server=on"],
-        ["-chardev", "socket,id=mon0,path=/x,server=on", "-mon", "chardev=mon0,mode=readline"],
-        ["-monitor", "unix:/x,server=on"],
-        ["-chardev", "stdio,id=mon0", "-mon", "chardev=mon0,mode=control"],
-    ],
-)
-def test_a_guest_without_a_qmp_socket_says_what_helps(arguments: list[str]) -> None:
-    one = found(*arguments)
-    assert not one.tappable
-    assert "start it with -qmp unix:PATH" in one.why
-
-
-def test_a_socket_that_is_not_there_is_said(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    for name in ("none", "file"):
-        one = found("-qmp", f"unix:{tmp_path / name},server=on")
-        assert not one.tappable
-        assert f"its QMP socket {tmp_path / name} is not there" in one.why
-
-
-@pytest.mark.parametrize("where", ["linux.procfs.read_maps", "targets.discover.ProcessSpace.read_runs"])
-def test_a_guest_of_another_user_is_not_tappable(
-    sock: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    def refuse(*_: object) -> None:
-        raise Refused("open", f"/proc/{ME}/maps", "permission denied", "needs ptrace rights")
-
-    monkeypatch.setattr(f"vramtap.{where}", refuse)
-    one = found("-qmp", f"unix:{sock},server=on")
-    assert not one.tappable
-    assert one.url == f"qemu:{sock}"
-    assert one.why == "permission denied: needs ptrace rights"
-
-
-def test_a_relative_path_starts_where_qemu_does(sock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(sock.parent)
-    assert found("-qmp", "unix:vm.qmp,server=on").url == f"qemu:{sock}"
-
-
-def test_a_path_with_odd_characters_comes_back(tmp_path: Path) -> None:
-    path = tmp_path / "a,b? 5%.qmp"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-    one = found("-qmp", f"unix:{str(path).replace(',', ',,')},server=on")
-    assert one.tappable
-    assert parse(one.url).rest == str(path)
-
-
-@pytest.mark.parametrize("arguments", [[], ["/usr/bin/python3", "-qmp", "unix:/x"], ["qemu-img", "info"]])
-def test_other_programs_are_none(arguments: list[str]) -> None:
-    assert qemu_targets(ME, arguments) == []
-
-
-@pytest.mark.parametrize("program", ["qemu-system-aarch64", "/usr/libexec/qemu-kvm", "kvm", "/usr/bin/qemu"])
-def test_qemu_has_several_names(program: str) -> None:
-    assert len(qemu_targets(ME, [program])) == 1
+def test_guests_are_listed_without_libxcb(monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = Discovered(url="xen:here", kind="xen", description="Xen domain here (id 1)", pid=5)
+    monkeypatch.setattr(discover, "xen_targets", lambda: [domain])
+    # This is what Python stores for a module whose import failed.
+    monkeypatch.setitem(sys.modules, "vramtap.targets.x11.discover", None)
+    assert domain in discover.discover()

@@ -1,4 +1,4 @@
-"""The registry of targets."""
+"""Which target a TARGET string opens."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from vramtap.targets.process import ProcessTarget
 from vramtap.targets.qemu.target import QemuTarget
 from vramtap.targets.shm import FileTarget
 from vramtap.targets.x11.target import X11Target
+from vramtap.targets.xen.target import XenTarget
 
 
 @pytest.mark.parametrize(
@@ -18,18 +19,19 @@ from vramtap.targets.x11.target import X11Target
     [
         ("qemu:/run/vm.qmp", QemuTarget),
         ("x11::99", X11Target),
+        ("xen:debian", XenTarget),
         ("pid:1?address=0x1000&mode=8x8", ProcessTarget),
         ("shm:/dev/shm/x?mode=8x8", FileTarget),
         ("demo:", DemoTarget),
     ],
 )
-def test_each_kind_has_its_target(url: str, kind: type) -> None:
+def test_each_kind_opens_its_target(url: str, kind: type) -> None:
     target = open_target(url)
     assert isinstance(target, kind)
     assert target.url == url
 
 
-def test_only_what_has_to_be_asked_does_not_announce_its_mode() -> None:
+def test_only_qemu_does_not_announce_its_mode() -> None:
     announcing = ("pid:1?address=0x1000&mode=8x8", "shm:/dev/shm/x?mode=8x8", "demo:")
     assert all(open_target(url).announces_mode for url in announcing)
     assert not open_target("qemu:/run/vm.qmp").announces_mode
@@ -38,19 +40,19 @@ def test_only_what_has_to_be_asked_does_not_announce_its_mode() -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("vbox:1", "no kind of target"),
-        ("x11:99", r"'99' is no display \(x11::99 for DISPLAY=:99\)"),
-        ("x11::99999", "is no display"),
+        ("vbox:1", "not a kind of target"),
+        ("x11:99", r"'99' is not a display \(x11::99 for DISPLAY=:99\)"),
+        ("x11::99999", "is not a display"),
         ("x11:far.example:0", "cannot be reached from here"),
         ("x11:localhost:10.0", r"for a local display write x11::10"),
     ],
 )
-def test_what_means_nothing_is_refused(url: str, said: str) -> None:
+def test_an_invalid_string_is_refused(url: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         open_target(url)
 
 
-def test_unix_is_another_way_to_say_this_machine() -> None:
+def test_unix_means_this_machine() -> None:
     target = open_target("x11:unix:7.1")
     assert isinstance(target, X11Target)
     assert str(target.display) == ":7.1"

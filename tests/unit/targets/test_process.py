@@ -1,4 +1,4 @@
-"""`pid:` targets: what their parameters mean, tried on this process's own memory."""
+"""`pid:` targets, on the memory of this process and of children."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PAGES = 16
 
 @pytest.fixture(scope="module")
 def memory() -> tuple[int, NDArray[np.uint8]]:
-    """An address, and what lies there; the page before and the page after are not readable."""
+    """Return an address and the memory there; the pages before and after it are not readable."""
     whole = mmap.mmap(-1, (PAGES + 2) * PAGE_SIZE)
     array = np.frombuffer(whole, np.uint8)
     address = int(array.ctypes.data)
@@ -50,7 +50,7 @@ def target_of(url: str) -> ProcessTarget:
 
 
 async def pixels(target: ProcessTarget) -> bytes:
-    """The rows of the mode, without what lies between them."""
+    """Read the rows of the mode, without the bytes between them."""
     mode = await target.mode()
     assert mode is not None
     data = np.empty(target.extent.size_bytes, np.uint8)
@@ -69,7 +69,7 @@ async def pixels(target: ProcessTarget) -> bytes:
     start=st.integers(0, 2 * PAGE_SIZE),
     offset=st.integers(0, 2 * PAGE_SIZE),
 )
-def test_any_place_in_memory_is_shown(
+def test_a_framebuffer_at_any_address_is_read(
     memory: tuple[int, NDArray[np.uint8]],
     width: int,
     height: int,
@@ -85,7 +85,7 @@ def test_any_place_in_memory_is_shown(
     url = f"pid:{ME}?address={address + start:#x}&mode={width}x{height}&format={form}"
     url += f"&stride={stride}&offset={offset}"
 
-    async def look() -> tuple[bytes, int]:
+    async def attach_and_read() -> tuple[bytes, int]:
         async with target_of(url) as target:
             assert target.extent.address <= address + first
             assert target.extent.end - PAGE_SIZE < address + end <= target.extent.end
@@ -93,9 +93,9 @@ def test_any_place_in_memory_is_shown(
 
     if end > len(data):
         with pytest.raises(NotTappable, match=rf"nothing readable is mapped at {address + len(data):#x}"):
-            asyncio.run(look())
+            asyncio.run(attach_and_read())
         return
-    seen, pages = asyncio.run(look())
+    seen, pages = asyncio.run(attach_and_read())
     assert seen == b"".join(data[at : at + row].tobytes() for at in range(first, end, stride))
     assert pages <= (end - first) // PAGE_SIZE + 2
 
@@ -104,40 +104,40 @@ def test_any_place_in_memory_is_shown(
     ("url", "said"),
     [
         ("pid:?address=0&mode=1x1", r"nothing after pid:"),
-        ("pid:me?address=0&mode=1x1", r"'me' is no process id"),
-        ("pid:0?address=0&mode=1x1", r"'0' is no process id"),
-        (f"pid:{MAX_PID + 1}?address=0&mode=1x1", r"is no process id \(1 to 4194304"),
+        ("pid:me?address=0&mode=1x1", r"'me' is not a process id"),
+        ("pid:0?address=0&mode=1x1", r"'0' is not a process id"),
+        (f"pid:{MAX_PID + 1}?address=0&mode=1x1", r"is not a process id \(1 to 4194304"),
         ("pid:1?mode=1x1", r"address= is missing"),
         ("pid:1?address=0", r"mode= is missing"),
         ("pid:1?address=zero&mode=1x1", r"address=zero is not a number"),
     ],
 )
-def test_parameters_that_mean_nothing(url: str, said: str) -> None:
+def test_invalid_parameters_are_refused(url: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         open_target(url)
 
 
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that does nothing."""
+    """Start a process that sleeps."""
     with subprocess.Popen(["sleep", "600"]) as started:
         yield started
         started.kill()
 
 
 def stack_of(pid: int) -> int:
-    """The last page of its stack, which is always there."""
+    """Return the address of the last page of the stack, which is always present."""
     return next(mapping.end for mapping in read_maps(pid) if mapping.path == "[stack]") - PAGE_SIZE
 
 
-async def test_a_process_that_is_not_there(child: subprocess.Popen[bytes]) -> None:
+async def test_a_process_that_does_not_exist_is_refused(child: subprocess.Popen[bytes]) -> None:
     child.kill()
     child.wait()
     with pytest.raises(NotFound, match=rf"no process {child.pid} \(see vramtap ls\)"):
         await target_of(f"pid:{child.pid}?address=4096&mode=1x1").__aenter__()
 
 
-async def test_a_thread_is_no_process() -> None:
+async def test_a_thread_id_is_refused() -> None:
     ready, done = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -156,19 +156,19 @@ async def test_a_thread_is_no_process() -> None:
 
 
 @pytest.mark.parametrize("address", ["0", "0x1000", "0xffffffffffffffff", "0xffffffffff600000"])
-async def test_addresses_without_memory(address: str) -> None:
+async def test_an_address_without_memory_is_refused(address: str) -> None:
     with pytest.raises((NotTappable, NotFound), match=r"^attach pid:"):
         await target_of(f"pid:{ME}?address={address}&mode=1x1").__aenter__()
 
 
-async def test_memory_that_is_listed_but_cannot_be_read() -> None:
+async def test_mapped_memory_that_cannot_be_read_is_refused() -> None:
     vvar = next((mapping.start for mapping in read_maps(ME) if mapping.path == "[vvar]"), None)
     assert vvar is not None, "every x86-64 process has one"
     with pytest.raises(NotTappable, match=r"EFAULT.*device"):
         await target_of(f"pid:{ME}?address={vvar}&mode=8x8").__aenter__()
 
 
-async def test_it_takes_no_input_and_has_no_other_picture(memory: tuple[int, NDArray[np.uint8]]) -> None:
+async def test_no_input_and_no_snapshot(memory: tuple[int, NDArray[np.uint8]]) -> None:
     async with target_of(f"pid:{ME}?address={memory[0]}&mode=8x8") as target:
         assert target.input is None
         assert target.extent.space.pid == ME
@@ -176,7 +176,7 @@ async def test_it_takes_no_input_and_has_no_other_picture(memory: tuple[int, NDA
             await target.snapshot()
 
 
-async def test_the_end_of_the_process_is_noticed(child: subprocess.Popen[bytes]) -> None:
+async def test_gone_returns_when_the_process_ends(child: subprocess.Popen[bytes]) -> None:
     async with target_of(f"pid:{child.pid}?address={stack_of(child.pid)}&mode=8x8") as target:
         waiting = [asyncio.create_task(target.gone()) for _ in range(2)]
         child.kill()
@@ -189,7 +189,7 @@ async def test_the_end_of_the_process_is_noticed(child: subprocess.Popen[bytes])
 
 @pytest.fixture
 def without_rights() -> Iterator[None]:
-    """As a user who may not look into other users' processes."""
+    """Run as a user who may not read the memory of other users' processes."""
     was = os.geteuid()
     if was == 0:
         os.seteuid(65534)

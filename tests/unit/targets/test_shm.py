@@ -42,7 +42,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-async def test_a_file_is_shown(file: Path) -> None:
+async def test_a_file_is_read(file: Path) -> None:
     async with target_of(file, "mode=32x32") as target:
         mode = await target.mode()
         assert mode is not None
@@ -53,7 +53,7 @@ async def test_a_file_is_shown(file: Path) -> None:
         assert target.input is None
 
 
-async def test_an_offset_may_lie_anywhere_and_the_last_page_be_partial(file: Path) -> None:
+async def test_any_offset_and_a_partial_last_page(file: Path) -> None:
     offset = 3 * PAGE_SIZE + 57
     size = 5 * PAGE_SIZE + 123 - offset
     async with target_of(file, f"mode={size}x1&format=C8&offset={offset}") as target:
@@ -63,14 +63,14 @@ async def test_an_offset_may_lie_anywhere_and_the_last_page_be_partial(file: Pat
         assert read(target)[57 : 57 + size] == content(file)[offset:]
 
 
-async def test_what_is_written_is_seen_at_once(file: Path) -> None:
+async def test_a_write_is_visible_at_once(file: Path) -> None:
     async with target_of(file, "mode=8x8") as target:
         with file.open("r+b") as writer:
             writer.write(b"new")
         assert read(target)[:3] == b"new"
 
 
-async def test_a_memfd_of_another_descriptor_table_is_opened() -> None:
+async def test_a_memfd_is_opened_by_its_proc_path() -> None:
     descriptor = os.memfd_create("screen")
     try:
         os.write(descriptor, bytes(range(256)) * 16)
@@ -85,16 +85,16 @@ async def test_a_file_that_is_too_short_is_refused(file: Path) -> None:
         await target_of(file, "mode=5152x1").__aenter__()
 
 
-async def test_a_file_that_is_cut_short_is_an_error_and_no_signal(file: Path) -> None:
+async def test_a_truncated_file_raises_target_gone(file: Path) -> None:
     async with target_of(file, "mode=32x128") as target:
         os.truncate(file, PAGE_SIZE)
         with pytest.raises(TargetGone, match="cut short to 4096 bytes"):
             read(target)
-        with pytest.raises(TargetGone, match="cut short to 4096 bytes, 16384 are needed"):
+        with pytest.raises(TargetGone, match="truncated to 4096 bytes, 16384 are needed"):
             await target.mode()
 
 
-async def test_a_file_whose_name_is_removed_is_still_shown(file: Path) -> None:
+async def test_an_unlinked_file_is_still_read(file: Path) -> None:
     async with target_of(file, "mode=8x8") as target:
         data = content(file)[:PAGE_SIZE]
         os.unlink(file)
@@ -103,7 +103,7 @@ async def test_a_file_whose_name_is_removed_is_still_shown(file: Path) -> None:
             await asyncio.wait_for(target.gone(), 0)
 
 
-async def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+async def test_only_regular_files_are_accepted(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
@@ -117,19 +117,19 @@ async def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
             await target_of(tmp_path / name, "mode=8x8").__aenter__()
 
 
-async def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+async def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path / "no" / "directory"):
-        with pytest.raises(NotFound, match=r"no file .* \(is its writer running\?\)"):
+        with pytest.raises(NotFound, match=r"no file .* \(is the program that writes it running\?\)"):
             await target_of(path, "mode=8x8").__aenter__()
 
 
-async def test_there_is_no_other_picture(file: Path) -> None:
+async def test_a_snapshot_is_refused(file: Path) -> None:
     async with target_of(file, "mode=8x8") as target:
         with pytest.raises(NotTappable):
             await target.snapshot()
 
 
-async def test_descriptors_are_given_back(file: Path) -> None:
+async def test_no_descriptor_is_leaked(file: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for query in ("mode=8x8", "mode=9999x99"):
         try:
@@ -140,6 +140,6 @@ async def test_descriptors_are_given_back(file: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_parameters_are_asked_for() -> None:
+def test_a_missing_mode_is_refused() -> None:
     with pytest.raises(UsageError, match="mode= is missing"):
         open_target("shm:/dev/shm/x")

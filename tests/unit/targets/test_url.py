@@ -1,14 +1,14 @@
-"""TARGET strings."""
+"""Parsing of TARGET strings."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vramtap.display.mode import MAX_DIMENSION, PixelFormat
 from vramtap.errors import UsageError
-from vramtap.targets.url import MAX_URL_CHARS, TargetSpec, parse, parse_number
+from vramtap.targets.url import MAX_URL_CHARS, TargetSpec, format_url, parse, parse_number
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from vramtap.targets.url import MAX_URL_CHARS, TargetSpec, parse, parse_number
         ("demo:?seed=7&image=/a%26b", "demo", "", {"seed": "7", "image": "/a&b"}),
     ],
 )
-def test_a_target_is_taken_apart(url: str, kind: str, rest: str, query: dict[str, str]) -> None:
+def test_a_target_string_is_parsed(url: str, kind: str, rest: str, query: dict[str, str]) -> None:
     assert parse(url) == TargetSpec(url, kind, rest, query)
 
 
@@ -35,31 +35,44 @@ def test_a_target_is_taken_apart(url: str, kind: str, rest: str, query: dict[str
     [
         ("", r"has no kind.*known: qemu:"),
         ("/run/vm.qmp", r"has no kind"),
-        ("qmeu:/run/vm.qmp", r"'qmeu' is no kind of target \(did you mean qemu\? known: qemu:"),
-        ("vnc:1", r"no kind of target \(known: "),
+        ("qmeu:/run/vm.qmp", r"'qmeu' is not a kind of target \(did you mean qemu\? known: qemu:"),
+        ("vnc:1", r"not a kind of target \(known: "),
         ("qemu:", r"nothing after qemu: \(as in qemu:/run/vm.qmp\)"),
         ("x11:?", r"nothing after x11:"),
-        ("demo:caret", r"'caret' names nothing \(as in demo:\?workload=video-window\)"),
+        ("demo:caret", r"unexpected 'caret' after demo: \(as in demo:\?workload=video-window\)"),
         (
             "pid:1?adress=1",
-            r"'adress' is no parameter of pid: \(did you mean address\? known: address, mode,",
+            r"'adress' is not a parameter of pid: \(did you mean address\? known: address, mode,",
         ),
-        ("shm:/x?address=1", r"'address' is no parameter of shm:"),
+        ("shm:/x?address=1", r"'address' is not a parameter of shm:"),
         ("qemu:/a?b", r"qemu: takes no parameters; write %3F"),
         ("pid:1?mode", r"mode= has no value"),
         ("pid:1?mode=", r"mode= has no value"),
         ("pid:1?mode=1x1&mode=2x2", r"mode= is given twice"),
-        ("pid:1?&", r"'' is no parameter"),
+        ("pid:1?&", r"'' is not a parameter"),
         ("shm:a%00b?mode=1x1", r"zero byte"),
         ("shm:a\nb", r"not printable"),
         ("shm:" + "a" * MAX_URL_CHARS, r"is longer than"),
     ],
 )
-def test_what_means_nothing_says_what_is_known(url: str, said: str) -> None:
+def test_an_invalid_string_is_refused_with_what_is_valid(url: str, said: str) -> None:
     with pytest.raises(UsageError, match=said) as caught:
         parse(url)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+def test_an_unknown_kind_is_refused_with_all_kinds() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse("vbox:1")
+    assert all(f"{kind}:" in caught.value.remedy for kind in ("qemu", "x11", "xen", "pid", "shm", "demo"))
+
+
+@given(st.sampled_from(["qemu", "x11", "xen"]), st.text(min_size=1, max_size=40))
+def test_format_url_is_the_inverse_of_parse(kind: str, rest: str) -> None:
+    url = format_url(kind, rest)
+    assume(url.isprintable() and "\0" not in rest)
+    assert parse(url) == TargetSpec(url, kind, rest)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +97,7 @@ def test_what_means_nothing_says_what_is_known(url: str, said: str) -> None:
         ("", None),
     ],
 )
-def test_numbers(text: str, value: int | None) -> None:
+def test_parse_number(text: str, value: int | None) -> None:
     assert parse_number(text) == value
 
 
@@ -94,7 +107,7 @@ def test_a_mode_has_defaults() -> None:
     assert (mode.format, mode.offset_bytes, mode.palette) == (PixelFormat.XR24, 0, None)
 
 
-def test_a_mode_is_read_in_full() -> None:
+def test_all_parameters_of_a_mode_are_read() -> None:
     mode = parse("shm:/x?mode=640x480&format=rg16&stride=0x600&offset=4100").mode()
     assert (mode.stride_bytes, mode.format, mode.offset_bytes) == (1536, PixelFormat.RG16, 4100)
 
@@ -127,7 +140,7 @@ def test_a_mode_out_of_bounds_is_refused(query: str, said: str) -> None:
         parse("pid:1" + query).mode()
 
 
-def test_a_number_that_must_be_there() -> None:
+def test_a_required_number_is_missing() -> None:
     with pytest.raises(UsageError, match=r"address= is missing \(as in pid:"):
         parse("pid:1?mode=1x1").number("address")
 

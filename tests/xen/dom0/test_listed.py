@@ -19,9 +19,9 @@ def said(command: str) -> list[dict[str, Any]]:
 
 def test_the_domain_is_listed_once_and_can_be_tapped(machine: BootSectorGuest) -> None:
     found = said("ls")
-    (domain,) = [each for each in found if machine.name in each["what"]]
+    (domain,) = [each for each in found if machine.name in each["description"]]
     assert domain["url"] == f"xen:{machine.name}"
-    assert domain["tappable"], domain["why"]
+    assert domain["tappable"], domain["reason"]
     assert domain["pid"]
     assert not [each for each in found if each["url"].startswith("qemu:")], "its QEMU is no guest of its own"
 

@@ -69,7 +69,7 @@ def parse_display(spec: TargetSpec) -> Display:
     """
     match = _DISPLAY.fullmatch(spec.rest)
     if match is None or int(match[2]) > MAX_DISPLAY:
-        raise UsageError("target", spec.url, f"{spec.rest!r} is no display", "x11::99 for DISPLAY=:99")
+        raise UsageError("target", spec.url, f"{spec.rest!r} is not a display", "x11::99 for DISPLAY=:99")
     if match[1] not in ("", "unix"):
         what = f"the memory of a server on {match[1]!r} cannot be reached from here"
         raise UsageError("target", spec.url, what, f"for a local display write x11::{match[2]}")

@@ -18,9 +18,9 @@ import numpy as np
 
 from vramtap.errors import KernelError, Refused
 from vramtap.linux.calls import REMEDY_PTRACE
+from vramtap.linux.procfs import readable_end
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.targets.spans import readable_end
 from vramtap.targets.x11.xwd import HEADER_BYTES, MAGIC_OFFSET, NAME_BYTES, XwdHeader, magic
 
 if TYPE_CHECKING:

@@ -1,8 +1,7 @@
-"""Which domains are listed, and how."""
+"""The list of Xen domains."""
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,6 @@ import pytest
 
 from support.fake_xen.domain import FakeDomain
 from support.fake_xen.host import FakeXen, fake_xen
-from vramtap.targets import discover
-from vramtap.targets.discovered import Discovered
 from vramtap.targets.open import open_target
 from vramtap.targets.xen import discover as discover_xen
 from vramtap.targets.xen.discover import xen_targets
@@ -20,6 +17,8 @@ from vramtap.targets.xen.target import XenTarget
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from vramtap.targets.discovered import Discovered
 
 
 @pytest.fixture
@@ -37,28 +36,28 @@ def listed(*domains: FakeDomain) -> list[Discovered]:
         return xen_targets()
 
 
-def test_outside_of_a_dom0_there_are_none() -> None:
+def test_no_domain_is_listed_outside_dom0() -> None:
     assert xen_targets() == []
 
 
 def test_a_domain_is_listed_by_its_name(xen: FakeXen, tmp_path: Path) -> None:
     (found,) = listed(FakeDomain(xen, tmp_path, 7, name="my debian?", pid=4711))
-    assert (found.pid, found.tappable, found.why) == (4711, True, "")
-    assert "id 7" in found.what
+    assert (found.pid, found.tappable, found.reason) == (4711, True, "")
+    assert "id 7" in found.description
     target = open_target(found.url)
     assert isinstance(target, XenTarget)
     assert found.url == "xen:my debian%3F"
 
 
 @pytest.mark.parametrize("names", [("12", "x"), ("twin", "twin")])
-def test_a_name_that_does_not_tell_is_not_used(xen: FakeXen, tmp_path: Path, names: tuple[str, str]) -> None:
+def test_an_ambiguous_name_is_not_used(xen: FakeXen, tmp_path: Path, names: tuple[str, str]) -> None:
     first, second = names
     found = listed(FakeDomain(xen, tmp_path, 7, name=first), FakeDomain(xen, tmp_path, 8, name=second))
     assert found[0].url == "xen:7"
     assert found[1].url == ("xen:8" if second == first else f"xen:{second}")
 
 
-def test_what_cannot_be_tapped_says_why(
+def test_a_domain_that_cannot_be_tapped_has_a_reason(
     xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     domain = FakeDomain(xen, tmp_path, 7)
@@ -66,28 +65,15 @@ def test_what_cannot_be_tapped_says_why(
         xen.store("/local/domain/7/image/device-model-pid", "none")
         (found,) = xen_targets()
     assert not found.tappable
-    assert "no device model in dom0" in found.why
+    assert "no device model in dom0" in found.reason
     monkeypatch.setattr(discover_xen, "qmp_socket", lambda domid: str(tmp_path / "nowhere"))
     (found,) = listed(FakeDomain(xen, tmp_path, 8))
     assert not found.tappable
-    assert "run as root in dom0" in found.why
+    assert "run as root in dom0" in found.reason
 
 
-def test_without_xens_libraries_the_package_is_named(xen: FakeXen) -> None:
+def test_missing_xen_library_names_its_package(xen: FakeXen) -> None:
     xen.absent.add("libxenstore")
     (found,) = xen_targets()
     assert not found.tappable
-    assert "apt install libxenstore4" in found.why
-
-
-def test_without_libxcb_guests_are_listed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = Discovered("xen:here", "Xen domain here (id 1)", 5, True)
-    monkeypatch.setattr(discover, "xen_targets", lambda: [here])
-    # What an import finds that is not there.
-    monkeypatch.setitem(sys.modules, "vramtap.targets.x11.discover", None)
-    assert here in discover.discover()
-
-
-def test_a_device_model_of_xens_is_no_qemu_target() -> None:
-    arguments = ["/usr/bin/qemu-system-i386", "-xen-domid", "3", "-chardev", "socket,id=libxl-cmd,fd=19"]
-    assert discover.qemu_targets(1, arguments) == []
+    assert "apt install libxenstore4" in found.reason
