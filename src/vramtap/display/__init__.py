@@ -1,1 +1,1 @@
-"""From written pages to changed pixels."""
+"""The display: modes, pixel formats, regions, the screen and its damage."""

@@ -1,4 +1,4 @@
-"""Damage: which pixels of the screen really changed, and which of them only moved."""
+"""Damage: the pixels of the screen that changed, and which of them only moved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from vramtap.display.region import Rect, bounding_box
 
 
 class Move(NamedTuple):
-    """Pixels that stood in `read_from` on the old screen and now stand with their corner at `(x, y)`."""
+    """Pixels that moved from one place of the screen to another, for example in a scroll.
+
+    Attributes:
+        source: Where they were on the old screen.
+        x: Left column of their new place, pixels.
+        y: Top row of their new place, pixels.
+    """
 
     source: Rect
     x: int
@@ -17,32 +23,37 @@ class Move(NamedTuple):
 
     @property
     def destination(self) -> Rect:
-        """Where they stand now."""
+        """Where they are on the new screen."""
         return Rect(self.x, self.y, self.source.width, self.source.height)
 
     @property
     def right(self) -> int:
-        """Pixels they went to the right; negative to the left."""
+        """Distance to the right, pixels. Negative if they moved left."""
         return self.x - self.source.x
 
     @property
     def down(self) -> int:
-        """Pixels they went down; negative up."""
+        """Distance down, pixels. Negative if they moved up."""
         return self.y - self.source.y
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What changed between two states of the screen.
+    """The difference between two states of the screen.
+
+    A damage is true if anything changed. To cut the changed pixels out of the current screen:
+
+        for rect in damage.rects:
+            part = screen.pixels[rect.slices]
 
     Args:
-        width: Of the screen now, pixels.
-        height: Of the screen now, pixels.
-        rects: Disjoint, inside the screen; they cover every changed pixel, those that moved included.
-        moves: A cheaper way to say part of `rects`: the pixels of the old screen, copied so, are exactly
-            those of the new screen there.
-        resized: The size changed: nothing of the old screen holds, `rects` is the whole new one.
-        pages: How many pages were read to find it.
+        width: Width of the new screen, pixels.
+        height: Height of the new screen, pixels.
+        rects: Disjoint rectangles inside the screen. They cover every pixel that changed or moved.
+        moves: A shorter form of part of `rects`. The old screen's pixels at each move's source equal the
+            new screen's pixels at its destination. All moves read the old screen.
+        resized: Whether the size changed. If so, `rects` covers the whole new screen.
+        pages: Number of pages that were read to find the damage.
     """
 
     width: int
@@ -54,12 +65,12 @@ class Damage:
 
     @property
     def area(self) -> int:
-        """Pixels in `rects`."""
+        """Number of pixels in `rects`."""
         return sum(rect.area for rect in self.rects)
 
     @property
     def bounding_box(self) -> Rect | None:
-        """The smallest rectangle with all of `rects` in it; None if nothing changed."""
+        """The smallest rectangle that contains all of `rects`. None if there are none."""
         return bounding_box(self.rects)
 
     def __bool__(self) -> bool:

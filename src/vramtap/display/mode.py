@@ -1,4 +1,4 @@
-"""Mode: the geometry of a scanout, bounded before anything is computed from it."""
+"""Mode: the geometry and pixel format of a scanout. Every value is checked on construction."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from vramtap.errors import ModeError
 from vramtap.pages import PAGE_SIZE
 
 MAX_DIMENSION: Final = 16384
-"""Pixels a side. RFB carries 16 bits; 16384 is what GPUs and X drivers scan out at most today."""
+"""Maximum width and height, pixels. RFB carries 16 bits. Today's GPUs and X drivers scan out at most
+16384."""
 MAX_PIXELS: Final = 64 * 1024 * 1024
-"""Pixels a screen: 8192x8192. Bounds what a hostile register can make us allocate (256 MiB of XR24)."""
+"""Maximum number of pixels: 8192x8192. It bounds what a hostile register can make vramtap allocate
+(256 MiB of XR24)."""
 MAX_STRIDE_BYTES: Final = 1 << 20
-"""Bytes a row, padding included: sixteen times the widest real row."""
+"""Maximum distance between rows, bytes. Sixteen times the widest row."""
 
 
 class PixelFormat(Enum):
-    """A DRM fourcc and the bytes each of its pixels takes (kernel: include/uapi/drm/drm_fourcc.h)."""
+    """Pixel format: a DRM fourcc and its bytes per pixel (kernel: include/uapi/drm/drm_fourcc.h).
+
+    The fourcc names the channels from the highest to the lowest bit of a little-endian word. So the bytes
+    of `XR24` in memory are blue, green, red, unused.
+    """
 
     XR24 = ("XR24", 4)
     AR24 = ("AR24", 4)
@@ -35,15 +41,20 @@ class PixelFormat(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """Where in the extent the pixels lie and what they mean.
+    """Where the pixels lie in the extent, and what they mean.
+
+    The extent is the memory that is followed, such as a video RAM. A 1024x768 screen of 32-bit pixels that
+    starts at the extent's first byte, without padding between its rows:
+
+        Mode(1024, 768, stride_bytes=4096, format=PixelFormat.XR24)
 
     Args:
-        width: Pixels.
-        height: Pixels.
-        stride_bytes: From one row to the next; at least a row of pixels.
+        width: Width, pixels.
+        height: Height, pixels.
+        stride_bytes: Distance from one row to the next, bytes. At least one row of pixels.
         format: Pixel format.
-        offset_bytes: Of the first pixel, from the start of the extent.
-        palette: For `C8`: 256 entries `0x00RRGGBB`; None otherwise.
+        offset_bytes: Offset of the first pixel in the extent, bytes.
+        palette: 256 colours `0x00RRGGBB` if the format is `C8`, else None.
 
     Raises:
         ModeError: a value is out of bounds.
@@ -68,15 +79,15 @@ class Mode:
             if not low <= value <= high:
                 raise ModeError("mode", str(self), f"{what} {value} is outside {low}..{high}")
         if (self.format is PixelFormat.C8) != (self.palette is not None):
-            raise ModeError("mode", str(self), "C8 and only C8 takes a palette")
+            raise ModeError("mode", str(self), "a palette belongs to the format C8 and to no other")
         if self.palette is not None and len(self.palette) != 256:
-            raise ModeError("mode", str(self), f"palette of {len(self.palette)} entries, not 256")
+            raise ModeError("mode", str(self), f"the palette has {len(self.palette)} entries, not 256")
         if self.palette is not None and not all(0 <= color <= 0xFFFFFF for color in self.palette):
-            raise ModeError("mode", str(self), "a palette entry is no 24-bit colour")
+            raise ModeError("mode", str(self), "a palette entry is not a 24-bit colour")
 
     @property
     def end_bytes(self) -> int:
-        """First byte of the extent past the last pixel."""
+        """Offset of the first byte after the last pixel, from the start of the extent."""
         return (
             self.offset_bytes
             + (self.height - 1) * self.stride_bytes
@@ -85,21 +96,24 @@ class Mode:
 
     @property
     def window(self) -> tuple[int, int]:
-        """Half-open range of the extent's pages that hold pixels."""
+        """Half-open range `[first, last)` of the extent's pages that hold pixels."""
         return self.offset_bytes // PAGE_SIZE, -(-self.end_bytes // PAGE_SIZE)
 
     def fit(self, extent_bytes: int) -> Mode:
-        """This mode, if the extent holds all of it.
+        """Return this mode if all its pixels lie in the extent.
+
+        Args:
+            extent_bytes: Size of the extent, bytes.
 
         Raises:
-            ModeError: the last pixel lies past the extent.
+            ModeError: the last pixel lies outside the extent.
         """
         if self.end_bytes > extent_bytes:
             raise ModeError("mode", str(self), f"needs {self.end_bytes} bytes, the extent has {extent_bytes}")
         return self
 
     def __str__(self) -> str:
-        """As people write it: `1024x768 XR24 stride 4096 offset 0`."""
+        """Return the mode as text: `1024x768 XR24 stride 4096 offset 0`."""
         return (
             f"{self.width}x{self.height} {self.format.fourcc} "
             f"stride {self.stride_bytes} offset {self.offset_bytes}"

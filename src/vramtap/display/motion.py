@@ -1,4 +1,4 @@
-"""Motion: pixels that only moved, found by signatures and believed when every one of them is equal."""
+"""Search for pixels that only moved. Signatures propose a move, and an exact comparison confirms it."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MIN_DAMAGE: Final = 1 / 16
-"""Of the screen. A search of a whole 1920x1080 screen takes about 1 ms, and encoding a sixteenth of one
-takes a viewer that long: for less damage there is nothing to gain."""
+"""Smallest damage that is searched, as a fraction of the screen. To search a whole 1920x1080 screen takes
+about 1 ms. To encode a sixteenth of one takes as long, so less damage gains nothing."""
 MIN_SAVED: Final = 1 / 4
-"""Of the damage. A move that explains less is not worth the copy."""
+"""Smallest move, as a fraction of the damage. A smaller one is not worth the copy."""
 STRIPS: Final = 8
 STRIP_PIXELS: Final = 32
-"""Signatures look at so many strips of so many pixels, spread over the damage, not at all of it: they only
-propose. A strip is four characters of a console."""
+"""Signatures cover `STRIPS` strips of `STRIP_PIXELS` pixels, spread over the damage. They only propose a
+move, so they need not cover all of it. A strip is as wide as four characters of a console."""
 WINDOW: Final = 16
-"""Lines that one signature spans. Single lines of text repeat all over a screen, sixteen together seldom."""
+"""Lines in one signature. One line of text occurs many times on a screen. Sixteen equal lines in a row are
+rare."""
 MIN_LINES: Final = 2 * WINDOW
-"""Lines that the damage must have in the direction of the move."""
+"""Smallest number of lines of the damage, in the direction of the move."""
 CELL: Final = 32
-"""Pixels a side of the cells in which the part that really moved is looked for, before its exact edges."""
+"""Side of a cell, pixels. The part that moved is first found in cells, then its exact edges."""
 
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
-"""Odd, with bits all over: 2**64 divided by the golden ratio."""
+"""Multiplier that mixes the bits: 2**64 divided by the golden ratio, which is odd."""
 _WEIGHTS: Final = (np.arange(1, STRIP_PIXELS + 1, dtype=np.uint64) * _MIX >> np.uint64(32)).astype(np.uint32)
 _TABLE_BITS: Final = 16
 
 
 def find_move(old: NDArray[np.uint32], new: NDArray[np.uint32], rects: tuple[Rect, ...]) -> Move | None:
-    """Look for one straight move, up, down, left or right, that explains much of the damage.
+    """Find one move up, down, left or right that explains much of the damage.
 
     Args:
-        old: Shape `(height, width)`: the screen before.
-        new: Shape `(height, width)`: the screen now.
-        rects: Where they differ.
+        old: Old screen, shape `(height, width)`.
+        new: New screen, shape `(height, width)`.
+        rects: Rectangles in which they differ.
 
     Returns:
-        A move of which every pixel was compared: `new` at its destination is `old` at its source.
+        A move, or None. Every pixel of it was compared: `new` at its destination equals `old` at its source.
     """
     area = sum(rect.area for rect in rects)
     box = bounding_box(rects)
@@ -64,11 +65,11 @@ def find_move(old: NDArray[np.uint32], new: NDArray[np.uint32], rects: tuple[Rec
 
 
 def _likely_distance(before: NDArray[np.uint32], after: NDArray[np.uint32]) -> int:
-    """By how many lines down (up: negative) most of what is recognised went; 0 if little or nothing did.
+    """Return by how many lines down most of the recognised lines moved. Negative is up, 0 is no move.
 
     Args:
-        before: Shape `(lines, pixels)`.
-        after: The same.
+        before: Old pixels, shape `(lines, pixels)`.
+        after: New pixels, the same shape.
     """
     lines, pixels = before.shape
     if lines < MIN_LINES or pixels < STRIP_PIXELS:
@@ -78,8 +79,8 @@ def _likely_distance(before: NDArray[np.uint32], after: NDArray[np.uint32]) -> i
     for start in starts:
         was = _signatures(before[:, start : start + STRIP_PIXELS])
         now = _signatures(after[:, start : start + STRIP_PIXELS])
-        # Where signatures share a slot the last one has it. What repeats, such as blank lines, then
-        # votes for as many distances as it has lines, and so for none of them.
+        # If signatures share a slot, the last one takes it. Then lines that repeat, such as blank lines,
+        # vote for a different distance each, and no distance gets many of their votes.
         table = np.zeros(1 << _TABLE_BITS, dtype=np.int32)
         slot = np.uint64(64 - _TABLE_BITS)
         table[was >> slot] = np.arange(len(was), dtype=np.int32)
@@ -92,7 +93,14 @@ def _likely_distance(before: NDArray[np.uint32], after: NDArray[np.uint32]) -> i
 
 
 def _signatures(strip: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """One for each line that has `WINDOW` lines from it on; equal lines have equal ones."""
+    """Return one signature per window of `WINDOW` lines. Equal windows have equal signatures.
+
+    Args:
+        strip: Shape `(lines, STRIP_PIXELS)`.
+
+    Returns:
+        Shape `(lines - WINDOW + 1,)`, by the window's first line.
+    """
     signature: NDArray[np.uint64] = np.einsum("ij,j->i", strip, _WEIGHTS).astype(np.uint64)
     span = 1
     while span < WINDOW:
@@ -102,7 +110,17 @@ def _signatures(strip: NDArray[np.uint32]) -> NDArray[np.uint64]:
 
 
 def _moved(old: NDArray[np.uint32], new: NDArray[np.uint32], box: Rect, right: int, down: int) -> Rect | None:
-    """The largest rectangle, nearly, in `box` of `new` that stood so far left of it and above in `old`."""
+    """Return a large rectangle of `new` that is `old` moved by a distance, or None.
+
+    It is the largest one to the nearest cell.
+
+    Args:
+        old: Old screen.
+        new: New screen.
+        box: Where in `new` to search.
+        right: Distance to the right, pixels.
+        down: Distance down, pixels.
+    """
     height, width = new.shape
     to = box.intersect(Rect(right, down, width, height))
     if to is None:
@@ -110,7 +128,7 @@ def _moved(old: NDArray[np.uint32], new: NDArray[np.uint32], box: Rect, right: i
     differs = new[to.slices] != old[to.shift(-right, -down).slices]
     if not differs.any():
         return to
-    # Ten times faster than one reduceat over all rows.
+    # This is ten times faster than one reduceat over all rows.
     bands = [np.logical_or.reduce(differs[top : top + CELL], axis=0) for top in range(0, to.height, CELL)]
     cells = _largest_clear(np.logical_or.reduceat(np.array(bands), range(0, to.width, CELL), axis=1))
     if cells is None:
@@ -123,7 +141,7 @@ def _moved(old: NDArray[np.uint32], new: NDArray[np.uint32], box: Rect, right: i
 
 
 def _grow(differs: NDArray[np.bool_], first: int, last: int) -> tuple[int, int]:
-    """The half-open range, widened on both sides up to what differs."""
+    """Return the half-open range, widened on both sides up to the next true flag."""
     before, after = differs[:first][::-1], differs[last:]
     down = int(before.argmax()) if before.any() else first
     up = int(after.argmax()) if after.any() else len(after)
@@ -131,12 +149,12 @@ def _grow(differs: NDArray[np.bool_], first: int, last: int) -> tuple[int, int]:
 
 
 def _largest_clear(occupied: NDArray[np.bool_]) -> Rect | None:
-    """The largest rectangle of cells none of which is occupied; None if all are."""
+    """Return the largest rectangle of cells that are not occupied. None if all cells are occupied."""
     best: Rect | None = None
     heights = [0] * occupied.shape[1]
     for row, flags in enumerate(occupied.tolist()):
         heights = [0 if flag else height + 1 for flag, height in zip(flags, heights, strict=True)]
-        rising: list[tuple[int, int]] = []  # where a height that still holds began, lowest first
+        rising: list[tuple[int, int]] = []  # (first column, height) of each open rectangle, by rising height
         for column, height in enumerate([*heights, 0]):
             start = column
             while rising and rising[-1][1] >= height:

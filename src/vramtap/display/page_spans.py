@@ -1,4 +1,4 @@
-"""Which pages of the extent the pixels of rectangles lie in."""
+"""The pages of an extent that hold the pixels of rectangles."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def pages_of(rects: Sequence[Rect], mode: Mode) -> PageRuns:
-    """The pages that hold a pixel of any of these rectangles.
+    """Return the pages that hold a pixel of any of the rectangles.
 
     Args:
-        rects: Inside the screen.
-        mode: Says where its rows lie.
+        rects: Rectangles inside the screen.
+        mode: The screen's mode.
 
     Returns:
-        Relative to the extent.
+        Page runs relative to the extent.
     """
     if not rects:
         return NO_PAGES

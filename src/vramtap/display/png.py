@@ -1,4 +1,4 @@
-"""PNG: a screen as an image file (RFC 2083), whole or not at all."""
+"""PNG writer (RFC 2083). A file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _BAND_BYTES: Final = 1 << 20
-"""Bytes compressed, and at most put into one IDAT chunk, at a time."""
+"""Bytes compressed at a time. Also the maximum size of an IDAT chunk."""
 _FILTER_NONE: Final = 0
-"""Rows as they are: on screens, flat and full of repeats, deflate does better so than on differences."""
+"""Filter type of every row: none. Screens are flat and repeat themselves. Deflate compresses their pixels
+better than the differences that a filter makes."""
 
 
 def write_png(
@@ -29,13 +30,14 @@ def write_png(
 ) -> None:
     """Write a screen as an 8-bit RGB PNG.
 
-    A path is written beside itself and renamed: whoever opens it sees the old file or the whole new one. A
-    link stays one. What is no file (a device, a pipe) is written to: a rename would put a file in its place.
+    For a path, the image goes to a temporary file in the same directory, which is then renamed. A program
+    that opens the path sees the old file or the complete new one. A symbolic link stays a link. A device or a
+    pipe is written to directly, because a rename would replace it by a file.
 
     Args:
         destination: A path, or a file open for writing bytes.
-        pixels: Shape `(height, width)`, `0x00RRGGBB`; at least one pixel.
-        level: Of deflate, 0 to 9.
+        pixels: Shape `(height, width)`, `0x00RRGGBB`, at least one pixel.
+        level: Deflate level, 0 to 9.
 
     Raises:
         ValueError: there are no pixels.
@@ -49,31 +51,31 @@ def write_png(
     path = Path(destination)
     try:
         if path.exists() and not path.is_file():
-            with open(path, "wb", opener=_open_now) as file:
+            with open(path, "wb", opener=_open_device) as file:
                 _write(file, pixels, level)
         else:
             _replace(Path(os.path.realpath(path)), pixels, level)
     except OSError as error:
         raise KernelError(
-            "write", str(path), error.errno or 0, "see the directory's rights and space"
+            "write", str(path), error.errno or 0, "check the directory's permissions and free space"
         ) from error
 
 
-def _open_now(path: str, flags: int) -> int:
-    """Open a device or a pipe; one that nobody reads is an error and not a wait (fifo(7): ENXIO)."""
+def _open_device(path: str, flags: int) -> int:
+    """Open a device or a pipe. A pipe without a reader raises OSError instead of waiting (fifo(7): ENXIO)."""
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     os.set_blocking(descriptor, True)
     return descriptor
 
 
 def _replace(path: Path, pixels: NDArray[np.uint32], level: int) -> None:
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with beside.open("xb") as file:
+        with temporary.open("xb") as file:
             _write(file, pixels, level)
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -1,4 +1,4 @@
-"""Rectangles, and sets of pixels rounded outward to a grid of tiles so that they stay small."""
+"""Rectangles, and regions: sets of pixels, rounded outward to tiles."""
 
 from __future__ import annotations
 
@@ -9,12 +9,25 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TILE: Final = 16
-"""Pixels a side of a region's tile: Tight and ZRLE encode in multiples of it, and 1920x1080 needs 8 KB."""
+REGION_TILE: Final = 16
+"""Side of a region's tile, pixels. Tight and ZRLE encode in multiples of it. A 1920x1080 region takes 8
+KB."""
 
 
 class Rect(NamedTuple):
-    """A rectangle of pixels, half-open: columns `[x, right)`, rows `[y, bottom)`."""
+    """A rectangle of pixels. Its ranges are half-open: columns `[x, right)`, rows `[y, bottom)`.
+
+    Row 0 is the top row of the screen, column 0 the left one. The rectangle cuts a part out of an array:
+
+        rect = Rect(x=10, y=20, width=30, height=40)  # columns 10 to 39, rows 20 to 59
+        part = pixels[rect.slices]  # shape (40, 30), a view
+
+    Attributes:
+        x: Left column, pixels.
+        y: Top row, pixels.
+        width: Width, pixels.
+        height: Height, pixels.
+    """
 
     x: int
     y: int
@@ -23,32 +36,32 @@ class Rect(NamedTuple):
 
     @property
     def right(self) -> int:
-        """First column past it."""
+        """First column right of the rectangle."""
         return self.x + self.width
 
     @property
     def bottom(self) -> int:
-        """First row past it."""
+        """First row below the rectangle."""
         return self.y + self.height
 
     @property
     def area(self) -> int:
-        """Pixels in it."""
+        """Number of pixels."""
         return self.width * self.height
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """What cuts it out of an array of shape `(height, width)`."""
+        """Index of the rectangle in an array of shape `(height, width)`: rows, then columns."""
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
     def intersect(self, other: Rect) -> Rect | None:
-        """The pixels in both; None if there are none."""
+        """Return the pixels that are in both rectangles, or None if there are none."""
         x, y = max(self.x, other.x), max(self.y, other.y)
         width, height = min(self.right, other.right) - x, min(self.bottom, other.bottom) - y
         return Rect(x, y, width, height) if width > 0 and height > 0 else None
 
     def contains(self, other: Rect) -> bool:
-        """Whether every pixel of `other` is in it."""
+        """Return whether every pixel of `other` is in this rectangle."""
         return (
             self.x <= other.x
             and self.y <= other.y
@@ -57,12 +70,12 @@ class Rect(NamedTuple):
         )
 
     def shift(self, right: int, down: int) -> Rect:
-        """The same rectangle, that many pixels further right and down."""
+        """Return the rectangle moved by some pixels. Negative distances go left and up."""
         return Rect(self.x + right, self.y + down, self.width, self.height)
 
 
 def bounding_box(rects: list[Rect] | tuple[Rect, ...]) -> Rect | None:
-    """The smallest rectangle that contains all of these; None for none."""
+    """Return the smallest rectangle that contains all of `rects`. None if there are none."""
     if not rects:
         return None
     x, y = min(rect.x for rect in rects), min(rect.y for rect in rects)
@@ -71,15 +84,17 @@ def bounding_box(rects: list[Rect] | tuple[Rect, ...]) -> Rect | None:
 
 
 def boxes(mask: NDArray[np.bool_], limit: int | None = None) -> list[Rect]:
-    """Disjoint boxes that cover what is true: runs of each row, equal runs of following rows joined.
+    """Return disjoint boxes that cover the true cells of a mask.
+
+    A box is a run of cells in one row, joined with equal runs in the rows below it.
 
     Args:
         mask: Shape `(rows, columns)`.
-        limit: At most this many boxes (at least one). Where exact ones are more, cells are joined two
-            by two in both directions until they are few enough, and boxes then cover false cells too.
+        limit: Maximum number of boxes, at least one. If there are more, each 2x2 cells are joined into one,
+            until the boxes are few enough. Then they cover false cells too.
 
     Returns:
-        Boxes in cells, inside the mask, ordered by row and column.
+        Boxes inside the mask, in cells, ordered by row and column.
     """
     rows, columns = mask.shape
     scale = 1
@@ -96,7 +111,7 @@ def boxes(mask: NDArray[np.bool_], limit: int | None = None) -> list[Rect]:
 
 
 def _halve(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """A quarter as many cells, each true if any of the four it stands for is."""
+    """Join each 2x2 cells into one, which is true if any of the four is."""
     rows, columns = mask.shape
     even = np.zeros((rows + rows % 2, columns + columns % 2), dtype=np.bool_)
     even[:rows, :columns] = mask
@@ -108,7 +123,7 @@ def _exact_boxes(mask: NDArray[np.bool_]) -> list[Rect]:
     rows, columns = mask.shape
     padded = np.zeros((rows, columns + 2), dtype=np.bool_)
     padded[:, 1:-1] = mask
-    # Within a row edges come as start, end, start, end: reading every second one pairs them up.
+    # In each row, the edges are start, end, start, end: even ones are starts, odd ones are ends.
     at_rows, at_columns = np.nonzero(padded[:, 1:] != padded[:, :-1])
     growing: dict[tuple[int, int], tuple[int, int]] = {}
     done: list[Rect] = []
@@ -130,11 +145,14 @@ def _by_row(rect: Rect) -> tuple[int, int]:
 
 
 class Region:
-    """A set of pixels of one screen, rounded outward to tiles: bounded memory whatever is added.
+    """A set of pixels of one screen, rounded outward to tiles. Its memory does not grow with what is added.
 
     Args:
-        width: Of the screen, pixels.
-        height: Of the screen, pixels.
+        width: Width of the screen, pixels.
+        height: Height of the screen, pixels.
+
+    Raises:
+        ValueError: a size is negative.
     """
 
     __slots__ = ("_grid", "height", "width")
@@ -144,7 +162,9 @@ class Region:
             raise ValueError(f"region of {width}x{height} pixels")
         self.width = width
         self.height = height
-        self._grid: NDArray[np.bool_] = np.zeros((-(-height // TILE), -(-width // TILE)), dtype=np.bool_)
+        self._grid: NDArray[np.bool_] = np.zeros(
+            (-(-height // REGION_TILE), -(-width // REGION_TILE)), dtype=np.bool_
+        )
 
     @property
     def screen(self) -> Rect:
@@ -153,94 +173,78 @@ class Region:
 
     @property
     def area(self) -> int:
-        """Pixels in the set; tiles that the screen's edge cuts count what is inside."""
+        """Number of pixels in the set. A tile that the screen's edge cuts counts its part on the screen."""
         rows, columns = self._grid.shape
-        heights = np.minimum(TILE, self.height - TILE * np.arange(rows))
-        widths = np.minimum(TILE, self.width - TILE * np.arange(columns))
+        heights = np.minimum(REGION_TILE, self.height - REGION_TILE * np.arange(rows))
+        widths = np.minimum(REGION_TILE, self.width - REGION_TILE * np.arange(columns))
         return int(heights @ (self._grid @ widths))
 
     def round_out(self, rect: Rect) -> Rect | None:
-        """The tiles that hold any pixel of `rect`, as one rectangle inside the screen; None for none."""
+        """Return the tiles that hold pixels of `rect`, as one rectangle inside the screen, or None."""
         clipped = rect.intersect(self.screen)
         if clipped is None:
             return None
-        x, y = clipped.x - clipped.x % TILE, clipped.y - clipped.y % TILE
-        right = min(self.width, -(-clipped.right // TILE) * TILE)
-        bottom = min(self.height, -(-clipped.bottom // TILE) * TILE)
+        x, y = clipped.x - clipped.x % REGION_TILE, clipped.y - clipped.y % REGION_TILE
+        right = min(self.width, -(-clipped.right // REGION_TILE) * REGION_TILE)
+        bottom = min(self.height, -(-clipped.bottom // REGION_TILE) * REGION_TILE)
         return Rect(x, y, right - x, bottom - y)
 
     def add(self, rect: Rect) -> None:
-        """Put every tile that holds a pixel of `rect` into the set; what is off the screen is ignored."""
+        """Add every tile that holds a pixel of `rect`. The part of `rect` outside the screen is ignored."""
         tiles = self._tiles(rect)
         if tiles is not None:
             self._grid[tiles] = True
 
-    def add_region(self, other: Region) -> None:
-        """Put everything of another region into the set.
-
-        Raises:
-            ValueError: it is of a screen of another size.
-        """
-        if (other.width, other.height) != (self.width, self.height):
-            raise ValueError(
-                f"region of {other.width}x{other.height} pixels put into one of {self.width}x{self.height}"
-            )
-        self._grid |= other._grid
-
     def remove(self, rect: Rect) -> None:
-        """Take out the tiles that lie wholly in `rect`; of one cut by the screen's edge, what is inside."""
+        """Remove the tiles whose pixels on the screen are all in `rect`."""
         clipped = rect.intersect(self.screen)
         if clipped is None:
             return
-        right = self._grid.shape[1] if clipped.right == self.width else clipped.right // TILE
-        bottom = self._grid.shape[0] if clipped.bottom == self.height else clipped.bottom // TILE
-        self._grid[-(-clipped.y // TILE) : bottom, -(-clipped.x // TILE) : right] = False
+        right = self._grid.shape[1] if clipped.right == self.width else clipped.right // REGION_TILE
+        bottom = self._grid.shape[0] if clipped.bottom == self.height else clipped.bottom // REGION_TILE
+        self._grid[-(-clipped.y // REGION_TILE) : bottom, -(-clipped.x // REGION_TILE) : right] = False
 
     def rects(self, within: Rect | None = None, limit: int | None = None) -> list[Rect]:
-        """The set as disjoint rectangles inside the screen, ordered by row and column.
+        """Return the set as disjoint rectangles inside the screen, ordered by row and column.
 
         Args:
-            within: Only the pixels of the set in here.
-            limit: At most this many rectangles, which then may cover pixels that are not in the set.
+            within: Return only the pixels in this rectangle. None means the whole screen.
+            limit: Maximum number of rectangles. With a limit, they can cover pixels outside the set.
         """
         clip = self.screen if within is None else within.intersect(self.screen)
         tiles = None if clip is None else self._tiles(clip)
         if clip is None or tiles is None:
             return []
-        top, left = tiles[0].start * TILE, tiles[1].start * TILE
+        top, left = tiles[0].start * REGION_TILE, tiles[1].start * REGION_TILE
         found = (
-            Rect(left + x * TILE, top + y * TILE, width * TILE, height * TILE).intersect(clip)
+            Rect(
+                left + x * REGION_TILE, top + y * REGION_TILE, width * REGION_TILE, height * REGION_TILE
+            ).intersect(clip)
             for x, y, width, height in boxes(self._grid[tiles], limit)
         )
         return [rect for rect in found if rect is not None]
 
     def intersects(self, rect: Rect) -> bool:
-        """Whether a tile of the set holds any pixel of `rect`."""
+        """Return whether a tile of the set holds a pixel of `rect`."""
         tiles = self._tiles(rect)
         return tiles is not None and bool(self._grid[tiles].any())
 
     def clear(self) -> None:
-        """Take everything out."""
+        """Remove everything."""
         self._grid[:] = False
 
     def fill(self) -> None:
-        """Put the whole screen in."""
+        """Add the whole screen."""
         self._grid[:] = True
 
-    def copy(self) -> Region:
-        """A region of its own with the same pixels."""
-        other = Region(self.width, self.height)
-        other._grid[:] = self._grid
-        return other
-
     def _tiles(self, rect: Rect) -> tuple[slice, slice] | None:
-        """The part of the grid that holds pixels of `rect`."""
+        """Return the part of the grid that holds pixels of `rect`. None if there is none."""
         clipped = rect.intersect(self.screen)
         if clipped is None:
             return None
         return (
-            slice(clipped.y // TILE, -(-clipped.bottom // TILE)),
-            slice(clipped.x // TILE, -(-clipped.right // TILE)),
+            slice(clipped.y // REGION_TILE, -(-clipped.bottom // REGION_TILE)),
+            slice(clipped.x // REGION_TILE, -(-clipped.right // REGION_TILE)),
         )
 
     def __bool__(self) -> bool:

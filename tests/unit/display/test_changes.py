@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from support.region_reference import painted
 from vramtap.display import changes as module
-from vramtap.display.changes import MAX_RECTS, TILE_COLUMNS, TILE_ROWS, ChangeFinder
+from vramtap.display.changes import DIFF_TILE_COLUMNS, DIFF_TILE_ROWS, MAX_RECTS, ChangeFinder
 from vramtap.display.region import Rect
 
 Pixels = NDArray[np.uint32]
@@ -88,12 +88,12 @@ def test_changes_all_over_a_large_screen_are_bounded() -> None:
 
 
 def test_single_pixels_far_apart_are_rects_of_their_own() -> None:
-    old = np.zeros((4 * TILE_ROWS, 4 * TILE_COLUMNS), dtype=np.uint32)
+    old = np.zeros((4 * DIFF_TILE_ROWS, 4 * DIFF_TILE_COLUMNS), dtype=np.uint32)
     new = old.copy()
-    at = [(0, 0), (4 * TILE_COLUMNS - 1, 0), (5, 4 * TILE_ROWS - 1)]
+    at = [(0, 0), (4 * DIFF_TILE_COLUMNS - 1, 0), (5, 4 * DIFF_TILE_ROWS - 1)]
     for x, y in at:
         new[y, x] = 1
-    found = ChangeFinder(4 * TILE_COLUMNS, 4 * TILE_ROWS).find(old, new, [(0, 4 * TILE_ROWS)])
+    found = ChangeFinder(4 * DIFF_TILE_COLUMNS, 4 * DIFF_TILE_ROWS).find(old, new, [(0, 4 * DIFF_TILE_ROWS)])
     assert found == [Rect(x, y, 1, 1) for x, y in at]
 
 

@@ -52,14 +52,14 @@ def test_the_window_holds_every_pixel_and_begins_and_ends_with_one(mode: Mode) -
 def test_a_palette_belongs_to_c8_and_has_256_colors() -> None:
     mode = Mode(1, 1, 1, PixelFormat.C8, palette=(0,) * 256)
     for palette, complaint in (
-        (None, "takes a palette"),
+        (None, "belongs to the format C8"),
         ((0,) * 255, "of 255 entries"),
         ((0,) * 255 + (1 << 24,), "no 24-bit colour"),
         ((0,) * 255 + (-1,), "no 24-bit colour"),
     ):
         with pytest.raises(ModeError, match=complaint):
             replace(mode, palette=palette)
-    with pytest.raises(ModeError, match="takes a palette"):
+    with pytest.raises(ModeError, match="belongs to the format C8"):
         Mode(1, 1, 4, palette=(0,) * 256)
 
 

@@ -1,4 +1,4 @@
-"""Regions against a set of pixels kept one by one."""
+"""Tests of regions, against a simple model with one boolean per pixel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramtap.display.region import TILE, Rect, Region, bounding_box, boxes
+from vramtap.display.region import REGION_TILE, Rect, Region, bounding_box, boxes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +24,7 @@ MASKS = st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 2**32 -
 
 
 def painted(width: int, height: int, rects: list[Rect]) -> NDArray[np.int64]:
-    """How many of the rects hold each pixel."""
+    """Return how many of the rects hold each pixel."""
     count = np.zeros((height, width), dtype=np.int64)
     for rect in rects:
         count[rect.slices] += 1
@@ -32,14 +32,14 @@ def painted(width: int, height: int, rects: list[Rect]) -> NDArray[np.int64]:
 
 
 class TilePixels:
-    """The obvious region: a boolean a pixel, rounded by hand."""
+    """Model of a region: one boolean per pixel, rounded to tiles in a loop."""
 
     def __init__(self, width: int, height: int) -> None:
         self.pixels = np.zeros((height, width), dtype=np.bool_)
         self.tiles = [
-            (slice(y, min(y + TILE, height)), slice(x, min(x + TILE, width)))
-            for y in range(0, height, TILE)
-            for x in range(0, width, TILE)
+            (slice(y, min(y + REGION_TILE, height)), slice(x, min(x + REGION_TILE, width)))
+            for y in range(0, height, REGION_TILE)
+            for x in range(0, width, REGION_TILE)
         ]
 
     def inside(self, rect: Rect) -> NDArray[np.bool_]:
@@ -106,24 +106,8 @@ def test_region_holds_the_same_pixels_as_the_obvious_one(
     assert region.intersects(within) == bool((model.pixels & touched.pixels).any())
 
 
-@given(SIZES, st.lists(RECTS, max_size=6), st.lists(RECTS, max_size=6))
-def test_add_region_is_adding_its_rects(size: tuple[int, int], first: list[Rect], second: list[Rect]) -> None:
-    one, other, both = Region(*size), Region(*size), Region(*size)
-    for rect in first:
-        one.add(rect)
-        both.add(rect)
-    for rect in second:
-        other.add(rect)
-        both.add(rect)
-    kept = one.copy()
-    one.add_region(other)
-    assert one == both
-    assert all(kept.intersects(rect) for rect in first if rect.intersect(kept.screen))
-    assert (kept == one) == (kept.area == one.area)
-
-
 @given(SIZES)
-def test_fill_is_the_screen_and_clear_is_nothing(size: tuple[int, int]) -> None:
+def test_fill_adds_the_whole_screen_and_clear_removes_it(size: tuple[int, int]) -> None:
     region = Region(*size)
     region.fill()
     assert region.rects() == [region.screen]
@@ -135,7 +119,7 @@ def test_fill_is_the_screen_and_clear_is_nothing(size: tuple[int, int]) -> None:
     assert region.rects() == []
 
 
-def test_memory_does_not_grow_with_what_is_added() -> None:
+def test_many_small_rects_join_to_one() -> None:
     region = Region(640, 480)
     for y in range(0, 480, 3):
         for x in range(0, 640, 7):
@@ -165,15 +149,13 @@ def test_a_screen_without_pixels_has_an_empty_region() -> None:
     assert region.area == 0
 
 
-def test_wrong_sizes_are_refused() -> None:
+def test_negative_size_raises() -> None:
     with pytest.raises(ValueError, match="-1x4"):
         Region(-1, 4)
-    with pytest.raises(ValueError, match="3x4 pixels put into one of 4x4"):
-        Region(4, 4).add_region(Region(3, 4))
 
 
 @given(RECTS, RECTS)
-def test_intersection_is_in_both(one: Rect, other: Rect) -> None:
+def test_intersection_lies_in_both_rects(one: Rect, other: Rect) -> None:
     both = one.intersect(other)
     if both is None:
         assert other.intersect(one) is None
@@ -184,12 +166,12 @@ def test_intersection_is_in_both(one: Rect, other: Rect) -> None:
         assert both == other.intersect(one)
 
 
-def test_bounding_box_holds_all() -> None:
+def test_bounding_box_contains_all_rects() -> None:
     assert bounding_box([]) is None
     assert bounding_box([Rect(3, 4, 5, 6), Rect(1, 9, 2, 2)]) == Rect(1, 4, 7, 7)
 
 
-def test_repr_names_the_pixels() -> None:
+def test_repr_shows_size_and_rects() -> None:
     region = Region(20, 20)
     region.add(Rect(17, 1, 1, 1))
     assert repr(region) == "Region(20, 20, [(16, 0, 4, 16)])"
