@@ -77,7 +77,7 @@ class Log:
     """`LogTracker`, by the world's will."""
 
     stopped_us = 0.0
-    source = EXTENT
+    read_from = EXTENT
 
     def __init__(self, world: World) -> None:
         self.world = world
