@@ -11,6 +11,8 @@ VramtapError                 anything below; the command line prints it as one l
 ├── KernelError              a system call failed; carries the errno
 │   └── Unsupported          this kernel does not offer the interface
 ├── TargetGone               the target ended while it was tapped
+├── ListenError              an address cannot be listened on (busy, unknown, not of this machine)
+├── MissingAsset             a file of the installed package is missing
 ├── ProtocolError            the other side of an RFB connection broke the protocol
 └── TimedOut                 what was waited for did not happen in time (exit 3 from `wait`)
 ```
@@ -92,6 +94,14 @@ class Unsupported(KernelError):
 
 class TargetGone(VramtapError):
     """The target ended while it was tapped."""
+
+
+class ListenError(VramtapError):
+    """An address cannot be listened on: it is busy, unknown or not an address of this machine."""
+
+
+class MissingAsset(VramtapError):
+    """A file that belongs to the installed package is missing."""
 
 
 class ProtocolError(VramtapError):

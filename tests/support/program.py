@@ -198,7 +198,7 @@ class Served:
         password: str | None = None,
         index: int = 0,
     ) -> RfbClient:
-        """A client of ours of the target of this index."""
+        """Return a client of the target with this index."""
         return RfbClient.connect(
             *self.vnc[index],
             password=password,

@@ -1,4 +1,4 @@
-"""A small RFB client, written from the protocol's documents alone: it shares no code with the program.
+"""A small RFB client, written from the protocol documents alone. It shares no code with vramtap.
 
 ```
 with RfbClient.connect("127.0.0.1", 5900, encodings=[ZRLE, RAW, DESKTOP_SIZE]) as client:
@@ -6,7 +6,7 @@ with RfbClient.connect("127.0.0.1", 5900, encodings=[ZRLE, RAW, DESKTOP_SIZE]) a
     client.pixels  # uint32, shape (height, width), 0x00RRGGBB
 ```
 
-It is strict: what a document forbids raises `Broken`.
+It is strict: it raises `Broken` for everything that a document forbids.
 """
 
 from __future__ import annotations
@@ -67,24 +67,24 @@ __all__ = [
 
 
 class Rejected(Exception):
-    """The server did not let us in; carries its reason, if the version has one."""
+    """The server refused the client. Carries the server's reason if the protocol version sends one."""
 
 
 @dataclass
 class Update:
-    """What came with one FramebufferUpdate."""
+    """One FramebufferUpdate."""
 
     rects: list[tuple[int, int, int, int, int]] = field(default_factory=list)
-    """Column, row, width, height, encoding of those with pixels."""
+    """Column, row, width, height and encoding of each rectangle with pixels."""
     pseudo: list[tuple[int, int, int, int, int]] = field(default_factory=list)
-    """The same of the others."""
+    """The same of each pseudo-rectangle."""
     size_bytes: int = 0
-    """Of the whole message."""
+    """Size of the whole message."""
     resized: bool = False
 
 
 class RfbClient:
-    """A connection. Made by `connect`, or with a connected socket and then `handshake`."""
+    """A connection. Use `connect`, or pass a connected socket and then call `handshake`."""
 
     def __init__(self, connection: socket.socket, timeout_s: float = 20.0) -> None:
         self.socket = connection
@@ -108,18 +108,19 @@ class RfbClient:
         encodings: Iterable[int] = (RAW,),
         pixel_format: PixelFormat | None = None,
         version: tuple[int, int] = (3, 8),
+        *,
         shared: bool = True,
         timeout_s: float = 20.0,
     ) -> RfbClient:
-        """Connect and go through the handshake.
+        """Connect and do the handshake.
 
         Raises:
-            OSError: nobody listens.
-            Rejected: we were not let in.
+            OSError: No server listens.
+            Rejected: The server refused the client.
         """
         client = cls(socket.create_connection((host, port), timeout_s), timeout_s)
         try:
-            client.handshake(password, version, shared)
+            client.handshake(password, version, shared=shared)
             if pixel_format is not None:
                 client.set_format(pixel_format)
             client.set_encodings(encodings)
@@ -128,7 +129,10 @@ class RfbClient:
             raise
         return client
 
-    def handshake(self, password: str | None, version: tuple[int, int] = (3, 8), shared: bool = True) -> None:
+    def handshake(
+        self, password: str | None, version: tuple[int, int] = (3, 8), *, shared: bool = True
+    ) -> None:
+        """Do the handshake up to ServerInit."""
         if self.read(12) != b"RFB 003.008\n":
             raise Broken("the server does not offer version 3.8")
         self.version = version
@@ -161,7 +165,7 @@ class RfbClient:
         (length,) = struct.unpack(">I", self.read(4))
         return self.read(length).decode()
 
-    # What we have
+    # The framebuffer
 
     @property
     def width(self) -> int:
@@ -173,12 +177,12 @@ class RfbClient:
 
     @property
     def pixels(self) -> NDArray[np.uint32]:
-        """Shape `(height, width)`, `0x00RRGGBB`; not a copy if the format is that."""
+        """Pixels of shape `(height, width)`, `0x00RRGGBB`; a copy unless that is the client's format."""
         if self.decoder.format == NATIVE:
             return self.decoder.values.view(np.uint32)
         return self.decoder.pixels
 
-    # What we say
+    # Messages to the server
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
@@ -192,12 +196,12 @@ class RfbClient:
         self.encodings = tuple(encodings)
         self.send(struct.pack(f">BxH{len(self.encodings)}i", 2, len(self.encodings), *self.encodings))
 
-    def request(self, incremental: bool = True, area: tuple[int, int, int, int] | None = None) -> None:
-        """Ask for an update of `(x, y, width, height)`, the whole framebuffer if None."""
+    def request(self, *, incremental: bool = True, area: tuple[int, int, int, int] | None = None) -> None:
+        """Request an update of the area `(x, y, width, height)`; None for the whole framebuffer."""
         self.send(struct.pack(">BB4H", 3, incremental, *(area or (0, 0, self.width, self.height))))
 
-    def key(self, keysym: int, down: bool, scancode: int | None = None) -> None:
-        """Press or release a key, with a scancode in the QEMU extended form."""
+    def key(self, keysym: int, *, down: bool, scancode: int | None = None) -> None:
+        """Press or release a key. With a scancode it is sent as a QEMU extended key event."""
         if scancode is None:
             self.send(struct.pack(">BB2xI", 4, down, keysym))
         else:
@@ -211,14 +215,14 @@ class RfbClient:
             struct.pack(">BxHHBx", 251, width, height, 1) + struct.pack(">IHHHHI", 0, 0, 0, width, height, 0)
         )
 
-    # What we hear
+    # Messages from the server
 
     def wait_update(self, timeout_s: float | None = None) -> Update:
-        """Wait for the next FramebufferUpdate and take it in.
+        """Wait for the next FramebufferUpdate and decode it.
 
         Raises:
-            TimeoutError: nothing came.
-            Broken: what came was wrong, or the connection ended.
+            TimeoutError: No update came.
+            Broken: The server broke the protocol, or the connection ended.
         """
         while True:
             if not self._buffer and not select.select([self.socket], [], [], timeout_s or self.timeout_s)[0]:
@@ -240,10 +244,10 @@ class RfbClient:
             elif kind != 2:
                 raise Broken(f"message type {kind}")
 
-    def refresh(self, incremental: bool = True, timeout_s: float | None = None) -> Update:
-        """Ask and wait for pixels; updates that only tell of something else are taken in and passed over."""
+    def refresh(self, *, incremental: bool = True, timeout_s: float | None = None) -> Update:
+        """Request pixels and wait for them. Skip updates that only have pseudo-rectangles."""
         while True:
-            self.request(incremental)
+            self.request(incremental=incremental)
             update = self.wait_update(timeout_s)
             if update.rects:
                 return update
@@ -256,14 +260,14 @@ class RfbClient:
             _, _, width, height, encoding = rect = struct.unpack(">HHHHi", self.read(12))
             if encoding >= 0:
                 if encoding != RAW and encoding not in self.encodings:
-                    raise Broken(f"encoding {encoding} was not asked for")
+                    raise Broken(f"encoding {encoding} was not requested")
                 if update.resized:
                     raise Broken("pixels in an update that changes the size")
                 update.rects.append(rect)
                 self.decoder.rectangle(*rect)
                 continue
             if encoding not in self.encodings:
-                raise Broken(f"pseudo-encoding {encoding} was not asked for")
+                raise Broken(f"pseudo-encoding {encoding} was not requested")
             update.pseudo.append(rect)
             if encoding == LAST_RECT:
                 break
@@ -280,7 +284,7 @@ class RfbClient:
         return update
 
     def read(self, size: int) -> bytes:
-        """Exactly so many bytes."""
+        """Read exactly this many bytes."""
         while len(self._buffer) < size:
             data = self.socket.recv(max(65536, min(size - len(self._buffer), 1 << 20)))
             if not data:
@@ -304,7 +308,10 @@ class RfbClient:
 
 
 def vnc_response(password: str, challenge: bytes) -> bytes:
-    """RFC 6143, 7.2.2, with the bits of each key byte in reverse as all implementations have them."""
+    """Return the answer to a VNC challenge (RFC 6143, 7.2.2).
+
+    All implementations reverse the bits of each byte of the key.
+    """
     key = bytes(
         sum(1 << (7 - bit) for bit in range(8) if byte >> bit & 1)
         for byte in password.encode()[:8].ljust(8, b"\0")

@@ -35,7 +35,7 @@ def test_the_embedded_machine_and_who_watches_it_sleep_until_a_key(web: bool) ->
                 before = switches(server.pid)
                 await_rest(server.pid)
                 assert switches(server.pid) == before, "to be looked at wakes nobody"
-                client.key(ord(key), True)
+                client.key(ord(key), down=True)
                 client.wait_update()
                 client.request()
         (report,) = server.stop()

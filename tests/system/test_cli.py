@@ -203,8 +203,8 @@ def test_keys_of_a_view_only_session_go_nowhere(guest: Guest) -> None:
     with serve(guest.url, arguments=("--view-only",)) as server:
         with server.connect() as viewer:
             for key in (*b"touch /tmp/view-only", 0xFF0D):
-                viewer.key(key, True)
-                viewer.key(key, False)
+                viewer.key(key, down=True)
+                viewer.key(key, down=False)
             viewer.request(incremental=False)
             viewer.wait_update()
         server.stop()

@@ -1,4 +1,4 @@
-"""Clients that no one here wrote, against a screen that tests draw on: pixels, keys and pointer."""
+"""VNC clients of other projects on a synthetic tap: pixels, keys and pointer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from support.pictures import Pixels, channels, picture
 from support.synthetic_tap import RecordingInput, SyntheticTap
+from support.vnc_serving import until_empty
 from vramtap.keyboard.events import KeyEvent, PointerEvent
 from vramtap.servers.vnc.server import VncServer
 from vramtap.servers.vnc.session import SessionOptions
@@ -23,22 +24,22 @@ if TYPE_CHECKING:
 SCREEN = picture("patches", 640, 480, seed=5)
 LIMIT_S = 60
 FIRST_PORT = 5900
-"""What display numbers count from."""
+"""Port of VNC display 0."""
 
 
 @pytest.fixture
-def taker() -> RecordingInput:
+def recorder() -> RecordingInput:
     return RecordingInput()
 
 
 @pytest.fixture
-async def server(taker: RecordingInput) -> AsyncIterator[VncServer]:
-    async with VncServer(SyntheticTap(SCREEN, taker), port=0) as server:
+async def server(recorder: RecordingInput) -> AsyncIterator[VncServer]:
+    async with VncServer(SyntheticTap(SCREEN, recorder), port=0) as server:
         yield server
 
 
 async def run(*command: str) -> str:
-    """Run a client to its end; it has to succeed."""
+    """Run a client to its end. It must succeed."""
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
@@ -67,7 +68,7 @@ def shown(path: Path) -> Pixels:
 
 
 @pytest.mark.parametrize("kind", ["patches", "photo", "noise", "runs"])
-async def test_gvnccapture_sees_every_pixel(kind: str, tmp_path: Path) -> None:
+async def test_gvnccapture_shows_every_pixel(kind: str, tmp_path: Path) -> None:
     screen = picture(kind, 800, 600, seed=11)
     file = tmp_path / "screen.png"
     async with VncServer(SyntheticTap(screen), port=0) as server:
@@ -75,13 +76,13 @@ async def test_gvnccapture_sees_every_pixel(kind: str, tmp_path: Path) -> None:
     assert np.array_equal(channels(shown(file)), channels(screen))
 
 
-async def test_vncdotool_sees_every_pixel(server: VncServer, tmp_path: Path) -> None:
+async def test_vncdotool_shows_every_pixel(server: VncServer, tmp_path: Path) -> None:
     file = tmp_path / "screen.png"
     await vncdotool(server, "capture", str(file))
     assert np.array_equal(shown(file), SCREEN)
 
 
-async def test_vncdotool_gives_the_password(tmp_path: Path) -> None:
+async def test_vncdotool_logs_in_with_the_password(tmp_path: Path) -> None:
     file = tmp_path / "screen.png"
     options = SessionOptions(password="secret")
     async with VncServer(SyntheticTap(SCREEN), port=0, options=options) as server:
@@ -89,13 +90,15 @@ async def test_vncdotool_gives_the_password(tmp_path: Path) -> None:
     assert np.array_equal(shown(file), SCREEN)
 
 
-async def test_what_vncdotool_types_and_clicks_arrives(server: VncServer, taker: RecordingInput) -> None:
+async def test_keys_and_clicks_of_vncdotool_reach_the_target(
+    server: VncServer, recorder: RecordingInput
+) -> None:
     await vncdotool(server, "type", "root", "key", "enter", "move", "100", "50", "click", "1")
-    await asyncio.wait_for(server.until_left(), LIMIT_S)
-    pressed = [event.keysym for event in taker.taken if isinstance(event, KeyEvent) and event.down]
-    released = [event.keysym for event in taker.taken if isinstance(event, KeyEvent) and not event.down]
+    await until_empty(server, LIMIT_S)
+    pressed = [event.keysym for event in recorder.received if isinstance(event, KeyEvent) and event.down]
+    released = [event.keysym for event in recorder.received if isinstance(event, KeyEvent) and not event.down]
     assert pressed == [*b"root", 0xFF0D]
     assert sorted(released) == sorted(pressed)
-    pointer = [event for event in taker.taken if isinstance(event, tuple)]
+    pointer = [event for event in recorder.received if isinstance(event, tuple)]
     assert (PointerEvent(100, 50, 1), 640, 480) in pointer
     assert pointer[-1] == (PointerEvent(100, 50, 0), 640, 480)

@@ -159,7 +159,7 @@ def test_a_guest_that_faults_while_it_is_watched_ends_its_tap_and_no_other(tmp_p
             server.connect((RAW,), index=0) as client,
         ):
             client.refresh(incremental=False)
-            client.key(ord("a"), True)
+            client.key(ord("a"), down=True)
             while "the guest stopped" not in server.log:
                 other.progresses(1)
             assert page(server)
@@ -174,7 +174,7 @@ def test_a_guest_that_ends_itself_ends_the_program_and_says_its_status(tmp_path:
     url = image(tmp_path, f"{SET_MODE}; {ON_A_KEY}; mov $7, %al; out %al, $0xF4; jmp .")
     with serve(url) as server, server.connect((RAW,)) as client:
         client.refresh(incremental=False)
-        client.key(ord("a"), True)
+        client.key(ord("a"), down=True)
         (report,) = server.stop(None)
     assert report["ended"] == "the guest ended with status 7"
 

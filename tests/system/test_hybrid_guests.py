@@ -157,8 +157,8 @@ async def test_keys_typed_at_an_armed_guest_are_seen(guest: Guest) -> None:
             for key in (*map(ord, "abc"), *3 * [_BACKSPACE]):
                 await armed(tap, tracker)
                 before = await asyncio.to_thread(guest.screendump)
-                viewer.key(key, True)
-                viewer.key(key, False)
+                viewer.key(key, down=True)
+                viewer.key(key, down=False)
                 await asyncio.to_thread(follower.shows, await _differs(guest, before), hex(key))
 
 

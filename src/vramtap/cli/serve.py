@@ -8,15 +8,15 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from vramtap.cli import run
-from vramtap.errors import Refused, UsageError
-from vramtap.servers.vnc.server import VncServer
-from vramtap.servers.vnc.session import SessionOptions
-from vramtap.servers.web.server import WebServer
+from vramtap.errors import UsageError
+from vramtap.servers import serve as servers
+from vramtap.servers.listen import ListenAddress, parse_address
+from vramtap.servers.serve import DEFAULT_VNC, DEFAULT_WEB
 from vramtap.tap.tap import Tap
 from vramtap.targets.open import open_target
 from vramtap.trackers.choose import NAMES, TrackerOptions
@@ -25,17 +25,7 @@ from vramtap.trackers.poller import IDLE_INTERVAL_S
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-DEFAULT_VNC: Final = "127.0.0.1:5900"
-DEFAULT_WEB: Final = "127.0.0.1:8080"
 PASSWORD_VARIABLE: Final = "VRAMTAP_PASSWORD"
-
-
-class Address(NamedTuple):
-    """Where to listen, and whether the user chose it or we did."""
-
-    host: str
-    port: int
-    chosen: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,30 +111,44 @@ async def command(targets: tuple[str, ...], **how: Any) -> None:  # noqa: ANN401
 
 
 async def serve(targets: Iterable[str], how: Serving, note: str) -> None:
-    """Show targets until all have ended.
+    """Serve targets until all have ended.
 
     Args:
         targets: TARGET strings.
         how: The options.
-        note: The last line said to people before it runs.
+        note: Last line printed for people once the servers run.
 
     Raises:
-        VramtapError: a target cannot be tapped, or an address not be had.
+        VramtapError: A target cannot be tapped, or an address cannot be listened on.
     """
     both = how.vnc is None and how.web is None
-    vnc_at = _address("--vnc", how.vnc, DEFAULT_VNC) if both or how.vnc else None
-    web_at = _address("--web", how.web, DEFAULT_WEB) if both or how.web else None
-    session = SessionOptions(password=_password(how.password_file), view_only=how.view_only)
+    vnc = _address("--vnc", how.vnc, DEFAULT_VNC) if both or how.vnc else None
+    web = _address("--web", how.web, DEFAULT_WEB) if both or how.web else None
+    password = _password(how.password_file)
     options = TrackerOptions(how.latency / 1000, how.guest_cost_factor)
     taps = [Tap(open_target(url), tracker=how.tracker, options=options) for url in targets]
     async with contextlib.AsyncExitStack() as stack:
         for tap in taps:
             await stack.enter_async_context(tap)
-        if vnc_at is not None:
-            for index, tap in enumerate(taps):
-                await _start_vnc(stack, tap, vnc_at, index, session, how.as_json)
-        if web_at is not None:
-            await _start_web(stack, taps, web_at, session, how)
+        endpoints = await stack.enter_async_context(
+            servers.serve(
+                taps,
+                vnc=vnc,
+                web=web,
+                password=password,
+                token=how.token,
+                allow_hosts=how.allow_host,
+                view_only=how.view_only,
+            )
+        )
+        for endpoint in endpoints.vnc:
+            fields: dict[str, object] = {
+                "target": endpoint.tap.target.url,
+                "vnc": [endpoint.host, endpoint.port],
+            }
+            _say(how.as_json, fields, f"VNC  {endpoint}", endpoint.tap)
+        for url in endpoints.web:
+            _say(how.as_json, {"web": url}, f"page {url}", taps[0] if len(taps) == 1 else None)
         for tap in taps:
             stack.callback(_report, tap, how.as_json)
         if not how.as_json:
@@ -152,11 +156,10 @@ async def serve(targets: Iterable[str], how: Serving, note: str) -> None:
         await asyncio.gather(*(tap.ended() for tap in taps))
 
 
-def _address(option: str, text: str | None, default: str) -> Address:
-    host, colon, port = (text or default).rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise UsageError(option, text or "", "not HOST:PORT", f"for example {default}, or 127.0.0.1:0")
-    return Address(host.removeprefix("[").removesuffix("]"), int(port), text is not None)
+def _address(option: str, text: str | None, default: str) -> ListenAddress:
+    """Parse an address. The default address gives way to any free port if its port is busy."""
+    address = parse_address(text or default, option, default)
+    return address if text is not None else address._replace(or_any_port=True)
 
 
 def _password(file: Path | None) -> str | None:
@@ -169,50 +172,6 @@ def _password(file: Path | None) -> str | None:
     if not lines or not lines[0]:
         raise UsageError("--password-file", str(file), "its first line is empty", "write the password there")
     return lines[0]
-
-
-async def _start_vnc(
-    stack: contextlib.AsyncExitStack,
-    tap: Tap,
-    address: Address,
-    index: int,
-    session: SessionOptions,
-    as_json: bool,
-) -> None:
-    named = dataclasses.replace(session, name=f"vramtap {tap.target.url}")
-    port = address.port + index if address.port else 0
-    try:
-        server = await stack.enter_async_context(VncServer(tap, address.host, port, named))
-    except Refused:
-        if address.chosen:
-            raise
-        # The usual port is somebody else's and nobody asked for it: any will do, and is printed.
-        server = await stack.enter_async_context(VncServer(tap, address.host, 0, named))
-    for host, bound in server.addresses:
-        shown = f"[{host}]" if ":" in host else host
-        _say(as_json, {"target": tap.target.url, "vnc": [host, bound]}, f"VNC  {shown}::{bound}", tap)
-
-
-async def _start_web(
-    stack: contextlib.AsyncExitStack,
-    taps: list[Tap],
-    address: Address,
-    session: SessionOptions,
-    how: Serving,
-) -> None:
-    def made(port: int) -> WebServer:
-        return WebServer(
-            taps, address.host, port, options=session, token=how.token, allow_hosts=how.allow_host
-        )
-
-    try:
-        server = await stack.enter_async_context(made(address.port))
-    except Refused:
-        if address.chosen:
-            raise
-        server = await stack.enter_async_context(made(0))
-    for url in server.urls:
-        _say(how.as_json, {"web": url}, f"page {url}", taps[0] if len(taps) == 1 else None)
 
 
 def _say(as_json: bool, fields: dict[str, object], line: str, tap: Tap | None) -> None:

@@ -1,1 +1,1 @@
-"""What faces the network: VNC over TCP, and the web page."""
+"""Servers: VNC over TCP, and the web page. This package faces the network."""

@@ -6,34 +6,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vramtap.cli.serve import PASSWORD_VARIABLE, Address, _address, _password
+from vramtap.cli.serve import PASSWORD_VARIABLE, _address, _password
 from vramtap.errors import UsageError
+from vramtap.servers.listen import ListenAddress
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        (None, Address("127.0.0.1", 5900, False)),
-        ("127.0.0.1:0", Address("127.0.0.1", 0, True)),
-        ("localhost:65535", Address("localhost", 65535, True)),
-        ("[::1]:5901", Address("::1", 5901, True)),
-        ("::1:5901", Address("::1", 5901, True)),
-        ("0.0.0.0:80", Address("0.0.0.0", 80, True)),
-    ],
-)
-def test_addresses(text: str | None, address: Address) -> None:
-    assert _address("--vnc", text, "127.0.0.1:5900") == address
-
-
-@pytest.mark.parametrize(
-    "text", ["foo", ":5900", "host:", "host:x", "host:-1", "host:65536", "host:٣", "host:1 "]
-)
-def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(UsageError, match=r"^--web .*: not HOST:PORT \(for example 127.0.0.1:8080,"):
-        _address("--web", text, "127.0.0.1:8080")
+def test_default_address_may_take_any_port_and_a_chosen_one_may_not() -> None:
+    default = "127.0.0.1:5900"
+    assert _address("--vnc", None, default) == ListenAddress("127.0.0.1", 5900, or_any_port=True)
+    assert _address("--vnc", default, default) == ListenAddress("127.0.0.1", 5900, or_any_port=False)
 
 
 def test_the_password_is_the_first_line_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

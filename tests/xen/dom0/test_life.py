@@ -64,7 +64,7 @@ def type_a(guest: BootSectorGuest, viewer: Viewer) -> None:
     """A key through a viewer arrives in the guest."""
     before = guest.page.keys
     for down in (True, False):
-        viewer.client.key(ord("a"), down)
+        viewer.client.key(ord("a"), down=down)
     wait_for("an a", lambda: True if guest.page.keys >= before + 2 else None, WAIT_S)
     assert guest.keys()[-2:] == bytes([A_DOWN, A_UP])
     assert guest.page.keys == before + 2

@@ -47,7 +47,7 @@ def press(spare: StagedGuest, viewer: Viewer, text: str) -> bytes:
     for letter in text:
         wanted = spare.page.keys + 2
         for down in (True, False):
-            viewer.client.key(ord(letter), down)
+            viewer.client.key(ord(letter), down=down)
         wait_for(f"the key {letter}", partial(arrived, spare, wanted), WAIT_S)
         expected += bytes([SCANCODES[letter], SCANCODES[letter] | RELEASED])
     return expected

@@ -1,1 +1,1 @@
-"""The VNC server."""
+"""The VNC server: sessions, their update and input queues, and the TCP listener."""

@@ -1,10 +1,11 @@
-"""InputQueue: one client's keys and pointer on their way to the target, in order, in bounded memory."""
+"""InputQueue: one client's key and pointer events on their way to the target, in order, in bounded memory."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from vramtap.errors import TargetGone, VramtapError
@@ -15,52 +16,83 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_QUEUED: Final = 512
-"""Events that wait for the target. People make some ten a second; more is a flood or a target that hangs."""
+"""Limit for queued events. A person makes some ten a second; a full queue means a flood or a target that
+hangs."""
 DRAIN_S: Final = 5.0
-"""How long events of a client that has left may still take to reach the target: scripts type and hang up."""
+"""Default time in which the events of a client that left may still reach the target, seconds. Scripts type
+and disconnect at once."""
 RELEASE_S: Final = 2.0
-"""How long letting go of what a client held may take."""
+"""Default time limit for releasing the keys and buttons that a client held, seconds."""
 _MAX_HELD: Final = 256
-"""Keys of one client remembered as held; no keyboard has more."""
+"""Limit for the keys remembered as held by one client. No keyboard has more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pointer:
+    """A pointer event in the queue.
+
+    Args:
+        event: The event.
+        width: Width of the screen that its position refers to, pixels.
+        height: Height of that screen, pixels.
+        is_motion: Whether the buttons are those of the event before.
+    """
+
+    event: PointerEvent
+    width: int
+    height: int
+    is_motion: bool
 
 
 class InputQueue:
-    """Passes events on without holding up whoever reads them from the client.
+    """Forwards events to the target without blocking the reader of the client's messages.
 
-    Motion that has not been passed on is replaced by newer motion. When the queue is full all of it is
-    thrown away and everything is released: a lost release would leave a key down for good.
+    A newer motion replaces a queued motion. When the queue is full, the queue drops all events and releases
+    all keys: a lost release would leave a key pressed for good.
 
     Args:
-        target: Takes the events.
-        client: For log lines.
+        target: Input of the target.
+        client: Name of the client in log lines.
+        drain_s: Time limit of `drain`, seconds.
+        release_s: Time limit of `release_held`, seconds.
     """
 
-    def __init__(self, target: Input, client: str) -> None:
+    def __init__(
+        self, target: Input, client: str, *, drain_s: float = DRAIN_S, release_s: float = RELEASE_S
+    ) -> None:
         self._target = target
         self._client = client
+        self._drain_s = drain_s
+        self._release_s = release_s
+        # None stands for releasing all keys.
         self._queue: deque[KeyEvent | _Pointer | None] = deque()
-        self._news = asyncio.Event()
+        self._queued = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._buttons = 0
         self._held: set[int] = set()
-        self._complained = False
+        self._warned = False
 
     def __len__(self) -> int:
         return len(self._queue)
 
     def key(self, event: KeyEvent) -> None:
-        """Queue a key."""
+        """Queue a key event."""
         self._put(event)
 
     def pointer(self, event: PointerEvent, width: int, height: int) -> None:
-        """Queue a state of the pointer on a screen of this size, pixels."""
-        moved = event.buttons == self._buttons
+        """Queue a pointer event.
+
+        Args:
+            event: Position and buttons.
+            width: Width of the screen that the position refers to, pixels.
+            height: Height of that screen, pixels.
+        """
+        item = _Pointer(event, width, height, is_motion=event.buttons == self._buttons)
         self._buttons = event.buttons
-        item = _Pointer(event, width, height, only_moved=moved)
         last = self._queue[-1] if self._queue else None
-        # A press must reach the target where it was made: only motion gives way to motion.
-        if moved and isinstance(last, _Pointer) and last.only_moved:
+        # A press must reach the target at its own position, so a motion replaces only another motion.
+        if item.is_motion and isinstance(last, _Pointer) and last.is_motion:
             self._queue[-1] = item
         else:
             self._put(item)
@@ -77,48 +109,48 @@ class InputQueue:
             self._queue.append(None)
         self._queue.append(item)
         self._idle.clear()
-        self._news.set()
+        self._queued.set()
 
     async def run(self) -> None:
-        """Pass events on, until cancelled.
+        """Forward events until cancelled.
 
         Raises:
-            TargetGone: the target has ended.
+            TargetGone: The target has ended.
         """
         while True:
             while self._queue:
-                await self._pass_on(self._queue.popleft())
+                await self._forward(self._queue.popleft())
             self._idle.set()
-            self._news.clear()
-            await self._news.wait()
+            self._queued.clear()
+            await self._queued.wait()
 
     async def drain(self) -> None:
-        """Wait until everything queued has been passed on, `DRAIN_S` at most."""
+        """Wait until the target has taken all queued events, or the time limit has passed."""
         try:
-            async with asyncio.timeout(DRAIN_S):
+            async with asyncio.timeout(self._drain_s):
                 await self._idle.wait()
         except TimeoutError:
             log.warning(
-                "%s: the target did not take its last %d input events within %g s",
+                "%s: the target did not take the last %d input events within %g s",
                 self._client,
                 len(self._queue),
-                DRAIN_S,
+                self._drain_s,
                 extra={"client": self._client},
             )
 
-    async def release(self) -> None:
-        """The client has left: let go of what it holds. If that is nothing, others' keys are left alone."""
+    async def release_held(self) -> None:
+        """Release the keys and buttons that the client holds, if any. Other clients' keys stay pressed."""
         if not self._held and not self._buttons:
             return
         self._held.clear()
         self._buttons = 0
         try:
-            async with asyncio.timeout(RELEASE_S):
+            async with asyncio.timeout(self._release_s):
                 await self._target.release_all()
         except (VramtapError, TimeoutError) as error:
-            log.warning("%s: releasing its keys: %s", self._client, str(error) or "timed out")
+            log.warning("%s: releasing its keys failed: %s", self._client, str(error) or "timed out")
 
-    async def _pass_on(self, item: KeyEvent | _Pointer | None) -> None:
+    async def _forward(self, item: KeyEvent | _Pointer | None) -> None:
         try:
             if item is None:
                 self._held.clear()
@@ -126,30 +158,18 @@ class InputQueue:
             elif isinstance(item, _Pointer):
                 await self._target.pointer(item.event, item.width, item.height)
             else:
-                self._remember(item)
+                self._track_held(item)
                 await self._target.key(item)
         except TargetGone:
             raise
         except VramtapError as error:
-            level = logging.DEBUG if self._complained else logging.WARNING
-            self._complained = True
+            level = logging.DEBUG if self._warned else logging.WARNING
+            self._warned = True
             log.log(level, "%s: input: %s", self._client, error, extra={"client": self._client})
 
-    def _remember(self, event: KeyEvent) -> None:
+    def _track_held(self, event: KeyEvent) -> None:
         key = event.scancode << 32 | event.keysym
         if not event.down:
             self._held.discard(key)
         elif len(self._held) < _MAX_HELD:
             self._held.add(key)
-
-
-class _Pointer:
-    """A state of the pointer in the queue, and whether only its place changed."""
-
-    __slots__ = ("event", "height", "only_moved", "width")
-
-    def __init__(self, event: PointerEvent, width: int, height: int, only_moved: bool) -> None:
-        self.event = event
-        self.width = width
-        self.height = height
-        self.only_moved = only_moved

@@ -1,4 +1,4 @@
-"""A session: one RFB client over any byte stream, looking through a tap."""
+"""Session: serve one tap to one RFB client over any byte stream."""
 
 from __future__ import annotations
 
@@ -29,37 +29,41 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from concurrent.futures import Executor
 
-    from vramtap.servers.base import ByteStream, TapLike
+    from vramtap.rfb.updates import Update
+    from vramtap.rfb.wire import Buffer
+    from vramtap.servers.base import ByteStream
+    from vramtap.tap.tap import Tap
 
 log = logging.getLogger(__name__)
 
 HANDSHAKE_S: Final = 10.0
-"""Until a client must have finished the handshake: half-open connections go."""
+"""Default time limit for the handshake, seconds. It ends half-open connections."""
 PASSWORD_S: Final = 60.0
-"""That much longer where a password is asked for: viewers connect first and ask their user then."""
+"""Default extra time where the server wants a password, seconds. Viewers connect first and then ask their
+user for it."""
 FAILURE_DELAY_S: Final = 1.0
-"""How long a wrong password is left unanswered: what makes trying all of them slow."""
+"""Default delay before the server answers a wrong password, seconds. It slows down trying all passwords."""
 INLINE_AREA: Final = 128 * 128
-"""Pixels that are encoded at once: this takes less time (0.5 ms) than another thread needs to be woken twice
-on a busy machine, and a cursor or a line of text is no more."""
-INLINE_PIECES: Final = 8
-"""Rectangles that are encoded at once: each takes 0.1 ms, however small."""
-LAST_WORDS_S: Final = 1.0
-"""After sending failed: how long what the client sent before may still be read."""
+"""Largest update that the event loop encodes itself, pixels. It takes 0.5 ms, less than a busy machine needs
+to wake another thread twice. A cursor or a line of text is smaller."""
+INLINE_RECTS: Final = 8
+"""Most rectangles that the event loop encodes itself. Each takes 0.1 ms, however small."""
+FINAL_READ_S: Final = 1.0
+"""After a failed send: time in which the session still reads what the client sent before, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """How clients are served.
+    """How the server serves its clients.
 
     Args:
-        name: Of the desktop, shown by clients.
-        password: For VNC authentication; None lets everyone in who reaches the stream.
-        view_only: Keys and pointer are ignored.
-        handshake_s: Until the handshake must be done, seconds.
-        password_s: That much longer where there is a password, seconds.
-        failure_delay_s: How long a wrong password is left unanswered, seconds.
-        executor: Where larger updates are encoded; the loop's own if None.
+        name: Desktop name that clients show.
+        password: Password for VNC authentication; None admits every client that reaches the stream.
+        view_only: Whether the session ignores keys and pointer.
+        handshake_s: Time limit for the handshake, seconds.
+        password_s: Extra time for the handshake if there is a password, seconds.
+        failure_delay_s: Delay before the server answers a wrong password, seconds.
+        executor: Encodes larger updates; None for the event loop's default executor.
     """
 
     name: str = "vramtap"
@@ -85,7 +89,7 @@ class EndReason(StrEnum):
 
 
 _ORDINARY: Final = frozenset({EndReason.LEFT, EndReason.LOST, EndReason.TARGET_GONE, EndReason.STOPPED})
-"""Causes that call for nobody's attention."""
+"""End reasons that are logged at INFO; the others are logged at WARNING."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,55 +97,64 @@ class SessionEnd:
     """How a session ended.
 
     Args:
-        cause: Which of the ways.
-        reason: For people, in one clause.
-        admitted: Whether the client had got through the handshake.
+        reason: Why it ended.
+        detail: The same for people, in one clause.
+        admitted: Whether the client completed the handshake.
     """
 
-    cause: EndReason
-    reason: str
+    reason: EndReason
+    detail: str
     admitted: bool
 
 
-async def serve_session(stream: ByteStream, tap: TapLike, options: SessionOptions) -> SessionEnd:
-    """Serve one client until it leaves, breaks the protocol, or the target ends; the reason is logged.
+async def serve_session(stream: ByteStream, tap: Tap, options: SessionOptions) -> SessionEnd:
+    """Serve one client until it leaves, breaks the protocol, or the target ends. Log how the session ended.
 
-    All clients share the screen: one that asks not to (ClientInit's flag) gets it like any other. Watching
-    costs the others nothing here, and whoever could disconnect them could keep them out for good.
+    All clients share the screen. A client that asks for exclusive access (the shared flag of ClientInit) is
+    served like any other: further viewers cost it nothing, and disconnecting the others would let one client
+    keep them out for good.
 
-    The stream is left open; closing it is the caller's.
+    The caller closes the stream.
 
     Args:
-        stream: To the client; not used by anybody else meanwhile.
-        tap: What it is shown.
-        options: How.
+        stream: Connection to the client. No other task uses it meanwhile.
+        tap: The tap whose screen the client sees.
+        options: How to serve it.
 
     Returns:
-        How it ended. What a client does never raises.
+        How the session ended. Nothing that a client does raises an exception here.
     """
     session = _Session(stream, tap, options)
-    departure = SessionEnd(EndReason.STOPPED, "the server stops", admitted=False)
+    end = SessionEnd(EndReason.STOPPED, "the server stops", admitted=False)
     try:
-        departure = await session.run()
+        end = await session.run()
     finally:
         log.log(
-            logging.INFO if departure.cause in _ORDINARY else logging.WARNING,
+            logging.INFO if end.reason in _ORDINARY else logging.WARNING,
             "%s: %s",
             stream.peer,
-            departure.reason,
+            end.detail,
             extra={
                 "client": stream.peer,
-                "cause": departure.cause.value,
-                "reason": departure.reason,
+                "reason": end.reason.value,
+                "detail": end.detail,
                 "updates": session.updates,
                 "bytes_sent": session.bytes_sent,
             },
         )
-    return departure
+    return end
 
 
 class _Session:
-    def __init__(self, stream: ByteStream, tap: TapLike, options: SessionOptions) -> None:
+    """One client's session.
+
+    Args:
+        stream: Connection to the client.
+        tap: The tap whose screen the client sees.
+        options: How to serve it.
+    """
+
+    def __init__(self, stream: ByteStream, tap: Tap, options: SessionOptions) -> None:
         self.updates = 0
         self.bytes_sent = 0
         self._stream = stream
@@ -150,47 +163,53 @@ class _Session:
         screen = tap.screen
         self._connection = ServerConnection(options.name, screen.width, screen.height, options.password)
         self._encoder = UpdateEncoder()
-        wanted_input = None if options.view_only else tap.target.input
-        self._input = InputQueue(wanted_input, stream.peer) if wanted_input is not None else None
+        target_input = None if options.view_only else tap.target.input
+        self._input = InputQueue(target_input, stream.peer) if target_input is not None else None
 
     async def run(self) -> SessionEnd:
+        """Serve the client; return how the session ended."""
+        try:
+            return await self._run()
+        except EOFError:
+            return self._end(EndReason.LEFT, "the client closed the connection")
+        except ProtocolError as error:
+            return self._end(EndReason.BROKE_PROTOCOL, str(error))
+        except TargetGone as error:
+            return self._end(EndReason.TARGET_GONE, str(error))
+        except VramtapError as error:
+            return self._end(EndReason.FAILED, str(error))
+        except OSError as error:
+            return self._end(EndReason.LOST, f"connection lost: {error.strerror or error}")
+
+    async def _run(self) -> SessionEnd:
         options = self._options
         limit_s = options.handshake_s + (0.0 if options.password is None else options.password_s)
         try:
-            try:
-                async with asyncio.timeout(limit_s):
-                    events = await self._shake_hands()
-            except TimeoutError:
-                return self._departure(EndReason.NO_HANDSHAKE, f"no complete handshake within {limit_s:g} s")
-            if events is None:
-                return self._departure(EndReason.WRONG_PASSWORD, "wrong password")
-            await self._look(events)
-        except EOFError:
-            return self._departure(EndReason.LEFT, "the client closed the connection")
-        except ProtocolError as error:
-            return self._departure(EndReason.BROKE_PROTOCOL, str(error))
-        except TargetGone as error:
-            return self._departure(EndReason.TARGET_GONE, str(error))
-        except VramtapError as error:
-            return self._departure(EndReason.FAILED, str(error))
-        except OSError as error:
-            return self._departure(EndReason.LOST, f"connection lost: {error.strerror or error}")
+            async with asyncio.timeout(limit_s):
+                events = await self._handshake()
+        except TimeoutError:
+            return self._end(EndReason.NO_HANDSHAKE, f"no complete handshake within {limit_s:g} s")
+        if events is None:
+            return self._end(EndReason.WRONG_PASSWORD, "wrong password")
+        await self._serve(events)
         raise AssertionError("a session ends by an exception")
 
-    def _departure(self, cause: EndReason, reason: str) -> SessionEnd:
-        return SessionEnd(cause, reason, self._connection.initialised)
+    def _end(self, reason: EndReason, detail: str) -> SessionEnd:
+        return SessionEnd(reason, detail, self._connection.initialised)
 
-    async def _receive(self) -> list[Event]:
-        return self._connection.receive(await self._received())
+    async def _receive(self) -> bytes:
+        """Return the client's next bytes.
 
-    async def _received(self) -> bytes:
+        Raises:
+            EOFError: The client closed the connection.
+        """
         data = await self._stream.receive()
         if not data:
             raise EOFError
         return data
 
-    async def _shake_hands(self) -> list[Event] | None:
-        """The handshake.
+    async def _handshake(self) -> list[Event] | None:
+        """Do the handshake.
 
         Returns:
             Events that came with its last bytes; None if the password was wrong.
@@ -198,8 +217,9 @@ class _Session:
         connection, screen = self._connection, self._tap.screen
         while not connection.initialised:
             await self._stream.send([connection.data_to_send()])
-            data = await self._received()
-            # Nobody may have looked for hours, and some clients live with the size they are told first.
+            data = await self._receive()
+            # The screen may be hours old: without viewers the tap reads nothing. Some clients keep the size
+            # that ServerInit tells them, so it has to be the size of now.
             await self._tap.fresh()
             connection.resize(screen.width, screen.height)
             events = connection.receive(data)
@@ -210,44 +230,51 @@ class _Session:
         await self._stream.send([connection.data_to_send()])
         return events
 
-    async def _look(self, events: list[Event]) -> None:
-        """What follows the handshake; ends by an exception only."""
+    async def _serve(self, events: list[Event]) -> None:
+        """Read messages and send updates until an exception ends the session.
+
+        Args:
+            events: Events that came with the handshake.
+        """
         with self._tap.viewer(self._stream.peer) as viewer:
             updates = UpdateQueue(self._connection, self._tap.screen, viewer)
-            forwarding = asyncio.create_task(self._input.run()) if self._input is not None else None
+            forwarder = asyncio.create_task(self._input.run()) if self._input is not None else None
             try:
-                await _first_of(self._read(updates, events), self._send(updates))
+                await _run_until_first_ends(self._read(updates, events), self._send(updates))
             except (EOFError, OSError):
                 if self._input is not None:
                     await self._input.drain()
                 raise
             finally:
                 updates.stop()
-                await self._stop_input(forwarding)
+                await self._stop_input(forwarder)
 
-    async def _stop_input(self, forwarding: asyncio.Task[None] | None) -> None:
-        if forwarding is None or self._input is None:
+    async def _stop_input(self, forwarder: asyncio.Task[None] | None) -> None:
+        """Stop forwarding input and release the keys that the client holds."""
+        if forwarder is None or self._input is None:
             return
-        forwarding.cancel()
-        await asyncio.wait([forwarding])
-        if not forwarding.cancelled() and (error := forwarding.exception()) is not None:
-            log.info("%s: input ended: %s", self._stream.peer, error)
-        await self._input.release()
+        forwarder.cancel()
+        await asyncio.wait([forwarder])
+        if not forwarder.cancelled() and (error := forwarder.exception()) is not None:
+            log.info("%s: forwarding input ended: %s", self._stream.peer, error)
+        await self._input.release_held()
 
     async def _read(self, updates: UpdateQueue, events: list[Event]) -> None:
+        """Handle the client's messages as they come."""
         while True:
             for event in events:
                 self._handle(event, updates)
             updates.wake.set()
-            # A socket with something in it is read without waiting: a flood would have the loop to itself.
+            # Receiving from a socket that has data does not yield. Without this a client that floods the
+            # server would keep the event loop to itself.
             await asyncio.sleep(0)
-            events = await self._receive()
+            events = self._connection.receive(await self._receive())
 
     def _handle(self, event: Event, updates: UpdateQueue) -> None:
         peer = self._stream.peer
         match event:
             case FramebufferUpdateRequest(incremental, area):
-                updates.request(incremental, area)
+                updates.request(area, incremental=incremental)
             case KeyEvent():
                 if self._input is not None:
                     self._input.key(event)
@@ -260,43 +287,46 @@ class _Session:
                 version = "{}.{}".format(*self._connection.version)
                 log.info("%s: connected, RFB %s", peer, version, extra={"client": peer, "shared": shared})
             case SetPixelFormat(wire):
-                log.debug("%s: pixels as %s", peer, wire, extra={"client": peer})
+                log.debug("%s: sets pixel format %s", peer, wire, extra={"client": peer})
             case SetEncodings(numbers):
-                log.debug("%s: encodings %s", peer, numbers, extra={"client": peer})
+                log.debug("%s: sets encodings %s", peer, numbers, extra={"client": peer})
             case SetDesktopSize(width, height):
-                log.debug("%s: %dx%d refused: the size is the guest's", peer, width, height)
+                log.debug("%s: size %dx%d refused: the guest sets the size", peer, width, height)
             case ClientCutText() | AuthenticationFailed():
-                pass  # No target takes a clipboard; and the handshake has dealt with passwords.
+                pass  # Targets have no clipboard, and the handshake has answered the wrong password.
             case _:
                 assert_never(event)
 
     async def _send(self, updates: UpdateQueue) -> None:
-        """Send updates one by one: none is begun before the peer has taken the one before."""
-        loop = asyncio.get_running_loop()
+        """Send updates, each one after the client has taken the one before."""
         while True:
             await updates.wake.wait()
             updates.wake.clear()
             while (update := updates.next()) is not None:
-                small = update.area <= INLINE_AREA and len(update.pieces) <= INLINE_PIECES
-                if small or update.is_light:
-                    buffers = self._encoder.encode(update)
-                else:
-                    buffers = await loop.run_in_executor(self._options.executor, self._encoder.encode, update)
-                # A stalled client must not hold pixels beside what they were encoded to.
+                buffers = await self._encode(update)
+                # A stalled client must not hold the pixels as well as their encoded form.
                 update = None
                 self.updates += 1
                 self.bytes_sent += sum(len(buffer) for buffer in buffers)
                 try:
                     await self._stream.send(buffers)
                 except OSError:
-                    # What the client said last is still to be read; the reader then meets the end itself.
-                    await asyncio.sleep(LAST_WORDS_S)
+                    # The reader still handles what the client sent last, and then meets the end itself.
+                    await asyncio.sleep(FINAL_READ_S)
                     raise
                 del buffers
 
+    async def _encode(self, update: Update) -> list[Buffer]:
+        """Encode a small update here and a large one in the executor."""
+        small = update.area <= INLINE_AREA and len(update.pieces) <= INLINE_RECTS
+        if small or update.is_light:
+            return self._encoder.encode(update)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._options.executor, self._encoder.encode, update)
 
-async def _first_of(*coroutines: Coroutine[object, object, None]) -> None:
-    """Run these until one ends, then stop the others; raises what that one raised."""
+
+async def _run_until_first_ends(*coroutines: Coroutine[object, object, None]) -> None:
+    """Run these until one ends, then cancel the others. Raise what the one that ended raised."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -308,6 +338,6 @@ async def _first_of(*coroutines: Coroutine[object, object, None]) -> None:
         for task in done:
             task.result()
     finally:
-        # What is raised refers to this frame, and so through the tasks to itself. Left closed, the circle
-        # keeps the update that a stalled client did not take until the garbage collector comes by.
+        # The exception refers to this frame, and this frame refers to the tasks and so to the exception. The
+        # cycle would keep the update that a stalled client did not take until the garbage collector runs.
         del task, tasks, done

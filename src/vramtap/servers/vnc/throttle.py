@@ -1,4 +1,4 @@
-"""Throttle: who has given wrong passwords lately, and must wait."""
+"""Throttle: makes an address wait after several wrong passwords."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FREE_FAILURES: Final = 5
-"""Wrong passwords before an address has to wait: people mistype."""
+"""Wrong passwords that cost no wait: people mistype."""
 FIRST_WAIT_S: Final = 5.0
-"""After the next one; each further one doubles it."""
+"""Wait after the next wrong password, seconds. Each further one doubles it."""
 MAX_WAIT_S: Final = 300.0
-"""Doubled no further. At this pace the 2**48 passwords that are likely take millions of years."""
+"""Longest wait, seconds. At this pace trying the 2**48 likely passwords takes millions of years."""
 MAX_ADDRESSES: Final = 1024
-"""Addresses remembered; the one that failed longest ago is forgotten first."""
+"""Addresses in the table. A new one replaces the address whose last failure is the oldest."""
 _IPV6_NETWORK_BITS: Final = 64
-"""One subscriber has a whole network of this prefix: it counts as one address (RFC 6177)."""
+"""Prefix length that counts as one address: one subscriber owns such a network (RFC 6177)."""
 
 
 class Throttle:
     """Counts wrong passwords by address.
 
     Args:
-        clock: Seconds, never going back.
+        clock: Returns monotonic time, seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -33,12 +33,12 @@ class Throttle:
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def wait_s(self, address: str) -> float:
-        """How long this address has to wait before it may try again; 0 if it may now."""
+        """Return how many seconds this address has to wait before its next try."""
         _, until_s = self._failures.get(_network(address), (0, 0.0))
         return max(0.0, until_s - self._clock())
 
-    def failed(self, address: str) -> None:
-        """It gave a wrong password."""
+    def record_failure(self, address: str) -> None:
+        """Count a wrong password from this address."""
         network = _network(address)
         count = self._failures.pop(network, (0, 0.0))[0] + 1
         beyond = count - FREE_FAILURES
@@ -47,12 +47,13 @@ class Throttle:
         while len(self._failures) > MAX_ADDRESSES:
             self._failures.popitem(last=False)
 
-    def succeeded(self, address: str) -> None:
-        """It gave the right one."""
+    def record_success(self, address: str) -> None:
+        """Forget the failures of an address that gave the right password."""
         self._failures.pop(_network(address), None)
 
 
 def _network(address: str) -> str:
+    """Return what counts as one address: an IPv4 address, or an IPv6 network."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if ip.version == 4:
         return address

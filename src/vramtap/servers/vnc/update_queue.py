@@ -1,4 +1,4 @@
-"""Outgoing: what one client is sent next, out of what it asks for and what is pending for it."""
+"""UpdateQueue: the next update for one client, made from its requests and its pending damage."""
 
 from __future__ import annotations
 
@@ -14,40 +14,46 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from vramtap.display.damage import Move
+    from vramtap.display.screen import Screen
     from vramtap.rfb.connection import ServerConnection
-    from vramtap.servers.base import ScreenLike, ViewerLike
+    from vramtap.tap.viewer import Viewer
 
 
 class UpdateQueue:
-    """What to send one client next: its requests on one side, what is pending for it on the other.
+    """Decides what one client gets next: its requests come in, updates come out.
 
-    A client that cannot follow a change of size keeps the size it was told: what fits is shown, the
-    rest of a larger screen is cut off, and what a smaller one leaves free is black.
+    A client that cannot follow a change of size keeps its framebuffer size. It gets the part of a larger
+    screen that fits, and black around a smaller one.
 
     Args:
-        connection: The client's, its handshake done.
-        screen: What it is shown.
-        viewer: What is pending for it.
+        connection: The client's connection, after the handshake.
+        screen: The screen that the client sees.
+        viewer: Holds the damage that is pending for this client.
     """
 
-    def __init__(self, connection: ServerConnection, screen: ScreenLike, viewer: ViewerLike) -> None:
+    def __init__(self, connection: ServerConnection, screen: Screen, viewer: Viewer) -> None:
         self.wake = asyncio.Event()
-        """Set when `next` may have something."""
+        """Set when `next` may return an update."""
         self._connection = connection
         self._screen = screen
         self._viewer = viewer
         self._size = connection.width, connection.height
-        self._asked = False
+        self._requested = False
         self._area: Rect | None = None
-        self._watch: asyncio.Task[None] | None = None
-        # Pending where the client has not asked for it. Left in `viewer.backlog`, it would make the viewer
-        # report a change at once, again and again.
-        self._elsewhere = Region(screen.width, screen.height)
+        self._change: asyncio.Task[None] | None = None
+        # Damage outside the requested area. If it stayed in `viewer.backlog`, `viewer.changed` would return
+        # at once, again and again.
+        self._outside = Region(screen.width, screen.height)
         self._margins_due = False
 
-    def request(self, incremental: bool, area: Rect | None) -> None:
-        """The client waits for an update; requests not yet answered are answered together."""
-        self._asked = True
+    def request(self, area: Rect | None, *, incremental: bool) -> None:
+        """Take a FramebufferUpdateRequest. One update answers all requests that are open.
+
+        Args:
+            area: The area that the client wants, None if it is empty.
+            incremental: Whether the client wants changes only.
+        """
+        self._requested = True
         if area is None:
             return
         before, self._area = self._area, area if self._area is None else bounding_box([self._area, area])
@@ -55,116 +61,118 @@ class UpdateQueue:
             self._viewer.backlog.add_area(area)
             self._margins_due = True
         if not incremental or self._area != before:
-            # Look anew: there is something to send now, or among what was put aside there may be.
-            self._stop_watching()
+            # There is damage to send now, or some of the damage outside is in the area now: wait anew.
+            self._stop_waiting()
 
     def next(self) -> Update | None:
-        """The next update, if there is something to say now; otherwise `wake` will be set.
+        """Return the next update, None if there is nothing to send now. Then `wake` announces the next one.
 
         Raises:
-            TargetGone: the target has ended.
+            TargetGone: The target has ended.
         """
         self._follow_size()
         connection = self._connection
-        if (self._asked or connection.is_urgent) and (notice := connection.notice()) is not None:
-            return self._answered(notice)
-        if self._asked and (margins := self._margins()):
-            return self._answered(connection.begin_update((), margins))
-        while self._asked:
-            if self._watch is None:
-                self._start_watching()
-            if self._watch is not None and not self._watch.done():
+        if (self._requested or connection.is_urgent) and (notice := connection.notice()) is not None:
+            return self._answer(notice)
+        if self._requested and (margins := self._margins()):
+            return self._answer(connection.begin_update((), margins))
+        while self._requested:
+            if self._change is None:
+                self._start_waiting()
+            if self._change is not None and not self._change.done():
                 break
-            self._finish_watching()
-            update = self._take()
+            self._finish_waiting()
+            update = self._take_pending()
             if update is not None:
-                return self._answered(update)
-        if self._asked and connection.owes_extension_notice and not self._viewer.backlog:
-            return self._answered(connection.begin_update((), ()))
+                return self._answer(update)
+        if self._requested and connection.owes_extension_notice and not self._viewer.backlog:
+            return self._answer(connection.begin_update((), ()))
         return None
 
     def stop(self) -> None:
-        """The session ends."""
-        self._stop_watching()
+        """Stop waiting for changes: the session ends."""
+        self._stop_waiting()
 
-    def _answered(self, update: Update) -> Update:
-        self._asked = False
+    def _answer(self, update: Update) -> Update:
+        """Close all open requests with this update."""
+        self._requested = False
         self._area = None
-        self._stop_watching()
+        self._stop_waiting()
         return update
 
     def _follow_size(self) -> None:
+        """Take over the screen's size if it changed."""
         if self._viewer.backlog.resized:
             self._viewer.backlog.accept_size()
         size = self._screen.width, self._screen.height
         if size == self._size:
             return
         self._size = size
-        self._elsewhere = Region(*size)
+        self._outside = Region(*size)
         if not self._connection.resize(*size):
             self._margins_due = True
 
-    # Looking through the viewer: a task, as the client may ask for something else meanwhile.
+    # A task waits for the next change, because the client may send another request meanwhile.
 
-    def _start_watching(self) -> None:
+    def _start_waiting(self) -> None:
         backlog = self._viewer.backlog
-        area = self._visible()
-        tiles = self._elsewhere.round_out(area) if area is not None else None
+        area = self._visible_area()
+        tiles = self._outside.round_out(area) if area is not None else None
         if tiles is not None:
-            # What was put aside is asked for now.
-            for rect in self._elsewhere.rects(tiles):
+            # The client now requests an area with damage that was outside before.
+            for rect in self._outside.rects(tiles):
                 backlog.add_area(rect)
-            self._elsewhere.remove(tiles)
-        self._watch = asyncio.create_task(self._viewer.changed())
-        self._watch.add_done_callback(self._seen)
+            self._outside.remove(tiles)
+        self._change = asyncio.create_task(self._viewer.changed())
+        self._change.add_done_callback(self._on_change)
 
-    def _seen(self, watch: asyncio.Task[None]) -> None:
-        if watch is self._watch:
+    def _on_change(self, change: asyncio.Task[None]) -> None:
+        if change is self._change:
             self.wake.set()
-        elif not watch.cancelled():
-            watch.exception()  # Nobody asks any more; whoever does next will be told the same.
+        elif not change.cancelled():
+            change.exception()  # Mark it as retrieved. The next wait meets the same error.
 
-    def _finish_watching(self) -> None:
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.result()
-        # The change may have been of the size.
+    def _finish_waiting(self) -> None:
+        change, self._change = self._change, None
+        if change is not None:
+            change.result()
+        # The change may have been one of the size.
         self._follow_size()
 
-    def _stop_watching(self) -> None:
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.cancel()
+    def _stop_waiting(self) -> None:
+        change, self._change = self._change, None
+        if change is not None:
+            change.cancel()
 
-    def _visible(self) -> Rect | None:
-        """The part of the screen that the client asks for."""
+    def _visible_area(self) -> Rect | None:
+        """Return the part of the screen that the client requests."""
         screen = Rect(0, 0, *self._size)
         return self._area.intersect(screen) if self._area is not None else None
 
-    def _take(self) -> Update | None:
-        """Everything pending in the area asked for, as the screen is now; None if that is nothing."""
+    def _take_pending(self) -> Update | None:
+        """Return an update of all pending damage in the requested area, None if there is none."""
         connection, backlog = self._connection, self._viewer.backlog
         notice = connection.notice()
         if notice is not None:
             return notice
-        area = self._visible()
+        area = self._visible_area()
         moves: tuple[Move, ...] = ()
         pieces: list[PixelRect] = []
         if area is not None and backlog.touches(area):
             same_size = self._size == (connection.width, connection.height)
-            copying = connection.encodings.copy_rect and same_size and not self._elsewhere
+            copying = connection.encodings.copy_rect and same_size and not self._outside
             moves, rects = backlog.take(area, moves=copying)
-            pieces += self._pieces(rects)
+            pieces += self._pixels_of(rects)
         else:
-            # Moves among it are given up: they may read what has just been put aside.
+            # This turns pending moves into rectangles: a move may read pixels that go to `_outside` here.
             for rect in backlog.take(Rect(0, 0, *self._size), moves=False).rects:
-                self._elsewhere.add(rect)
+                self._outside.add(rect)
         if not (moves or pieces or connection.owes_extension_notice):
             return None
         return connection.begin_update(moves, pieces)
 
-    def _pieces(self, rects: Iterable[Rect]) -> Iterator[PixelRect]:
-        """What of these both the screen and the client have."""
+    def _pixels_of(self, rects: Iterable[Rect]) -> Iterator[PixelRect]:
+        """Yield a copy of the pixels in these rectangles, cut to both the screen and the client."""
         width, height = self._size
         both = Rect(0, 0, min(width, self._connection.width), min(height, self._connection.height))
         for rect in rects:
@@ -173,7 +181,7 @@ class UpdateQueue:
                 yield PixelRect(cut, self._screen.pixels[cut.slices].copy())
 
     def _margins(self) -> list[PixelRect]:
-        """Black where the client's framebuffer is larger than the screen, if that is due."""
+        """Return black rectangles for the client's framebuffer outside the screen, if they are due."""
         if not self._margins_due:
             return []
         self._margins_due = False

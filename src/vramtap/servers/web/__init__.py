@@ -1,1 +1,1 @@
-"""The web server and its page."""
+"""The web server: the page, its API, and RFB over WebSocket."""

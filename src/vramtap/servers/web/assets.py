@@ -1,4 +1,4 @@
-"""The files the page is made of, read once: what was not there at the start cannot be asked for."""
+"""Static files of the page, read once at start. The server answers requests for these files only."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from vramtap.errors import NotFound
+from vramtap.errors import MissingAsset
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from importlib.resources.abc import Traversable
 
 CONTENT_TYPES: Final = {
@@ -21,19 +22,20 @@ CONTENT_TYPES: Final = {
     ".txt": "text/plain",
     "": "text/plain",
 }
-"""By suffix. Ours and not the machine's: with `nosniff` a module of a wrong type does not run."""
+"""Content type by file suffix. The machine's own table is not used: with `nosniff` a browser does not run a
+module that has a wrong type."""
 MAX_ASSETS_BYTES: Final = 8 << 20
-"""Of all files together; noVNC has 0.6 MB."""
+"""Limit for all files together; noVNC has 0.6 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One file.
+    """One static file.
 
     Args:
-        body: Its bytes.
-        content_type: Without charset.
-        etag: Of the body, unquoted.
+        body: Content of the file.
+        content_type: Content type without charset.
+        etag: Hash of the content, unquoted.
     """
 
     body: bytes
@@ -42,37 +44,40 @@ class Asset:
 
 
 def load_assets() -> dict[str, Asset]:
-    """The package's static files by URL path: ours under `static/`, noVNC's under `novnc/`.
+    """Return the package's static files by URL path: vramtap's under `static/`, noVNC's under `novnc/`.
 
     Raises:
-        NotFound: noVNC is not there: it is fetched when the package is built.
+        MissingAsset: noVNC is missing (the build fetches it), or the files exceed the limit.
     """
     root = resources.files("vramtap.servers.web") / "static"
     novnc = root / "novnc"
     if not (novnc / "core" / "rfb.js").is_file():
-        raise NotFound(
-            "serve the page", str(novnc), "noVNC is not there", "it is fetched at build time: make install"
+        raise MissingAsset(
+            "serve the page", str(novnc), "noVNC is missing", "run `make install`, which fetches noVNC"
         )
     assets: dict[str, Asset] = {}
-    for prefix, folder in (("static", root), ("novnc", novnc)):
-        _collect(assets, prefix, folder)
+    total_bytes = 0
+    for path, entry in [*_files("static", root), *_files("novnc", novnc)]:
+        body = entry.read_bytes()
+        total_bytes += len(body)
+        if total_bytes > MAX_ASSETS_BYTES:
+            raise MissingAsset(
+                "serve the page", path, f"static files exceed {MAX_ASSETS_BYTES} bytes", "reinstall vramtap"
+            )
+        dot = entry.name.rfind(".")
+        suffix = entry.name[dot:] if dot > 0 else ""
+        etag = hashlib.sha256(body).hexdigest()[:32]
+        assets[path] = Asset(body, CONTENT_TYPES.get(suffix, "application/octet-stream"), etag)
     return assets
 
 
-def _collect(assets: dict[str, Asset], prefix: str, folder: Traversable) -> None:
+def _files(prefix: str, folder: Traversable) -> Iterator[tuple[str, Traversable]]:
+    """Yield URL path and file of everything below a folder, sorted by name."""
     for entry in sorted(folder.iterdir(), key=lambda found: found.name):
         path = f"{prefix}/{entry.name}"
         if path == "static/novnc" or entry.name.startswith("."):
             continue
         if entry.is_dir():
-            _collect(assets, path, entry)
-            continue
-        dot = entry.name.rfind(".")
-        suffix = entry.name[dot:] if dot > 0 else ""
-        body = entry.read_bytes()
-        if sum(len(asset.body) for asset in assets.values()) + len(body) > MAX_ASSETS_BYTES:
-            raise NotFound(
-                "serve the page", path, f"static files exceed {MAX_ASSETS_BYTES} bytes", "reinstall vramtap"
-            )
-        etag = hashlib.sha256(body).hexdigest()[:32]
-        assets[path] = Asset(body, CONTENT_TYPES.get(suffix, "application/octet-stream"), etag)
+            yield from _files(path, entry)
+        else:
+            yield path, entry

@@ -1,8 +1,8 @@
-"""The live line under the screen: what the tap is doing, sent when it changes, for as long as a page looks.
+"""Statistics for the page: what the tap does, sent when it changes, while a page is open.
 
-One task a target samples its counters once a second while at least one page is open, and says nothing
-when there is nothing new: the line must not cost what it reports. What is sent are the changed fields
-of one flat JSON object; a page that joins is sent all of them first.
+One timer for each target samples the tap's counters once a second while at least one page is open. It sends
+nothing when nothing changed, because reporting must not cost more than the tap. A message holds the changed
+fields of one flat JSON object. A new page first gets all fields.
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import WSMsgType, web
 
-from vramtap.servers.web.websocket import CLOSE_S, limit_unsent
+from vramtap.servers.web.websocket import limit_unsent_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 INTERVAL_S: Final = 1.0
-"""Between two samples."""
+"""Default sampling interval, seconds."""
 MIN_STEP_S: Final = 1e-3
-"""Two samples closer than this make no rate."""
+"""Shortest time between two samples that gives a rate, seconds."""
 HEARTBEAT_S: Final = 5.0
-"""After so much silence an empty message tells the page that the server is there."""
+"""Silence after which an empty message shows the page that the server is alive, seconds."""
 PING_S: Final = 30.0
-"""A page that answers no ping is dropped."""
+"""Interval of WebSocket pings, seconds. The server drops a page that does not answer."""
 MAX_UNSENT_BYTES: Final = 16 * 1024
-"""Unread messages of one page; a page this far behind is gone (a message has some 100 bytes)."""
+"""Limit for the unsent bytes of one page. The server drops a page beyond it; a message has some 100 bytes."""
 MAX_MESSAGE_BYTES: Final = 1024
-"""From the page, which has nothing to say here."""
+"""Limit for one message from a page, which has nothing to send here."""
 SCAN_TOLERANCE: Final = 0.2
-"""A scan time that moved by less is the same: the median of an idle tap wavers from second to second."""
+"""Relative change of the scan time that is not sent: the median of an idle tap varies all the time."""
 
 Fields = dict[str, str | int | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a tap says of itself at one moment.
+    """The counters of a tap at one moment.
 
     Args:
-        mode: The geometry, as people write it.
-        tracker: The tracker in use.
-        why: Why this one.
-        scan_us: A recent scan, microseconds.
-        dirty_pages: Pages found written so far.
-        bytes_read: Bytes of the target's memory read so far.
-        updates: Times the picture changed so far.
-        viewers: Who looks now.
+        mode: Mode of the screen, for people.
+        tracker: Name of the tracker in use.
+        why: Why the tap chose this tracker.
+        scan_us: Time of a recent scan, us.
+        dirty_pages: Dirty pages since the start.
+        bytes_read: Bytes read from the target's memory since the start.
+        updates: Changes of the picture since the start.
+        viewers: Number of viewers now.
         ended: How the target ended; None while it runs.
     """
 
@@ -65,46 +65,46 @@ class Sample:
 
 
 class StatsLine:
-    """Turns samples into the fields of the live line, and tells which of them are news."""
+    """Turns samples into the fields of the page's statistics line, and finds the fields that changed."""
 
     def __init__(self) -> None:
         self.fields: Fields = {}
-        """All fields as last told."""
+        """All fields as last sent."""
         self._sample: Sample | None = None
         self._sampled_s = 0.0
-        self._told_s = 0.0
+        self._sent_s = 0.0
 
-    def take(self, sample: Sample, now_s: float) -> Fields | None:
-        """Note a sample.
+    def update(self, sample: Sample, now_s: float) -> Fields | None:
+        """Add a sample.
 
         Args:
             sample: The counters now.
-            now_s: When; any monotonic clock.
+            now_s: Monotonic time, seconds.
 
         Returns:
-            Fields that changed, empty as a sign of life, None if there is nothing to send.
+            Fields that changed; empty for a heartbeat; None if there is nothing to send.
         """
-        fields = self._shown(sample, now_s)
+        fields = self._fields_of(sample, now_s)
         self._sample, self._sampled_s = sample, now_s
-        news = {name: value for name, value in fields.items() if self.fields.get(name, _MISSING) != value}
-        if not news and now_s - self._told_s < HEARTBEAT_S:
+        changed = {name: value for name, value in fields.items() if self.fields.get(name, _MISSING) != value}
+        if not changed and now_s - self._sent_s < HEARTBEAT_S:
             return None
-        self.fields, self._told_s = fields, now_s
-        return news
+        self.fields, self._sent_s = fields, now_s
+        return changed
 
-    def _shown(self, sample: Sample, now_s: float) -> Fields:
+    def _fields_of(self, sample: Sample, now_s: float) -> Fields:
         before, seconds = self._sample, now_s - self._sampled_s
 
         def rate(count: Callable[[Sample], int]) -> int:
             if before is None or seconds < MIN_STEP_S:
                 return 0
-            # Counters of a tap that was opened anew start at zero again.
+            # The counters of a tap that was opened again start at zero.
             return max(0, round((count(sample) - count(before)) / seconds))
 
-        told_us = self.fields.get("scan_us")
+        sent_us = self.fields.get("scan_us")
         scan_us = round(sample.scan_us)
-        if isinstance(told_us, int) and abs(scan_us - told_us) <= max(1, SCAN_TOLERANCE * told_us):
-            scan_us = told_us
+        if isinstance(sent_us, int) and abs(scan_us - sent_us) <= max(1, SCAN_TOLERANCE * sent_us):
+            scan_us = sent_us
         return {
             "mode": sample.mode,
             "tracker": sample.tracker,
@@ -122,20 +122,20 @@ _MISSING: Final = object()
 
 
 class Subscriber(Protocol):
-    """A page, as far as the feed is concerned."""
+    """A page that gets statistics."""
 
-    def tell(self, message: str) -> None:
-        """Pass a message on; a page that is too far behind is dropped."""
+    def send(self, message: str) -> None:
+        """Send a message without waiting; drop the page if it is too far behind."""
         ...
 
 
 class Feed:
-    """Samples one target while somebody looks, and tells everybody who does.
+    """Samples one target while it has subscribers, and sends them what changed.
 
     Args:
-        sample: Reads the counters.
-        clock: Monotonic seconds.
-        interval_s: Between two samples.
+        sample: Returns the counters.
+        clock: Returns monotonic time, seconds.
+        interval_s: Sampling interval, seconds.
     """
 
     def __init__(
@@ -150,48 +150,53 @@ class Feed:
 
     @property
     def running(self) -> bool:
-        """Whether anything is sampled."""
+        """Whether the feed samples its target."""
         return self._timer is not None
 
-    def join(self, subscriber: Subscriber) -> None:
-        """Tell this one everything now and what changes from now on."""
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Send all fields now, and changes from now on."""
         self._subscribers.add(subscriber)
         if self._timer is None:
             self._line = StatsLine()
-            self._line.take(self._sample(), self._clock())
-            self._wait()
-        subscriber.tell(_json(self._line.fields))
+            self._line.update(self._sample(), self._clock())
+            self._start_timer()
+        subscriber.send(_json(self._line.fields))
 
-    def leave(self, subscriber: Subscriber) -> None:
-        """Tell this one no more; with the last one gone nothing runs."""
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Send nothing more to this subscriber. Stop sampling after the last one."""
         self._subscribers.discard(subscriber)
         if not self._subscribers and self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _wait(self) -> None:
+    def _start_timer(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._tick)
 
     def _tick(self) -> None:
-        self._wait()
-        news = self._line.take(self._sample(), self._clock())
-        if news is None:
+        self._start_timer()
+        changed = self._line.update(self._sample(), self._clock())
+        if changed is None:
             return
-        message = _json(news)
+        message = _json(changed)
         for subscriber in tuple(self._subscribers):
-            subscriber.tell(message)
+            subscriber.send(message)
 
 
 class Page:
-    """The `Subscriber` at the other end of a WebSocket."""
+    """The `Subscriber` behind a WebSocket.
+
+    Args:
+        socket: The WebSocket, after its handshake.
+        transport: The connection below it.
+    """
 
     def __init__(self, socket: web.WebSocketResponse, transport: asyncio.Transport) -> None:
         self._socket = socket
         self._transport = transport
         self._sends: set[asyncio.Task[None]] = set()
 
-    def tell(self, message: str) -> None:
-        """Send, unless the page has stopped reading: then the connection is cut."""
+    def send(self, message: str) -> None:
+        """Send a message, or cut the connection if the page stopped reading."""
         if self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             self._transport.abort()
         elif not self._transport.is_closing() and not self._socket.closed:
@@ -203,31 +208,36 @@ class Page:
         try:
             await self._socket.send_str(message)
         except ConnectionError:
-            self._transport.abort()  # what reads from it ends the page
+            self._transport.abort()  # ends `serve_feed`, which reads from the connection
 
 
-async def serve_feed(request: web.Request, feed: Feed) -> web.WebSocketResponse:
-    """Answer a WebSocket handshake and feed the page until it goes.
+async def serve_feed(request: web.Request, feed: Feed, close_s: float) -> web.WebSocketResponse:
+    """Answer a WebSocket handshake and send statistics until the page closes.
+
+    Args:
+        request: The handshake.
+        feed: The target's feed.
+        close_s: Time limit for the closing handshake, seconds.
 
     Raises:
-        web.HTTPBadRequest: it is no WebSocket handshake.
-        ConnectionResetError: the page has gone.
+        web.HTTPBadRequest: The request is no WebSocket handshake.
+        ConnectionResetError: The page closed during the handshake.
     """
     socket = web.WebSocketResponse(
-        timeout=CLOSE_S, heartbeat=PING_S, compress=False, max_msg_size=MAX_MESSAGE_BYTES
+        timeout=close_s, heartbeat=PING_S, compress=False, max_msg_size=MAX_MESSAGE_BYTES
     )
     await socket.prepare(request)
     transport = request.transport
     if transport is None:
-        raise ConnectionResetError("the page left during the handshake")
-    limit_unsent(transport)
+        raise ConnectionResetError("the page closed during the handshake")
+    limit_unsent_of(transport)
     page = Page(socket, transport)
-    feed.join(page)
+    feed.subscribe(page)
     try:
         while (await socket.receive()).type in (WSMsgType.TEXT, WSMsgType.BINARY):
             pass
     finally:
-        feed.leave(page)
+        feed.unsubscribe(page)
     return socket
 
 

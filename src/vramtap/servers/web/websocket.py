@@ -1,13 +1,14 @@
-"""RFB's byte stream over a WebSocket: binary messages in, binary messages out, never a growing buffer."""
+"""WebSocketStream: RFB's byte stream over a WebSocket, in binary messages and bounded buffers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import WSCloseCode, WSMsgType, web
+
+from vramtap.servers.listen import limit_unsent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -17,45 +18,45 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024
-"""Of one message from a client. noVNC sends 10 KiB at most (its `core/websock.js`); RFB's longest, a
-clipboard text, may come in as many messages as the client likes, since messages carry no meaning."""
+"""Limit for one message from a client. noVNC sends 10 KiB at most (its `core/websock.js`). A longer RFB
+message, such as a clipboard text, may span several WebSocket messages."""
 CHUNK_BYTES: Final = 128 * 1024
-"""Of one message to a client. noVNC takes 40 MiB unread at most, and a stalled viewer holds one of these."""
-UNSENT_BYTES: Final = 128 * 1024
-"""What the kernel keeps unsent. Without it the send buffer grows to 4 MB (tcp_wmem) of updates that a
-viewer on a slow line gets late (tcp(7), TCP_NOTSENT_LOWAT; since Linux 3.12)."""
+"""Size limit for one message to a client. noVNC takes 40 MiB unread at most. A stalled viewer holds one of
+these messages."""
 PING_S: Final = 30.0
-"""Silence after which a viewer is asked whether it is there; half as long again and it is dropped."""
-CLOSE_S: Final = 2.0
-"""How long a closing handshake may take before the connection is cut."""
+"""Silence after which the server pings a viewer, seconds. It drops the viewer after half as long again."""
 
 TARGET_ENDED: Final = 4000
-"""Close code of ours (RFC 6455, 7.4.2: 4000-4999 are private): the target has ended; the reason says how."""
+"""Close code: the target has ended, and the reason says how (RFC 6455, 7.4.2: 4000-4999 are private)."""
 MAX_REASON_BYTES: Final = 123
-"""A close frame's reason (RFC 6455, 5.5: control frames carry 125 bytes, two of them the code)."""
+"""Limit for a close reason (RFC 6455, 5.5: a control frame carries 125 bytes, two of them the code)."""
 
 
 class WebSocketStream:
-    """A `ByteStream` over a WebSocket that has been accepted.
+    """A `ByteStream` over a WebSocket. `accept` makes it.
 
     Args:
-        socket: Prepared, made by `accept`.
-        transport: What carries it.
-        peer: How messages call the client.
+        socket: The WebSocket, after its handshake.
+        transport: The connection below it.
+        peer: Name of the client in log lines.
+        close_s: Time limit for the closing handshake, seconds.
     """
 
-    def __init__(self, socket: web.WebSocketResponse, transport: asyncio.Transport, peer: str) -> None:
+    def __init__(
+        self, socket: web.WebSocketResponse, transport: asyncio.Transport, peer: str, close_s: float
+    ) -> None:
         self.peer = peer
         self._socket = socket
         self._transport = transport
+        self._close_s = close_s
 
     @property
     def response(self) -> web.WebSocketResponse:
-        """What the request's handler has to return."""
+        """The response that the request's handler has to return."""
         return self._socket
 
     async def receive(self) -> bytes:
-        """Bytes from the client as they come; empty when it has gone or broken the protocol."""
+        """Return the client's next bytes; empty after the client left or broke the protocol."""
         while True:
             message = await self._socket.receive()
             if message.type is WSMsgType.BINARY:
@@ -63,71 +64,74 @@ class WebSocketStream:
                     return bytes(message.data)
                 continue
             if message.type is WSMsgType.TEXT:
-                log.warning("%s: dropped: RFB travels in binary messages, this client sent text", self.peer)
-                await self.close(WSCloseCode.UNSUPPORTED_DATA, "RFB travels in binary messages")
+                log.warning("%s: disconnected: it sent text, RFB needs binary messages", self.peer)
+                await self.close(WSCloseCode.UNSUPPORTED_DATA, "RFB needs binary messages")
             elif message.type is WSMsgType.ERROR:
-                log.warning("%s: dropped: %s", self.peer, message.data)
+                log.warning("%s: disconnected: %s", self.peer, message.data)
             return b""
 
     async def send(self, buffers: Iterable[Buffer]) -> None:
-        """Send these bytes in order; returns when all but a bounded rest has been taken by the kernel.
+        """Send these buffers in order. Return when the kernel has taken all but a bounded rest.
 
-        What is sent is copied: a buffer may be changed once this has returned.
+        The stream copies the bytes: the caller may change a buffer after this returns.
 
         Raises:
-            ConnectionResetError: the client has gone.
+            ConnectionResetError: The client has left.
         """
         for chunk in _chunks(buffers):
             await self._socket.send_bytes(chunk)
 
     async def close(self, code: int = WSCloseCode.OK, reason: str = "") -> None:
-        """Say goodbye if the client listens; cut the connection if it does not within `CLOSE_S`."""
+        """Do the closing handshake; cut the connection if the client does not answer in time."""
         try:
-            async with asyncio.timeout(CLOSE_S):
-                await self._socket.close(code=code, message=_reason(reason))
+            async with asyncio.timeout(self._close_s):
+                await self._socket.close(code=code, message=_close_reason(reason))
         except TimeoutError:
-            log.info("%s: did not take the goodbye, cut off", self.peer)
+            log.info("%s: cut off: no answer to the closing handshake", self.peer)
         finally:
             if self._transport.get_write_buffer_size():
-                # A transport that is closed first drains its buffer, and a stalled viewer's never does.
+                # Closing a transport first drains its buffer. That of a stalled viewer never drains.
                 self._transport.abort()
             else:
                 self._transport.close()
 
 
-async def accept(request: web.Request) -> WebSocketStream:
+async def accept(request: web.Request, close_s: float) -> WebSocketStream:
     """Answer a WebSocket handshake.
 
+    Args:
+        request: The handshake.
+        close_s: Time limit for the closing handshake, seconds.
+
     Raises:
-        web.HTTPBadRequest: it is none.
-        ConnectionResetError: the client has gone.
+        web.HTTPBadRequest: The request is no WebSocket handshake.
+        ConnectionResetError: The client left during the handshake.
     """
     answer = web.WebSocketResponse(
-        timeout=CLOSE_S,
+        timeout=close_s,
         heartbeat=PING_S,
         protocols=("binary",),
-        compress=False,  # the encodings compress already; deflating again costs time and saves nothing
+        compress=False,  # RFB encodings compress already; deflating again costs time and saves nothing
         max_msg_size=MAX_MESSAGE_BYTES,
-        writer_limit=CHUNK_BYTES
-        // 2,  # aiohttp waits for the transport after this many bytes: at every full chunk
+        writer_limit=CHUNK_BYTES // 2,  # bytes after which aiohttp waits for the transport: every full chunk
     )
     await answer.prepare(request)
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the client left during the handshake")
-    limit_unsent(transport)
-    return WebSocketStream(answer, transport, f"web {request.remote}")
+    limit_unsent_of(transport)
+    return WebSocketStream(answer, transport, f"web {request.remote}", close_s)
 
 
-def limit_unsent(transport: asyncio.BaseTransport) -> None:
-    """Have the kernel keep little of what the other side has not asked for yet; TCP only."""
-    channel = transport.get_extra_info("socket")
-    if channel is not None and channel.family in (socket.AF_INET, socket.AF_INET6):
-        channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+def limit_unsent_of(transport: asyncio.BaseTransport) -> None:
+    """Have the kernel hold few unsent bytes for the other side of a transport."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        limit_unsent(connection)
 
 
 def _chunks(buffers: Iterable[Buffer]) -> Iterator[bytes]:
-    """The same bytes in messages of at most `CHUNK_BYTES`: small buffers joined, large ones cut."""
+    """Yield the same bytes in messages of at most `CHUNK_BYTES`: small buffers joined, large ones cut."""
     gathered = bytearray()
     for buffer in buffers:
         rest = memoryview(buffer).cast("B")
@@ -142,6 +146,6 @@ def _chunks(buffers: Iterable[Buffer]) -> Iterator[bytes]:
         yield bytes(gathered)
 
 
-def _reason(text: str) -> bytes:
-    """Cut to what a close frame carries, between characters."""
+def _close_reason(text: str) -> bytes:
+    """Cut a close reason to the size of a close frame, between characters."""
     return text.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore").encode()

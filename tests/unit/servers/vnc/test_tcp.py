@@ -1,4 +1,4 @@
-"""TcpStream: bytes in order, back-pressure from the peer, nothing gathered on the way."""
+"""TcpStream: order of bytes, back-pressure, and socket options."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vramtap.servers.listen import UNSENT_BYTES
 from vramtap.servers.vnc.tcp import JOINED_BYTES, TcpStream
 
 if TYPE_CHECKING:
@@ -52,12 +53,12 @@ async def test_buffers_arrive_in_order(ends: tuple[socket.socket, socket.socket]
     assert await reading == b"".join(buffers)
 
 
-async def test_sending_waits_for_a_peer_that_does_not_read(ends: tuple[socket.socket, socket.socket]) -> None:
+async def test_send_waits_while_the_peer_does_not_read(ends: tuple[socket.socket, socket.socket]) -> None:
     near, far = ends
     far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
     stream = TcpStream(near, "peer")
     sending = asyncio.create_task(stream.send([BIG]))
-    # The socket takes what it takes; once it says that it is full, sending must not be done.
+    # The kernel takes a part of the bytes. `send` must wait for the rest.
     await asyncio.sleep(0)
     assert not sending.done()
     reading = asyncio.create_task(asyncio.to_thread(read_all, far))
@@ -66,7 +67,7 @@ async def test_sending_waits_for_a_peer_that_does_not_read(ends: tuple[socket.so
     assert await reading == BIG
 
 
-async def test_the_end_reads_as_nothing(ends: tuple[socket.socket, socket.socket]) -> None:
+async def test_receive_returns_empty_after_the_peer_closed(ends: tuple[socket.socket, socket.socket]) -> None:
     near, far = ends
     stream = TcpStream(near, "peer")
     far.sendall(b"last words")
@@ -76,11 +77,11 @@ async def test_the_end_reads_as_nothing(ends: tuple[socket.socket, socket.socket
     stream.close()
 
 
-async def test_the_kernel_is_told_to_keep_little_and_to_send_at_once(
+async def test_socket_options_limit_unsent_bytes_and_disable_delay(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     near, _ = ends
     TcpStream(near, "peer")
     assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
-    assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 128 * 1024
+    assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES
     assert near.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

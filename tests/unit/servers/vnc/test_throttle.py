@@ -1,4 +1,4 @@
-"""Throttle: whoever goes on guessing has to wait longer and longer."""
+"""Throttle: each further wrong password doubles the wait."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ def clock() -> Clock:
 
 def fail(throttle: Throttle, address: str, times: int) -> None:
     for _ in range(times):
-        throttle.failed(address)
+        throttle.record_failure(address)
 
 
-def test_a_few_mistakes_are_free_and_then_each_doubles_the_wait(clock: Clock) -> None:
+def test_wait_doubles_with_each_failure_after_the_free_ones(clock: Clock) -> None:
     throttle = Throttle(clock)
     fail(throttle, "192.0.2.1", FREE_FAILURES)
     assert throttle.wait_s("192.0.2.1") == 0
     waits = []
     for _ in range(20):
-        throttle.failed("192.0.2.1")
+        throttle.record_failure("192.0.2.1")
         waits.append(throttle.wait_s("192.0.2.1"))
     assert waits[:3] == [FIRST_WAIT_S, 2 * FIRST_WAIT_S, 4 * FIRST_WAIT_S]
     assert waits[-1] == MAX_WAIT_S
     assert throttle.wait_s("192.0.2.2") == 0
 
 
-def test_time_and_the_right_password_heal(clock: Clock) -> None:
+def test_wait_ends_with_time_and_success_resets_the_count(clock: Clock) -> None:
     throttle = Throttle(clock)
     fail(throttle, "192.0.2.1", FREE_FAILURES + 1)
     clock.now_s += FIRST_WAIT_S - 1
     assert throttle.wait_s("192.0.2.1") == 1
     clock.now_s += 1
     assert throttle.wait_s("192.0.2.1") == 0
-    throttle.succeeded("192.0.2.1")
+    throttle.record_success("192.0.2.1")
     fail(throttle, "192.0.2.1", FREE_FAILURES)
     assert throttle.wait_s("192.0.2.1") == 0
 
 
-def test_a_network_of_ipv6_addresses_is_one(clock: Clock) -> None:
+def test_addresses_of_one_ipv6_network_count_as_one(clock: Clock) -> None:
     throttle = Throttle(clock)
     for host in range(FREE_FAILURES + 1):
-        throttle.failed(f"2001:db8::{host}")
+        throttle.record_failure(f"2001:db8::{host}")
     assert throttle.wait_s("2001:db8::ffff") == FIRST_WAIT_S
     assert throttle.wait_s("2001:db8:0:1::1") == 0
     fail(throttle, "fe80::1%eth0", FREE_FAILURES + 1)
     assert throttle.wait_s("fe80::2%eth0") == FIRST_WAIT_S
 
 
-def test_only_so_many_are_remembered(clock: Clock) -> None:
+def test_oldest_failure_is_forgotten_when_the_table_is_full(clock: Clock) -> None:
     throttle = Throttle(clock)
     fail(throttle, "192.0.2.1", FREE_FAILURES + 1)
     fail(throttle, "192.0.2.2", FREE_FAILURES + 1)
     for number in range(MAX_ADDRESSES - 1):
-        throttle.failed(f"10.0.{number // 256}.{number % 256}")
+        throttle.record_failure(f"10.0.{number // 256}.{number % 256}")
     assert throttle.wait_s("192.0.2.1") == 0
     assert throttle.wait_s("192.0.2.2") > 0

@@ -1,4 +1,4 @@
-"""Outgoing: whatever is drawn and asked for, a client that has been sent everything has the screen."""
+"""UpdateQueue: after all updates a client has exactly the screen, whatever it requested."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from support.pictures import Pixels, picture
 from support.rfb_decoder import Decoder
-from support.synthetic_tap import SyntheticTap, SyntheticViewer
+from support.synthetic_tap import SyntheticTap
 from vramtap.display.region import Rect
 from vramtap.errors import TargetGone
 from vramtap.rfb.connection import ServerConnection
+from vramtap.rfb.events import FramebufferUpdateRequest
 from vramtap.rfb.updates import UpdateEncoder
 from vramtap.servers.vnc.update_queue import UpdateQueue
 
@@ -26,7 +27,7 @@ BIG = Rect(0, 0, 1 << 15, 1 << 15)
 
 
 class Client:
-    """A client and its side of the server, without a connection in between."""
+    """A client and its update queue, without a connection between them."""
 
     def __init__(self, tap: SyntheticTap, *encodings: int) -> None:
         self.tap = tap
@@ -34,50 +35,50 @@ class Client:
         self.rfb.receive(b"RFB 003.008\n\1\1")
         self.rfb.data_to_send()
         self.rfb.receive(struct.pack(f">BxH{len(encodings)}i", 2, len(encodings), *encodings))
-        self.viewer: SyntheticViewer = tap.viewer("client").__enter__()
-        self.outgoing = UpdateQueue(self.rfb, tap.screen, self.viewer)
+        self.viewer = tap.viewer("client").__enter__()
+        self.queue = UpdateQueue(self.rfb, tap.screen, self.viewer)
         self._encoder = UpdateEncoder()
         self._data = bytearray()
         self.decoder = Decoder(self._read, tap.screen.width, tap.screen.height)
         self.kinds: list[int] = []
-        """Encodings of the rectangles of the last update."""
+        """Encoding of each rectangle in the last update."""
         self.rects: list[Rect] = []
-        """The rectangles with pixels of the last update."""
+        """Rectangles with pixels in the last update."""
 
     @property
     def pixels(self) -> Pixels:
         return self.decoder.pixels
 
-    def ask(self, incremental: bool = True, area: Rect = BIG) -> None:
-        data = self.rfb.receive(struct.pack(">BB4H", 3, incremental, *area))
-        for event in data:
-            self.outgoing.request(event.incremental, event.area)  # type: ignore[union-attr]
+    def request(self, area: Rect = BIG, *, incremental: bool = True) -> None:
+        for event in self.rfb.receive(struct.pack(">BB4H", 3, incremental, *area)):
+            assert isinstance(event, FramebufferUpdateRequest)
+            self.queue.request(event.area, incremental=event.incremental)
 
     async def answer(self) -> bool:
-        """Take one update, if there is one without anything more happening."""
+        """Apply the next update, if there is one; return whether there was."""
         for _ in range(8):
-            update = self.outgoing.next()
+            update = self.queue.next()
             if update is not None:
                 self._data += b"".join(self._encoder.encode(update))
-                self._take()
+                self._apply()
                 return True
-            await asyncio.sleep(0)  # the viewer's task, and then its callback
+            await asyncio.sleep(0)  # lets the task that waits for a change run, and then its callback
         return False
 
     async def first(self) -> None:
-        """Get the first picture; nothing is asked for afterwards."""
-        self.ask()
+        """Get the first picture; leave no request open."""
+        self.request()
         assert await self.answer()
 
     async def catch_up(self) -> None:
-        """Ask until nothing comes any more; the last request stays open."""
+        """Request updates until none comes; leave the last request open."""
         for _ in range(100):
-            self.ask()
+            self.request()
             if not await self.answer():
                 return
         raise AssertionError("updates without end")
 
-    def _take(self) -> None:
+    def _apply(self) -> None:
         kind, count = struct.unpack(">BxH", self._read(4))
         assert kind == 0
         self.kinds, self.rects = [], []
@@ -141,7 +142,7 @@ class Resize:
 
 
 @dataclass(frozen=True)
-class Ask:
+class Request:
     incremental: bool
     area: Rect
 
@@ -155,16 +156,16 @@ STEPS = st.lists(
         st.builds(Draw, rects(130), st.integers(0, 0xFFFFFF)),
         st.builds(Scroll, rects(130), st.integers(0, 100), st.integers(0, 80)),
         st.builds(Resize, st.integers(1, 150), st.integers(1, 150)),
-        st.builds(Ask, st.booleans(), st.one_of(st.just(BIG), rects(130))),
+        st.builds(Request, st.booleans(), st.one_of(st.just(BIG), rects(130))),
     ),
     max_size=25,
 )
 
 
-async def play(client: Client, steps: list[Draw | Scroll | Resize | Ask]) -> None:
+async def play(client: Client, steps: list[Draw | Scroll | Resize | Request]) -> None:
     for step in steps:
-        if isinstance(step, Ask):
-            client.ask(step.incremental, step.area)
+        if isinstance(step, Request):
+            client.request(step.area, incremental=step.incremental)
             await client.answer()
         else:
             step.on(client.tap)
@@ -173,14 +174,14 @@ async def play(client: Client, steps: list[Draw | Scroll | Resize | Ask]) -> Non
 @pytest.mark.parametrize("resizing", [(-223,), (-308,), (-223, -308)], ids=str)
 @settings(deadline=None, max_examples=60)
 @given(steps=STEPS)
-def test_whatever_happens_the_client_ends_with_the_screen(
-    resizing: tuple[int, ...], steps: list[Draw | Scroll | Resize | Ask]
+def test_client_ends_with_the_screen_after_any_steps(
+    resizing: tuple[int, ...], steps: list[Draw | Scroll | Resize | Request]
 ) -> None:
     async def run() -> None:
         client = Client(new_tap(), 0, 1, *resizing)
         await play(client, steps)
         await client.catch_up()
-        client.outgoing.stop()
+        client.queue.stop()
         assert np.array_equal(client.pixels, client.tap.screen.pixels)
 
     asyncio.run(run())
@@ -188,14 +189,14 @@ def test_whatever_happens_the_client_ends_with_the_screen(
 
 @settings(deadline=None, max_examples=60)
 @given(steps=STEPS)
-def test_who_cannot_resize_ends_with_what_fits_and_black_around_it(
-    steps: list[Draw | Scroll | Resize | Ask],
+def test_client_that_cannot_resize_ends_with_what_fits_and_black(
+    steps: list[Draw | Scroll | Resize | Request],
 ) -> None:
     async def run() -> None:
         client = Client(new_tap(), 0, 1)
         await play(client, steps)
         await client.catch_up()
-        client.outgoing.stop()
+        client.queue.stop()
         expected = np.zeros((HEIGHT, WIDTH), np.uint32)
         shown = client.tap.screen.pixels[:HEIGHT, :WIDTH]
         expected[: shown.shape[0], : shown.shape[1]] = shown
@@ -204,80 +205,80 @@ def test_who_cannot_resize_ends_with_what_fits_and_black_around_it(
     asyncio.run(run())
 
 
-async def test_nothing_is_sent_unasked() -> None:
+async def test_update_is_sent_only_after_a_request() -> None:
     client = Client(new_tap(), 0)
     assert not await client.answer()
-    client.ask()
+    client.request()
     assert await client.answer()
     client.tap.draw(Rect(0, 0, 5, 5), 1)
     assert not await client.answer()
-    client.ask()
+    client.request()
     assert await client.answer()
     assert client.rects == [Rect(0, 0, 16, 16)]
-    client.ask()
+    client.request()
     assert not await client.answer()
-    client.outgoing.stop()
+    client.queue.stop()
 
 
-async def test_a_request_is_answered_when_something_changes() -> None:
+async def test_open_request_is_answered_when_the_screen_changes() -> None:
     client = Client(new_tap(), 0)
     await client.catch_up()
-    assert not client.outgoing.wake.is_set()
+    assert not client.queue.wake.is_set()
     client.tap.draw(Rect(100, 80, 1, 1), 1)
-    await asyncio.wait_for(client.outgoing.wake.wait(), 10)
+    await asyncio.wait_for(client.queue.wake.wait(), 10)
     assert await client.answer()
     assert client.rects == [Rect(96, 80, 16, 10)]
-    client.outgoing.stop()
+    client.queue.stop()
 
 
-async def test_black_is_sent_again_to_who_asks_afresh_for_it() -> None:
+async def test_full_request_gets_the_black_margins_again() -> None:
     client = Client(new_tap(), 0)
     await client.first()
     client.tap.resize(picture("noise", 64, 32))
     await client.catch_up()
-    client.ask(incremental=False, area=Rect(80, 40, 8, 8))
+    client.request(Rect(80, 40, 8, 8), incremental=False)
     assert await client.answer()
     assert client.rects == [Rect(64, 0, WIDTH - 64, HEIGHT), Rect(0, 32, 64, HEIGHT - 32)]
-    client.outgoing.stop()
+    client.queue.stop()
 
 
-async def test_asking_afresh_gets_everything_again() -> None:
+async def test_full_request_gets_unchanged_pixels_again() -> None:
     client = Client(new_tap(), 0)
     await client.catch_up()
-    client.ask(incremental=False, area=Rect(0, 0, 16, 16))
+    client.request(Rect(0, 0, 16, 16), incremental=False)
     assert await client.answer()
     assert client.rects == [Rect(0, 0, 16, 16)]
-    client.outgoing.stop()
+    client.queue.stop()
 
 
-async def test_a_request_afresh_is_heard_while_another_waits() -> None:
+async def test_full_request_is_answered_while_another_request_is_open() -> None:
     client = Client(new_tap(), 0)
     await client.catch_up()
-    client.ask(incremental=False)
+    client.request(incremental=False)
     assert await client.answer()
     assert client.rects == [Rect(0, 0, WIDTH, HEIGHT)]
-    client.outgoing.stop()
+    client.queue.stop()
 
 
-async def test_changes_elsewhere_neither_answer_nor_spin() -> None:
+async def test_changes_outside_the_area_neither_answer_nor_busy_loop() -> None:
     client = Client(new_tap(), 0)
     await client.first()
-    client.ask(area=Rect(0, 0, 32, 32))
+    client.request(Rect(0, 0, 32, 32))
     assert not await client.answer()
-    asked = client.viewer.asked
+    waits = client.tap.fresh_calls
     for x in range(40, 100, 4):
         client.tap.draw(Rect(x, 50, 4, 4), x)
         assert not await client.answer()
-    assert client.viewer.asked - asked <= 16
+    assert client.tap.fresh_calls - waits <= 16
     client.tap.draw(Rect(1, 1, 1, 1), 7)
     assert await client.answer()
     assert client.rects == [Rect(0, 0, 16, 16)]
     await client.catch_up()
     assert np.array_equal(client.pixels, client.tap.screen.pixels)
-    client.outgoing.stop()
+    client.queue.stop()
 
 
-async def test_moves_are_copied_by_who_can() -> None:
+async def test_moves_go_only_to_clients_that_support_copy_rect() -> None:
     tap = new_tap()
     copying, plain = Client(tap, 0, 1), Client(tap, 0)
     for client in (copying, plain):
@@ -286,15 +287,15 @@ async def test_moves_are_copied_by_who_can() -> None:
     for client in (copying, plain):
         assert await client.answer()
         assert np.array_equal(client.pixels, tap.screen.pixels)
-        client.outgoing.stop()
+        client.queue.stop()
     assert copying.kinds == [1]
     assert plain.kinds == [0]
 
 
-async def test_nothing_is_copied_out_of_what_the_client_was_not_sent() -> None:
+async def test_no_move_reads_pixels_that_the_client_does_not_have() -> None:
     client = Client(new_tap(), 0, 1)
     await client.first()
-    client.ask(area=Rect(64, 0, 32, 32))
+    client.request(Rect(64, 0, 32, 32))
     assert not await client.answer()
     client.tap.draw(Rect(0, 0, 32, 32), 0x123456)
     assert not await client.answer()
@@ -302,25 +303,25 @@ async def test_nothing_is_copied_out_of_what_the_client_was_not_sent() -> None:
     assert await client.answer()
     assert client.kinds == [0]
     assert (client.pixels[:32, 64:96] == 0x123456).all()
-    client.outgoing.stop()
+    client.queue.stop()
 
 
-async def test_a_new_size_is_told_alone_and_then_everything_is_sent() -> None:
+async def test_new_size_is_sent_alone_before_the_pixels() -> None:
     client = Client(new_tap(), 0, -223)
     await client.catch_up()
     client.tap.resize(picture("noise", 200, 50))
     assert await client.answer()
     assert client.kinds == [-223]
-    client.ask()
+    client.request()
     assert await client.answer()
     assert client.kinds == [0]
     assert np.array_equal(client.pixels, client.tap.screen.pixels)
-    client.outgoing.stop()
+    client.queue.stop()
 
 
-async def test_the_offer_of_scancodes_goes_with_the_first_picture_or_alone_if_nothing_changes() -> None:
+async def test_scancode_offer_is_sent_with_pixels_or_alone() -> None:
     client = Client(new_tap(), 0, -258)
-    client.ask()
+    client.request()
     assert await client.answer()
     assert client.kinds == [-258, 0]
     late = Client(client.tap, 0)
@@ -329,26 +330,26 @@ async def test_the_offer_of_scancodes_goes_with_the_first_picture_or_alone_if_no
     assert await late.answer()
     assert late.kinds == [-258]
     for one in (client, late):
-        one.outgoing.stop()
+        one.queue.stop()
 
 
-async def test_the_targets_end_is_raised_to_who_asks() -> None:
+async def test_end_of_the_target_is_raised_by_next() -> None:
     client = Client(new_tap(), 0)
     await client.catch_up()
     client.tap.end("it exited")
-    await asyncio.wait_for(client.outgoing.wake.wait(), 10)
+    await asyncio.wait_for(client.queue.wake.wait(), 10)
     with pytest.raises(TargetGone, match="it exited"):
-        client.outgoing.next()
+        client.queue.next()
 
 
-async def test_an_end_that_nobody_asks_about_any_more_is_no_stray_error() -> None:
+async def test_end_of_the_target_after_stop_leaves_no_unretrieved_error() -> None:
     client = Client(new_tap(), 0)
     await client.catch_up()
     stray: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: stray.append(context))
     client.tap.end("it exited")
-    await asyncio.wait_for(client.outgoing.wake.wait(), 10)
-    client.outgoing.stop()
+    await asyncio.wait_for(client.queue.wake.wait(), 10)
+    client.queue.stop()
     await asyncio.sleep(0)
     gc.collect()
     assert stray == []

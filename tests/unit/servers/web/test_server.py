@@ -1,4 +1,4 @@
-"""The web server: what is answered."""
+"""The web server: the page, its files, the API, screenshots and statistics."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.synthetic_tap import RecordingInput, SyntheticTap
 from support.web_serving import serving
-from support.web_synthetic import DeafInput, SyntheticTap, SyntheticTarget
-from vramtap.servers.web import watched as web_watched
+from vramtap.servers.web.describe import mode_text
+from vramtap.servers.web.limits import WebLimits
 from vramtap.servers.web.stats_feed import Feed, Subscriber
 
 
-async def test_page_and_every_file_it_names_are_served_with_their_types() -> None:
+async def test_page_and_its_files_are_served_with_their_types() -> None:
     async with serving() as (_, client):
         expected = {
             "/": "text/html; charset=utf-8",
@@ -39,7 +40,7 @@ async def test_page_and_every_file_it_names_are_served_with_their_types() -> Non
                 assert await answer.read()
 
 
-async def test_file_the_browser_has_is_not_sent_again() -> None:
+async def test_cached_file_gets_304() -> None:
     async with serving() as (_, client):
         async with client.get("/static/page.js") as answer:
             etag = answer.headers["ETag"]
@@ -71,7 +72,7 @@ async def test_file_the_browser_has_is_not_sent_again() -> None:
         "/api/stats?t=7",
     ],
 )
-async def test_what_is_not_there_is_not_found(path: str) -> None:
+async def test_unknown_path_gets_404(path: str) -> None:
     async with serving() as (server, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
@@ -80,15 +81,15 @@ async def test_what_is_not_there_is_not_found(path: str) -> None:
         writer.close()
 
 
-async def test_other_methods_are_not_allowed() -> None:
+async def test_other_methods_get_405() -> None:
     async with serving() as (_, client):
         for method in ("POST", "PUT", "DELETE", "OPTIONS"):
             async with client.request(method, "/api/targets") as answer:
                 assert answer.status == 405
 
 
-async def test_targets_are_described() -> None:
-    running, ended = SyntheticTap(), SyntheticTap(target=SyntheticTarget("qemu:/run/vm.qmp", DeafInput()))
+async def test_targets_api_describes_every_target() -> None:
+    running, ended = SyntheticTap(), SyntheticTap(input=RecordingInput(), url="qemu:/run/vm.qmp")
     ended.end("QEMU (pid 812) exited")
     async with serving(running, ended) as (_, client), client.get("/api/targets") as answer:
         assert answer.headers["Cache-Control"] == "no-store"
@@ -114,16 +115,16 @@ async def test_targets_are_described() -> None:
         }
 
 
-async def test_screen_without_framebuffer_and_no_screen_yet_are_named() -> None:
+async def test_mode_text_names_missing_framebuffer_and_missing_picture() -> None:
     text, nothing = SyntheticTap(), SyntheticTap()
-    text.screen.mode = None
-    nothing.screen.mode = None
-    nothing.screen.pixels = np.zeros((0, 0), np.uint32)
-    assert web_watched.mode_text(text) == "64x48 without framebuffer"
-    assert web_watched.mode_text(nothing) == "no picture yet"
+    text.canvas.shown_mode = None
+    nothing.canvas.shown_mode = None
+    nothing.canvas.shown = np.zeros((0, 0), np.uint32)
+    assert mode_text(text) == "64x48 without framebuffer"
+    assert mode_text(nothing) == "no picture yet"
 
 
-async def test_screenshot_is_the_screen() -> None:
+async def test_screenshot_has_the_pixels_of_the_screen() -> None:
     tap = SyntheticTap()
     async with serving(tap) as (_, client), client.get("/api/screenshot.png?t=0") as answer:
         assert answer.headers["Content-Type"] == "image/png"
@@ -132,17 +133,17 @@ async def test_screenshot_is_the_screen() -> None:
     assert np.array_equal(shot[..., 0] << 16 | shot[..., 1] << 8 | shot[..., 2], tap.screen.pixels)
 
 
-async def test_screenshot_waits_for_a_look_at_the_target_but_not_for_ever(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(web_watched, "LOOK_S", 0.01)
+async def test_screenshot_gets_504_if_the_scan_takes_too_long() -> None:
     tap = SyntheticTap()
-    tap.ready.clear()
-    async with serving(tap) as (_, client), client.get("/api/screenshot.png") as answer:
+    tap.may_refresh.clear()
+    async with (
+        serving(tap, limits=WebLimits(screenshot_s=0.01)) as (_, client),
+        client.get("/api/screenshot.png") as answer,
+    ):
         assert answer.status == 504
 
 
-async def test_screenshot_of_an_ended_target_says_how_it_ended() -> None:
+async def test_screenshot_of_an_ended_target_gets_410_with_the_reason() -> None:
     tap = SyntheticTap()
     tap.end("QEMU (pid 812) exited")
     async with serving(tap) as (_, client), client.get("/api/screenshot.png") as answer:
@@ -150,15 +151,15 @@ async def test_screenshot_of_an_ended_target_says_how_it_ended() -> None:
         assert "QEMU (pid 812) exited" in await answer.text()
 
 
-async def test_live_line_is_told_and_stops_with_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    left: asyncio.Queue[Feed] = asyncio.Queue()
-    leave = Feed.leave
+async def test_statistics_are_sent_until_the_page_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: asyncio.Queue[Feed] = asyncio.Queue()
+    unsubscribe = Feed.unsubscribe
 
-    def leaving(feed: Feed, subscriber: Subscriber) -> None:
-        leave(feed, subscriber)
-        left.put_nowait(feed)
+    def unsubscribing(feed: Feed, subscriber: Subscriber) -> None:
+        unsubscribe(feed, subscriber)
+        stopped.put_nowait(feed)
 
-    monkeypatch.setattr(Feed, "leave", leaving)
+    monkeypatch.setattr(Feed, "unsubscribe", unsubscribing)
     tap = SyntheticTap()
     async with serving(tap) as (_, client):
         async with client.ws_connect("/api/stats?t=0") as channel:
@@ -167,5 +168,5 @@ async def test_live_line_is_told_and_stops_with_the_page(monkeypatch: pytest.Mon
             assert fields["tracker"] == "log"
             tap.stats.tracker = "compare"
             assert json.loads(await channel.receive_str()) == {"tracker": "compare"}
-        feed = await left.get()
+        feed = await stopped.get()
         assert not feed.running

@@ -1,4 +1,4 @@
-"""RFB's byte stream over a WebSocket."""
+"""WebSocketStream: RFB's byte stream over a WebSocket."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ import aiohttp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.web_synthetic import SyntheticTap, handshake
+from support.synthetic_tap import SyntheticTap
+from support.web_serving import handshake
+from vramtap.servers.listen import UNSENT_BYTES
 from vramtap.servers.vnc.session import EndReason, SessionEnd, SessionOptions
 from vramtap.servers.web import websocket as web_stream
+from vramtap.servers.web.limits import WebLimits
 from vramtap.servers.web.server import WebServer
 from vramtap.servers.web.websocket import (
     CHUNK_BYTES,
     MAX_MESSAGE_BYTES,
     MAX_REASON_BYTES,
-    UNSENT_BYTES,
     WebSocketStream,
 )
 
 if TYPE_CHECKING:
-    import pytest
+    from vramtap.tap.tap import Tap
 
-    from vramtap.servers.web.watched import WatchedTap
-
-Talk = Callable[[WebSocketStream], Awaitable[None]]
+Session = Callable[[WebSocketStream], Awaitable[None]]
 
 
 @asynccontextmanager
-async def serving(talk: Talk) -> AsyncIterator[WebServer]:
-    async def serve(stream: WebSocketStream, tap: WatchedTap, options: SessionOptions) -> SessionEnd:
-        await talk(stream)
-        return SessionEnd(EndReason.LEFT, "left", True)
+async def serving(session: Session, limits: WebLimits | None = None) -> AsyncIterator[WebServer]:
+    async def serve(stream: WebSocketStream, tap: Tap, options: SessionOptions) -> SessionEnd:
+        await session(stream)
+        return SessionEnd(EndReason.LEFT, "left", admitted=True)
 
-    async with WebServer([SyntheticTap()], serve=serve) as server:
+    async with WebServer([SyntheticTap()], limits=limits, serve=serve) as server:
         yield server
 
 
 @asynccontextmanager
-async def connected(talk: Talk) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+async def connected(session: Session) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
     async with (
-        serving(talk) as server,
+        serving(session) as server,
         aiohttp.ClientSession() as client,
         client.ws_connect(f"http://127.0.0.1:{server.port}/t/0/websockify", max_msg_size=0) as channel,
     ):
@@ -57,51 +57,51 @@ async def echo(stream: WebSocketStream) -> None:
         await stream.send([data])
 
 
-async def test_bytes_come_back_as_they_went() -> None:
+async def test_messages_carry_bytes_both_ways() -> None:
     async with connected(echo) as channel:
         for data in (b"RFB 003.008\n", bytes(range(256)), b"\0" * 10_000):
             await channel.send_bytes(data)
             assert await channel.receive_bytes() == data
 
 
-async def test_empty_message_is_not_taken_for_the_end() -> None:
+async def test_empty_message_does_not_end_the_stream() -> None:
     async with connected(echo) as channel:
         await channel.send_bytes(b"")
         await channel.send_bytes(b"x")
         assert await channel.receive_bytes() == b"x"
 
 
-async def test_leaving_is_the_end() -> None:
-    heard: asyncio.Queue[bytes] = asyncio.Queue()
+async def test_close_by_the_client_ends_the_stream() -> None:
+    received: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def listen(stream: WebSocketStream) -> None:
-        heard.put_nowait(await stream.receive())
+        received.put_nowait(await stream.receive())
 
     async with connected(listen) as channel:
         await channel.close()
-        assert await heard.get() == b""
+        assert await received.get() == b""
 
 
-async def test_text_is_refused_with_a_reason() -> None:
+async def test_text_message_closes_the_stream_with_a_reason() -> None:
     async with connected(echo) as channel:
         await channel.send_str("RFB 003.008\n")
         closing = await channel.receive()
         assert closing.data == aiohttp.WSCloseCode.UNSUPPORTED_DATA
-        assert closing.extra == "RFB travels in binary messages"
+        assert closing.extra == "RFB needs binary messages"
 
 
-async def test_giant_message_is_refused_unread() -> None:
+async def test_message_beyond_the_limit_closes_the_stream() -> None:
     async with connected(echo) as channel:
         await channel.send_bytes(bytes(MAX_MESSAGE_BYTES + 1))
         assert (await channel.receive()).data == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
 
 
-async def test_messages_are_not_deflated() -> None:
+async def test_messages_are_not_compressed() -> None:
     async with connected(echo) as channel:
         assert not channel.compress
 
 
-async def test_buffers_are_joined_and_cut_into_bounded_messages() -> None:
+async def test_buffers_are_joined_and_cut_into_messages_of_bounded_size() -> None:
     whole = bytes(range(256)) * 2000
 
     async def talk(stream: WebSocketStream) -> None:
@@ -125,7 +125,7 @@ def test_chunks_keep_every_byte_in_order(sizes: list[int]) -> None:
     assert all(0 < len(chunk) <= CHUNK_BYTES for chunk in chunks)
 
 
-async def test_what_was_sent_may_be_changed_afterwards() -> None:
+async def test_sent_buffer_may_be_changed_afterwards() -> None:
     async def talk(stream: WebSocketStream) -> None:
         buffer = bytearray(b"before" * 10_000)
         await stream.send([buffer])
@@ -136,8 +136,7 @@ async def test_what_was_sent_may_be_changed_afterwards() -> None:
         assert await channel.receive_bytes() == b"before" * 10_000
 
 
-async def test_viewer_that_never_reads_holds_little_and_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web_stream, "CLOSE_S", 0.05)
+async def test_viewer_that_never_reads_holds_bounded_memory_and_is_cut_off() -> None:
     megabyte = bytes(1 << 20)
     sent: list[int] = []
     sending = asyncio.Event()
@@ -152,7 +151,7 @@ async def test_viewer_that_never_reads_holds_little_and_is_cut_off(monkeypatch: 
         finally:
             ended.set()
 
-    async with serving(flood) as server:
+    async with serving(flood, WebLimits(close_s=0.05)) as server:
         status, _, writer = await handshake(server.port, "/t/0/websockify", receive_bytes=4096)
         assert status.startswith(b"HTTP/1.1 101")
         await sending.wait()
@@ -162,15 +161,14 @@ async def test_viewer_that_never_reads_holds_little_and_is_cut_off(monkeypatch: 
     assert len(sent) <= 2
 
 
-async def test_stalled_viewer_does_not_slow_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web_stream, "CLOSE_S", 0.05)
+async def test_stalled_viewer_does_not_delay_another() -> None:
 
     async def talk(stream: WebSocketStream) -> None:
         while data := await stream.receive():
             for _ in range(64 if data == b"flood" else 1):
                 await stream.send([data * (1 << 18)])
 
-    async with serving(talk) as server:
+    async with serving(talk, WebLimits(close_s=0.05)) as server:
         _, _, writer = await handshake(server.port, "/t/0/websockify", receive_bytes=4096)
         writer.write(b"\x82\x85\0\0\0\0flood")  # RFC 6455, 5.2: final, binary, masked, 5 bytes, mask 0
         async with (
@@ -184,13 +182,13 @@ async def test_stalled_viewer_does_not_slow_another(monkeypatch: pytest.MonkeyPa
 
 
 def test_close_reason_is_cut_between_characters() -> None:
-    reason = web_stream._reason("é" * 200)
+    reason = web_stream._close_reason("é" * 200)
     assert len(reason) == MAX_REASON_BYTES - 1
     assert reason.decode() == "é" * (len(reason) // 2)
-    assert web_stream._reason("short") == b"short"
+    assert web_stream._close_reason("short") == b"short"
 
 
-async def test_kernel_keeps_little_unsent() -> None:
+async def test_kernel_holds_bounded_unsent_bytes() -> None:
     kept: asyncio.Queue[int] = asyncio.Queue()
 
     async def talk(stream: WebSocketStream) -> None:
