@@ -362,7 +362,7 @@ BAD_LINES = {
     "mode=4294967616x200": "command line: the number is too large: mode=4294967616x200",
     "mode=324x200": "command line: a mode's width is a multiple of 8: mode=324x200",
     "fault=soft": "command line: no such fault: fault=soft",
-    "dispi=off": "command line: dispi is garbage or not given: dispi=off",
+    "dispi=off": "command line: dispi must be garbage: dispi=off",
     "seed=1 hz=64 odd": "command line: not understood: odd",
 }
 
@@ -377,8 +377,8 @@ def test_a_bad_command_line_ends_it_with_a_clear_word(line: str) -> None:
 
 
 BAD_BOOT = {
-    "no magic": ("magic", 0, "started without the machine's boot information"),
-    "short": ("size", 39, "started without the machine's boot information"),
+    "no magic": ("magic", 0, "started without boot information"),
+    "short": ("size", 39, "started without boot information"),
     "no RAM": ("ram_bytes", 0, "the command line is not in RAM"),
     "little RAM": ("ram_bytes", 16 << 20, "RAM is not 32 MiB to 1 GiB"),
     "odd RAM": ("ram_bytes", (64 << 20) - 4096, "RAM is not 32 MiB to 1 GiB"),

@@ -89,7 +89,7 @@ def test_says_what_to_install_without_a_compiler(
     guest: ModuleType, sources: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(sources))
-    with pytest.raises(guest.CompileError, match=r"no C compiler: install gcc .*, or let CC name one"):
+    with pytest.raises(guest.CompileError, match=r"no C compiler: install gcc .*, or set CC"):
         guest.build(sources)
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     with pytest.raises(guest.CompileError, match=r"install gcc for x86-64 \(apt-get install gcc-x86-64-"):
@@ -118,7 +118,7 @@ def test_says_that_CC_names_nothing(
     guest: ModuleType, sources: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", "no-such-compiler -m64")
-    with pytest.raises(guest.CompileError, match="CC names no-such-compiler, which is not there"):
+    with pytest.raises(guest.CompileError, match="CC names no-such-compiler, which is not installed"):
         guest.build(sources)
 
 
@@ -127,8 +127,11 @@ FAILURES = {
         "echo 'main.c:1: error: nonsense' >&2; exit 3",
         r"exit status 3 (?s:.*)main.c:1: error: nonsense",
     ),
-    "doing nothing": ("true", "gave no guest that carries its digest"),
-    "something else": ('for last; do :; done; echo hello > "$last"', "gave no guest that carries its digest"),
+    "doing nothing": ("true", "produced no guest that contains its digest"),
+    "something else": (
+        'for last; do :; done; echo hello > "$last"',
+        "produced no guest that contains its digest",
+    ),
     "not executable": (None, "Exec format error"),
 }
 
@@ -151,7 +154,7 @@ def test_reports_a_compiler_that_fails_and_keeps_what_was_there(
 
 
 def test_says_that_there_are_no_sources(guest: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(guest.CompileError, match="holds no sources of the guest"):
+    with pytest.raises(guest.CompileError, match="contains no sources of the guest"):
         guest.build(tmp_path)
 
 

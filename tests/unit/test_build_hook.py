@@ -187,9 +187,9 @@ def test_refuses_what_unpacks_to_too_much(hook: ModuleType, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("damaged", "message"),
     [
-        (b"", "cut short"),
+        (b"", "cut off"),
         (b"<html>not found</html>", "not gzip"),
-        (_archive(*GOOD)[:-20], "cut short"),
+        (_archive(*GOOD)[:-20], "cut off"),
         (gzip.compress(b"no tar" * 1000), "cannot be unpacked"),
         (_archive(_regular("package/README.md", b"x")), "no core/rfb.js"),
     ],
@@ -212,7 +212,7 @@ def test_says_what_to_do_without_npm(
 ) -> None:
     monkeypatch.delenv(hook.TARBALL_VARIABLE, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(hook.FetchError, match="install npm, or let VRAMTAP_NOVNC_TARBALL name"):
+    with pytest.raises(hook.FetchError, match="install npm, or set VRAMTAP_NOVNC_TARBALL to"):
         hook.install(tmp_path / "novnc")
 
 
