@@ -1,4 +1,4 @@
-/* Page tables of the guest: RAM by large pages, each address to itself; the framebuffer high up, by small pages. */
+/* Page tables of the guest: RAM one to one by large pages; the framebuffer in the upper half, by small pages. */
 #include "paging.h"
 
 #include <stddef.h>

@@ -1,4 +1,4 @@
-/* Page tables of the guest: RAM by large pages, each address to itself; the framebuffer high up, by small pages.
+/* Page tables of the guest: RAM one to one by large pages; the framebuffer in the upper half, by small pages.
  *
  * A tracker of dirty bits detects a changed table by the dirty bits of the entries that map the tables. The
  * tables therefore have 2 MiB of their own. Only this part of RAM is mapped by 4 KiB pages, and nothing else is
