@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import version as version_of
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -41,7 +41,7 @@ _FENCE = re.compile(r"^(\s*)```(\w*)\s*$")
 
 
 def _fences_to_directives(
-    _app: Sphinx, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]
+    _app: Sphinx, _what: str, _name: str, _obj: object, _options: object, lines: list[str]
 ) -> None:
     """Turn Markdown's fenced code blocks in docstrings into reStructuredText."""
     out: list[str] = []
