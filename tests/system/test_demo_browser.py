@@ -80,7 +80,7 @@ async def test_the_demo_is_typed_into_and_its_window_dragged() -> None:
             await shown.page.goto(server.web[0])
             await shown.state("connected")
             await type_and_drag(shown)
-            assert shown.complaints == []
+            assert shown.errors == []
         (report,) = server.stop()
     assert report["target"] == "demo:"
     assert report["ended"] is None
@@ -106,4 +106,4 @@ async def test_the_canvas_is_the_video_ram_to_the_last_bit(monkeypatch: pytest.M
                 await shown.shows(truth)
                 await tap.refresh()
                 assert np.array_equal(tap.screen.pixels, truth)
-            assert shown.complaints == []
+            assert shown.errors == []
