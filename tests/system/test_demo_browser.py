@@ -73,7 +73,7 @@ async def type_and_drag(shown: Window) -> None:
         moved = await place_of(shown, TITLE, TITLE_INK, other_than=moved)
 
 
-async def test_the_demo_is_typed_into_and_its_window_dragged() -> None:
+async def test_typing_and_dragging_reach_the_guest() -> None:
     # As wide as to show the guest's screen pixel for pixel or larger: a drag ends at the pixel it was led to.
     with demo(web=True) as server:
         async with asyncio.timeout(4 * PATIENCE_S), window(1600, 1200) as shown:
@@ -87,7 +87,7 @@ async def test_the_demo_is_typed_into_and_its_window_dragged() -> None:
     assert report["stats"]["failures"] == 0
 
 
-async def test_the_canvas_is_the_video_ram_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_canvas_equals_the_video_ram(monkeypatch: pytest.MonkeyPatch) -> None:
     # The page allows JPEG, and the window has a picture in it: without, nothing may differ.
     monkeypatch.setattr(connection, "JPEG_QUALITY", range(0))
     with vramtap.Machine(cpu="unicorn") as machine:

@@ -172,21 +172,21 @@ def enough(follower: Follower, number: int) -> bool:
     return follower.stores >= STORES and number >= 100
 
 
-def test_a_storing_cpu_loses_nothing() -> None:
+def test_running_cpu_loses_no_store() -> None:
     follower = follow(itself, until=enough, check_every=5)
     assert follower.stores >= STORES
     assert follower.named > PAGES
 
 
-def test_with_the_stop_even_a_clear_in_two_steps_loses_nothing() -> None:
+def test_non_atomic_clear_with_stopped_cpu_loses_no_store() -> None:
     assert follow(itself, until=enough, check_every=5, kind=InTwoSteps).named > PAGES
 
 
-def test_without_the_stop_a_clear_in_two_steps_loses_stores() -> None:
+def test_non_atomic_clear_with_running_cpu_loses_stores() -> None:
     assert follow(Unstopped, until=lambda follower, _: follower.lost, kind=InTwoSteps).lost
 
 
-def test_without_the_flush_stores_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clear_without_flush_loses_stores(monkeypatch: pytest.MonkeyPatch) -> None:
     def without(machine: Machine) -> PausableMachine:
         monkeypatch.setattr(machine.cpu, "flush_tlb", lambda: None)
         return machine
@@ -195,9 +195,7 @@ def test_without_the_flush_stores_are_lost(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("flushed", [True, False])
-def test_a_translation_that_is_not_forgotten_hides_the_next_store(
-    flushed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unflushed_translation_hides_the_next_store(flushed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = PagedMachine("unicorn")
     if not flushed:
         monkeypatch.setattr(machine.cpu, "flush_tlb", lambda: None)

@@ -43,7 +43,7 @@ def aliases(tables: Tables) -> list[Mapping]:
     return [one for one in tables.of_vram() if one.address >= ALIAS]
 
 
-def test_the_tables_are_as_described() -> None:
+def test_tables_have_the_described_layout() -> None:
     with guest("workload=idle") as machine:
         machine.run_frames(1)
         tables = tables_of(machine)
@@ -75,7 +75,7 @@ def take_written_tables(machine: Machine) -> set[int]:
     return {POOL + int(index) * SMALL for index in np.flatnonzero(dirty)}
 
 
-def test_in_the_pool_nothing_but_tables_is_written() -> None:
+def test_pool_holds_only_tables() -> None:
     with guest("workload=idle") as machine:
         machine.run_frames(1)
         tables = tables_of(machine)
@@ -108,7 +108,7 @@ def test_alias_maps_frames_twice_writes_and_unmaps_them() -> None:
                 assert any(one.dirty for one in found)
 
 
-def test_an_alias_within_a_frame_shows_in_what_was_written_only() -> None:
+def test_alias_within_a_frame_shows_only_in_written_tables() -> None:
     with guest("workload=alias seed=2") as machine:
         machine.run_frames(25)
         before = tables_of(machine)
@@ -155,7 +155,7 @@ def test_large_maps_the_framebuffer_by_large_pages_and_back() -> None:
                 assert home_of(tables) == HOME
 
 
-def test_random_programs_meet_every_kind_of_mapping_and_come_back() -> None:
+def test_random_programs_use_every_kind_of_mapping() -> None:
     with guest("program=random seed=1") as machine:
         met: Counter[str] = Counter()
         for _ in range(150):

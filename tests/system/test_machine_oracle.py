@@ -47,7 +47,7 @@ def run(oracle: Oracle, parts: Sequence[int]) -> PageRuns:
 
 
 @pytest.mark.parametrize("workload", [*DRAWING, "large"])
-def test_every_tracker_agrees_with_the_stores_recorded(workload: str) -> None:
+def test_every_tracker_agrees_with_the_recorded_stores(workload: str) -> None:
     machine = Machine(cpu="unicorn", command_line=line(workload), record_writes=True, held=True)
     with watching(machine, ON_UNICORN) as oracle:
         stored = run(oracle, cut(FRAMES, seed=3))
@@ -60,7 +60,7 @@ def test_every_tracker_agrees_with_the_stores_recorded(workload: str) -> None:
 
 @pytest.mark.parametrize("form", ["bitmap", "manual", "ring"])
 @pytest.mark.parametrize("workload", DRAWING)
-def test_on_kvm_every_tracker_agrees_with_what_unicorn_recorded(
+def test_every_tracker_on_kvm_agrees_with_unicorns_record(
     workload: str, form: LogForm, truths: dict[str, list[PageRuns]]
 ) -> None:
     machine = Machine(cpu="kvm", log=form, command_line=line(workload), held=True)
@@ -78,7 +78,7 @@ def truths() -> dict[str, list[PageRuns]]:
     return {}
 
 
-def test_an_idle_guest_is_never_named_a_page() -> None:
+def test_idle_guest_has_no_dirty_pages() -> None:
     machine = Machine(cpu="unicorn", command_line=line("idle"), record_writes=True, held=True)
     with watching(machine, ON_UNICORN) as oracle:
         machine.release()
@@ -110,7 +110,7 @@ def test_random_programs_are_followed_by_every_tracker(storm: int) -> None:
 
 
 @pytest.mark.parametrize("workload", ["alias", "remap", "large"])
-def test_the_reason_appears_and_dirty_bits_resume(workload: str) -> None:
+def test_all_dirty_reason_appears_and_dirty_bits_resume(workload: str) -> None:
     expected = {"alias": "aliased", "remap": "remapped", "large": "large-page"}[workload]
     machine = Machine(cpu="unicorn", command_line=line(workload), record_writes=True, held=True)
     with watching(machine, ON_UNICORN) as oracle:

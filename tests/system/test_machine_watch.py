@@ -135,7 +135,7 @@ def watched(source: str, cpu: str, interval_s: float = NEVER_S) -> Iterator[Watc
         found.tracker.stop()
 
 
-def test_a_guest_that_runs_for_nothing_does_not_wake_the_watch_and_a_key_does(cpu: str) -> None:
+def test_runs_without_stores_do_not_wake_the_watch_thread(cpu: str) -> None:
     with watched(ECHOING, cpu) as found:
         thread = found.watch._thread.native_id
         assert thread is not None
@@ -153,7 +153,7 @@ def test_a_guest_that_runs_for_nothing_does_not_wake_the_watch_and_a_key_does(cp
         assert found.tracker.collect() == PageRuns([(0, 1)])
 
 
-def test_a_key_beside_the_beginning_of_the_watch_is_noticed(cpu: str) -> None:
+def test_key_concurrent_with_the_start_of_a_watch_is_detected(cpu: str) -> None:
     with watched(ECHOING, cpu) as found:
         found.cancel()
         for number in range(ROUNDS):
@@ -173,7 +173,7 @@ def test_a_key_beside_the_beginning_of_the_watch_is_noticed(cpu: str) -> None:
             assert found.tracker.collect() == PageRuns([(0, 1)]), number
 
 
-def test_a_machine_may_end_under_the_watch(cpu: str) -> None:
+def test_vm_may_end_during_a_watch(cpu: str) -> None:
     machine = Machine(assemble(STORING_ON), cpu=cpu)  # type: ignore[arg-type]  # of a parameter
     with machine:
         await_halts(machine, 1)
@@ -187,7 +187,7 @@ def test_a_machine_may_end_under_the_watch(cpu: str) -> None:
     found.tracker.stop()
 
 
-def test_a_guest_that_never_halts_is_noticed(cpu: str) -> None:
+def test_guest_that_never_halts_is_detected(cpu: str) -> None:
     with watched(STORING_ON, cpu, 0.001) as found:
         found.key()
         assert found.told.wait(60)
@@ -195,14 +195,14 @@ def test_a_guest_that_never_halts_is_noticed(cpu: str) -> None:
         assert found.machine.running
 
 
-def test_a_screen_that_the_display_clears_is_noticed_at_once(cpu: str) -> None:
+def test_screen_cleared_by_the_display_is_detected_at_once(cpu: str) -> None:
     with watched(CLEARING, cpu) as found:
         found.key()
         assert found.told.wait(60)
         assert found.machine.halts == 1
 
 
-def test_with_nothing_to_do_both_threads_sleep_for_ever() -> None:
+def test_both_threads_sleep_while_the_guest_is_idle() -> None:
     with Machine(cpu="unicorn", command_line="workload=idle mode=320x200") as machine:
         await_halts(machine, 1)
         found = Watched(machine, NEVER_S)

@@ -66,7 +66,7 @@ def tools(directory: Path) -> None:
     (directory / "python3").symlink_to(Path(sys.executable).resolve())
 
 
-async def test_the_demo_comes_out_of_nothing(tmp_path: Path) -> None:
+async def test_make_demo_works_on_a_fresh_machine(tmp_path: Path) -> None:
     program("make", "make")
     places = {name: tmp_path / name for name in ("home", "tools", "checkout")}
     for place in places.values():

@@ -80,7 +80,7 @@ def test_compiles_again_when_a_source_changed(guest: ModuleType, sources: Path, 
     assert not guest.build(sources)
 
 
-def test_compiles_again_what_is_damaged(guest: ModuleType, sources: Path) -> None:
+def test_compiles_again_when_the_guest_is_damaged(guest: ModuleType, sources: Path) -> None:
     (sources / "guest.elf").write_bytes(b"")
     assert guest.build(sources)
 
@@ -96,7 +96,7 @@ def test_says_what_to_install_without_a_compiler(
         guest.build(sources)
 
 
-def test_asks_another_machines_compiler_for_the_right_code(
+def test_selects_a_cross_compiler_on_other_machines(
     guest: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(tmp_path, "clang", "")
@@ -105,7 +105,7 @@ def test_asks_another_machines_compiler_for_the_right_code(
     assert guest.compiler() == ["clang", "--target=x86_64-linux-gnu", "-fuse-ld=lld"]
 
 
-def test_takes_the_compiler_that_CC_names(
+def test_uses_the_compiler_in_CC(
     guest: ModuleType, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrapper = script(tmp_path, "my-cc", f'echo "$@" > {tmp_path}/called; shift; exec gcc "$@"')
@@ -114,7 +114,7 @@ def test_takes_the_compiler_that_CC_names(
     assert (tmp_path / "called").read_text().startswith("--first -std=c11")
 
 
-def test_says_that_CC_names_nothing(
+def test_reports_a_missing_compiler_in_CC(
     guest: ModuleType, sources: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", "no-such-compiler -m64")
@@ -137,7 +137,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_reports_a_compiler_that_fails_and_keeps_what_was_there(
+def test_reports_a_failing_compiler_and_keeps_the_old_guest(
     guest: ModuleType, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     text, message = FAILURES[name]
@@ -153,7 +153,7 @@ def test_reports_a_compiler_that_fails_and_keeps_what_was_there(
     assert (sources / "guest.elf").read_bytes() == b"old"
 
 
-def test_says_that_there_are_no_sources(guest: ModuleType, tmp_path: Path) -> None:
+def test_reports_missing_sources(guest: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(guest.CompileError, match="contains no sources of the guest"):
         guest.build(tmp_path)
 
@@ -176,7 +176,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return sdist, build("wheel", unpacked)
 
 
-def test_a_source_archive_carries_the_hook_and_the_sources(archives: tuple[Path, Path]) -> None:
+def test_source_archive_contains_hook_and_sources(archives: tuple[Path, Path]) -> None:
     with tarfile.open(archives[0]) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     sources = {f"src/vramtap/machine/guest/{name}" for name in ("main.c", "boot.h", "entry.S", "guest.ld")}
@@ -184,7 +184,7 @@ def test_a_source_archive_carries_the_hook_and_the_sources(archives: tuple[Path,
     assert not [name for name in held if ".guest-" in name]
 
 
-def test_a_wheel_made_from_it_carries_the_guest_and_not_its_sources(archives: tuple[Path, Path]) -> None:
+def test_wheel_contains_the_guest_without_its_sources(archives: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(archives[1]) as archive:
         held = {name for name in archive.namelist() if name.startswith("vramtap/machine/guest/")}
         assert held == {"vramtap/machine/guest/__init__.py", "vramtap/machine/guest/guest.elf"}

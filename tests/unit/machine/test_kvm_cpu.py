@@ -59,7 +59,7 @@ def machine(code: str, ports: Ports | None = None) -> Iterator[TinyMachine]:
         yield tiny
 
 
-def test_a_guest_is_entered_as_the_layout_says() -> None:
+def test_guest_starts_in_the_state_of_the_layout() -> None:
     # mov rax, cs; mov rbx, ds; mov rcx, ss; mov [rdi], rax; mov [rdi+8], rbx; mov [rdi+16], rcx; pushfq; hlt
     with machine("8cc8 8cdb 8cd1 488907 48895f08 48894f10 9c f4") as tiny:
         assert tiny.kvm.run() == HALT
@@ -70,13 +70,13 @@ def test_a_guest_is_entered_as_the_layout_says() -> None:
         assert int(tiny.memory.words(BOOT_STACK - 8, 1)[0]) & 0x200 == 0, "interrupts are off"
 
 
-def test_segments_can_be_loaded_from_the_table() -> None:
+def test_segments_can_be_loaded_from_the_gdt() -> None:
     # mov eax, 16; mov ds, eax; mov ss, eax; push 8; lea rax, [rip+3]; push rax; retfq; hlt
     with machine("b810000000 8ed8 8ed0 6a08 488d0503000000 50 48cb f4") as tiny:
         assert tiny.kvm.run() == HALT
 
 
-def test_ports_are_asked_with_their_sizes() -> None:
+def test_port_accesses_carry_their_sizes() -> None:
     # mov eax, 0x12345678; mov dx, 0x1cf; out dx, al; out dx, ax; out dx, eax; in ax, dx; mov [rdi], ax; hlt
     ports = NotedPorts()
     with machine("b878563412 66bacf01 ee 66ef ef 66ed 668907 f4", ports) as tiny:
@@ -85,7 +85,7 @@ def test_ports_are_asked_with_their_sizes() -> None:
         assert int(tiny.memory.words(BOOT_INFO, 1)[0]) & 0xFFFF == 1
 
 
-def test_strings_of_port_accesses_come_one_by_one() -> None:
+def test_string_io_calls_the_port_for_each_element() -> None:
     # mov rsi, rdi; mov ecx, 5; mov dx, 0xe9; rep outsb;
     # mov edi, 0x9000; mov ecx, 3; mov dx, 0x60; rep insb; hlt
     ports = NotedPorts()
@@ -97,7 +97,7 @@ def test_strings_of_port_accesses_come_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("code", ["b001 e6f4 f4", "e4f4 f4"], ids=["out", "in"])
-def test_what_a_port_raises_comes_out_and_the_guest_stands_behind_the_instruction(code: str) -> None:
+def test_port_error_propagates_with_the_instruction_completed(code: str) -> None:
     ports = NotedPorts(fail_at=0xF4)
     with machine(code, ports) as tiny:
         with pytest.raises(KernelError, match="port 0xf4"):
@@ -116,7 +116,7 @@ def test_what_a_port_raises_comes_out_and_the_guest_stands_behind_the_instructio
         ("b800000090 8b00", "access to guest-physical 0x90000000, where there is no memory"),
     ],
 )
-def test_a_guest_that_cannot_go_on_says_why(code: str, detail: str) -> None:
+def test_fault_describes_why_the_guest_stopped(code: str, detail: str) -> None:
     with machine(code) as tiny:
         assert tiny.kvm.run() == Exit(ExitKind.FAULT, detail)
         tiny.kvm.registers()
@@ -131,7 +131,7 @@ def test_a_guest_that_cannot_go_on_says_why(code: str, detail: str) -> None:
         (exits.Other(37), "reason 37"),
     ],
 )
-def test_what_kvm_cannot_do_is_told_with_its_number(
+def test_kvm_failure_is_a_fault_with_its_number(
     stop: exits.VmExit, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with machine("f4") as tiny:
@@ -142,7 +142,7 @@ def test_what_kvm_cannot_do_is_told_with_its_number(
 
 
 @pytest.mark.parametrize("ring", [0, 3])
-def test_an_endless_loop_is_kicked_out_of_and_can_be_gone_on_with(ring: int) -> None:
+def test_kick_stops_an_endless_loop_which_can_continue(ring: int) -> None:
     with machine("ff07 ebfc") as tiny:  # 1: inc dword [rdi]; jmp 1b
         if ring == 3:
             enter_user_mode(tiny.memory, tiny.kvm)
@@ -162,7 +162,7 @@ def test_an_endless_loop_is_kicked_out_of_and_can_be_gone_on_with(ring: int) -> 
             tiny.kvm.kick()  # It does not run: nothing comes of it.
 
 
-def test_kicks_lose_no_port_access_and_make_none_twice() -> None:
+def test_kicks_neither_lose_nor_repeat_port_accesses() -> None:
     # mov ecx, 3000; mov dx, 0x60;
     # 1: mov eax, ecx; out dx, eax; in eax, dx; add [rdi], rax; dec ecx; jnz 1b; hlt
     kick_given = threading.Event()
@@ -200,7 +200,7 @@ def test_kicks_lose_no_port_access_and_make_none_twice() -> None:
         assert int(tiny.memory.words(BOOT_INFO, 1)[0]) == 3000 * 3001 // 2
 
 
-def test_a_port_may_kick_the_run_it_is_asked_in() -> None:
+def test_port_may_kick_its_own_run() -> None:
     with machine("e610 e610 f4", KickingPorts(lambda: tiny.kvm.kick())) as tiny:
         assert tiny.kvm.run() == KICKED
         assert tiny.kvm.registers().rip == IMAGE_BASE + 2
@@ -208,7 +208,7 @@ def test_a_port_may_kick_the_run_it_is_asked_in() -> None:
         assert tiny.kvm.run() == HALT
 
 
-def test_a_kick_leaves_the_process_and_the_thread_as_they_were() -> None:
+def test_kick_leaves_signal_mask_and_handlers_unchanged() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     with machine("e610 ebfe", KickingPorts(lambda: tiny.kvm.kick())) as tiny:
         assert tiny.kvm.run() == KICKED
@@ -236,7 +236,7 @@ def storing(ring: int) -> Iterator[tuple[TinyMachine, Callable[[], None], NDArra
 
 
 @pytest.mark.parametrize("ring", [0, 3])
-def test_after_a_flush_a_store_sets_the_dirty_bit_again(ring: int) -> None:
+def test_store_after_a_flush_sets_the_dirty_bit_again(ring: int) -> None:
     with storing(ring) as (tiny, store, entry):
         for _ in range(3):
             store()
@@ -247,7 +247,7 @@ def test_after_a_flush_a_store_sets_the_dirty_bit_again(ring: int) -> None:
 
 
 @pytest.mark.parametrize("ring", [0, 3])
-def test_a_translation_that_was_changed_holds_after_a_flush(ring: int) -> None:
+def test_changed_translation_takes_effect_after_a_flush(ring: int) -> None:
     with storing(ring) as (tiny, store, entry):
         store()
         entry[0] += np.uint64(2 << 20)
@@ -257,7 +257,7 @@ def test_a_translation_that_was_changed_holds_after_a_flush(ring: int) -> None:
         assert tiny.memory.vram[2 << 20] == 1
 
 
-def test_a_flush_takes_nothing_from_the_log() -> None:
+def test_flush_loses_nothing_from_the_log() -> None:
     with storing(3) as (tiny, store, _):
         tiny.kvm.vram_log.start()
         store()
@@ -272,19 +272,21 @@ def test_a_flush_takes_nothing_from_the_log() -> None:
 # Beginnings and ends
 
 
-def test_an_unknown_form_of_log_is_a_usage_error() -> None:
+def test_unknown_form_of_log_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="one of bitmap, manual, ring"):
         KvmCpu(GuestMemory(), SilentPorts(), log="syslog")
 
 
 @pytest.mark.parametrize(("form", "remedy"), [("ring", "use log=bitmap"), ("bitmap", "use cpu=unicorn")])
-def test_what_kvm_lacks_is_named(form: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_capability_is_named_with_a_remedy(
+    form: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Kvm, "check_extension", lambda self, number: 0)
     with pytest.raises(VramtapError, match=f"this kernel has no KVM_CAP_.* \\({remedy}\\)"):
         KvmCpu(GuestMemory(), SilentPorts(), log=form)
 
 
-def test_once_closed_it_says_so() -> None:
+def test_run_after_close_raises_target_gone() -> None:
     with machine("f4") as tiny:
         cpu = tiny.kvm
         cpu.close()

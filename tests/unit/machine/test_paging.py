@@ -97,7 +97,7 @@ def told(leaves: Leaves) -> dict[tuple[int, int], tuple[int, int]]:
 
 @given(content=contents, cr3=st.sampled_from([*TABLES, TABLES[0] | 0xFFF, *OUTSIDE]))
 @settings(deadline=None, max_examples=150)
-def test_the_reverse_finds_what_translating_every_address_finds(
+def test_reverse_lookup_agrees_with_translating_every_address(
     memory: GuestMemory, content: dict[tuple[int, int], int], cr3: int
 ) -> None:
     fill(memory, content)
@@ -118,7 +118,7 @@ def test_the_reverse_finds_what_translating_every_address_finds(
     assert all(has_memory(frame * FRAME) for frame in tables)
 
 
-def test_the_boot_tables_are_understood() -> None:
+def test_reverse_lookup_of_the_boot_tables() -> None:
     memory = GuestMemory()
     prepare(memory, "")
     entry = BOOT_PDS + (VRAM_BASE >> 21) * 8
@@ -130,7 +130,7 @@ def test_the_boot_tables_are_understood() -> None:
     assert told(answer.table_leaves) == {(BOOT_PDS, 2 << 20): (0, 0)}
 
 
-def test_a_table_that_leads_to_itself_is_looked_at_once_a_level() -> None:
+def test_self_referencing_table_is_read_once_a_level() -> None:
     memory = GuestMemory()
     memory.words(0x1000, 512)[:] = 0x1000 | PRESENT
     answer = mappings(memory, 0x1000, VRAM_BASE // FRAME, 16)
@@ -140,7 +140,7 @@ def test_a_table_that_leads_to_itself_is_looked_at_once_a_level() -> None:
     assert len(answer.leaves.entry) == 0
 
 
-def test_a_shared_table_is_told_once_at_its_lowest_address() -> None:
+def test_shared_table_is_reported_once_at_its_lowest_address() -> None:
     memory = GuestMemory()
     for table, below in ((0x1000, 0x2000), (0x2000, 0x3000), (0x3000, 0x4000)):
         memory.words(table, 512)[7:] = below | PRESENT
@@ -151,7 +151,7 @@ def test_a_shared_table_is_told_once_at_its_lowest_address() -> None:
     assert answer.leaves.virtual.tolist() == [lowest + page * FRAME for page in range(512)]
 
 
-def test_more_tables_than_are_looked_at_are_admitted() -> None:
+def test_too_many_tables_give_an_incomplete_result() -> None:
     memory = GuestMemory()
     ram = memory.ram.view(np.uint64)
     ram[:] = (np.random.default_rng(1).integers(0, 1 << 14, len(ram)) << 12).astype(np.uint64) | np.uint64(1)
@@ -160,7 +160,7 @@ def test_more_tables_than_are_looked_at_are_admitted() -> None:
     assert len(answer.tables) <= MAX_TABLES
 
 
-def test_as_many_tables_as_are_looked_at_are_complete() -> None:
+def test_max_tables_give_a_complete_result() -> None:
     memory = GuestMemory()
     tables = Tables(memory, 0x1000)
     for number in range(MAX_TABLES - 4):  # and 1 of level 4, 1 of level 3, 2 of level 2
@@ -175,7 +175,7 @@ def test_as_many_tables_as_are_looked_at_are_complete() -> None:
     content=st.lists(st.integers(0, (1 << 64) - 1), min_size=40, max_size=40),
 )
 @settings(deadline=None)
-def test_dirty_bits_are_read_and_only_they_are_cleared(
+def test_fetch_and_clear_dirty_changes_only_dirty_bits(
     memory: GuestMemory, at: list[int], content: list[int]
 ) -> None:
     places = [0x5000 + 8 * n for n in range(20)] + [VRAM_BASE + 0x5000 + 8 * n for n in range(20)]
@@ -190,7 +190,7 @@ def test_dirty_bits_are_read_and_only_they_are_cleared(
     assert all(int(word) & DIRTY for word in paging.read_entries(memory, entries))
 
 
-def test_the_model_forgets_that_a_page_is_dirty_only_when_it_is_flushed() -> None:
+def test_model_cpu_sets_dirty_again_only_after_a_flush() -> None:
     memory = GuestMemory()
     tables = Tables(memory, 0x1000)
     tables.map(0x7000, 0x9000)

@@ -54,7 +54,7 @@ class Guest:
         self.pointer.move_to(x, y, buttons, self.width, self.height)
 
 
-def test_the_pointer_goes_where_it_is_sent() -> None:
+def test_pointer_reaches_each_position() -> None:
     guest = Guest()
     guest.tell(0xF4)
     for x, y in ((0, 0), (639, 479), (17, 300), (18, 300), (639, 0)):
@@ -63,7 +63,7 @@ def test_the_pointer_goes_where_it_is_sent() -> None:
         assert (guest.x, guest.y) == (x, y)
 
 
-def test_a_guest_that_reads_late_is_led_as_well() -> None:
+def test_pointer_reaches_its_position_in_a_slow_guest() -> None:
     guest = Guest()
     guest.tell(0xF4)
     for x in range(600):
@@ -72,7 +72,7 @@ def test_a_guest_that_reads_late_is_led_as_well() -> None:
     assert (guest.x, guest.y) == (599, 479 - 599 % 480)
 
 
-def test_motions_before_the_mouse_is_enabled_lead_nowhere_wrong() -> None:
+def test_motions_before_the_mouse_is_enabled_do_no_harm() -> None:
     guest = Guest()
     guest.go(100, 100)
     guest.tell(0xF4)
@@ -81,7 +81,7 @@ def test_motions_before_the_mouse_is_enabled_lead_nowhere_wrong() -> None:
     assert (guest.x, guest.y) == (50, 60)
 
 
-def test_a_guest_that_starts_over_is_led_home_anew() -> None:
+def test_mouse_reset_sends_the_pointer_to_the_corner_again() -> None:
     guest = Guest()
     guest.tell(0xF4)
     guest.go(10, 10)
@@ -93,7 +93,7 @@ def test_a_guest_that_starts_over_is_led_home_anew() -> None:
     assert (guest.x, guest.y) == (11, 10)
 
 
-def test_a_mode_change_leads_home_from_wherever_the_larger_screen_had_it() -> None:
+def test_mode_change_sends_the_pointer_to_the_corner_again() -> None:
     guest = Guest()
     guest.tell(0xF4)
     guest.width, guest.height = 1600, 1200
@@ -106,7 +106,7 @@ def test_a_mode_change_leads_home_from_wherever_the_larger_screen_had_it() -> No
     assert (guest.x, guest.y) == (5, 6)
 
 
-def test_buttons_are_the_mouses_and_are_let_go_of() -> None:
+def test_buttons_are_converted_and_released() -> None:
     guest = Guest()
     guest.tell(0xF4)
     for buttons in (LEFT, MIDDLE, RIGHT, LEFT | RIGHT):
@@ -116,7 +116,7 @@ def test_buttons_are_the_mouses_and_are_let_go_of() -> None:
     assert guest.buttons == [0, 1, 4, 2, 3, 0]
 
 
-def test_the_wheel_turns_by_a_notch_each_time_its_button_comes() -> None:
+def test_wheel_turns_one_notch_for_each_press() -> None:
     guest = Guest(wheel=True)
     guest.tell(0xF4)
     for buttons in (WHEEL_DOWN, 0, WHEEL_DOWN, WHEEL_DOWN, 0, WHEEL_UP, 0):
@@ -138,7 +138,7 @@ places = st.tuples(st.integers(-10, 2000), st.integers(-10, 2000), st.integers(0
     ),
     places,
 )
-def test_whatever_happened_before_the_pointer_goes_where_it_is_sent(
+def test_pointer_reaches_its_position_whatever_happened_before(
     events: list[tuple[str, tuple[int, int, int]]], last: tuple[int, int, int]
 ) -> None:
     guest = Guest()

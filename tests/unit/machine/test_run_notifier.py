@@ -45,7 +45,7 @@ class Step(Enum):
 
 
 @given(st.lists(st.sampled_from(Step), max_size=30))
-def test_who_joins_is_told_every_end_that_follows_and_each_beginning_before_it(steps: list[Step]) -> None:
+def test_watcher_receives_every_end_and_the_beginning_before_it(steps: list[Step]) -> None:
     runs, joined = RunNotifier(), Diary()
     expected: list[str] = []
     leave: Callable[[], None] | None = None
@@ -64,7 +64,7 @@ def test_who_joins_is_told_every_end_that_follows_and_each_beginning_before_it(s
     assert joined.told == expected
 
 
-def test_each_of_many_is_told_and_one_leaves_alone() -> None:
+def test_removing_one_watcher_keeps_the_others() -> None:
     runs, one, other = RunNotifier(), Diary(), Diary()
     leave = runs.watch(one)
     runs.watch(other)
@@ -76,7 +76,7 @@ def test_each_of_many_is_told_and_one_leaves_alone() -> None:
     assert other.told == ["begins", "stopped"]
 
 
-def test_one_may_leave_while_it_is_told_an_end() -> None:
+def test_watcher_may_remove_itself_at_the_end_of_a_run() -> None:
     runs, after = RunNotifier(), Diary()
 
     class Leaving(Diary):
@@ -107,7 +107,7 @@ def await_run(guest: Machine) -> None:
 
 
 @pytest.mark.parametrize("cpu", ["unicorn", "kvm"])
-def test_a_machine_tells_each_halt_on_its_thread(cpu: str) -> None:
+def test_machine_reports_each_halt_on_its_thread(cpu: str) -> None:
     diary = Diary()
     guest = Machine(assemble(WAITING), cpu=cpu)  # type: ignore[arg-type]  # of a parameter
     guest.runs.watch(diary)
@@ -124,7 +124,7 @@ def test_a_machine_tells_each_halt_on_its_thread(cpu: str) -> None:
 
 
 @pytest.mark.parametrize("cpu", ["unicorn", "kvm"])
-def test_a_machine_tells_that_it_was_stopped_and_goes_on(cpu: str) -> None:
+def test_machine_reports_stops_from_outside(cpu: str) -> None:
     with Machine(assemble(ENDLESS), cpu=cpu) as guest:  # type: ignore[arg-type]  # of a parameter
         diary = Diary()
         guest.runs.watch(diary)
@@ -144,7 +144,7 @@ def test_a_machine_tells_that_it_was_stopped_and_goes_on(cpu: str) -> None:
         ("mov $7, %al; out %al, $0xF4; hlt", "status 7"),
     ],
 )
-def test_the_last_run_of_a_machine_has_an_end_too(source: str, said: str) -> None:
+def test_last_run_of_a_machine_has_an_end(source: str, said: str) -> None:
     diary = Diary()
     guest = Machine(assemble(source), cpu="unicorn")
     guest.runs.watch(diary)
@@ -155,7 +155,7 @@ def test_the_last_run_of_a_machine_has_an_end_too(source: str, said: str) -> Non
     assert said in str(guest.ended)
 
 
-def test_it_has_an_end_where_the_cpu_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_of_a_failing_cpu_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise VramtapError("KVM_RUN", "machine", "for the test")
 

@@ -61,7 +61,7 @@ def kicked(cpu: UnicornCpu) -> Exit:
         kicker.join()
 
 
-def test_a_guest_finds_what_the_layout_promises() -> None:
+def test_guest_starts_in_the_state_of_the_layout() -> None:
     cpu, memory, ports = made("mov (%rdi), %eax; mov $0x80, %dx; out %eax, %dx; push %rax; hlt")
     assert cpu.run().kind is ExitKind.HALT
     assert ports.written == [(0x80, 4, BOOT_MAGIC)]
@@ -69,13 +69,13 @@ def test_a_guest_finds_what_the_layout_promises() -> None:
     assert memory.words(BOOT_STACK - 8, 1)[0] == BOOT_MAGIC
 
 
-def test_halting_goes_on_behind_the_halt() -> None:
+def test_next_run_continues_after_hlt() -> None:
     cpu, _, ports = made("mov $1, %al; out %al, $0x10; hlt; mov $2, %al; out %al, $0x10; hlt")
     assert [cpu.run().kind for _ in range(2)] == [ExitKind.HALT] * 2
     assert ports.written == [(0x10, 1, 1), (0x10, 1, 2)]
 
 
-def test_ports_of_each_width_answer() -> None:
+def test_port_reads_of_each_width() -> None:
     cpu, memory, _ = made(
         "in $0x21, %al; mov %al, 0x200000; mov $0x1234, %dx; in %dx, %ax; mov %ax, 0x200002;"
         "in %dx, %eax; mov %eax, 0x200004; hlt"
@@ -86,7 +86,7 @@ def test_ports_of_each_width_answer() -> None:
     assert memory.ram[0x200004:0x200008].tobytes() == b"\x34\x12\0\0"
 
 
-def test_an_error_of_a_port_comes_out_of_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_error_propagates_from_run(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, _, ports = made("out %al, $0x10; hlt")
 
     def refuse(port: int, size: int, value: int) -> None:
@@ -97,7 +97,7 @@ def test_an_error_of_a_port_comes_out_of_run(monkeypatch: pytest.MonkeyPatch) ->
         cpu.run()
 
 
-def test_an_endless_loop_ends_by_a_kick_and_goes_on() -> None:
+def test_kick_stops_an_endless_loop_which_can_continue() -> None:
     cpu, memory, _ = made("cli; 1: incq 0x200000; jmp 1b")
     turns = []
     for _ in range(3):
@@ -116,7 +116,7 @@ LOOPS = [
 
 @pytest.mark.parametrize("record_writes", [False, True])
 @pytest.mark.parametrize("loop", LOOPS)
-def test_no_instruction_is_made_twice_however_often_it_is_kicked(loop: str, record_writes: bool) -> None:
+def test_kicks_repeat_no_instruction(loop: str, record_writes: bool) -> None:
     # The counts in a register and in memory, both moved by every turn, stay equal only if each store is
     # made once: a run that ends with RIP before what it has done would do it again.
     cpu, memory, _ = made(f"mov ${VRAM_BASE}, %rdi; xor %ecx, %ecx; {loop}", record_writes=record_writes)
@@ -142,14 +142,14 @@ def test_no_instruction_is_made_twice_however_often_it_is_kicked(loop: str, reco
         ("mov $0x40000000, %rdi; jmp *%rdi", "guest-physical 0x40000000, where there is no memory"),
     ],
 )
-def test_what_a_guest_does_wrong_is_a_fault_that_says_what(source: str, said: str) -> None:
+def test_guest_exception_is_a_fault_with_its_name(source: str, said: str) -> None:
     cpu, _, _ = made(source + "; hlt")
     stop = cpu.run()
     assert stop.kind is ExitKind.FAULT
     assert said in stop.detail
 
 
-def test_a_page_fault_leaves_its_address() -> None:
+def test_page_fault_sets_cr2_and_rip() -> None:
     cpu, _, _ = made("mov $0xffff900000000123, %rdi; mov (%rdi), %rax; hlt")
     cpu.run()
     found = cpu.registers()
@@ -160,7 +160,7 @@ def test_a_page_fault_leaves_its_address() -> None:
 DIRTY = 0x40
 
 
-def test_dirty_bits_are_set_again_once_the_translations_are_flushed() -> None:
+def test_store_sets_dirty_bit_again_only_after_a_tlb_flush() -> None:
     # The boot tables map video RAM by 2 MiB pages: the entry's dirty bit stands for all of one.
     cpu, memory, _ = made(f"mov ${VRAM_BASE}, %rdi; 1: incq (%rdi); hlt; jmp 1b")
     entry = memory.words(0x3000 + (VRAM_BASE >> 21) * 8, 1)
@@ -194,7 +194,7 @@ def test_stores_are_recorded_by_page(source: str, expected: Callable[[], PageRun
     assert cpu.written() == NO_PAGES
 
 
-def test_stores_that_are_not_recorded_cannot_be_asked_for() -> None:
+def test_written_without_recording_raises() -> None:
     cpu, _, _ = made("hlt")
     with pytest.raises(ValueError, match="record_writes"):
         cpu.written()

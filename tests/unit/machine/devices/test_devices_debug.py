@@ -33,7 +33,7 @@ class Heard:
             self.device.write(PORT_DEBUG_TEXT, 1, byte)
 
 
-def test_lines_go_to_the_log_with_what_a_terminal_would_obey_spelt_out(
+def test_lines_are_logged_with_control_characters_escaped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "vramtap")
@@ -43,7 +43,7 @@ def test_lines_go_to_the_log_with_what_a_terminal_would_obey_spelt_out(
     assert heard.device.text == "hello\r\n\x1b[2J\xff\\ pwned\nrest"
 
 
-def test_a_guest_that_never_stops_talking_is_kept_short(caplog: pytest.LogCaptureFixture) -> None:
+def test_text_and_log_lines_are_limited(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "vramtap")
     heard = Heard()
     heard.say(b"x" * (LINE_BYTES + 1) + b"\n")
@@ -58,7 +58,7 @@ def test_a_guest_that_never_stops_talking_is_kept_short(caplog: pytest.LogCaptur
     assert caplog.messages[-2:] == [f"guest: {left_out} lines not logged", "guest: z"]
 
 
-def test_frames_wakes_and_the_end_are_told() -> None:
+def test_frame_wake_and_exit_ports_call_back() -> None:
     heard = Heard()
     heard.device.write(PORT_FRAME, 4, 1)
     heard.device.write(PORT_FRAME, 4, 2)
@@ -67,7 +67,7 @@ def test_frames_wakes_and_the_end_are_told() -> None:
     assert (heard.device.frames, heard.frames, heard.lines, heard.exits) == (2, [1, 2], 1, [3])
 
 
-def test_the_text_port_says_that_it_is_there() -> None:
+def test_text_port_can_be_detected() -> None:
     assert Heard().device.read(PORT_DEBUG_TEXT, 1) == 0xE9
 
 
@@ -81,7 +81,7 @@ def test_the_text_port_says_that_it_is_there() -> None:
         )
     )
 )
-def test_anything_may_be_written_anywhere(
+def test_random_writes_are_harmless(
     caplog: pytest.LogCaptureFixture, writes: list[tuple[int, int, int]]
 ) -> None:
     caplog.set_level(logging.INFO, "vramtap")

@@ -69,7 +69,7 @@ async def until(holds: Callable[[], object]) -> None:
             await turn.wait()
 
 
-async def test_the_registers_are_the_mode_and_the_memory_is_the_picture() -> None:
+async def test_mode_and_pixels_come_from_the_vm() -> None:
     with machine(ONE_PIXEL) as guest:
         await until(lambda: guest.halts)
         async with vramtap.open(guest) as tap:
@@ -81,7 +81,7 @@ async def test_the_registers_are_the_mode_and_the_memory_is_the_picture() -> Non
         assert guest.ended is None, "it goes on when the tap is left"
 
 
-async def test_without_a_mode_the_screen_is_black() -> None:
+async def test_screen_is_black_without_a_mode() -> None:
     with machine("1: hlt; jmp 1b") as guest:
         async with vramtap.open(guest) as tap:
             assert await tap.target.mode() is None
@@ -89,7 +89,7 @@ async def test_without_a_mode_the_screen_is_black() -> None:
             assert not tap.screen.pixels.any()
 
 
-async def test_a_loop_that_is_busy_is_told_of_a_million_changes_once() -> None:
+async def test_mode_changes_are_merged_while_the_loop_is_busy() -> None:
     with machine(RESTLESS) as guest:
         target = MachineTarget(guest)
         told = 0
@@ -113,7 +113,7 @@ async def test_a_loop_that_is_busy_is_told_of_a_million_changes_once() -> None:
         assert told == left, "nobody is told who has left"
 
 
-async def test_two_taps_of_a_machine_are_both_told_in_whatever_order_they_leave() -> None:
+async def test_two_taps_of_a_vm_both_receive_activity() -> None:
     with machine(RESTLESS) as guest:
         first, second = MachineTarget(guest, "first"), MachineTarget(guest, "second")
         told = {"first": 0, "second": 0}
@@ -156,7 +156,7 @@ async def test_keys_and_pointer_reach_the_guest() -> None:
             assert list(guest.memory.vram[end - 3 : end]) == [0x29, 5, 256 - 6]
 
 
-async def test_a_guest_that_faults_ends_the_tap_and_says_where() -> None:
+async def test_fault_ends_the_tap_with_its_address() -> None:
     # It faults once it is told to go on: the tap is there by then.
     source = f"{SET_MODE}; mode 64 48; hlt; {FAULTING}"
     with machine(source) as guest:
@@ -169,7 +169,7 @@ async def test_a_guest_that_faults_ends_the_tap_and_says_where() -> None:
                 await tap.target.mode()
 
 
-async def test_a_guest_that_has_ended_before_cannot_be_tapped() -> None:
+async def test_ended_guest_cannot_be_tapped() -> None:
     with machine(FAULTING) as guest:
         await until(lambda: guest.ended)
         with pytest.raises(TargetGone, match=r"machine: the guest stopped: .* cr2 0x123456789a"):
@@ -178,7 +178,7 @@ async def test_a_guest_that_has_ended_before_cannot_be_tapped() -> None:
             assert "cr2 0x123456789a" in await target.gone()
 
 
-async def test_a_guest_that_runs_without_a_word_is_said_to_once(
+async def test_hanging_guest_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with machine(SILENT) as guest:
@@ -190,7 +190,7 @@ async def test_a_guest_that_runs_without_a_word_is_said_to_once(
     assert said == ["machine: the guest has neither halted nor used a port for 0.01 s; it is at rip 0x100001"]
 
 
-async def test_a_guest_that_was_stopped_meanwhile_is_said_to_all_the_same(
+async def test_hanging_guest_is_logged_despite_pauses(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with machine(SILENT) as guest:
@@ -202,7 +202,7 @@ async def test_a_guest_that_was_stopped_meanwhile_is_said_to_all_the_same(
     assert "has neither halted" in caplog.messages[0]
 
 
-async def test_a_guest_that_uses_ports_is_not(
+async def test_guest_that_uses_ports_is_not_logged_as_hanging(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with machine("1: in $0x64, %al; jmp 1b") as guest:
@@ -220,7 +220,7 @@ async def test_a_guest_that_uses_ports_is_not(
     assert caplog.messages == []
 
 
-async def test_a_guest_that_halts_is_not_and_nobody_looks(caplog: pytest.LogCaptureFixture) -> None:
+async def test_guest_that_halts_stops_the_hang_timer(caplog: pytest.LogCaptureFixture) -> None:
     with machine("1: hlt; jmp 1b") as guest:
         async with MachineTarget(guest) as target:
             hang_warning = target._hang_warning
@@ -235,7 +235,7 @@ async def test_a_guest_that_halts_is_not_and_nobody_looks(caplog: pytest.LogCapt
     assert caplog.messages == []
 
 
-async def test_the_measure_is_gone_with_the_tap() -> None:
+async def test_detach_removes_the_hang_timer() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with machine(SILENT) as guest:
         async with MachineTarget(guest) as target:
@@ -248,7 +248,7 @@ async def test_the_measure_is_gone_with_the_tap() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-async def test_a_tap_sees_what_the_display_clears() -> None:
+async def test_cleared_screen_is_seen() -> None:
     # Sets a mode, fills it, and sets it again at the first wish to go on: the display clears it.
     source = f"{SET_MODE}; mode 64 48; mov ${VRAM_BASE:#x}, %edi; mov $-1, %eax; mov $3072, %ecx; rep stosl; "
     source += "hlt; mode 64 48; 1: hlt; jmp 1b"

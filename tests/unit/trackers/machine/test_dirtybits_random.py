@@ -248,7 +248,7 @@ class GuestProgram(RuleBasedStateMachine):
         self.tracker.stop()
 
 
-def test_whatever_a_guest_does_nothing_is_missed_and_nothing_extra_is_named(storm: int) -> None:
+def test_random_guest_programs_are_followed_exactly(storm: int) -> None:
     run_state_machine_as_test(
         GuestProgram, settings=settings(max_examples=60 * storm, stateful_step_count=40, deadline=None)
     )

@@ -77,7 +77,7 @@ class Step(Enum):
 
 
 @given(st.lists(st.sampled_from(Step), max_size=40))
-def test_while_it_stands_still_a_store_has_been_told(steps: list[Step]) -> None:
+def test_store_is_reported_by_the_end_of_its_run(steps: list[Step]) -> None:
     guest, answers, running = Guest(), 0, False
     watch: MachineWatch | None = None
 
@@ -111,7 +111,7 @@ def test_while_it_stands_still_a_store_has_been_told(steps: list[Step]) -> None:
             watch.cancel()
 
 
-def test_what_was_stored_before_is_told_at_once() -> None:
+def test_earlier_store_is_reported_at_once() -> None:
     guest, told = Guest(), []
     guest.run(storing=True)
     watch = guest.watch(lambda: told.append(threading.get_ident()))
@@ -119,7 +119,7 @@ def test_what_was_stored_before_is_told_at_once() -> None:
     watch.cancel()
 
 
-def test_the_machines_thread_asks_and_tells() -> None:
+def test_machine_thread_polls_and_calls_back() -> None:
     guest, told = Guest(), []
     watch = guest.watch(lambda: told.append(threading.get_ident()))
     ran_on = []
@@ -134,7 +134,7 @@ def test_the_machines_thread_asks_and_tells() -> None:
 
 
 @pytest.mark.parametrize("runs_before", [True, False])
-def test_a_store_of_a_run_that_never_ends_is_told(runs_before: bool) -> None:
+def test_store_in_an_endless_run_is_reported(runs_before: bool) -> None:
     guest, told, asked = Guest(), threading.Event(), threading.Event()
 
     def question() -> bool:
@@ -154,7 +154,7 @@ def test_a_store_of_a_run_that_never_ends_is_told(runs_before: bool) -> None:
     watch.cancel()
 
 
-def test_the_timer_is_set_while_it_runs_and_only_then() -> None:
+def test_timer_is_set_only_during_runs() -> None:
     guest = Guest()
     watch = guest.watch(lambda: None)
     for _ in range(3):
@@ -169,7 +169,7 @@ def test_the_timer_is_set_while_it_runs_and_only_then() -> None:
     watch.cancel()
 
 
-def test_one_that_is_entered_while_it_runs_sets_the_timer() -> None:
+def test_watch_during_a_run_sets_the_timer() -> None:
     guest = Guest()
     guest.runs.begin()
     watch = guest.watch(lambda: None)
@@ -177,7 +177,7 @@ def test_one_that_is_entered_while_it_runs_sets_the_timer() -> None:
     watch.cancel()
 
 
-def test_what_a_device_stores_is_told_though_the_run_goes_on() -> None:
+def test_device_store_is_reported_during_the_run() -> None:
     guest, told = Guest(), []
     watch = guest.watch(lambda: told.append("told"))
     guest.runs.begin()
@@ -187,7 +187,7 @@ def test_what_a_device_stores_is_told_though_the_run_goes_on() -> None:
     watch.cancel()
 
 
-def test_what_is_stored_while_it_is_asked_first_is_told() -> None:
+def test_store_during_the_first_poll_is_reported() -> None:
     guest, told, stored = Guest(), threading.Event(), threading.Event()
 
     def store() -> None:
@@ -211,7 +211,7 @@ def test_what_is_stored_while_it_is_asked_first_is_told() -> None:
     watch.cancel()
 
 
-def test_cancelled_it_asks_nobody_and_listens_to_nothing() -> None:
+def test_cancelled_watch_neither_polls_nor_watches() -> None:
     guest, told = Guest(), []
     guest.run(storing=False)
     watch = guest.watch(lambda: told.append("told"))
@@ -226,7 +226,7 @@ def test_cancelled_it_asks_nobody_and_listens_to_nothing() -> None:
     assert MEMORY._device_watchers.snapshot() == ()
 
 
-def test_cancelling_waits_for_who_is_asking() -> None:
+def test_cancel_waits_for_a_poll_under_way() -> None:
     guest, told, ended = Guest(), [], threading.Event()
     asking, go_on = threading.Event(), threading.Event()
 
@@ -255,7 +255,7 @@ def test_cancelling_waits_for_who_is_asking() -> None:
     assert ended.is_set()
 
 
-def test_a_store_beside_the_beginning_of_the_watch_is_told() -> None:
+def test_store_concurrent_with_the_start_is_reported() -> None:
     guest = Guest()
     for _ in range(ROUNDS):
         guest.written, told = False, threading.Event()
@@ -274,7 +274,7 @@ def test_a_store_beside_the_beginning_of_the_watch_is_told() -> None:
         watch.cancel()
 
 
-def test_none_is_told_after_the_end_of_the_watch() -> None:
+def test_no_callback_after_cancel() -> None:
     guest = Guest()
     for _ in range(ROUNDS):
         guest.written, cancelled, late = False, threading.Event(), threading.Event()
@@ -298,7 +298,7 @@ def test_none_is_told_after_the_end_of_the_watch() -> None:
         assert not late.is_set()
 
 
-def test_without_a_thread_there_is_no_watch_and_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_thread_start_leaks_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -312,7 +312,7 @@ def test_without_a_thread_there_is_no_watch_and_no_descriptor(monkeypatch: pytes
     assert guest.asked == 0
 
 
-def test_without_a_descriptor_there_is_no_watch() -> None:
+def test_missing_descriptor_raises() -> None:
     guest, limit = Guest(), resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
     try:
