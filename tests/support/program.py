@@ -111,7 +111,7 @@ class Lines:
 
     @property
     def log(self) -> str:
-        """What it has said so far on stderr."""
+        """Everything on its stderr so far."""
         return os.pread(self._log.fileno(), 1 << 24, 0).decode()
 
     def line(self, timeout_s: float = PATIENCE_S) -> str | None:
@@ -188,7 +188,7 @@ class Served:
 
     @property
     def log(self) -> str:
-        """What it has said so far on stderr."""
+        """Everything on its stderr so far."""
         return self.child.log
 
     def connect(
@@ -279,12 +279,12 @@ def _serving(
         while len(served.vnc) < targets or (web and not served.web):
             line = child.line()
             assert line is not None, f"it ended with status {child.process.wait()}: {child.log}"
-            said = json.loads(line)
-            if "vnc" in said:
-                host, port = said["vnc"]
+            message = json.loads(line)
+            if "vnc" in message:
+                host, port = message["vnc"]
                 served.vnc.append((host, port))
-            elif "web" in said:
-                served.web.append(said["web"])
+            elif "web" in message:
+                served.web.append(message["web"])
         yield served
 
 

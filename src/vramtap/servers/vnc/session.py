@@ -326,7 +326,7 @@ class _Session:
 
 
 async def _run_until_first_ends(*coroutines: Coroutine[object, object, None]) -> None:
-    """Run these until one ends, then cancel the others. Raise what the one that ended raised."""
+    """Run these until one ends, then cancel the others. Raise its exception, if it raised one."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

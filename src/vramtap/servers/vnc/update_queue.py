@@ -61,7 +61,7 @@ class UpdateQueue:
             self._viewer.backlog.add_area(area)
             self._margins_due = True
         if not incremental or self._area != before:
-            # There is damage to send now, or some of the damage outside is in the area now: wait anew.
+            # There is damage to send now, or damage that was outside is in the area now: start waiting again.
             self._stop_waiting()
 
     def next(self) -> Update | None:
