@@ -190,7 +190,7 @@ class Watchdog:
         self._signals = signals
         self._link = link
         self._process = process
-        self._heard = self._called = 0
+        self._heard = self._done_at_ping = 0
         self._epoll = select.epoll()
         for fd in (guard.fileno(), link.fileno(), signals.descriptors[1]):
             self._epoll.register(fd, select.EPOLLIN)
@@ -232,7 +232,7 @@ class Watchdog:
         """The address of the page it released last; 0 where nobody waited for one."""
         return self._signals.where
 
-    def settle(self, timeout_s: float) -> bool:
+    def wait_released(self, timeout_s: float) -> bool:
         """Wait until the watchdog has released whoever ran into the protection.
 
         Args:
@@ -243,9 +243,9 @@ class Watchdog:
         """
         return self._wait(lambda: self._heard != self._signals.begun == self._signals.released, timeout_s)
 
-    def call(self) -> None:
+    def ping(self) -> None:
         """Ask one that did not answer for a sign of life; `answered` tells when it has given it."""
-        self._called = self._signals.done
+        self._done_at_ping = self._signals.done
         # It has ended, or has not taken what it was sent before: either is seen by `alive` and `answered`.
         with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
             self._link.send(_REHEARSE, socket.MSG_DONTWAIT)
@@ -254,9 +254,9 @@ class Watchdog:
     def answered(self) -> bool:
         """Whether it has done something since it was called, and has done with it."""
         done, begun = self._signals.done, self._signals.begun
-        return done == begun != self._called
+        return done == begun != self._done_at_ping
 
-    def take_over(self) -> None:
+    def acknowledge(self) -> None:
         """Tell it that nothing is left to lift, and take what messages are left out of the descriptor."""
         while self._readable(0, self.guard.fileno()):
             _faults(self.guard.fileno())
@@ -288,7 +288,7 @@ class Watchdog:
             self._link.send(_REHEARSE)
         except OSError:
             return None
-        if not self.settle(timeout_s):
+        if not self.wait_released(timeout_s):
             return None
         released_ns = time.perf_counter_ns()
         if not self._wait(lambda: self._signals.begun == self._signals.done, timeout_s):

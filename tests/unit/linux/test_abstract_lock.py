@@ -14,8 +14,8 @@ from vramtap.linux.abstract_lock import AbstractLock
 
 HOLD = """
 import sys
-from vramtap.linux.abstract_lock import Claim
-held = Claim(sys.argv[1], "it")
+from vramtap.linux.abstract_lock import AbstractLock
+held = AbstractLock(sys.argv[1], "it")
 print("HELD", flush=True)
 sys.stdin.read()
 """

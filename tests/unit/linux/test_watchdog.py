@@ -156,7 +156,7 @@ def test_what_was_taken_over_is_not_lifted_again(bench: Bench, monkeypatch: pyte
 
     def release_and_take(signals: Signals, page: int) -> None:
         release(signals, page)
-        bench.dog.take_over()
+        bench.dog.acknowledge()
 
     monkeypatch.setattr(Signals, "release", release_and_take)
     os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
@@ -243,7 +243,7 @@ def test_nothing_has_happened_at_first(bench: Bench) -> None:
     assert bench.dog.alive
     assert bench.dog.ready()
     assert not bench.dog.fired
-    assert not bench.dog.settle(LATE_S)
+    assert not bench.dog.wait_released(LATE_S)
     assert bench.dog.pid == 4711
     assert not _readable(bench.dog.fileno())
 
@@ -257,8 +257,8 @@ def test_a_fault_that_nobody_answers_fires(bench: Bench) -> None:
     os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
     assert bench.dog.fired
     assert _readable(bench.dog.fileno())
-    assert not bench.dog.settle(LATE_S)
-    bench.dog.take_over()
+    assert not bench.dog.wait_released(LATE_S)
+    bench.dog.acknowledge()
     assert not bench.dog.fired, "its message was taken"
 
 
@@ -267,7 +267,7 @@ def test_it_is_not_ready_until_it_is_done(bench: Bench) -> None:
     bench.signals.begin()
     assert _readable(bench.dog.fileno())
     assert bench.dog.fired
-    assert not bench.dog.settle(LATE_S)
+    assert not bench.dog.wait_released(LATE_S)
     assert not bench.dog.ready()
     bench.signals.release(START)
     assert not bench.dog.ready(), "it may still lift everything"
@@ -281,7 +281,7 @@ def test_it_has_settled_when_the_page_is_released(bench: Bench) -> None:
     assert bench.dog.ready()
     bench.signals.begin()
     bench.signals.release(START)
-    assert bench.dog.settle(LATE_S)
+    assert bench.dog.wait_released(LATE_S)
     assert bench.dog.fired, "until it is ready again"
 
 
@@ -290,7 +290,7 @@ def test_settling_waits_for_the_word(bench: Bench) -> None:
     bench.signals.begin()
     later = threading.Timer(0.01, bench.signals.release, [START])
     later.start()
-    assert bench.dog.settle(WAIT_S)
+    assert bench.dog.wait_released(WAIT_S)
     later.join()
 
 
@@ -318,7 +318,7 @@ def test_one_that_has_ended_is_known(bench: Bench) -> None:
     assert bench.dog.fired
     assert _readable(bench.dog.fileno())
     assert not bench.dog.ready()
-    assert not bench.dog.settle(WAIT_S)
+    assert not bench.dog.wait_released(WAIT_S)
     assert bench.dog.rehearse(WAIT_S) is None
 
 
@@ -326,7 +326,7 @@ def test_one_that_ended_in_the_middle_is_never_ready(bench: Bench) -> None:
     assert bench.dog.ready()
     bench.signals.begin()
     bench.theirs.close()
-    assert not bench.dog.settle(WAIT_S)
+    assert not bench.dog.wait_released(WAIT_S)
     assert not bench.dog.ready()
 
 
@@ -343,7 +343,7 @@ def test_rehearsing_takes_as_long_as_it_takes_each_time(bench: Bench) -> None:
 def test_taking_over_lets_go_of_what_has_moved(bench: Bench) -> None:
     elsewhere = END + PAGE
     os.write(bench.writer, message(UNMAPPED, START, START + PAGE) + message(MOVED, START, elsewhere, PAGE))
-    bench.dog.take_over()
+    bench.dog.acknowledge()
     assert bench.asked == [(UNREGISTER, elsewhere, PAGE), (WAKE, elsewhere, PAGE)]
 
 

@@ -209,7 +209,7 @@ class HybridTracker:
                 return near
         elif self._late and self._watchdog is not None:
             # Stopped, it leaves undone what only it is woken for: who moves or unmaps memory is held too.
-            self._watchdog.take_over()
+            self._watchdog.acknowledge()
             self._late = not self._watchdog.answered
         self._hurried = False
         if self._unjudged is not None:
@@ -252,7 +252,7 @@ class HybridTracker:
             return False
         if not watchdog.ready():
             if not watchdog.alive:
-                self._mourn(extent, watchdog)
+                self._on_watchdog_exit(extent, watchdog)
             return False
         self._log.suspend(AllDirty(Reason.ARMED))
         registered = False
@@ -283,7 +283,7 @@ class HybridTracker:
             Pages to be looked at first: where the writer was held, and a few around it.
         """
         near = NO_PAGES
-        if watchdog.settle(SETTLE_S):
+        if watchdog.wait_released(SETTLE_S):
             # The writer may have been put on our processor, behind us, for as long as we go on (up to a tick
             # of 4 ms, measured); there is no event to wait for that says that it runs.
             time.sleep(GIVE_WAY_S)
@@ -293,20 +293,20 @@ class HybridTracker:
         else:
             if watchdog.alive:
                 log.warning("%s: the watchdog (pid %d) did not answer a write", extent, watchdog.pid)
-            watchdog.call()
+            watchdog.ping()
             self._late = True
         self._release(extent, watchdog)
         self.armed = False
         if self._watchdog is not None:
-            watchdog.take_over()
+            watchdog.acknowledge()
         if self._log.resume(AllDirty(Reason.WOKEN)).reason is not Reason.WOKEN:
             near = NO_PAGES  # there may be no memory there any more
         if self._watchdog is not None and not watchdog.alive:
-            self._mourn(extent, watchdog)
+            self._on_watchdog_exit(extent, watchdog)
         self._take(self._policy.woken(self._state, time.monotonic() - self._armed_s))
         return near
 
-    def _mourn(self, extent: Extent, watchdog: Watchdog) -> None:
+    def _on_watchdog_exit(self, extent: Extent, watchdog: Watchdog) -> None:
         self._disarm_watchdog("the watchdog has ended")
         log.warning("%s: the watchdog (pid %d) has ended: never armed again", extent, watchdog.pid)
 

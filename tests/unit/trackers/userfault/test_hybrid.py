@@ -168,16 +168,16 @@ class Dog:
         self.world.ask("ready")
         return self.world.is_ready
 
-    def settle(self, timeout_s: float) -> bool:
-        self.world.ask("settle")
+    def wait_released(self, timeout_s: float) -> bool:
+        self.world.ask("wait_released")
         return self.world.answers
 
-    def take_over(self) -> None:
-        self.world.ask("take_over")
+    def acknowledge(self) -> None:
+        self.world.ask("acknowledge")
         self.world.fired = False
 
-    def call(self) -> None:
-        self.world.ask("call")
+    def ping(self) -> None:
+        self.world.ask("ping")
 
     def fileno(self) -> int:
         return 4712
@@ -272,7 +272,15 @@ def test_handing_over_ends_with_the_logs_protection(
     arm(tracker, world, policy)
     world.fired = True
     assert tracker.collect() == AllDirty(Reason.WOKEN)
-    assert world.since() == ["settle", "lift", "unregister", "wake", "take_over", "resume", "collect"]
+    assert world.since() == [
+        "wait_released",
+        "lift",
+        "unregister",
+        "wake",
+        "acknowledge",
+        "resume",
+        "collect",
+    ]
     assert not tracker.armed
     assert policy.slept_s[0] is not None
     assert policy.slept_s[0] >= 0
@@ -297,7 +305,7 @@ def test_where_the_watchdog_does_not_answer_we_lift_first(
     arm(tracker, world, policy)
     world.fired, world.answers = True, False
     assert tracker.collect() == AllDirty(Reason.WOKEN)
-    assert world.since() == ["settle", "call", *RELEASED, "take_over", "resume", "collect"]
+    assert world.since() == ["wait_released", "ping", *RELEASED, "acknowledge", "resume", "collect"]
 
 
 def test_a_hole_while_armed_is_handed_over(tracker: HybridTracker, world: World, policy: Obeys) -> None:
@@ -331,7 +339,7 @@ def test_one_that_did_not_answer_is_not_trusted_until_it_has(
     world.since()
     for _ in range(3):
         assert tracker.collect() == NO_PAGES
-        assert world.since() == ["take_over", "collect"]
+        assert world.since() == ["acknowledge", "collect"]
     monkeypatch.setattr(Dog, "answered", True)
     assert tracker.collect() == AllDirty(Reason.ARMED)
 
@@ -410,7 +418,7 @@ def test_where_giving_back_is_refused_everything_is_let_go_of(
     world.fired = True
     world.fail["unregister"] = KernelError("UFFDIO_UNREGISTER", "target", 22)
     assert tracker.collect() == AllDirty(Reason.WOKEN)
-    assert world.since() == ["settle", "lift", "unregister", "close", "resume", "collect"]
+    assert world.since() == ["wait_released", "lift", "unregister", "close", "resume", "collect"]
     assert "UFFDIO_UNREGISTER" in tracker.unarmable
 
 
