@@ -1,4 +1,4 @@
-"""`demo:` served by the program: viewers have the guest's video RAM, and a bad guest harms nobody."""
+"""`demo:` served by the program: viewers show the guest's video RAM, and a bad guest does no harm."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 SMALL = "mode=320x200"
 FRAMES = 24
 DRAWING = [name for name in WORKLOADS if name not in ("desktop", "idle")]
-"""Those whose frames are the same each time; the desktop has a clock."""
+"""Workloads with the same frames each time; the desktop has a clock."""
 SIZES = (DESKTOP_SIZE, EXTENDED_DESKTOP_SIZE)
 
 
 def last_picture(command_line: str, frames: int) -> NDArray[np.uint32]:
-    """What the guest's screen shows after its last frame: drawn by another machine, for it is the same."""
+    """Return the guest's screen after its last frame, drawn by another VM in the same way."""
     with Machine(cpu="unicorn", command_line=command_line, held=True) as machine:
         machine.run_frames(frames)
         shown: NDArray[np.uint32] = pixels(machine) & np.uint32(0xFFFFFF)
@@ -83,7 +83,7 @@ def test_demo_command_serves_a_demo_target() -> None:
     assert report["target"] == "demo:?workload=scroll&seed=2&mode=640x480"
 
 
-# Guests that are up to no good
+# Bad guests
 
 SET_MODE = """
     .macro dispi index value
@@ -94,7 +94,7 @@ SET_MODE = """
 """
 ON_A_KEY = "1: hlt; in $0x64, %al; test $1, %al; jz 1b"
 NO_TABLES = "xor %eax, %eax; mov %rax, %cr3; jmp ."
-"""Without page tables not even the handler of a fault can be found: a triple fault."""
+"""Without page tables the CPU finds no fault handler: a triple fault."""
 GARBAGE = f"""{SET_MODE}
     mov ${VRAM_BASE:#x}, %edi
     mov $12345, %ebx
@@ -106,7 +106,8 @@ GARBAGE = f"""{SET_MODE}
     incl (%rdi)
     jmp 1b
 """
-"""Writes anything to the registers, as fast as it can; often small values, or hardly a mode would be good."""
+"""Writes random values to the registers, as fast as possible. Many are small, so that some modes are
+valid."""
 
 
 def image(directory: Path, source: str) -> str:
@@ -116,7 +117,7 @@ def image(directory: Path, source: str) -> str:
 
 
 def page(server: Served) -> bytes:
-    """The page, from a server that still answers."""
+    """Return the page, from a server that must still answer."""
     with urllib.request.urlopen(server.web[0], timeout=PATIENCE_S) as answer:
         content: bytes = answer.read()
         return content
@@ -127,17 +128,17 @@ def test_invalid_image_is_a_one_line_error(tmp_path: Path) -> None:
     large.touch()
     with large.open("r+b") as file:
         file.truncate(RAM_BYTES - 1)
-    said = r"image .+/large: is \d+ bytes long; a flat image has room for \d+"
-    assert_one_line(run("serve", f"demo:?image={large}"), 2, said)
-    assert_one_line(run("demo", "--image", str(large)), 2, said)
+    message = r"image .+/large: is \d+ bytes long; a flat image has room for \d+"
+    assert_one_line(run("serve", f"demo:?image={large}"), 2, message)
+    assert_one_line(run("demo", "--image", str(large)), 2, message)
     damaged = tmp_path / "damaged"
     damaged.write_bytes(b"\x7fELF" + bytes(100))
-    said = r"image .+/damaged: is not a static ELF64 executable for x86-64 \(.+\)"
-    assert_one_line(run("demo", "--image", str(damaged)), 2, said)
+    message = r"image .+/damaged: is not a static ELF64 executable for x86-64 \(.+\)"
+    assert_one_line(run("demo", "--image", str(damaged)), 2, message)
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         (NO_TABLES, r".*rip 0x10000\w, cr2 0x\w+"),
         ("movabs $0x123456789A, %rax; mov %rax, (%rax)", r".*rip 0x10000a, cr2 0x123456789a"),
@@ -145,9 +146,9 @@ def test_invalid_image_is_a_one_line_error(tmp_path: Path) -> None:
     ],
     ids=["triple fault", "page fault", "invalid opcode"],
 )
-def test_guest_that_faults_at_once_is_a_one_line_error(source: str, said: str, tmp_path: Path) -> None:
+def test_guest_that_faults_at_once_is_a_one_line_error(source: str, message: str, tmp_path: Path) -> None:
     url = image(tmp_path, source)
-    assert_one_line(run("serve", url), 1, rf"run .+guest\.bin&cpu=unicorn: the guest stopped: {said}")
+    assert_one_line(run("serve", url), 1, rf"run .+guest\.bin&cpu=unicorn: the guest stopped: {message}")
 
 
 def test_faulting_guest_ends_only_its_own_tap(tmp_path: Path) -> None:
@@ -199,20 +200,20 @@ def test_garbage_in_the_display_registers_does_no_harm(tmp_path: Path) -> None:
             follower.progresses(50)
             assert page(server)
         (report,) = server.stop()
-        assert server.log.count(": mode ") > 10, "modes came and went"
+        assert server.log.count(": mode ") > 10, "the mode changed often"
     assert report["ended"] is None
     assert report["stats"]["failures"] == 0
 
 
 @pytest.fixture
 def no_devices() -> tuple[str, ...]:
-    """The command that runs a program which may not open /dev/kvm."""
+    """Command that runs a program without permission for /dev/kvm."""
     return (sys.executable, str(Path(denial.__file__)), "devices")
 
 
 def test_kvm_without_permission_is_a_one_line_error(no_devices: tuple[str, ...]) -> None:
-    said = r"open /dev/kvm: EACCES \(add the user to group kvm .+\)"
-    assert_one_line(run("demo", "--cpu", "kvm", prefix=no_devices), 1, said)
+    message = r"open /dev/kvm: EACCES \(add the user to group kvm .+\)"
+    assert_one_line(run("demo", "--cpu", "kvm", prefix=no_devices), 1, message)
 
 
 def test_unicorn_runs_where_kvm_is_missing(no_devices: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The guest that comes with the package, run by Unicorn: what it draws, maps, says and counts."""
+"""The guest that comes with the package: drawing, input, frames, command line, crashes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BY_SEED = (
     "workload=random", "workload=flip", "workload=modes", "workload=alias", "workload=remap",
     "workload=large", "program=random",
 )  # fmt: skip
-"""Workloads of which each seed has its own."""
+"""Workloads that depend on the seed."""
 SMALL = "mode=320x200"
 INTRO = "What you type is echoed here."
 
@@ -43,7 +43,7 @@ def guest(command_line: str, *, record_writes: bool = False) -> Machine:
 
 
 def digest(command_line: str, frames: int, cpu: Literal["unicorn", "kvm"] = "unicorn") -> str:
-    """Of what is shown after each frame, and of all video RAM after the last."""
+    """Return a digest of the screen after each frame and of all video RAM after the last."""
     drawn = hashlib.sha256()
     with Machine(cpu=cpu, command_line=command_line, held=True) as machine:
         for _ in range(frames):
@@ -83,7 +83,7 @@ def test_every_frame_changes_the_video_ram(workload: str) -> None:
             before = machine.memory.vram.copy()
             machine.run_frames(1)
             changed += not np.array_equal(before, machine.memory.vram)
-        # A random program may do nothing in a frame, a blank typed is one.
+        # A random program may do nothing in a frame, and a typed blank changes no pixel.
         assert changed >= (6 if workload in ("program=random", "workload=typing") else 12)
 
 
@@ -109,7 +109,7 @@ def test_video_stores_into_every_page_of_its_area() -> None:
 
 
 def press(machine: Machine, text: str) -> None:
-    """Type, a frame for each character, so that the guest is held when it has drawn the last one."""
+    """Type one character a frame. The guest is held after it has drawn the last one."""
     for stroke in map(stroke_of, text):
         for code in stroke:
             machine.ps2.key(code, down=True)
@@ -149,7 +149,7 @@ def test_backspace_deletes_typed_characters_only() -> None:
         assert find(machine, "abc", CONSOLE_INK) is not None
         press(machine, "\b\b\b")
         assert np.array_equal(pixels(machine), empty)
-        # There is nothing left to take back: no frame comes of it, so one of a letter follows.
+        # Nothing is left to delete: this gives no frame, so a letter follows.
         machine.ps2.key(0x0E, down=True)
         machine.ps2.key(0x0E, down=False)
         press(machine, "x\b")
@@ -194,7 +194,7 @@ def test_window_follows_the_pointer_while_dragged() -> None:
         assert title is not None
         to_title = (title[0] + 70 - 320, title[1] + 4 - 200)
         move(machine, *to_title)
-        machine.ps2.move(0, 0, 1)  # nothing to draw yet
+        machine.ps2.move(0, 0, 1)  # gives no frame
         move(machine, -90, -60, 1)
         assert find(machine, "drag me", TITLE_INK) == (title[0] - 90, title[1] - 60)
         move(machine, 37, 21, 1)
@@ -254,7 +254,7 @@ def test_idle_guest_executes_nothing() -> None:
             before = machine.progress
             rip = machine.cpu.registers().rip
             code = bytes(machine.memory.ram[rip - 1 : rip])
-        assert code == b"\xf4"  # it stands behind a hlt
+        assert code == b"\xf4"  # it is halted
         with machine.paused():
             assert machine.progress == before
         assert not machine.written()
@@ -296,7 +296,7 @@ def test_flip_shows_one_page_and_draws_on_the_other() -> None:
             words = machine.dispi.words()
             offsets.append(words[Y_OFFSET])
             assert words[VIRT_HEIGHT] >= 2 * words[YRES]
-            # The box is on a plain ground: two colours, whatever the page held before.
+            # A box on a plain background: two colours, whatever the page held before.
             assert len(np.unique(pixels(machine))) == 2
         assert offsets == [200, 0] * 3
 
@@ -392,12 +392,12 @@ BAD_BOOT = {
 
 @pytest.mark.parametrize("name", BAD_BOOT)
 def test_invalid_boot_info_ends_the_guest_with_a_message(name: str) -> None:
-    field, value, said = BAD_BOOT[name]
+    field, value, message = BAD_BOOT[name]
     with guest("") as machine:
         setattr(BootInfo.from_buffer(machine.memory.ram[BOOT_INFO:]), field, value)  # type: ignore[arg-type]
         machine.release()
         assert machine.wait_end(60)
-        assert machine.debug.text == f"vramtap guest: {said}\n"
+        assert machine.debug.text == f"vramtap guest: {message}\n"
 
 
 def test_unterminated_command_line_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""One run, one oracle: every tracker against what the guest really stored, on every workload."""
+"""Every tracker against the recorded stores of the guest, on every workload."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DRAWING = [name for name in MEASURED if name != "idle"]
 FRAMES = 24
-"""Of each workload: enough for a cycle of each that has cycles."""
+"""Frames of each workload: a full cycle of those that repeat."""
 FRAMES_ON_KVM = 6
 SMALL = "mode=320x200 hz=0"
 
@@ -31,7 +31,7 @@ def line(workload: str, seed: int = 7) -> str:
 
 
 def cut(frames: int, seed: int) -> list[int]:
-    """So many frames, cut into intervals of one to four at random."""
+    """Cut a number of frames into random intervals of one to four."""
     rng = random.Random(seed)
     parts: list[int] = []
     while sum(parts) < frames:
@@ -53,9 +53,9 @@ def test_every_tracker_agrees_with_the_recorded_stores(workload: str) -> None:
         stored = run(oracle, cut(FRAMES, seed=3))
         assert stored
         compare, log, dirtybits = oracle.watched
-        assert compare.named >= 2
-        assert compare.named == log.named
-        assert dirtybits.named >= 2, dirtybits.reasons
+        assert compare.exact_answers >= 2
+        assert compare.exact_answers == log.exact_answers
+        assert dirtybits.exact_answers >= 2, dirtybits.reasons
 
 
 @pytest.mark.parametrize("form", ["bitmap", "manual", "ring"])
@@ -68,13 +68,13 @@ def test_every_tracker_on_kvm_agrees_with_unicorns_record(
     truths[workload] = truth
     with watching(machine, ON_KVM, truth) as oracle:
         run(oracle, cut(FRAMES_ON_KVM, seed=5))
-        named = {watched.name: watched.named for watched in oracle.watched}
-        assert min(named.values()) >= 1, named
+        answers = {watched.name: watched.exact_answers for watched in oracle.watched}
+        assert min(answers.values()) >= 1, answers
 
 
 @pytest.fixture(scope="module")
 def truths() -> dict[str, list[PageRuns]]:
-    """What each workload stores, found out once."""
+    """Recorded stores of each workload, filled on demand."""
     return {}
 
 

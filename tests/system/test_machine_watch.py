@@ -1,4 +1,4 @@
-"""MachineWatch on the real machine: a guest at rest wakes nobody, one that draws is noticed."""
+"""MachineWatch on the real VM: an idle guest wakes no thread, and a store is detected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 NEVER_S = 1e6
-"""No test takes so long: what is seen then is not the timer's doing."""
+"""Longer than any test, so that the timer plays no part."""
 ROUNDS = 100
 _READ, _FUTEX = 0, 202
 """System calls (kernel: arch/x86/entry/syscalls/syscall_64.tbl)."""
@@ -48,20 +48,20 @@ def cpu(request: pytest.FixtureRequest) -> str:
 
 
 def switches(thread: int) -> int:
-    """How often a thread of ours has gone to sleep or has been made to."""
+    """Return how often a thread of this process was switched away from."""
     status = Path(f"/proc/self/task/{thread}/status").read_text()
     return sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
 
 
 def await_sleep(thread: int, asleep: Callable[[list[str]], bool]) -> None:
-    """Wait until a thread of ours sleeps in the system call that is asked for (proc_pid_syscall(5))."""
+    """Wait until a thread of this process sleeps in a given system call (proc_pid_syscall(5))."""
     pause = threading.Event()
     for _ in range(60_000):
         words = Path(f"/proc/self/task/{thread}/syscall").read_text().split()
         if words[0] != "running" and asleep(words):
             return
         pause.wait(0.001)
-    raise AssertionError(f"it does not come to rest: {words}")
+    raise AssertionError(f"the thread does not sleep: {words}")
 
 
 def in_read(words: list[str]) -> bool:
@@ -74,11 +74,11 @@ def in_futex_for_ever(words: list[str]) -> bool:
 
 
 class Watched:
-    """A machine that has halted, and a watch of its log.
+    """A halted VM, a tracker, and a watch of the tracker's log.
 
     Args:
-        machine: Runs.
-        interval_s: Of the watch.
+        machine: A VM that runs.
+        interval_s: Interval of the watch, seconds.
     """
 
     def __init__(self, machine: Machine, interval_s: float) -> None:
@@ -86,34 +86,34 @@ class Watched:
         self.tracker = LogTracker()
         self.tracker.start(machine.extent)
         self.tracker.collect()
-        self.asked = 0
+        self.polls = 0
         self._interval_s = interval_s
         self._written = self.tracker._pagemap.question(machine.extent.address, machine.extent.end)
         self.begin()
 
     def begin(self) -> None:
-        """Begin a watch."""
-        self.told = threading.Event()
+        """Start a watch."""
+        self.called = threading.Event()
         space, _ = guest_space(self.machine.extent)
-        self.watch = MachineWatch(space, self._question, self.told.set, self._interval_s)
+        self.watch = MachineWatch(space, self._poll, self.called.set, self._interval_s)
         self._watching = True
 
-    def _question(self) -> bool:
-        self.asked += 1
+    def _poll(self) -> bool:
+        self.polls += 1
         return self._written()
 
     def cancel(self) -> None:
-        """End the watch; harmless twice."""
+        """Cancel the watch; harmless when called twice."""
         if self._watching:
             self._watching = False
             self.watch.cancel()
 
     def key(self) -> None:
-        """Press one."""
+        """Press a key."""
         with self.machine.devices():
             self.machine.ps2.key(0x1E, down=True)
 
-    def wake_for_nothing(self) -> None:
+    def run_once(self) -> None:
         """Let the guest run until it halts again."""
         before = self.machine.halts
         self.machine.raise_line()
@@ -142,13 +142,13 @@ def test_runs_without_stores_do_not_wake_the_watch_thread(cpu: str) -> None:
         await_sleep(thread, in_read)
         before = switches(thread)
         for _ in range(50):
-            found.wake_for_nothing()
-        assert found.asked >= 50
+            found.run_once()
+        assert found.polls >= 50
         assert switches(thread) == before
-        assert not found.told.is_set()
+        assert not found.called.is_set()
         found.key()
-        assert found.told.wait(60)
-        assert switches(thread) == before, "the machine's own thread has told it"
+        assert found.called.wait(60)
+        assert switches(thread) == before, "the machine's own thread called back"
         found.cancel()
         assert found.tracker.collect() == PageRuns([(0, 1)])
 
@@ -167,7 +167,7 @@ def test_key_concurrent_with_the_start_of_a_watch_is_detected(cpu: str) -> None:
             typing.start()
             together.wait(60)
             found.begin()
-            assert found.told.wait(60), number
+            assert found.called.wait(60), number
             found.cancel()
             typing.join(60)
             assert found.tracker.collect() == PageRuns([(0, 1)]), number
@@ -181,8 +181,8 @@ def test_vm_may_end_during_a_watch(cpu: str) -> None:
         found.key()
         while not machine.memory.vram[0]:
             assert not machine.wait_end(0.001), machine.ended
-        assert not found.told.is_set()
-    assert found.told.is_set(), "its last run has ended, too"
+        assert not found.called.is_set()
+    assert found.called.is_set(), "the last run has an end, too"
     found.cancel()
     found.tracker.stop()
 
@@ -190,7 +190,7 @@ def test_vm_may_end_during_a_watch(cpu: str) -> None:
 def test_guest_that_never_halts_is_detected(cpu: str) -> None:
     with watched(STORING_ON, cpu, 0.001) as found:
         found.key()
-        assert found.told.wait(60)
+        assert found.called.wait(60)
         assert found.machine.halts == 1
         assert found.machine.running
 
@@ -198,7 +198,7 @@ def test_guest_that_never_halts_is_detected(cpu: str) -> None:
 def test_screen_cleared_by_the_display_is_detected_at_once(cpu: str) -> None:
     with watched(CLEARING, cpu) as found:
         found.key()
-        assert found.told.wait(60)
+        assert found.called.wait(60)
         assert found.machine.halts == 1
 
 
@@ -213,6 +213,6 @@ def test_both_threads_sleep_while_the_guest_is_idle() -> None:
         await_sleep(watch_thread, in_read)
         timer = Path(f"/proc/self/fdinfo/{found.watch._timer.fileno()}").read_text()
         assert "it_value: (0, 0)" in timer
-        assert not found.told.is_set()
+        assert not found.called.is_set()
         found.cancel()
         found.tracker.stop()

@@ -1,4 +1,4 @@
-"""The guest is compiled when it has to be, and what hinders that is said."""
+"""The guest is compiled when necessary, and failures are reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def guest(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def sources(guest: ModuleType, tmp_path: Path) -> Path:
-    """A copy of the guest's sources, with nothing compiled."""
+    """Copy of the guest's sources, without the compiled guest."""
     return Path(
         shutil.copytree(
             ROOT / guest.DIRECTORY, tmp_path / "guest", ignore=shutil.ignore_patterns("*.elf", ".*")
@@ -67,7 +67,7 @@ def test_needs_no_compiler_while_nothing_changed(
     assert guest.build(sources)
     monkeypatch.setenv("PATH", str(sources))
     assert not guest.build(sources)
-    # Neither age nor order of the files counts.
+    # Neither age nor order of the files matters.
     (sources / "main.c").touch()
     assert not guest.build(sources)
 
@@ -143,7 +143,7 @@ def test_reports_a_failing_compiler_and_keeps_the_old_guest(
     text, message = FAILURES[name]
     compiler = script(tmp_path, "cc", text or "")
     if text is None:
-        compiler.write_bytes(b"\x7fELF, but no more of it")
+        compiler.write_bytes(b"\x7fELF, cut off")
     (sources / "guest.elf").write_bytes(b"old")
     before = names(sources)
     monkeypatch.setenv("CC", str(compiler))
@@ -160,7 +160,7 @@ def test_reports_missing_sources(guest: ModuleType, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A source archive of this checkout, and a wheel made from what it unpacks to."""
+    """A source archive of this checkout, and a wheel built from the unpacked archive."""
     directory = tmp_path_factory.mktemp("archives")
 
     def build(what: str, root: Path) -> Path:
@@ -178,16 +178,16 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_source_archive_contains_hook_and_sources(archives: tuple[Path, Path]) -> None:
     with tarfile.open(archives[0]) as archive:
-        held = {name.partition("/")[2] for name in archive.getnames()}
+        members = {name.partition("/")[2] for name in archive.getnames()}
     sources = {f"src/vramtap/machine/guest/{name}" for name in ("main.c", "boot.h", "entry.S", "guest.ld")}
-    assert sources | {"hatch_build.py", "build_support/guest.py", "build_support/novnc.py"} <= held
-    assert not [name for name in held if ".guest-" in name]
+    assert sources | {"hatch_build.py", "build_support/guest.py", "build_support/novnc.py"} <= members
+    assert not [name for name in members if ".guest-" in name]
 
 
 def test_wheel_contains_the_guest_without_its_sources(archives: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(archives[1]) as archive:
-        held = {name for name in archive.namelist() if name.startswith("vramtap/machine/guest/")}
-        assert held == {"vramtap/machine/guest/__init__.py", "vramtap/machine/guest/guest.elf"}
+        members = {name for name in archive.namelist() if name.startswith("vramtap/machine/guest/")}
+        assert members == {"vramtap/machine/guest/__init__.py", "vramtap/machine/guest/guest.elf"}
         compiled = archive.read("vramtap/machine/guest/guest.elf")
         assert not [name for name in archive.namelist() if name.startswith("build_support")]
     assert compiled == (ROOT / "src/vramtap/machine/guest/guest.elf").read_bytes()

@@ -1,4 +1,4 @@
-"""The hook that fetches noVNC takes nothing but what was pinned, and writes nothing outside."""
+"""The hook that installs noVNC accepts only the pinned package, and writes only into its directory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def hook() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return module.novnc  # type: ignore[no-any-return]  # loaded by its path, as hatchling does it
+    return module.novnc  # type: ignore[no-any-return]  # loaded by its path, as hatchling does
 
 
 def _regular(name: str, content: bytes) -> tuple[tarfile.TarInfo, bytes]:

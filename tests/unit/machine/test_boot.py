@@ -1,4 +1,4 @@
-"""What a guest finds in RAM when it is entered."""
+"""Boot data: what a guest finds in RAM when it starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images put into RAM, whole ones and broken ones."""
+"""Images: loading of valid and of damaged ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEGMENT = struct.Struct("<IIQQQQQQ")
 def elf(
     *segments: tuple[int, bytes, int], entry: int = 0x20_0000, machine: int = 62, kind: int = 2, bits: int = 2
 ) -> bytes:
-    """An ELF file with these segments: physical address, content, bytes in memory."""
+    """Return an ELF file with these segments: physical address, content, size in memory."""
     ident = b"\x7fELF" + bytes([bits, 1, 1]) + bytes(9)
     count = len(segments)
     head = HEADER.pack(
@@ -64,7 +64,7 @@ def test_largest_flat_image_fits_and_a_larger_one_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "said"),
+    ("image", "message"),
     [
         (b"", "is empty"),
         (b"\x7fELF", "cut off in its header"),
@@ -82,8 +82,8 @@ def test_largest_flat_image_fits_and_a_larger_one_is_refused() -> None:
         (elf((0x20_0000, b"", 0)), "nothing to load"),
     ],
 )
-def test_invalid_image_is_refused_with_a_reason(image: bytes, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_invalid_image_is_refused_with_a_reason(image: bytes, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         load(MEMORY, image, "kernel")
 
 

@@ -1,4 +1,4 @@
-"""The KVM CPU on the real /dev/kvm: what it tells the machine, and how it is stopped."""
+"""KvmCpu on the real /dev/kvm: exits, ports, and how a kick stops it."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ KICKED = Exit(ExitKind.KICKED)
 DIRTY = np.uint64(0x40)
 
 
-class NotedPorts:
-    """Notes what is written, answers with numbers counted up, and may fail."""
+class RecordingPorts:
+    """Ports that record writes and return increasing numbers. One of them may fail."""
 
     def __init__(self, fail_at: int = -1) -> None:
         self.written: list[tuple[int, int, int]] = []
         self.fail_at = fail_at
-        self.answers = 0
+        self.reads = 0
 
     def read(self, port: int, size: int) -> int:
         self._fail(port)
-        self.answers += 1
-        return self.answers
+        self.reads += 1
+        return self.reads
 
     def write(self, port: int, size: int, value: int) -> None:
         self._fail(port)
@@ -55,7 +55,7 @@ class NotedPorts:
 
 @contextmanager
 def machine(code: str, ports: Ports | None = None) -> Iterator[TinyMachine]:
-    with TinyMachine(bytes.fromhex(code), ports=ports or NotedPorts()) as tiny:
+    with TinyMachine(bytes.fromhex(code), ports=ports or RecordingPorts()) as tiny:
         yield tiny
 
 
@@ -78,7 +78,7 @@ def test_segments_can_be_loaded_from_the_gdt() -> None:
 
 def test_port_accesses_carry_their_sizes() -> None:
     # mov eax, 0x12345678; mov dx, 0x1cf; out dx, al; out dx, ax; out dx, eax; in ax, dx; mov [rdi], ax; hlt
-    ports = NotedPorts()
+    ports = RecordingPorts()
     with machine("b878563412 66bacf01 ee 66ef ef 66ed 668907 f4", ports) as tiny:
         assert tiny.kvm.run() == HALT
         assert ports.written == [(0x1CF, 1, 0x78), (0x1CF, 2, 0x5678), (0x1CF, 4, 0x12345678)]
@@ -88,7 +88,7 @@ def test_port_accesses_carry_their_sizes() -> None:
 def test_string_io_calls_the_port_for_each_element() -> None:
     # mov rsi, rdi; mov ecx, 5; mov dx, 0xe9; rep outsb;
     # mov edi, 0x9000; mov ecx, 3; mov dx, 0x60; rep insb; hlt
-    ports = NotedPorts()
+    ports = RecordingPorts()
     with machine("4889fe b905000000 66bae900 f36e bf00900000 b903000000 66ba6000 f36c f4", ports) as tiny:
         tiny.memory.ram[BOOT_INFO : BOOT_INFO + 5] = np.frombuffer(b"hello", dtype=np.uint8)
         assert tiny.kvm.run() == HALT
@@ -98,7 +98,7 @@ def test_string_io_calls_the_port_for_each_element() -> None:
 
 @pytest.mark.parametrize("code", ["b001 e6f4 f4", "e4f4 f4"], ids=["out", "in"])
 def test_port_error_propagates_with_the_instruction_completed(code: str) -> None:
-    ports = NotedPorts(fail_at=0xF4)
+    ports = RecordingPorts(fail_at=0xF4)
     with machine(code, ports) as tiny:
         with pytest.raises(KernelError, match="port 0xf4"):
             tiny.kvm.run()
@@ -136,9 +136,9 @@ def test_kvm_failure_is_a_fault_with_its_number(
 ) -> None:
     with machine("f4") as tiny:
         monkeypatch.setattr(Vcpu, "run", lambda self: stop)
-        told = tiny.kvm.run()
-    assert told.kind is ExitKind.FAULT
-    assert re.search(words, told.detail)
+        fault = tiny.kvm.run()
+    assert fault.kind is ExitKind.FAULT
+    assert re.search(words, fault.detail)
 
 
 @pytest.mark.parametrize("ring", [0, 3])
@@ -159,7 +159,7 @@ def test_kick_stops_an_endless_loop_which_can_continue(ring: int) -> None:
                 tiny.kvm.kick()
             assert stops == [KICKED]
             counted = int(tiny.memory.words(BOOT_INFO, 1)[0])
-            tiny.kvm.kick()  # It does not run: nothing comes of it.
+            tiny.kvm.kick()  # without a run, a kick has no effect
 
 
 def test_kicks_neither_lose_nor_repeat_port_accesses() -> None:
@@ -167,7 +167,7 @@ def test_kicks_neither_lose_nor_repeat_port_accesses() -> None:
     # 1: mov eax, ecx; out dx, eax; in eax, dx; add [rdi], rax; dec ecx; jnz 1b; hlt
     kick_given = threading.Event()
 
-    class WaitingPorts(NotedPorts):
+    class WaitingPorts(RecordingPorts):
         def write(self, port: int, size: int, value: int) -> None:
             super().write(port, size, value)
             if value == 1500:
@@ -196,7 +196,7 @@ def test_kicks_neither_lose_nor_repeat_port_accesses() -> None:
         assert stop == HALT
         assert kicked > 0
         assert [value for _, _, value in ports.written] == list(range(3000, 0, -1))
-        assert ports.answers == 3000
+        assert ports.reads == 3000
         assert int(tiny.memory.words(BOOT_INFO, 1)[0]) == 3000 * 3001 // 2
 
 
@@ -218,13 +218,13 @@ def test_kick_leaves_signal_mask_and_handlers_unchanged() -> None:
 
 
 # 1: mov byte [rdi], 1; out 0x10, al; jmp 1b
-STORE_AND_SAY = "c60701 e610 ebf9"
+STORE_AND_OUT = "c60701 e610 ebf9"
 
 
 @contextmanager
 def storing(ring: int) -> Iterator[tuple[TinyMachine, Callable[[], None], NDArray[np.uint64]]]:
-    """A guest that stores into the video RAM, what runs it to the next store, and the entry that maps it."""
-    with machine(STORE_AND_SAY, KickingPorts(lambda: tiny.kvm.kick())) as tiny:
+    """Yield a guest that stores into the video RAM, a function that runs it to its next store, its entry."""
+    with machine(STORE_AND_OUT, KickingPorts(lambda: tiny.kvm.kick())) as tiny:
         tiny.kvm.start_at(IMAGE_BASE, stack=BOOT_STACK, argument=VRAM_BASE, tables=BOOT_PML4)
         if ring == 3:
             enter_user_mode(tiny.memory, tiny.kvm)
@@ -269,7 +269,7 @@ def test_flush_loses_nothing_from_the_log() -> None:
         assert tiny.kvm.vram_log.fetch().pages == PageRuns([(0, 1)])
 
 
-# Beginnings and ends
+# Errors and closing
 
 
 def test_unknown_form_of_log_is_a_usage_error() -> None:

@@ -1,4 +1,4 @@
-"""KVM's log of the video RAM on the real /dev/kvm: exact, in each form, and with a ring that fills."""
+"""VramLog on the real /dev/kvm: exact in each form, also with a full ring."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_manual_form_clears_only_the_fetched_range() -> None:
 
 
 LIST = 0x2_0000
-"""Where the guest below finds how many stores to make, and their offsets, 32 bits each."""
+"""Address of the list for the guest below: number of stores, then their offsets, 32 bits each."""
 # 3: mov esi, LIST; lodsd; mov ecx, eax;
 # 1: jrcxz 2f; lodsd; mov byte [rdi + rax], 1; dec ecx; jmp 1b; 2: out 0x10, al; jmp 3b
 STORE_LIST = bytes.fromhex("be00000200 ad 89c1 e309 ad c6040701 ffc9 ebf5 e610 ebe9")

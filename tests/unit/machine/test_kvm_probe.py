@@ -1,4 +1,4 @@
-"""The trial of KVM: what works, what is wrong with one form only, and what ends it."""
+"""Trial of KVM: working forms, one broken form, and errors that end the trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine as a whole, with guests of a few instructions: running, holding, stopping, ending."""
+"""Machine, with guests of a few instructions: run, hold, pause, end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COUNTING = f"""
     hlt
     jmp 1b
 """
-"""Counts its frames in video RAM, as fast as it can."""
+"""Counts its frames in video RAM, as fast as possible."""
 ENDLESS = f"cli; mov ${VRAM_BASE}, %edi; 1: incq (%rdi); jmp 1b"
 ECHOING = f"""
     mov ${VRAM_BASE}, %edi
@@ -39,7 +39,7 @@ ECHOING = f"""
     mov %al, 1(%rdi)
     jmp 2b
 """
-"""Halts until the keyboard has something; counts and keeps the bytes."""
+"""Halts until the keyboard sends a byte; counts the bytes and stores the last one."""
 
 CPUS = ("unicorn", "kvm")
 
@@ -128,12 +128,12 @@ def test_halted_guest_does_not_run() -> None:
         with guest.paused():
             before = guest.progress
         with guest.paused():
-            assert guest.progress - before <= 2  # the line raised once, however late it is seen
+            assert guest.progress - before <= 2  # one for the raised line, which the guest may see late
             assert guest.rtc.due_ns() == NEVER_NS
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("mov $0xffff900000000123, %rdi; mov (%rdi), %rax; hlt", "cr2 0xffff900000000123"),
         ("xor %ecx, %ecx; div %rcx; hlt", "rip 0x100002"),
@@ -142,15 +142,15 @@ def test_halted_guest_does_not_run() -> None:
         ("mov $7, %al; out %al, $0xF4; hlt", "status 7"),
     ],
 )
-def test_end_is_reported_with_its_reason_to_all_callers(cpu: str, source: str, said: str) -> None:
+def test_end_is_reported_with_its_reason_to_all_callers(cpu: str, source: str, message: str) -> None:
     guest = machine(source, cpu)
-    told = threading.Event()
-    guest.watch_end(told.set)
+    ended = threading.Event()
+    guest.watch_end(ended.set)
     with guest:
         assert guest.wait_end(60)
-        assert told.wait(60)
+        assert ended.wait(60)
         assert guest.ended is not None
-        assert said in guest.ended
+        assert message in guest.ended
         with pytest.raises(TargetGone, match="guest"), guest.paused():
             pass
         with pytest.raises(TargetGone):
@@ -161,18 +161,18 @@ def test_device_defect_ends_the_machine_and_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     guest = machine(COUNTING, "unicorn")
-    told = threading.Event()
-    guest.watch_end(told.set)
+    ended = threading.Event()
+    guest.watch_end(ended.set)
 
     def broken(number: int) -> None:
-        raise ZeroDivisionError("of a device")
+        raise ZeroDivisionError("broken device")
 
     monkeypatch.setattr(guest.debug, "_on_frame", broken)
     with guest:
         assert guest.wait_end(60)
-        assert told.wait(60)
+        assert ended.wait(60)
     assert "defect" in str(guest.ended)
-    assert "of a device" in caplog.text
+    assert "broken device" in caplog.text
 
 
 def test_end_watchers_are_called_once_and_late_ones_at_once() -> None:
@@ -242,13 +242,13 @@ def test_progress_distinguishes_a_stuck_guest() -> None:
 
 
 def test_invalid_options_are_refused(tmp_path: Path) -> None:
-    for options, said in [
+    for options, message in [
         ({"cpu": "z80"}, "no such CPU"),
         ({"log": "book"}, "no such form"),
         ({"cpu": "unicorn", "log": "ring"}, "form of KVM's log"),
         ({"cpu": "kvm", "record_writes": True}, "does not record stores"),
     ]:
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             Machine(b"\xf4", **options)  # type: ignore[arg-type]  # that is what is tested
     with pytest.raises(UsageError, match="nowhere"):
         Machine(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""Page tables read by us and by a plain model of the CPU: they agree, whatever the guest wrote into them."""
+"""Page tables: the reverse lookup and a simple model of the CPU agree on any content."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ TABLES = (0x1000, 0x2000, 0x3000, 0x40_0000, 0x3FF_F000, VRAM_BASE, VRAM_BASE + 
 """RAM's last frame and video RAM too."""
 OUTSIDE = (0x400_0000, VRAM_BASE - FRAME, VRAM_BASE + (16 << 20), 1 << 40, (1 << 52) - FRAME)
 INDICES = (0, 1, 255, 256, 511)
-ASKED = (VRAM_BASE // FRAME + 4, 4)
+WANTED = (VRAM_BASE // FRAME + 4, 4)
 
 frames = st.sampled_from(
     [*TABLES, *TABLES, *OUTSIDE, 0, 0x20_0000, 0x4000_0000, 0xC000_0000, 0xE000_0000]
-) | st.integers(ASKED[0] - 1, ASKED[0] + ASKED[1]).map(lambda frame: frame * FRAME)
+) | st.integers(WANTED[0] - 1, WANTED[0] + WANTED[1]).map(lambda frame: frame * FRAME)
 flags = st.integers(0, 0xFFF) | st.sampled_from([PRESENT, PRESENT | LARGE, PRESENT | LARGE | 0x1000])
 high = st.sampled_from([0, 0, 1 << 63, 0x7FF << 52])
 words = st.builds(lambda frame, low, top: frame | low | PRESENT | top, frames, flags, high) | st.integers(
@@ -58,7 +58,7 @@ def addresses() -> Iterator[int]:
 
 
 def model(memory: GuestMemory, cr3: int) -> dict[tuple[int, int], tuple[int, int]]:
-    """By entry and page size: the lowest address it maps, and where to."""
+    """Return by entry and page size: the lowest virtual address that it maps, and its physical address."""
     found: dict[tuple[int, int], tuple[int, int]] = {}
     for virtual in addresses():
         try:
@@ -72,7 +72,7 @@ def model(memory: GuestMemory, cr3: int) -> dict[tuple[int, int], tuple[int, int
 
 
 def leaves_memory(memory: GuestMemory, cr3: int) -> bool:
-    """Whether an entry leads to a table where nothing is."""
+    """Return whether an entry leads to a table outside memory."""
     level = {cr3 % (1 << 52) // FRAME * FRAME}
     for _ in (3, 2, 1):
         if not all(has_memory(table) for table in level):
@@ -82,7 +82,7 @@ def leaves_memory(memory: GuestMemory, cr3: int) -> bool:
     return not all(has_memory(table) for table in level)
 
 
-def told(leaves: Leaves) -> dict[tuple[int, int], tuple[int, int]]:
+def listed(leaves: Leaves) -> dict[tuple[int, int], tuple[int, int]]:
     rows = zip(
         leaves.entry.tolist(),
         leaves.virtual.tolist(),
@@ -90,9 +90,9 @@ def told(leaves: Leaves) -> dict[tuple[int, int], tuple[int, int]]:
         leaves.frames.tolist(),
         strict=True,
     )
-    listed = [((entry, count * FRAME), (virtual, frame * FRAME)) for entry, virtual, frame, count in rows]
-    assert len({key for key, _ in listed}) == len(listed), "an entry is told twice"
-    return dict(listed)
+    rows_found = [((entry, count * FRAME), (virtual, frame * FRAME)) for entry, virtual, frame, count in rows]
+    assert len({key for key, _ in rows_found}) == len(rows_found), "an entry is reported twice"
+    return dict(rows_found)
 
 
 @given(content=contents, cr3=st.sampled_from([*TABLES, TABLES[0] | 0xFFF, *OUTSIDE]))
@@ -103,7 +103,7 @@ def test_reverse_lookup_agrees_with_translating_every_address(
     fill(memory, content)
     expected = model(memory, cr3)
     before = memory.ram[:0x4000].copy()
-    answer = mappings(memory, cr3, *ASKED)
+    answer = mappings(memory, cr3, *WANTED)
     assert np.array_equal(memory.ram[:0x4000], before), "the lookup changes no entry"
     assert answer.complete is not leaves_memory(memory, cr3)
     tables = set(answer.tables.tolist())
@@ -111,9 +111,9 @@ def test_reverse_lookup_agrees_with_translating_every_address(
     def maps(key: tuple[int, int], base: int, wanted: set[int]) -> bool:
         return any(base <= frame * FRAME < base + key[1] for frame in wanted)
 
-    extent = set(range(ASKED[0], ASKED[0] + ASKED[1]))
-    assert told(answer.leaves) == {k: v for k, v in expected.items() if maps(k, v[1], extent)}
-    assert told(answer.table_leaves) == {k: v for k, v in expected.items() if maps(k, v[1], tables)}
+    extent = set(range(WANTED[0], WANTED[0] + WANTED[1]))
+    assert listed(answer.leaves) == {k: v for k, v in expected.items() if maps(k, v[1], extent)}
+    assert listed(answer.table_leaves) == {k: v for k, v in expected.items() if maps(k, v[1], tables)}
     assert {key[0] // FRAME for key in expected} <= tables
     assert all(has_memory(frame * FRAME) for frame in tables)
 
@@ -123,11 +123,11 @@ def test_reverse_lookup_of_the_boot_tables() -> None:
     prepare(memory, "")
     entry = BOOT_PDS + (VRAM_BASE >> 21) * 8
     answer = mappings(memory, BOOT_PML4, VRAM_BASE // FRAME, 4096)
-    assert told(answer.leaves) == {
+    assert listed(answer.leaves) == {
         (entry + 8 * n, 2 << 20): (VRAM_BASE + (n << 21), VRAM_BASE + (n << 21)) for n in range(8)
     }
     assert answer.tables.tolist() == [BOOT_PML4 // FRAME, BOOT_PDPT // FRAME, *range(3, 7)]
-    assert told(answer.table_leaves) == {(BOOT_PDS, 2 << 20): (0, 0)}
+    assert listed(answer.table_leaves) == {(BOOT_PDS, 2 << 20): (0, 0)}
 
 
 def test_self_referencing_table_is_read_once_a_level() -> None:

@@ -1,4 +1,4 @@
-"""What a guest says about itself."""
+"""DebugDevice: the text, frame, wake and exit ports."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pytest
 
 
-class Heard:
-    """A device and what came of it."""
+class Bench:
+    """A device, and the calls it has made."""
 
     def __init__(self) -> None:
         self.lines = 0
@@ -37,38 +37,38 @@ def test_lines_are_logged_with_control_characters_escaped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "vramtap")
-    heard = Heard()
-    heard.say(b"hello\r\n\x1b[2J\xff\\ pwned\nrest")
+    bench = Bench()
+    bench.say(b"hello\r\n\x1b[2J\xff\\ pwned\nrest")
     assert caplog.messages == ["guest: hello", r"guest: \x1b[2J\xff\\ pwned"]
-    assert heard.device.text == "hello\r\n\x1b[2J\xff\\ pwned\nrest"
+    assert bench.device.text == "hello\r\n\x1b[2J\xff\\ pwned\nrest"
 
 
 def test_text_and_log_lines_are_limited(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "vramtap")
-    heard = Heard()
-    heard.say(b"x" * (LINE_BYTES + 1) + b"\n")
+    bench = Bench()
+    bench.say(b"x" * (LINE_BYTES + 1) + b"\n")
     assert [len(message) for message in caplog.messages] == [LINE_BYTES + len("guest: "), 1 + len("guest: ")]
-    heard.say(b"y\n" * 3 * TEXT_BYTES)
+    bench.say(b"y\n" * 3 * TEXT_BYTES)
     assert len(caplog.messages) == LINES_PER_SECOND
-    assert len(heard.device.text) == TEXT_BYTES
-    assert len(heard.device._text) <= 2 * TEXT_BYTES, "and no more is kept than twice that"
-    heard.now_ns += 10**9
-    heard.say(b"z\n")
-    left_out = 3 * TEXT_BYTES - (LINES_PER_SECOND - 2)
-    assert caplog.messages[-2:] == [f"guest: {left_out} lines not logged", "guest: z"]
+    assert len(bench.device.text) == TEXT_BYTES
+    assert len(bench.device._text) <= 2 * TEXT_BYTES, "the buffer holds at most twice that"
+    bench.now_ns += 10**9
+    bench.say(b"z\n")
+    dropped = 3 * TEXT_BYTES - (LINES_PER_SECOND - 2)
+    assert caplog.messages[-2:] == [f"guest: {dropped} lines not logged", "guest: z"]
 
 
 def test_frame_wake_and_exit_ports_call_back() -> None:
-    heard = Heard()
-    heard.device.write(PORT_FRAME, 4, 1)
-    heard.device.write(PORT_FRAME, 4, 2)
-    heard.device.write(PORT_WAKE, 1, 0)
-    heard.device.write(PORT_EXIT, 1, 3)
-    assert (heard.device.frames, heard.frames, heard.lines, heard.exits) == (2, [1, 2], 1, [3])
+    bench = Bench()
+    bench.device.write(PORT_FRAME, 4, 1)
+    bench.device.write(PORT_FRAME, 4, 2)
+    bench.device.write(PORT_WAKE, 1, 0)
+    bench.device.write(PORT_EXIT, 1, 3)
+    assert (bench.device.frames, bench.frames, bench.lines, bench.exits) == (2, [1, 2], 1, [3])
 
 
 def test_text_port_can_be_detected() -> None:
-    assert Heard().device.read(PORT_DEBUG_TEXT, 1) == 0xE9
+    assert Bench().device.read(PORT_DEBUG_TEXT, 1) == 0xE9
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -86,9 +86,9 @@ def test_random_writes_are_harmless(
 ) -> None:
     caplog.set_level(logging.INFO, "vramtap")
     caplog.clear()
-    heard = Heard()
+    bench = Bench()
     for port, size, value in writes:
-        heard.device.write(port, size, value & (1 << 8 * size) - 1)
-        heard.device.read(port, size)
+        bench.device.write(port, size, value & (1 << 8 * size) - 1)
+        bench.device.read(port, size)
     assert all(message.isprintable() for message in caplog.messages)
-    assert all(0 <= status <= 255 for status in heard.exits)
+    assert all(0 <= status <= 255 for status in bench.exits)

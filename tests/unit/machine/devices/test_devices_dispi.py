@@ -1,4 +1,4 @@
-"""The display's registers, as a guest sets and reads them."""
+"""DispiDevice: the display's registers, set and read by a guest."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MEMORY = GuestMemory()
 
 
 class Guest:
-    """What a guest does with the two ports."""
+    """A guest that uses the two ports."""
 
     def __init__(self) -> None:
         self.changes = 0
@@ -126,7 +126,7 @@ def test_on_change_is_called_only_if_the_scanout_may_change() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "got"),
+    ("wanted", "adjusted"),
     [
         ((1023, 768, 32), (1016, 768, 32)),
         ((0, 0, 0), (8, 1, 8)),
@@ -136,10 +136,12 @@ def test_on_change_is_called_only_if_the_scanout_may_change() -> None:
         ((4096, 2000, 32), (4096, 1024, 32)),
     ],
 )
-def test_mode_that_does_not_fit_is_adjusted(asked: tuple[int, int, int], got: tuple[int, int, int]) -> None:
+def test_mode_that_does_not_fit_is_adjusted(
+    wanted: tuple[int, int, int], adjusted: tuple[int, int, int]
+) -> None:
     guest = Guest()
-    guest.mode(*asked)
-    assert (guest.get(XRES), guest.get(YRES), guest.get(BPP)) == got
+    guest.mode(*wanted)
+    assert (guest.get(XRES), guest.get(YRES), guest.get(BPP)) == adjusted
 
 
 def test_offset_that_does_not_fit_becomes_zero() -> None:
@@ -180,12 +182,12 @@ def test_accesses_of_other_sizes_have_no_effect() -> None:
 def test_registers_stay_valid_after_random_writes(writes: list[tuple[int, int]]) -> None:
     guest = Guest()
     for index, value in writes:
-        # Clearing 16 MiB each time would take the test minutes.
+        # Without NOCLEARMEM, clearing 16 MiB each time would take minutes.
         guest.set(index, value | NOCLEARMEM if index == ENABLE else value)
     words = guest.device.words()
     assert all(0 <= word <= 0xFFFF for word in words)
     assert 0 <= guest.get(BANK) < 256
     if words[ENABLE] & ENABLED:
-        # A mode of 8 bits a pixel or 15 is none that is linear; every other one is in bounds.
+        # Modes of 8 or 15 bits a pixel are not linear. Every other mode is within the video RAM.
         linear = words[BPP] in (16, 24, 32)
         assert (Dispi.from_words(words).mode(VRAM_BYTES) is not None) == linear

@@ -1,4 +1,4 @@
-"""The PCI bus, as a guest looks for its display."""
+"""PciDevice: a guest finds and sizes the display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keyboard and mouse, as a guest without a driver of ours meets them."""
+"""Ps2Device: keyboard and mouse by the rules of the hardware."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vramtap.machine.layout import PORT_PS2_DATA, PORT_PS2_STATUS
 
 
 class Guest:
-    """A controller, and what a guest does with it."""
+    """A guest that uses the controller."""
 
     def __init__(self, *, mouse: bool = False) -> None:
         self.raised = 0
@@ -37,7 +37,7 @@ class Guest:
         return self.device.read(PORT_PS2_STATUS, 1)
 
     def drain(self) -> tuple[list[int], list[int]]:
-        """Everything that waits: the keyboard's and the controller's, the mouse's."""
+        """Read all bytes: those of keyboard and controller, and those of the mouse."""
         both: tuple[list[int], list[int]] = ([], [])
         while (status := self.status) & STATUS_OUTPUT:
             both[bool(status & STATUS_MOUSE)].append(self.device.read(PORT_PS2_DATA, 1))
@@ -45,7 +45,7 @@ class Guest:
         return both
 
     def command(self, *values: int) -> list[int]:
-        """A controller command with its bytes; returns what it answers."""
+        """Send a controller command with its bytes, and return the answer."""
         self.device.write(PORT_PS2_STATUS, 1, values[0])
         for value in values[1:]:
             self.device.write(PORT_PS2_DATA, 1, value)
@@ -63,13 +63,13 @@ class Guest:
         return self.drain()[1]
 
     def packets(self, size: int = 3) -> list[tuple[int, int, int, int]]:
-        """What the mouse has to say: buttons, right, down, notches."""
+        """Read the mouse's packets: buttons, right, down, notches."""
         data = self.drain()[1]
         assert len(data) % size == 0
         found = []
         for start in range(0, len(data), size):
             head, dx, dy = data[start : start + 3]
-            assert head & 0xC8 == 0x08, "bit 3 is set, nothing overflows"
+            assert head & 0xC8 == 0x08, "bit 3 set, no overflow"
             dx -= (head & 0x10) << 4
             dy -= (head & 0x20) << 3
             dz = data[start + 3] if size == 4 else 0
@@ -374,7 +374,7 @@ def test_random_traffic_keeps_answers_valid_and_queues_limited(
             guest.device.home(first, second)
     keyboard, mouse = guest.drain()
     assert len(keyboard) + len(mouse) < 100_000
-    # A reset puts everything right again, whatever came before.
+    # After a reset the devices work as at the start.
     guest.command(0x60, 0x47)
     guest.to_mouse(0xFF)
     assert guest.to_keyboard(0xFF) == [0xFA, 0xAA]

@@ -1,4 +1,4 @@
-"""The real-time clock under a clock of the test's own."""
+"""RtcDevice, with time controlled by the test."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RATES = {3: 8192, 6: 1024, 10: 64, 15: 2, 1: 256, 2: 128}
 
 
 class Guest:
-    """A clock, and what a guest does with it."""
+    """A guest that uses the clock."""
 
     def __init__(self, wall_s: float = 1_800_000_000.25) -> None:
         self.now_ns = 12_345
@@ -62,7 +62,7 @@ class Guest:
         self.device.write(PORT_RTC_DATA, 1, value)
 
     def sleep(self) -> int:
-        """Until the clock is due; returns for how long."""
+        """Sleep until the clock is due, and return for how long."""
         due = self.device.due_ns()
         assert due != NEVER_NS
         slept = due - self.now_ns
@@ -136,7 +136,7 @@ def test_missed_periods_are_one_flag() -> None:
     guest.set(REG_A, 0x2A)
     guest.set(REG_B, PIE | HOURS_24)
     guest.sleep()
-    assert guest.device.due_ns() == NEVER_NS, "nothing more is told until the flag is read"
+    assert guest.device.due_ns() == NEVER_NS, "no further event until the flag is read"
     guest.pass_ns(10 * SECOND_NS)
     guest.device.tick(guest.now_ns)
     assert guest.raised == 1
@@ -176,7 +176,7 @@ def test_each_new_second_raises_the_line() -> None:
     guest.get(REG_C)
     guest.set(REG_B, SET | UIE)
     assert guest.device.due_ns() == NEVER_NS
-    assert guest.get(REG_B) == SET, "setting the time takes the wish for its changes away"
+    assert guest.get(REG_B) == SET, "SET clears UIE"
 
 
 def test_rate_zero_has_no_periods() -> None:

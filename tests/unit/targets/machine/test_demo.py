@@ -1,4 +1,4 @@
-"""`demo:` URLs, and the machine behind them."""
+"""DemoTarget: `demo:` URLs, and the VM behind them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_parameters_become_the_guests_command_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "message"),
     [
         ("workload=video-windw", r"workload=video-windw is not known \(did you mean video-window\?"),
         ("workload=x%20fault=ud", r"is not known \(known: desktop"),
@@ -49,8 +49,8 @@ def test_parameters_become_the_guests_command_line() -> None:
         ("wrkload=x", r"'wrkload' is not a parameter of demo: \(did you mean workload\?"),
     ],
 )
-def test_invalid_parameters_are_refused(query: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_invalid_parameters_are_refused(query: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         open_target(f"demo:?{query}")
 
 

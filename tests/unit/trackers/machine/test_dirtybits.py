@@ -72,12 +72,12 @@ def test_pages_outside_the_window_are_kept(guest: PagedGuest, tracker: DirtyBits
     assert tracker.collect() == PageRuns([(1, 2)])
 
 
-# The CPU, and leaving
+# The CPU, starting and stopping
 
 
 class NeverFlushes(SoftCpu):
     def flush_tlb(self) -> None:
-        """The fault."""
+        """Forgets to flush, which is the fault to detect."""
 
 
 @pytest.mark.parametrize("flushes", [True, False])
@@ -102,13 +102,13 @@ def test_non_atomic_clear_needs_a_stopped_cpu(
     guest = PagedGuest()
     there = guest.tables.entry(SCREEN + 3 * FRAME)
 
-    def goes_on() -> None:
+    def run_on() -> None:
         if not guest.cpu.stopped:
             guest.draw(3)
             if does == "unmaps":
                 guest.unmap(SCREEN + 3 * FRAME)
 
-    tracker = InTwoSteps(goes_on)
+    tracker = InTwoSteps(run_on)
     tracker.start(guest.extent)
     tracker.collect()
     guest.draw(1)
@@ -119,14 +119,14 @@ def test_non_atomic_clear_needs_a_stopped_cpu(
             patch.setattr(guest.cpu, "registers", lambda: Registers(0, 0, 0, guest.cpu.cr3))
         assert tracker.collect() == PageRuns([(1, 2)])
     if stops:
-        goes_on()
+        run_on()
         answer = tracker.collect()
         assert answer == PageRuns([(3, 4)]) if does == "draws" else isinstance(answer, AllDirty)
     else:
         answer = tracker.collect()
-        assert (answer == PageRuns()) is (does == "draws"), "page 3 was drawn, and nobody says so"
+        assert (answer == PageRuns()) is (does == "draws"), "page 3 was written, and no answer reports it"
     mapped = bool(int(guest.memory.words(there, 1)[0]) & PRESENT)
-    assert mapped is (does == "draws" or not stops), "what the guest took away is back"
+    assert mapped is (does == "draws" or not stops), "the removed mapping is back"
     tracker.stop()
 
 

@@ -32,7 +32,7 @@ def test_alias_is_all_dirty_until_removed(guest: PagedGuest, tracker: DirtyBitsT
         guest.draw(3)
         guest.draw(0, ALIAS)
         assert tracker.collect() == AllDirty(Reason.ALIASED, "more than one entry maps page 3")
-    assert tracker.walks == walks, "nothing wrote the tables"
+    assert tracker.walks == walks, "the tables did not change"
     guest.unmap(ALIAS)
     assert reason(tracker.collect()) is Reason.ALIASED
     guest.draw(3)
@@ -60,14 +60,14 @@ def test_alias_outside_the_window_is_reported_later(guest: PagedGuest, tracker: 
 
 
 class TrustsTheLastWalk(DirtyBitsTracker):
-    """What must not be done: to take the entries found once for all that there are."""
+    """A wrong tracker: takes the entries of the first walk for all entries."""
 
     def _tables_changed(self, known: KnownTables, words: NDArray[np.uint64], stored: PageRuns) -> bool:
         return False
 
 
-class LooksAtTheTables(DirtyBitsTracker):
-    """Neither must this: to look for aliases in the tables as they are when it is asked."""
+class WalksAtEachScan(DirtyBitsTracker):
+    """Another wrong tracker: searches the tables for aliases at each scan only."""
 
     def _tables_changed(self, known: KnownTables, words: NDArray[np.uint64], stored: PageRuns) -> bool:
         found = mappings(self._machine.memory, known.root, self._frame, len(self._pending))
@@ -75,13 +75,13 @@ class LooksAtTheTables(DirtyBitsTracker):
 
 
 @pytest.mark.parametrize("how", ["stays", "comes and goes"])
-@pytest.mark.parametrize("kind", [TrustsTheLastWalk, LooksAtTheTables, DirtyBitsTracker])
+@pytest.mark.parametrize("kind", [TrustsTheLastWalk, WalksAtEachScan, DirtyBitsTracker])
 def test_ignoring_an_alias_loses_pages(kind: type[DirtyBitsTracker], how: str) -> None:
     guest = PagedGuest()
     tracker = kind()
     tracker.start(guest.extent)
     tracker.collect()
-    mine = guest.memory.vram.copy()
+    copy = guest.memory.vram.copy()
     guest.draw(1)
     guest.map(ALIAS, FRAMES + 5 * FRAME)
     guest.draw(0, ALIAS)
@@ -89,10 +89,10 @@ def test_ignoring_an_alias_loses_pages(kind: type[DirtyBitsTracker], how: str) -
         guest.unmap(ALIAS)
     answer = tracker.collect()
     runs = PageRuns.full(PAGES) if isinstance(answer, AllDirty) else answer
-    tracker.read_from.read(runs, mine[OFFSET * FRAME :])
-    lost = not np.array_equal(mine, guest.memory.vram)
-    sees = {DirtyBitsTracker: True, LooksAtTheTables: how == "stays", TrustsTheLastWalk: False}
-    assert lost is not sees[kind]
+    tracker.read_from.read(runs, copy[OFFSET * FRAME :])
+    lost = not np.array_equal(copy, guest.memory.vram)
+    detects = {DirtyBitsTracker: True, WalksAtEachScan: how == "stays", TrustsTheLastWalk: False}
+    assert lost is not detects[kind]
     tracker.stop()
 
 
@@ -102,7 +102,7 @@ def test_alias_in_new_tables_is_detected(guest: PagedGuest, tracker: DirtyBitsTr
     guest.cpu.store(pt, FRAMES + 2 * FRAME | 3)
     guest.cpu.store(pd, pt | 3)
     guest.cpu.store(pdpt, pd | 3)
-    assert tracker.collect() == PageRuns(), "no table yet: data"
+    assert tracker.collect() == PageRuns(), "not a table yet"
     guest.set_entry(other, pdpt | 3, level=4)
     guest.draw(0, other)
     guest.set_entry(other, 0, level=4)
@@ -132,13 +132,13 @@ def test_stale_tlb_mapping_is_flushed(guest: PagedGuest, tracker: DirtyBitsTrack
 
 
 def test_entry_removed_with_its_dirty_bit_is_detected(guest: PagedGuest) -> None:
-    # The last store takes away the entry that it is made through.
+    # The last store removes the entry through which it is made.
     tracker = DirtyBitsTracker()
-    mine = guest.tables.entry(guest.tables.entry(DATA) // FRAME * FRAME)
+    entry = guest.tables.entry(guest.tables.entry(DATA) // FRAME * FRAME)
     tracker.start(guest.extent)
     tracker.collect()
     guest.draw(2)
-    guest.cpu.store(mine, 0)
-    assert not int(guest.memory.words(mine, 1)[0]) & DIRTY
+    guest.cpu.store(entry, 0)
+    assert not int(guest.memory.words(entry, 1)[0]) & DIRTY
     assert reason(tracker.collect()) is Reason.ALIASED
     tracker.stop()

@@ -38,7 +38,7 @@ def test_tables_in_video_ram_are_watched(guest: PagedGuest, tracker: DirtyBitsTr
     assert reason(tracker.collect()) is Reason.ALIASED
     guest.memory.vram[2 * FRAME : 3 * FRAME] = 0
     guest.memory.wrote(2 * FRAME, FRAME)
-    assert reason(tracker.collect()) is Reason.UNMAPPED, "a device has cleared the table"
+    assert reason(tracker.collect()) is Reason.UNMAPPED, "a device cleared the table"
 
 
 def test_table_in_the_extent_stays_in_doubt(guest: PagedGuest, tracker: DirtyBitsTracker) -> None:
@@ -127,7 +127,7 @@ def test_loading_other_tables_is_followed(guest: PagedGuest, tracker: DirtyBitsT
     guest.draw(5)
     assert tracker.collect() == PageRuns([(5, 6)])
     guest.cpu.load_cr3(other.root)
-    assert tracker.collect() == PageRuns(), "flags of CR3 are no other tables"
+    assert tracker.collect() == PageRuns(), "other flags of CR3 do not mean other tables"
 
 
 def test_tables_and_data_in_one_large_page_stay_in_doubt(guest: PagedGuest) -> None:
@@ -141,7 +141,7 @@ def test_tables_and_data_in_one_large_page_stay_in_doubt(guest: PagedGuest) -> N
     for _ in range(3):
         guest.cpu.store(0x30_0000, 7)
         assert reason(tracker.collect()) is Reason.ALIASED
-    assert tracker.collect() == PageRuns(), "it stored nothing"
+    assert tracker.collect() == PageRuns(), "the guest stored nothing"
     tracker.stop()
 
 
@@ -183,7 +183,7 @@ def test_table_outside_memory_is_in_doubt(guest: PagedGuest, tracker: DirtyBitsT
 def test_limit_tables_loaded_between_scans_leave_no_trace(
     guest: PagedGuest, tracker: DirtyBitsTracker
 ) -> None:
-    # A limit that is told; not what anybody wants.
+    # A documented limit, not a wanted behaviour.
     other = Tables(guest.memory, 0x20_0000)
     other.map(SCREEN, FRAMES, PAGES)
     guest.cpu.load_cr3(other.root)
@@ -195,8 +195,8 @@ def test_limit_tables_loaded_between_scans_leave_no_trace(
 def test_limit_guest_that_clears_its_dirty_bits_leaves_no_trace(
     guest: PagedGuest, tracker: DirtyBitsTracker
 ) -> None:
-    # A limit too: the last store into a table clears the dirty bit of the entry it is made through, while
-    # the TLB remembers it as set.
+    # Another documented limit: the last store into a table clears the dirty bit of the entry through which it
+    # is made, while the TLB remembers the bit as set.
     table = guest.tables.entry(SCREEN) // FRAME * FRAME
     through = guest.tables.entry(table)
     above = guest.tables.entry(through)

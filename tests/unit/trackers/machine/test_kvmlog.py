@@ -1,4 +1,4 @@
-"""What only `kvmlog` must do; the contract is held in tests/contract."""
+"""Tracker `kvmlog`: behaviour beyond the contract, which tests/contract checks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BASE = FIRST_PAGE * PAGE_SIZE
 
 
 class CountedMachine(TinyMachine):
-    """Counts how often it is paused, and may have ended."""
+    """Counts how often it is paused, and can pretend to have ended."""
 
     pauses = 0
     ended = False
@@ -180,12 +180,12 @@ def test_full_ring_reports_all_pages_or_all_dirty(storm: int) -> None:
         tracker.stop()
 
 
-# Waiting for the first write
+# Waking
 
 
 @contextmanager
 def waiting(tracker: KvmLogTracker) -> Iterator[Callable[[], bool]]:
-    """Whether it has called back within ten seconds."""
+    """Yield a function that returns whether the callback came within ten seconds."""
     called = threading.Event()
     waker = tracker.wake(called.set)
     assert waker is not None
@@ -246,23 +246,23 @@ def test_poll_neither_clears_the_log_nor_stops_the_guest(
     armed: Armed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker, machine = armed
-    questions: list[Callable[[], bool]] = []
+    polls: list[Callable[[], bool]] = []
 
     class Watch:
-        def __init__(self, question: Callable[[], bool], answer: Callable[[], None]) -> None:
-            questions.append(question)
+        def __init__(self, poll: Callable[[], bool], callback: Callable[[], None]) -> None:
+            polls.append(poll)
 
     monkeypatch.setattr("vramtap.trackers.machine.kvmlog.IdleWatch", Watch)
     tracker.wake(lambda: None)
-    (question,) = questions
+    (poll,) = polls
     before = machine.pauses
-    assert not question()
+    assert not poll()
     machine.store(BASE, 1)
-    assert question()
-    assert question()
+    assert poll()
+    assert poll()
     assert machine.pauses == before
     assert tracker.collect() == PageRuns([(0, 1)])
-    assert not question()
+    assert not poll()
 
 
 def test_wake_is_none_if_no_thread_starts(armed: Armed, monkeypatch: pytest.MonkeyPatch) -> None:
