@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from support.pictures import picture, pixel_formats
 from support.rfb_client import vnc_response
+from support.rfb_input import buffered_bytes
 from support.synthetic_tap import RecordingInput, SyntheticTap
 from vramtap.errors import ProtocolError
 from vramtap.rfb.connection import ServerConnection
@@ -60,10 +61,10 @@ def feed(rfb: ServerConnection, data: bytes, piece: int) -> bool:
             rfb.receive(data[at : at + piece])
         except ProtocolError:
             assert rfb.failed
-            assert rfb.buffered_bytes == 0
+            assert buffered_bytes(rfb) == 0
             assert rfb.receive(data) == []
             return False
-        assert rfb.buffered_bytes <= MOST_BUFFERED
+        assert buffered_bytes(rfb) <= MOST_BUFFERED
         assert len(rfb.data_to_send()) < 4096
     return True
 
@@ -84,10 +85,10 @@ def test_random_bytes_after_it(data: bytes, piece: int) -> None:
 def test_valid_conversations_are_taken_whole(data: bytes, piece: int) -> None:
     rfb = ServerConnection("name", 64, 48, "secret", CHALLENGE)
     assert feed(rfb, GREETING_WITH_PASSWORD + data, piece)
-    assert rfb.buffered_bytes == 0
+    assert buffered_bytes(rfb) == 0
     # Whatever was negotiated, an update can be made of it.
     rfb.resize(80, 20)
-    for update in (rfb.notice(), rfb.begin_update((), ())):
+    for update in (rfb.size_update(), rfb.begin_update((), ())):
         if update is not None:
             assert sum(map(len, UpdateEncoder().encode(update))) < 4096
 
@@ -126,7 +127,7 @@ def test_a_flood_of_anything_leaves_memory_as_it_was(message: bytes, flood_bytes
         for _ in range(0, flood_bytes, len(zeros)):
             # After the head of a long text it is text, whatever it is.
             rfb.receive(zeros if flood_bytes > 2 << 20 else flood)
-            assert rfb.buffered_bytes <= MOST_BUFFERED
+            assert buffered_bytes(rfb) <= MOST_BUFFERED
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

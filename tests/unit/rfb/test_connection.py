@@ -12,7 +12,7 @@ from vramtap.display.region import Rect
 from vramtap.rfb.connection import ClientEncodings, ServerConnection
 from vramtap.rfb.encodings.base import EncodeOptions
 from vramtap.rfb.formats import NATIVE, WireFormat
-from vramtap.rfb.updates import PixelRect, Update, UpdateEncoder
+from vramtap.rfb.updates import FramebufferUpdate, PixelRect, UpdateEncoder
 from vramtap.rfb.wire import Encoding
 
 WHOLE = bytes.fromhex("0000 0000 ffff ffff")
@@ -32,7 +32,7 @@ def set_encodings(*numbers: int) -> bytes:
     return struct.pack(f">BxH{len(numbers)}i", 2, len(numbers), *numbers)
 
 
-def sent(update: Update | None) -> bytes:
+def sent(update: FramebufferUpdate | None) -> bytes:
     assert update is not None
     return b"".join(UpdateEncoder().encode(update))
 
@@ -102,73 +102,73 @@ def test_moves_and_pixels_in_one_update() -> None:
 
 def test_scancodes_are_offered_once_to_a_client_that_can_send_them() -> None:
     rfb = connected(0, -258)
-    assert rfb.owes_extension_notice
+    assert rfb.key_rect_due
     assert sent(rfb.begin_update((), ())) == bytes.fromhex("00 00 0001 0000 0000 0000 0000 fffffefe")
     rfb.receive(set_encodings(0, -258))
-    assert not rfb.owes_extension_notice
+    assert not rfb.key_rect_due
     assert sent(rfb.begin_update((), ())) == bytes(4)
 
 
 def test_a_new_size_goes_out_alone_as_desktop_size() -> None:
     rfb = connected(0, -223)
     assert rfb.resize(640, 480)
-    assert rfb.notice() is None
+    assert rfb.size_update() is None
     assert rfb.resize(800, 600)
     assert rfb.resize(1024, 768)
     assert (rfb.width, rfb.height) == (1024, 768)
-    assert sent(rfb.notice()) == bytes.fromhex("00 00 0001 0000 0000 0400 0300 ffffff21")
-    assert rfb.notice() is None
+    assert sent(rfb.size_update()) == bytes.fromhex("00 00 0001 0000 0000 0400 0300 ffffff21")
+    assert rfb.size_update() is None
 
 
 def test_the_extended_form_is_preferred() -> None:
     rfb = connected(0, -223, -308)
     assert rfb.resize(800, 600)
-    assert not rfb.is_urgent
-    assert sent(rfb.notice()) == layout(0, 0, 800, 600)
-    assert rfb.notice() is None
+    assert not rfb.size_update_is_urgent
+    assert sent(rfb.size_update()) == layout(0, 0, 800, 600)
+    assert rfb.size_update() is None
 
 
 def test_who_can_follow_no_size_keeps_its_own() -> None:
     rfb = connected(0)
     assert not rfb.resize(800, 600)
     assert (rfb.width, rfb.height) == (640, 480)
-    assert rfb.notice() is None
+    assert rfb.size_update() is None
     assert rfb.resize(640, 480)
 
 
 def test_the_layout_answers_a_request_afresh_but_not_for_ever() -> None:
     rfb = connected(0, -308)
     rfb.receive(ASK_ALL)
-    assert sent(rfb.notice()) == layout(0, 0, 640, 480)
+    assert sent(rfb.size_update()) == layout(0, 0, 640, 480)
     rfb.receive(ASK_ALL)
-    assert rfb.notice() is None
+    assert rfb.size_update() is None
     rfb.begin_update((), ())
     rfb.receive(ASK_MORE)
-    assert rfb.notice() is None
+    assert rfb.size_update() is None
     rfb.receive(ASK_ALL)
-    assert sent(rfb.notice()) == layout(0, 0, 640, 480)
+    assert sent(rfb.size_update()) == layout(0, 0, 640, 480)
 
 
 def test_another_size_is_refused_at_once_and_only_once() -> None:
     rfb = connected(0, -308)
     rfb.receive(ASK_ALL + bytes.fromhex("fb 00 0400 0300 00 00") * 1000)
-    assert rfb.is_urgent
-    assert sent(rfb.notice()) == layout(1, 1, 640, 480)
-    assert rfb.notice() is None
-    assert not rfb.is_urgent
+    assert rfb.size_update_is_urgent
+    assert sent(rfb.size_update()) == layout(1, 1, 640, 480)
+    assert rfb.size_update() is None
+    assert not rfb.size_update_is_urgent
 
 
 def test_a_refusal_that_is_owed_carries_the_newest_size() -> None:
     rfb = connected(0, -308)
     rfb.receive(bytes.fromhex("fb 00 0400 0300 00 00"))
     rfb.resize(800, 600)
-    assert sent(rfb.notice()) == layout(1, 1, 800, 600)
+    assert sent(rfb.size_update()) == layout(1, 1, 800, 600)
 
 
 def test_who_did_not_ask_for_layouts_gets_none() -> None:
     rfb = connected(0, -223)
     rfb.receive(ASK_ALL + bytes.fromhex("fb 00 0400 0300 00 00"))
-    assert rfb.notice() is None
+    assert rfb.size_update() is None
 
 
 def test_nothing_is_left_in_the_handshakes_outbox() -> None:

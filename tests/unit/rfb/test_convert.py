@@ -49,7 +49,7 @@ def wire(wanted: PixelFormat) -> WireFormat:
 )
 def test_the_bytes_of_one_colour(wanted: WireFormat, pixel: str, cpixel: str, tpixel: str) -> None:
     convert = Converter(wanted)
-    work = convert.work(ORANGE)
+    work = convert.working(ORANGE)
     assert convert.pixels(work).tobytes().hex() == pixel
     assert convert.cpixels(work).tobytes().hex() == cpixel
     assert convert.tpixels(work).tobytes().hex() == tpixel
@@ -59,7 +59,7 @@ def test_the_bytes_of_one_colour(wanted: WireFormat, pixel: str, cpixel: str, tp
 @given(pictures(40), pixel_formats())
 def test_any_picture_in_any_format(pixels: Pixels, wanted: PixelFormat) -> None:
     convert = converter(wire(wanted))
-    work = convert.work(pixels)
+    work = convert.working(pixels)
     expected = expected_values(pixels, wanted)
     assert np.array_equal(wanted.pixels(convert.pixels(work).tobytes()).reshape(pixels.shape), expected)
     assert np.array_equal(wanted.cpixels(convert.cpixels(work).tobytes()).reshape(pixels.shape), expected)
@@ -69,7 +69,7 @@ def test_any_picture_in_any_format(pixels: Pixels, wanted: PixelFormat) -> None:
 @given(pictures(40), pixel_formats())
 def test_part_of_a_picture_is_converted_like_the_whole(pixels: Pixels, wanted: PixelFormat) -> None:
     convert = converter(wire(wanted))
-    work = convert.work(pixels)
+    work = convert.working(pixels)
     rows, columns = slice(pixels.shape[0] // 3, None), slice(pixels.shape[1] // 2, None)
     for make in (convert.pixels, convert.cpixels, convert.tpixels):
         assert np.array_equal(make(work[rows, columns]), make(work)[rows, columns])
@@ -79,7 +79,7 @@ def test_our_own_format_is_not_copied() -> None:
     pixels = np.arange(12, dtype=np.uint32).reshape(3, 4)
     convert = converter(NATIVE)
     assert convert.is_copy
-    assert np.shares_memory(np.frombuffer(flat(convert.pixels(convert.work(pixels))), np.uint8), pixels)
+    assert np.shares_memory(np.frombuffer(flat(convert.pixels(convert.working(pixels))), np.uint8), pixels)
 
 
 def test_a_colour_map_says_what_the_indices_mean() -> None:

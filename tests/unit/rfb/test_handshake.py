@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.rfb_client import vnc_response
+from support.rfb_input import buffered_bytes
 from vramtap.errors import ProtocolError
 from vramtap.rfb.connection import ServerConnection
 from vramtap.rfb.events import AuthenticationFailed, ClientInit
@@ -93,7 +94,7 @@ def test_the_wrong_password_does_not(version: bytes, answer: bytes) -> None:
     assert rfb.failed
     assert not rfb.initialised
     assert rfb.receive(b"\1") == []
-    assert rfb.buffered_bytes == 0
+    assert buffered_bytes(rfb) == 0
 
 
 @pytest.mark.parametrize(("password", "chosen"), [(None, 2), ("secret", 1), (None, 0), ("secret", 16)])

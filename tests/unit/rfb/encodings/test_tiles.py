@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.pictures import Pixels, picture, pictures
-from vramtap.rfb.encodings.tiles import TILE, columns_of, index_of, tile_groups
+from vramtap.rfb.encodings.tiles import ZRLE_TILE, columns_of, index_of, tile_groups
 
 
 @given(pictures(200))
@@ -20,8 +20,8 @@ def test_tiles_are_the_rectangle_cut_up_row_by_row(pixels: Pixels) -> None:
         for number, tile, starts, runs in zip(
             group.numbers.tolist(), group.pixels, group.starts, group.runs.tolist(), strict=True
         ):
-            top, left = number // columns * TILE, number % columns * TILE
-            cut = pixels[top : top + TILE, left : left + TILE]
+            top, left = number // columns * ZRLE_TILE, number % columns * ZRLE_TILE
+            cut = pixels[top : top + ZRLE_TILE, left : left + ZRLE_TILE]
             assert cut.shape == (group.height, group.width)
             assert np.array_equal(tile, cut.ravel())
             changes = [True, *(cut.ravel()[1:] != cut.ravel()[:-1]).tolist()]

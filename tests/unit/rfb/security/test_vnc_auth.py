@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vramtap.errors import UsageError
-from vramtap.rfb.security.vnc_auth import check_password, is_right, new_challenge, response_to
+from vramtap.rfb.security.vnc_auth import check_password, expected_response, new_challenge, response_matches
 
 CHALLENGE = bytes(range(16))
 
@@ -19,13 +19,13 @@ CHALLENGE = bytes(range(16))
     ],
 )
 def test_responses_are_those_of_des(password: str, response: str) -> None:
-    assert response_to(CHALLENGE, password).hex() == response
-    assert is_right(CHALLENGE, bytes.fromhex(response), password)
+    assert expected_response(CHALLENGE, password).hex() == response
+    assert response_matches(CHALLENGE, bytes.fromhex(response), password)
 
 
 def test_only_the_right_password_is_right() -> None:
-    assert not is_right(CHALLENGE, response_to(CHALLENGE, "Secret"), "secret")
-    assert not is_right(CHALLENGE, bytes(16), "secret")
+    assert not response_matches(CHALLENGE, expected_response(CHALLENGE, "Secret"), "secret")
+    assert not response_matches(CHALLENGE, bytes(16), "secret")
 
 
 def test_challenges_are_not_repeated() -> None:
