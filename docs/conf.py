@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import commands  # beside this file
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -14,8 +20,7 @@ author = "The vramtap authors"
 project_copyright = author
 release = version = version_of("vramtap")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
-exclude_patterns = ["_build"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 # `code` in a docstring or in the help of a command is code, as in Markdown.
 default_role = "code"
 nitpicky = False
@@ -59,7 +64,14 @@ def _fences_to_directives(
     lines[:] = out
 
 
+def _insert_commands(_app: Sphinx, _page: str, source: list[str]) -> None:
+    """Put the command line's reference where a page wants it."""
+    if commands.PLACE in source[0]:
+        source[0] = source[0].replace(commands.PLACE, commands.as_markdown())
+
+
 def setup(app: Sphinx) -> None:
     """Register the hooks of this file."""
     # Before napoleon, which has the default priority of 500.
     app.connect("autodoc-process-docstring", _fences_to_directives, priority=100)
+    app.connect("source-read", _insert_commands)

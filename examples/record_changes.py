@@ -30,7 +30,9 @@ async def record(target: str, directory: Path, count: int | None) -> None:
             # A copy, since the screen goes on changing while the thread writes.
             pixels = tap.screen.pixels.copy()
             await asyncio.to_thread(write_png, directory / f"{number:05}.png", pixels)
-            print(f"{number:05}.png: {len(damage.rects)} rectangles, {damage.area} pixels changed", flush=True)
+            print(
+                f"{number:05}.png: {len(damage.rects)} rectangles, {damage.area} pixels changed", flush=True
+            )
             if number == count:
                 break
 

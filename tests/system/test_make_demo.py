@@ -22,6 +22,7 @@ from support.testbed.supervise import spawn, stop
 ROOT: Final = Path(__file__).parents[2]
 SOURCES: Final = (
     "Makefile",
+    "constraints.txt",
     "pyproject.toml",
     "hatch_build.py",
     "README.md",
