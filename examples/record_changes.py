@@ -18,10 +18,9 @@ async def record(target: str, directory: Path, count: int | None) -> None:
 
     Args:
         target: As on the command line of vramtap.
-        directory: Gets 00000.png, 00001.png, ...; created if needed.
+        directory: Gets 00000.png, 00001.png, ...
         count: Number of changes to record; None records until the target ends.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     async with vramtap.open(target) as tap:
         write_png(directory / "00000.png", tap.screen.pixels)
         number = 0
@@ -43,4 +42,5 @@ if __name__ == "__main__":
     parser.add_argument("directory", type=Path)
     parser.add_argument("--count", type=int)
     options = parser.parse_args()
+    options.directory.mkdir(parents=True, exist_ok=True)
     asyncio.run(record(options.target, options.directory, options.count))
