@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pytest
 
+from support.random_policy import RandomPolicy
 from support.scribe import KERNEL_BYTE, PAGE, Scribe
 from support.testbed.nobody import NOBODY
 from support.testbed.require import require
@@ -26,7 +27,7 @@ from vramtap.memory.extent import Extent
 from vramtap.memory.own import extent_of
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import NO_PAGES, PageRuns
-from vramtap.policy.decide import LogAlways, RandomPolicy
+from vramtap.policy.decide import LogAlways
 from vramtap.tap.tap import Tap
 from vramtap.trackers.base import AllDirty, Reason
 from vramtap.trackers.userfault.hybrid import HybridTracker
@@ -523,7 +524,7 @@ def test_disarming_leaves_nothing_behind() -> None:
             assert not protected(scribe.pid)
             assert not Path(f"/proc/{watchdog}").exists()
             assert not armed.tracker.armed
-            with pytest.raises(VramtapError, match="not armed"):
+            with pytest.raises(VramtapError, match="not started"):
                 armed.tracker.collect()
             scribe.write(0, 1)
             armed.tracker.stop()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from support.exactness import is_exact
 from vramtap.machine.machine import Machine
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.trackers.base import AllDirty, Tracker
@@ -99,7 +100,7 @@ class Oracle:
             must = changed if watched.tracker.prefers_window else stored
             missed = must.difference(answer)
             assert not missed, f"{watched.name} missed {missed} of {must}"
-            if watched.tracker.precision == "exact":
+            if is_exact(watched.tracker):
                 extra = answer.difference(stored)
                 assert not extra, f"{watched.name} reported {extra} beyond {stored}"
         assert np.array_equal(watched.copy, self.machine.memory.vram), f"{watched.name}: the copy differs"

@@ -67,6 +67,9 @@ def painted(width: int, height: int, rects: list[Rect] | tuple[Rect, ...]) -> ND
 class FakeSpace:
     """Address space in a bytearray. It counts the reads of each page, and can inject read errors."""
 
+    events = None
+    frames = None
+
     def __init__(self, pages: int, filler: random.Random) -> None:
         self.name = "fake"
         self.pid: int | None = None

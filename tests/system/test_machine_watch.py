@@ -13,8 +13,8 @@ from support.machine_code import assemble
 from vramtap.machine.layout import VRAM_BASE
 from vramtap.machine.machine import Machine
 from vramtap.machine.space import guest_space
+from vramtap.machine.watch import MachineWatch
 from vramtap.pages import PageRuns
-from vramtap.trackers.machine.wake import MachineWatch
 from vramtap.trackers.userfault.log import LogTracker
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Watched:
         """Start a watch."""
         self.called = threading.Event()
         space, _ = guest_space(self.machine.extent)
-        self.watch = MachineWatch(space, self._poll, self.called.set, self._interval_s)
+        self.watch = MachineWatch(space.machine, self._poll, self.called.set, self._interval_s)
         self._watching = True
 
     def _poll(self) -> bool:

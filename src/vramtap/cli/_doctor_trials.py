@@ -24,7 +24,7 @@ from vramtap.machine.kvm_probe import probe_kvm
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.policy.decide import RandomPolicy
+from vramtap.policy.decide import ArmAlways
 from vramtap.trackers.base import AllDirty
 from vramtap.trackers.userfault.hybrid import HybridTracker
 from vramtap.trackers.userfault.log import LogTracker
@@ -188,7 +188,7 @@ def _armed() -> Finding:
     remedy = "give the target CAP_SYS_PTRACE, or set vm.unprivileged_userfaultfd=1; until then it is asked"
     with _child() as child:
         tracker, space = (
-            HybridTracker(policy=RandomPolicy(0, turn=0.0, arm=1.0)),
+            HybridTracker(policy=ArmAlways()),
             ProcessSpace(child.process.pid),
         )
         try:

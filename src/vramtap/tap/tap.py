@@ -98,7 +98,7 @@ class Tap(Controls):
             choice = await self._start_tracker()
             self._tracker = choice.tracker
             self.stats.tracker, self.stats.tracker_why = choice.tracker.name, choice.why
-            self.stats.stopped_us = getattr(choice.tracker, "stopped_us", 0.0)
+            self.stats.stopped_us = choice.stopped_us
             self._pipeline = Pipeline(
                 self.target,
                 self._tracker,

@@ -303,7 +303,7 @@ class Planned:
         """See `Policy.step`."""
         look = _look(state)
         if look in self._armed:
-            return _PlannedState(state.open, armed=True, look=look)
+            return _PlannedState(state.unprotected, armed=True, look=look)
         return self._at(look + 1)
 
     def woken(self, state: State, slept_s: float | None = None) -> State:

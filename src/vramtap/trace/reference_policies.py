@@ -49,13 +49,13 @@ class XenTwoSeconds:
         if not isinstance(state, _QuietState):
             raise TypeError(f"{type(state).__name__} is another policy's state")
         if dirty.any():
-            return _QuietState(state.open)
+            return _QuietState(state.unprotected)
         quiet_s = (0.0 if state.armed else state.quiet_s) + self._interval_s
-        return _QuietState(state.open, armed=quiet_s >= XEN_QUIET_S, quiet_s=quiet_s)
+        return _QuietState(state.unprotected, armed=quiet_s >= XEN_QUIET_S, quiet_s=quiet_s)
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
         """See `Policy.woken`."""
-        return _QuietState(state.open)
+        return _QuietState(state.unprotected)
 
 
 class QemuBackOff:
@@ -74,9 +74,9 @@ class QemuBackOff:
     def step(self, state: State, dirty: Counts) -> State:
         """See `Policy.step`."""
         if dirty.any():
-            return State(state.open, rest_s=max(state.rest_s / 2, QEMU_BASE_S))
-        return State(state.open, rest_s=min(state.rest_s + QEMU_MORE_S, QEMU_MOST_S))
+            return State(state.unprotected, rest_s=max(state.rest_s / 2, QEMU_BASE_S))
+        return State(state.unprotected, rest_s=min(state.rest_s + QEMU_MORE_S, QEMU_MOST_S))
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
         """See `Policy.woken`."""
-        return State(state.open, rest_s=QEMU_BASE_S)
+        return State(state.unprotected, rest_s=QEMU_BASE_S)

@@ -179,7 +179,7 @@ def replay(trace: Trace, policy: Policy, costs: Costs, tile_pages: int) -> Repla
             dirty = np.bincount(pages // tile_pages, minlength=len(sizes))
         if missed and quiet:
             first_ns.append(int(at_ns[at] - at_ns[missed[0]]))
-        account.look(state.open, pages, dirty)
+        account.look(state.unprotected, pages, dirty)
         state = policy.step(state, dirty)
         if state.armed:
             account.arm()

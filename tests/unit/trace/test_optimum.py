@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.random_policy import RandomPolicy
 from vramtap.errors import VramtapError
 from vramtap.pages import PageRuns
 from vramtap.policy.costs import REFERENCE, Costs
-from vramtap.policy.decide import CompareAlways, LogAlways, OnlinePolicy, Policy, RandomPolicy
+from vramtap.policy.decide import CompareAlways, LogAlways, OnlinePolicy, Policy
 from vramtap.trace import optimum as module
 from vramtap.trace.optimum import Planned, optimum
 from vramtap.trace.reference_policies import XenTwoSeconds

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.random_policy import RandomPolicy
 from vramtap.pages import PageRuns
 from vramtap.policy.costs import REFERENCE, Costs
-from vramtap.policy.decide import CompareAlways, LogAlways, OnlinePolicy, Parameters, Policy, RandomPolicy
+from vramtap.policy.decide import CompareAlways, LogAlways, OnlinePolicy, Parameters, Policy
 from vramtap.trace.optimum import optimum
 from vramtap.trace.recording import costs_of
 from vramtap.trace.reference_policies import QemuBackOff, XenTwoSeconds
@@ -67,7 +68,7 @@ def _by_hand(written: Sequence[set[int]], policy: Policy, costs: Costs, tile_pag
         guest += costs.fault_us * len(pages & protected)
         protected -= pages
         called = False
-        now = [bool(each) for each in state.open]
+        now = [bool(each) for each in state.unprotected]
         for tile, before, opened in zip(tiles, was, now, strict=True):
             ours += costs.page_us * len(tile if before or opened else tile & pages)
             if not opened:

@@ -29,8 +29,8 @@ ROUNDS, FILLS = 20, 15
 class RangeOfQemu(XenTracker):
     """Broken on purpose: asks for the very range that QEMU asks for."""
 
-    def _follow(self, first: int, last: int) -> None:
-        super()._follow(first, last)
+    def _choose_range(self, first: int, last: int) -> None:
+        super()._choose_range(first, last)
         self._range = first, last
 
 

@@ -70,7 +70,7 @@ class WalksAtEachScan(DirtyBitsTracker):
     """Another wrong tracker: searches the tables for aliases at each scan only."""
 
     def _tables_changed(self, known: KnownTables, words: NDArray[np.uint64], stored: PageRuns) -> bool:
-        found = mappings(self._machine.memory, known.root, self._frame, len(self._pending))
+        found = mappings(self._machine.memory, known.root, self._frame, self._pages)
         return len(found.leaves.entry) != len(known.page)
 
 

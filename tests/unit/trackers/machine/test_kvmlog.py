@@ -143,7 +143,7 @@ def test_collect_after_close_raises_and_stop_succeeds(armed: Armed) -> None:
     with pytest.raises(TargetGone):
         tracker.collect()
     tracker.stop()
-    with pytest.raises(VramtapError, match="not armed"):
+    with pytest.raises(VramtapError, match="not started"):
         tracker.collect()
 
 

@@ -28,6 +28,8 @@ class Space:
     name = "target"
     pid: int | None = 1
     bytes_read = 0
+    events = None
+    frames = None
 
     def read_runs(self, *arguments: object) -> None:
         raise AssertionError("a tracker that reads nothing")
@@ -82,11 +84,11 @@ class Log:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def arm_fetched(self, extent: Extent, fetch: object) -> Fetched:
+    def start_fetched(self, extent: Extent, fetch: object) -> Fetched:
         return Fetched(-1, 0.0, Dog(self.world))  # type: ignore[arg-type]
 
     @property
-    def whole(self) -> bool:
+    def is_mapped(self) -> bool:
         self.world.ask("whole")
         return not self.world.hole
 
@@ -94,16 +96,16 @@ class Log:
     def has_pending(self) -> bool:
         return self.world.unknown is not None or bool(self.world.restored)
 
-    def collect_but(self, left_open: PageRuns, window: object = None) -> PageRuns | AllDirty:
+    def collect(self, window: object = None, *, exclude: PageRuns) -> PageRuns | AllDirty:
         self.world.ask("collect")
         if self.world.unknown is not None:
-            return self.pending()
-        found = self.world.written.difference(left_open).union(self.world.restored)
-        self.world.written = self.world.written.intersection(left_open)
+            return self.take_pending()
+        found = self.world.written.difference(exclude).union(self.world.restored)
+        self.world.written = self.world.written.intersection(exclude)
         self.world.restored = NO_PAGES
         return found
 
-    def pending(self, window: object = None) -> PageRuns | AllDirty:
+    def take_pending(self, window: object = None) -> PageRuns | AllDirty:
         unknown, self.world.unknown = self.world.unknown, None
         if unknown is not None:
             return unknown
@@ -430,7 +432,7 @@ def test_open_tiles_are_reported_unasked_and_judged_by_what_is_learned(
 ) -> None:
     policy.opens(1)
     assert tracker.collect() == NO_PAGES
-    assert tracker.left_open == PageRuns([(4, 8)])
+    assert tracker.unprotected == PageRuns([(4, 8)])
     assert not tracker.wants_feedback
     policy.seen.clear()
     world.written = PageRuns([(0, 2), (5, 6)])
@@ -469,7 +471,7 @@ def test_a_tile_that_was_closed_is_reported_as_written_but_not_counted(
     tracker.collect()
     policy.opens()
     tracker.feedback(NO_PAGES)
-    assert tracker.left_open == NO_PAGES
+    assert tracker.unprotected == NO_PAGES
     policy.seen.clear()
     world.written = world.written.union(PageRuns([(9, 10)]))
     assert tracker.collect() == PageRuns([(4, 8), (9, 10)])
@@ -498,7 +500,7 @@ def test_armed_together_with_a_tile_opened_the_waking_closes_it(
     assert tracker.collect() == NO_PAGES
     world.fired = True
     assert tracker.collect() == AllDirty(Reason.WOKEN)
-    assert tracker.left_open == NO_PAGES
+    assert tracker.unprotected == NO_PAGES
 
 
 # Waiting
@@ -528,11 +530,11 @@ def test_disarmed_it_has_let_go_of_all(tracker: HybridTracker, world: World, pol
     assert world.since() == ["close", "disarm"]
     assert not tracker.armed
     assert not tracker.wants_feedback
-    assert tracker.left_open == NO_PAGES
+    assert tracker.unprotected == NO_PAGES
     assert tracker.watchdog_pid is None
 
 
 def test_costs_are_known_once_it_is_armed(tracker: HybridTracker) -> None:
     assert tracker.costs == COSTS
-    with pytest.raises(VramtapError, match="not armed"):
+    with pytest.raises(VramtapError, match="not started"):
         HybridTracker().costs  # noqa: B018 - asking is the test

@@ -16,8 +16,8 @@ from support.soft_mmu import SoftMachine
 from vramtap.errors import KernelError
 from vramtap.machine.memory import GuestMemory
 from vramtap.machine.space import GuestSpace
+from vramtap.machine.watch import MachineWatch
 from vramtap.pages import PAGE_SIZE
-from vramtap.trackers.machine.wake import MachineWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ class Guest:
         self.runs.end(halted=True)
 
     def watch(self, callback: Callable[[], None], interval_s: float = NEVER_S) -> MachineWatch:
-        return MachineWatch(self.space, self.poll, callback, interval_s)
+        return MachineWatch(self.machine, self.poll, callback, interval_s)
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +146,7 @@ def test_store_in_an_endless_run_is_reported(runs_before: bool) -> None:
 
     if runs_before:
         guest.runs.begin()
-    watch = MachineWatch(guest.space, poll, called.set, SOON_S)
+    watch = MachineWatch(guest.machine, poll, called.set, SOON_S)
     if not runs_before:
         guest.runs.begin()
     assert polled.wait(60), "polls again during the run"
@@ -207,7 +207,7 @@ def test_store_during_the_first_poll_is_reported() -> None:
             assert stored.wait(60)
         return seen
 
-    watch = MachineWatch(guest.space, poll, called.set, NEVER_S)
+    watch = MachineWatch(guest.machine, poll, called.set, NEVER_S)
     machine.join(60)
     assert called.is_set()
     watch.cancel()
@@ -238,7 +238,7 @@ def test_cancel_waits_for_a_poll_under_way() -> None:
             assert go_on.wait(60)
         return guest.written
 
-    watch = MachineWatch(guest.space, poll, lambda: called.append(ended.is_set()), NEVER_S)
+    watch = MachineWatch(guest.machine, poll, lambda: called.append(ended.is_set()), NEVER_S)
     machine = threading.Thread(target=lambda: guest.run(storing=True))
     machine.start()
     assert polling.wait(60)
