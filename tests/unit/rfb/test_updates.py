@@ -1,4 +1,4 @@
-"""UpdateEncoder: one update at a time, in messages whose rectangles can be counted."""
+"""Tests of FramebufferUpdate and UpdateEncoder."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 BLACK = PixelRect(Rect(0, 0, 4, 4), np.zeros((4, 4), np.uint32))
 
 
-def test_an_update_of_nothing_is_a_message_of_no_rectangles() -> None:
+def test_an_empty_update_is_a_message_without_rectangles() -> None:
     assert b"".join(UpdateEncoder().encode(FramebufferUpdate(EncodeOptions(), Encoding.ZRLE))) == bytes(4)
 
 
-def test_more_rectangles_than_a_message_counts_go_into_two() -> None:
+def test_too_many_rectangles_for_one_message_go_into_two() -> None:
     moves = tuple(Move(Rect(0, 0, 1, 1), 1, 1) for _ in range(70_000))
     data = b"".join(UpdateEncoder().encode(FramebufferUpdate(EncodeOptions(), Encoding.RAW, moves=moves)))
     assert struct.unpack(">BxH", data[:4]) == (0, 65535)
@@ -35,7 +35,7 @@ def test_more_rectangles_than_a_message_counts_go_into_two() -> None:
     assert len(data) == 8 + 16 * 70_000
 
 
-def test_what_goes_ahead_goes_ahead_once() -> None:
+def test_preceding_messages_are_sent_once() -> None:
     encoder = UpdateEncoder()
     assert b"".join(
         encoder.encode(FramebufferUpdate(EncodeOptions(), Encoding.RAW, preceding=b"ahead"))
@@ -54,22 +54,22 @@ def test_what_goes_ahead_goes_ahead_once() -> None:
         (FramebufferUpdate(EncodeOptions(), Encoding.ZRLE, pixel_rects=(BLACK,)), False),
     ],
 )
-def test_light_is_what_looks_at_no_pixel(update: FramebufferUpdate, light: bool) -> None:
+def test_an_update_is_cheap_if_no_pixel_is_converted(update: FramebufferUpdate, light: bool) -> None:
     assert update.is_cheap is light
     assert update.area == 16 * len(update.pixel_rects)
 
 
-def test_streams_are_kept_when_the_encoding_changes_and_comes_back() -> None:
+def test_streams_survive_a_change_to_another_encoding_and_back() -> None:
     encoder = UpdateEncoder()
     zrle = FramebufferUpdate(EncodeOptions(), Encoding.ZRLE, pixel_rects=(BLACK,))
-    # A zlib stream begins with its header (RFC 1950: 0x78), once.
+    # A zlib stream has one header, at its start (RFC 1950: 0x78).
     first = b"".join(encoder.encode(zrle))
     assert first[20] == 0x78
     encoder.encode(FramebufferUpdate(EncodeOptions(), Encoding.RAW, pixel_rects=(BLACK,)))
     assert b"".join(encoder.encode(zrle))[20] != 0x78
 
 
-def test_two_updates_at_once_are_a_defect_that_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_updates_at_once_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     entered, leave = threading.Event(), threading.Event()
 
     class Slow:

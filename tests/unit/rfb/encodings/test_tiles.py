@@ -1,4 +1,4 @@
-"""Tiles: every pixel in one, in the order ZRLE wants, with its runs and colours."""
+"""Tests of the 64-pixel tiles: their order, runs and palettes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vramtap.rfb.encodings.tiles import ZRLE_TILE, columns_of, index_of, tile_gr
 
 
 @given(pictures(200))
-def test_tiles_are_the_rectangle_cut_up_row_by_row(pixels: Pixels) -> None:
+def test_tile_groups_hold_each_tile_once_in_order(pixels: Pixels) -> None:
     height, width = pixels.shape
     columns = columns_of(width)
     seen = []
@@ -32,7 +32,7 @@ def test_tiles_are_the_rectangle_cut_up_row_by_row(pixels: Pixels) -> None:
 
 
 @given(pictures(130), st.integers(1, 256))
-def test_palettes_are_the_colours_unless_they_are_too_many(pixels: Pixels, limit: int) -> None:
+def test_palettes_hold_the_colours_or_none_above_the_limit(pixels: Pixels, limit: int) -> None:
     for group in tile_groups(pixels):
         for tile, palette in zip(group.pixels, group.palettes(limit), strict=True):
             colours = np.unique(tile)
@@ -44,7 +44,7 @@ def test_palettes_are_the_colours_unless_they_are_too_many(pixels: Pixels, limit
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
-def test_indices_lead_back_to_the_values(dtype: type[np.unsignedinteger]) -> None:
+def test_indices_into_the_palette_give_the_values(dtype: type[np.unsignedinteger]) -> None:
     values = picture("many", 60, 60).astype(dtype)
     palette = np.unique(values)
     assert np.array_equal(palette[index_of(palette, values)], values)
