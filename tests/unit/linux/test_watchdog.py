@@ -44,7 +44,7 @@ class Bench:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.signals = Signals.make()
+        self.signals = Signals.create()
         ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.process = Process()
         self.guard = Userfaultfd(reader, "nobody")
@@ -91,7 +91,7 @@ class Bench:
         poller.register(self.signals.descriptors[1], select.POLLIN)
         while self.signals.done < number:
             assert poller.poll(WAIT_S * 1000)
-            self.signals.hush()
+            self.signals.drain()
 
 
 class Process:
@@ -352,7 +352,7 @@ def test_one_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> Non
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reader, writer = os.pipe2(os.O_NONBLOCK)
     with subprocess.Popen(["sleep", "inf"]) as process:
-        Watchdog(Userfaultfd(reader, "nobody"), Signals.make(), ours, cast("Any", process)).close()
+        Watchdog(Userfaultfd(reader, "nobody"), Signals.create(), ours, cast("Any", process)).close()
         assert process.returncode is not None
     theirs.close()
     os.close(writer)
@@ -362,7 +362,7 @@ def test_one_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_counters_are_shared_by_descriptor() -> None:
-    ours = Signals.make()
+    ours = Signals.create()
     theirs = Signals(*(os.dup(fd) for fd in ours.descriptors))
     assert (ours.begun, ours.released, ours.done, ours.taken) == (0, 0, 0, 0)
     theirs.begin()
@@ -373,9 +373,9 @@ def test_the_counters_are_shared_by_descriptor() -> None:
     ours.take()
     assert (theirs.begun, theirs.released, theirs.done, theirs.taken) == (2, 1, 1, 2)
     assert _readable(ours.descriptors[1])
-    ours.hush()
+    ours.drain()
     assert not _readable(ours.descriptors[1])
-    ours.hush()
+    ours.drain()
     ours.close()
     theirs.close()
 
@@ -389,7 +389,7 @@ def test_signals_leave_no_descriptor_where_one_is_missing() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + room - 1, hard))
         try:
             with pytest.raises(OSError, match="Too many open files"):
-                Signals.make()
+                Signals.create()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert set(os.listdir("/proc/self/fd")) == before

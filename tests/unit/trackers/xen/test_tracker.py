@@ -475,7 +475,7 @@ def test_handles_are_given_back_even_if_stopping_fails(make: Make) -> None:
 def test_a_second_tap_of_a_domain_is_refused(make: Make) -> None:
     domain = make()
     first = domain.tracker()
-    with pytest.raises(Refused, match="claim the log of domain a: another vramtap has it"):
+    with pytest.raises(Refused, match="lock the log of domain a: another vramtap holds it"):
         domain.tracker()
     assert domain.xen.handles["devicemodel"] == 1
     first.stop()
@@ -510,7 +510,7 @@ def test_a_domains_memory_gets_it(make: Make, name: str) -> None:
     if name == "auto":
         other = choose(name, domain.extent)
         assert other.tracker.name == "compare"
-        assert other.why.startswith("the hypervisor's log refused: claim the log of domain a")
+        assert other.why.startswith("the hypervisor's log refused: lock the log of domain a")
         other.tracker.stop()
     else:
         with pytest.raises(Refused):
