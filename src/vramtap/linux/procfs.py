@@ -148,7 +148,7 @@ def exe(pid: int) -> str:
 
 
 def status_field(pid: int, name: str) -> str | None:
-    """Return a field of /proc/PID/status (`TracerPid`, `Seccomp`, `State`); None if the kernel has no such."""
+    """Return a field of /proc/PID/status (`TracerPid`, `Seccomp`, `State`); None if it is absent."""
     for line in _lines(pid, "status"):
         key, _, value = line.partition(":")
         if key == name:

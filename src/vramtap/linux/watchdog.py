@@ -226,7 +226,7 @@ class Watchdog:
         return not self._readable(0, self._link.fileno())
 
     def ready(self) -> bool:
-        """Return whether the watchdog runs and is done with all faults; `fired` then reports new ones only."""
+        """Return whether the watchdog runs and is done with all faults; `fired` reports new ones only."""
         # Drain first: a signal after it is either counted here, and is then spurious, or belongs to a later
         # fault. Read `done` first: it never overtakes `begun`.
         self._signals.drain()
