@@ -1,1 +1,1 @@
-"""Steps of the build hook, one module for each thing to fetch or compile. Not part of the package."""
+"""What the build hook does: a module for each thing fetched or compiled. Not part of the package."""

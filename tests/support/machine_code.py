@@ -1,4 +1,4 @@
-"""Assembles x86-64 machine code for tests, and caches it by its source."""
+"""x86-64 machine code for tests: assembled from text by the C compiler's assembler, kept by content."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vramtap.machine.layout import IMAGE_BASE
 
 @functools.cache
 def assemble(source: str, base: int = IMAGE_BASE) -> bytes:
-    """Return a flat image.
+    """A flat image.
 
     Args:
-        source: Text in GNU assembler syntax; `;` ends a statement. Its first byte is the entry point.
-        base: Address for which it is linked.
+        source: In GNU assembler syntax; `;` ends a statement. Its first byte is where it is entered.
+        base: The address it is linked at.
     """
     with tempfile.TemporaryDirectory(prefix="vramtap-code-") as name:
         directory = Path(name)

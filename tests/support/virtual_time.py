@@ -1,4 +1,4 @@
-"""Event loop with a virtual clock: a wait of a minute takes no real time, and all times are exact."""
+"""An event loop whose clock jumps: a minute of waiting is over at once, and what happens when is exact."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 _HANG_S: Final = 30.0
-"""Real time without a ready event or a timer after which the loop raises: the test would hang, s."""
+"""Of real time, in which nothing was ready and no timer set: nothing will ever happen."""
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """Selector that sets the clock to the next timer instead of waiting. It waits while threads work."""
+    """Does not wait for a timer, but moves the clock to it, unless threads are at work that may be first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,29 +32,29 @@ class _JumpingSelector(selectors.SelectSelector):
                 self.now_s += max(timeout, 0)
             return ready
         ready = super().select(_HANG_S if timeout != 0 else 0)
-        assert ready or timeout == 0, "no event is ready and no timer is set: the test hangs"
+        assert ready or timeout == 0, "nothing is ready, nothing is due: this waits for ever"
         return ready
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Event loop that uses the virtual clock."""
+    """Tells the jumping clock's time."""
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
 
     def time(self) -> float:
-        """Return the virtual time, s."""
+        """Seconds since some beginning."""
         return self._jumping.now_s
 
     def pass_time(self, seconds: float) -> None:
-        """Advance the clock by the time that code takes without waiting, s."""
+        """Let code that does not wait have taken this long."""
         self._jumping.now_s += seconds
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[..., Any], *args: object
     ) -> asyncio.Future[Any]:
-        """Run in a thread. The clock stands still meanwhile."""
+        """Hold the clock while a thread works."""
         future: asyncio.Future[Any] = super().run_in_executor(executor, func, *args)
         self._jumping.threads += 1
         future.add_done_callback(self._thread_ended)
@@ -65,14 +65,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def pass_time(seconds: float) -> None:
-    """Call `VirtualLoop.pass_time` of the running loop."""
+    """`VirtualLoop.pass_time` of the loop that runs."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     loop.pass_time(seconds)
 
 
 def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Decorate a coroutine so that it runs as a test in a `VirtualLoop`."""
+    """Make a coroutine a test that runs in a `VirtualLoop`."""
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:

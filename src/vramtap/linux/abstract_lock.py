@@ -1,4 +1,4 @@
-"""AbstractLock: a named lock that the kernel releases when its process ends."""
+"""Claim: a name that one process of this machine holds at a time, and loses however it ends."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _LONGEST: Final = 108 - len(_PREFIX)
 
 
 class AbstractLock:
-    """A named lock, held until `close` or the end of the process, even by SIGKILL.
+    """Holds a name until closed, or until the process has ended, be it by SIGKILL.
 
-    Kernel: a bound UNIX socket in the abstract namespace (unix(7)). It leaves no file behind. Its names are
-        those of the process's network namespace.
+    Kernel: a bound UNIX socket in the abstract namespace (unix(7)): it has no file that could be left behind;
+    names are those of this network namespace.
 
     Args:
-        name: Name of the lock.
-        what: What the lock stands for, in messages.
+        name: What is claimed.
+        what: As messages call it.
 
     Raises:
-        Refused: Another process holds the lock.
+        Refused: somebody holds it.
     """
 
     def __init__(self, name: str, what: str) -> None:
@@ -40,13 +40,10 @@ class AbstractLock:
             self._socket.close()
             if error.errno == errno.EADDRINUSE:
                 raise Refused(
-                    "lock",
-                    what,
-                    "another vramtap holds it",
-                    "end the other vramtap, or use --tracker compare",
+                    "claim", what, "another vramtap has it", "end that one, or use --tracker compare"
                 ) from error
             raise error_for("bind", what, error.errno or 0) from error
 
     def close(self) -> None:
-        """Release the lock; repeated calls do nothing."""
+        """Give it up; harmless twice."""
         self._socket.close()

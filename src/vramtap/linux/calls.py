@@ -1,4 +1,4 @@
-"""Raw system calls, and the translation of errno into vramtap's errors."""
+"""System calls that libc does not wrap, and the one place where errno becomes our errors."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _REMEDIES: Final = {
 
 
 def raise_errno(operation: str, obj: str, number: int) -> NoReturn:
-    """Raise the error that an errno means.
+    """Turn an errno into the error of ours that says what it means.
 
     Args:
         operation: The call, as its manual page names it.
-        obj: The object of the call.
+        obj: What it was called on.
         number: The errno.
 
     Raises:
-        TargetGone: ESRCH: the process has ended.
+        TargetGone: ESRCH: the process ended.
         Unsupported: ENOSYS, ENOTTY: the kernel does not know the call.
-        KernelError: Any other errno, with the usual remedy if there is one.
+        KernelError: anything else, with a remedy where there is a usual one.
     """
     raise error_for(operation, obj, number)
 
 
 def error_for(operation: str, obj: str, number: int) -> VramtapError:
-    """Return the error that `raise_errno` raises."""
+    """The error that `raise_errno` raises."""
     if number == errno.ESRCH:
         return TargetGone(operation, obj, "the process has ended")
     kind = Unsupported if number in (errno.ENOSYS, errno.ENOTTY) else KernelError
@@ -53,16 +53,16 @@ def syscall(name: str, obj: str, number: int, *args: int) -> int:
     """Make a raw system call.
 
     Args:
-        name: Name of the call, for messages.
-        obj: The object of the call, for messages.
-        number: Number of the call on x86-64 (kernel: arch/x86/entry/syscalls/syscall_64.tbl).
-        args: Arguments of the call, each an integer or an address.
+        name: What messages call it.
+        obj: What it acts on, for messages.
+        number: Its number on x86-64 (kernel: arch/x86/entry/syscalls/syscall_64.tbl).
+        args: Its arguments, each an integer or an address.
 
     Returns:
         The result, never negative.
 
     Raises:
-        VramtapError: The kernel refused; see `raise_errno`.
+        KernelError: the kernel refused; see `raise_errno`.
     """
     ctypes.set_errno(0)
     result = int(LIBC.syscall(ctypes.c_long(number), *(ctypes.c_ulong(a & (1 << 64) - 1) for a in args)))

@@ -1,4 +1,4 @@
-"""Descriptor: the base of objects that own a file descriptor."""
+"""Descriptor: what every object that owns a file descriptor shares."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ if TYPE_CHECKING:
 
 
 class Descriptor:
-    """An owned file descriptor; as a context manager it closes at the end.
+    """Owns a file descriptor and closes it once; also a context manager that does.
 
     Args:
-        fd: An open descriptor; owned from here on.
+        fd: Open; owned from here on.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     def fileno(self) -> int:
-        """Return the descriptor; -1 after `close`."""
+        """The descriptor; -1 once closed."""
         return self._fd
 
     def close(self) -> None:
-        """Close the descriptor; repeated calls do nothing."""
+        """Give the descriptor back; harmless twice."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

@@ -1,4 +1,4 @@
-"""SchedstatProbe: tells whether a process's main thread has run since the last poll."""
+"""SchedstatProbe: whether a process's main thread has run since it was last looked at."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _LINE_BYTES: Final = 128
 
 
 class SchedstatProbe(Descriptor):
-    """The processor time of a process's main thread. While it does not change, the thread has not run.
+    """The processor time of a process's main thread, by which one can tell that it did nothing.
 
-    Kernel: /proc/PID/schedstat (Documentation/scheduler/sched-stats.rst), CONFIG_SCHED_INFO. World-readable.
-        The descriptor belongs to this thread; reads fail once the thread has ended.
+    Kernel: /proc/PID/schedstat (Documentation/scheduler/sched-stats.rst), CONFIG_SCHED_INFO; the descriptor
+    stays with this very thread, and fails once it has ended. World-readable.
     Cost: 1-2 us.
 
     Args:
-        pid: Process id.
+        pid: Of the process.
 
     Raises:
-        KernelError: There is no such process, or the kernel lacks CONFIG_SCHED_INFO.
+        KernelError: there is none, or this kernel does not count.
     """
 
     def __init__(self, pid: int) -> None:
@@ -33,13 +33,13 @@ class SchedstatProbe(Descriptor):
             raise error_for("open", path, error.errno or 0) from error
 
     def read(self) -> bytes | None:
-        """Return a value that differs after the thread has run; None if the thread has ended.
+        """Something that is another after the thread has run; None if it has ended.
 
-        The kernel updates the value of a running thread at the next tick or context switch. Until then the
-        value stays the same although the thread runs.
+        The kernel accounts for a thread that runs at this moment at its next tick or switch, so whoever is
+        told "the same" while it runs is told otherwise soon after.
         """
         try:
             return os.pread(self.fileno(), _LINE_BYTES, 0) or None
         except OSError:
-            # ESRCH: the thread has ended.
+            # ESRCH: what has ended does nothing any more.
             return None

@@ -309,7 +309,8 @@ class Machine:
     # Callbacks of the devices, on the machine's thread
 
     def _on_mode(self) -> None:
-        self._mode_watchers.notify()
+        for callback in self._mode_watchers.snapshot():
+            callback()
 
     def _on_frame(self, number: int) -> None:
         with self._changed:

@@ -1,4 +1,4 @@
-"""Extent: a contiguous range of pages of one address space. AddressSpace: what an address space offers."""
+"""Extent: a contiguous run of pages of one address space, and what an address space must offer."""
 
 from __future__ import annotations
 
@@ -11,41 +11,28 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vramtap.memory.events import WriteEvents
-    from vramtap.memory.foreign import XenFrames
-
 
 class AddressSpace(Protocol):
-    """Memory that can be read by address, and the ways in which its writes can be followed."""
+    """Memory that can be read by address."""
 
     name: str
-    """Name in messages: `pid 812`, a path."""
+    """How messages call it: `pid 812`, a path."""
     pid: int | None
-    """Process whose page tables map the memory, for the kernel's write log; None if not known."""
+    """Whose page tables map it, for the kernel's write log; None where no single process is known."""
     bytes_read: int
-    """Bytes copied out of the memory so far."""
-
-    @property
-    def events(self) -> WriteEvents | None:
-        """Events that accompany every write; None if there are none and an idle tracker has to poll."""
-        ...
-
-    @property
-    def frames(self) -> XenFrames | None:
-        """Frames of a Xen domain that the memory consists of; None if it is other memory."""
-        ...
+    """Bytes copied out of it so far."""
 
     def read_runs(self, address: int, runs: PageRuns, into: NDArray[np.uint8], base_page: int) -> None:
         """Copy whole pages out of the address space.
 
         Args:
             address: Address of page 0 of the extent.
-            runs: Pages to copy.
-            into: Shape `(bytes,)`, uint8; page `p` goes to byte `(p - base_page) * PAGE_SIZE`.
-            base_page: First page of `into`.
+            runs: The pages wanted.
+            into: Shape `(bytes,)`; page `p` lands at byte `(p - base_page) * PAGE_SIZE`.
+            base_page: The page that `into` begins with.
 
         Raises:
-            TargetGone: the owner of the memory has ended.
+            TargetGone: whose memory it is has ended.
             KernelError: a page could not be read.
         """
         ...
@@ -53,12 +40,12 @@ class AddressSpace(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """A contiguous range of pages of one address space.
+    """A contiguous run of pages of one address space that is watched.
 
     Args:
-        space: The address space.
-        address: First address; a multiple of `PAGE_SIZE`.
-        pages: Number of pages.
+        space: The address space it lies in.
+        address: Where it begins there; a multiple of `PAGE_SIZE`.
+        pages: How many pages long it is.
     """
 
     space: AddressSpace
@@ -78,20 +65,20 @@ class Extent:
 
     @property
     def end(self) -> int:
-        """First address after the extent."""
+        """First address past it."""
         return self.address + self.size_bytes
 
     def read(self, runs: PageRuns, into: NDArray[np.uint8], base_page: int = 0) -> None:
-        """Copy pages of the extent into a buffer.
+        """Copy these pages into a buffer that begins with page `base_page`.
 
         Args:
             runs: Pages relative to the extent.
-            into: Shape `(bytes,)`, uint8, long enough for the last run.
-            base_page: First page of `into`.
+            into: Shape `(bytes,)`, long enough for the last run.
+            base_page: The page of the extent that `into` begins with.
 
         Raises:
             ValueError: a run is outside the extent or the buffer.
-            TargetGone: the owner of the memory has ended.
+            TargetGone: whose memory it is has ended.
             KernelError: a page could not be read.
         """
         if not runs:
@@ -104,5 +91,5 @@ class Extent:
         self.space.read_runs(self.address, runs, into, base_page)
 
     def __str__(self) -> str:
-        """Return the form used in messages."""
+        """As messages name it."""
         return f"{self.space.name} {self.address:#x}-{self.end:#x}"

@@ -1,1 +1,1 @@
-"""Online decisions of the hybrid tracker, as pure functions."""
+"""Pure decisions: when to protect, when to arm, when to poll."""

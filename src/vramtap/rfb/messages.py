@@ -1,4 +1,4 @@
-"""Parser of the client's messages after the handshake. It checks a length before it waits for the data."""
+"""The messages of a client once the handshake is done, each length bounded before it is waited for."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from vramtap.rfb.events import (
     SetPixelFormat,
 )
 from vramtap.rfb.formats import WireFormat
-from vramtap.rfb.wire import ClientMessage
+from vramtap.rfb.wire import FromClient
 
 MAX_ENCODINGS: Final = 1024
-"""Maximum number of encodings in a SetEncodings. Clients list some tens. The protocol has some hundreds."""
+"""Entries of a SetEncodings. Clients list some tens; the protocol has some hundreds."""
 MAX_CUT_TEXT_BYTES: Final = 256 * 1024
-"""Maximum clipboard text that is kept. Longer text is skipped."""
+"""Clipboard text that is kept; longer text is read past."""
 MAX_SKIPPED_BYTES: Final = 64 * 1024 * 1024
-"""Maximum clipboard text that is skipped. A greater length is a protocol error."""
+"""Clipboard text that is read past; with a greater length the client is taken to be broken."""
 _SKIP_BYTES: Final = 64 * 1024
-"""Text is skipped in pieces of this size, so that memory stays small."""
+"""Read past in pieces of this size, so that nothing long is ever held."""
 _QEMU_KEY: Final = 0
 
 _UPDATE_REQUEST: Final = struct.Struct(">BHHHH")
@@ -40,41 +40,40 @@ _SCREEN_BYTES: Final = 16
 _QEMU_EXTENDED_KEY: Final = struct.Struct(">HII")
 
 Reading: TypeAlias = Generator[int, bytes, Event]
-"""A parser without I/O. It yields the number of bytes that it needs next, is sent these, and returns an
-event."""
+"""A parser without I/O: it yields how many bytes it needs next, is sent just these, and returns an event."""
 
 
 def read_message() -> Reading:
     """Parse one message.
 
     Raises:
-        ProtocolError: the message's type is unknown, or one of its values is out of bounds.
+        ProtocolError: its type is unknown, or a length or value in it is out of bounds.
     """
     (kind,) = yield 1
     match kind:
-        case ClientMessage.SET_PIXEL_FORMAT:
+        case FromClient.SET_PIXEL_FORMAT:
             return SetPixelFormat(WireFormat.parse((yield 19)[3:]))
-        case ClientMessage.SET_ENCODINGS:
+        case FromClient.SET_ENCODINGS:
             return (yield from _encodings())
-        case ClientMessage.FRAMEBUFFER_UPDATE_REQUEST:
+        case FromClient.UPDATE_REQUEST:
             incremental, *area = _UPDATE_REQUEST.unpack((yield _UPDATE_REQUEST.size))
             return FramebufferUpdateRequest(bool(incremental), Rect(*area))
-        case ClientMessage.KEY_EVENT:
+        case FromClient.KEY:
             down, keysym = _KEY.unpack((yield _KEY.size))
             return KeyEvent(keysym=keysym, scancode=0, down=bool(down))
-        case ClientMessage.POINTER_EVENT:
+        case FromClient.POINTER:
             buttons, x, y = _POINTER.unpack((yield _POINTER.size))
             return PointerEvent(x, y, buttons)
-        case ClientMessage.CLIENT_CUT_TEXT:
+        case FromClient.CUT_TEXT:
             return (yield from _cut_text())
-        case ClientMessage.SET_DESKTOP_SIZE:
+        case FromClient.SET_DESKTOP_SIZE:
             width, height, screens = _SET_DESKTOP_SIZE.unpack((yield _SET_DESKTOP_SIZE.size))
             if screens:
                 yield screens * _SCREEN_BYTES
             return SetDesktopSize(width, height)
-        case ClientMessage.QEMU:
+        case FromClient.QEMU:
             return (yield from _qemu())
-    raise ProtocolError("read message", f"type {kind}", "the message is unknown or was not offered")
+    raise ProtocolError("read message", f"type {kind}", "no such message, or one that was never offered")
 
 
 def _encodings() -> Reading:
@@ -86,8 +85,7 @@ def _encodings() -> Reading:
 
 
 def _cut_text() -> Reading:
-    # A negative length belongs to the extended clipboard. vramtap does not offer it, but some clients send
-    # it.
+    # A negative length is the extended clipboard's, which was never offered; some clients send it anyway.
     (length,) = _CUT_TEXT.unpack((yield _CUT_TEXT.size))
     if abs(length) > MAX_SKIPPED_BYTES:
         raise ProtocolError("ClientCutText", "", f"{abs(length)} bytes, more than {MAX_SKIPPED_BYTES}")
@@ -102,16 +100,13 @@ def _cut_text() -> Reading:
 def _qemu() -> Reading:
     (subtype,) = yield 1
     if subtype != _QEMU_KEY:
-        raise ProtocolError("read message", f"type 255 subtype {subtype}", "it was not offered")
+        raise ProtocolError("read message", f"type 255 subtype {subtype}", "it was never offered")
     down, keysym, keycode = _QEMU_EXTENDED_KEY.unpack((yield _QEMU_EXTENDED_KEY.size))
     return KeyEvent(keysym=keysym, scancode=_scancode(keycode), down=bool(down))
 
 
 def _scancode(keycode: int) -> int:
-    """Return a client's XT keycode as one byte. 0 means no scancode.
-
-    rfbproto folds 0xE0nn into one byte: nn with the high bit set. Some clients send 0xE0nn instead.
-    """
+    """One byte for an XT set 1 code: clients send 0xE0nn either as that or folded, as rfbproto wants it."""
     if keycode >> 8 == 0xE0:
         return keycode & 0x7F | 0x80
     return keycode if keycode <= 0xFF else 0

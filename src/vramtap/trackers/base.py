@@ -1,13 +1,10 @@
-"""Tracker: the contract of all trackers, and the answers they give."""
+"""Tracker: the contract every way of finding written pages fulfils."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
-
-from vramtap.errors import VramtapError
-from vramtap.memory.events import Waker
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,177 +12,182 @@ if TYPE_CHECKING:
     from vramtap.memory.extent import Extent
     from vramtap.pages import PageRuns
 
-__all__ = ["AllDirty", "Reason", "Tracker", "TrackerDefaults", "Waker", "started"]
-
 
 class Reason(StrEnum):
-    """Why a tracker's log is not complete."""
+    """Why a tracker cannot vouch for its log."""
 
     FIRST = "first"
-    """The first scan of these pages."""
+    """These pages have not been asked about before."""
     REMAPPED = "remapped"
-    """The memory behind the extent was replaced or moved, or lost its registration."""
+    """The memory behind the extent was replaced, moved or lost its registration."""
     OVERFLOW = "overflow"
-    """The log was full."""
+    """The log filled up and could not be continued."""
     UNMAPPED = "unmapped"
-    """Part of the extent has no memory behind it, or the guest maps no part of it."""
+    """Part of the extent has no memory behind it now, or the guest maps no part of it."""
     ALIASED = "aliased"
     """A frame is mapped at more than one address, or may have been for a while."""
     ARMED = "armed"
-    """The tracker was armed: writes while the protection changed are in no log."""
+    """The extent was armed: what was written while the log changed hands is found by looking once."""
     WOKEN = "woken"
-    """The first write after arming: later writes, until the log was back, are in no log."""
+    """The first write after it was armed: what was written until the log was back is found by looking."""
     LARGE_PAGE = "large-page"
-    """A large page maps the extent and has one dirty bit for many pages."""
+    """A mapping has no dirty bit for each page: one large page covers many."""
     TAKEN = "taken"
-    """Another program read the same log meanwhile, or reading it failed halfway."""
+    """Somebody else asked for the same log meanwhile, or asking failed halfway: what it held is not known."""
     UNLOGGED = "unlogged"
-    """Something may have written in a way that no log records."""
+    """Something may have written by a way that is in no log."""
 
 
 @dataclass(frozen=True, slots=True)
 class AllDirty:
-    """Answer of a tracker whose log is not complete: treat all pages of the window as dirty.
+    """The answer of a tracker that cannot vouch for its log: look at all pages asked about.
 
     Args:
         reason: Why.
-        detail: What the tracker saw, for a log message.
+        detail: What was seen, for a log line.
     """
 
     reason: Reason
     detail: str = ""
 
 
-class Tracker(Protocol):
-    """Reports which pages of an extent were written since the last scan.
+class Waker(Protocol):
+    """A wait for the first write that is under way."""
 
-    1. It never misses a write: a write before `collect` returned is in that answer or in the next one.
-    2. It may report pages that were not written.
-    3. It clears its log first, and the caller reads the pixels afterwards, from `read_from`. It is started
-       before the first full read.
-    4. However the process ends, the target is left as it was found.
+    @property
+    def fd(self) -> int | None:
+        """What becomes readable at the first write: whoever waits watches it, and nobody calls back.
+
+        None where the callback comes.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """End it; called exactly once, before the next collect, restore or disarm."""
+        ...
+
+
+class Tracker(Protocol):
+    """Says which pages of an extent were written since it was last asked.
+
+    1. A write is never missed: whatever was written before `collect` returned and has not been
+       reported is in this answer or in the next one.
+    2. It may report too much; `precision` says whether it does.
+    3. It clears first, and the caller reads pixels after, from `read_from`. It is armed before the first
+       full read.
+    4. However the process leaves, the target is left as it was found.
     """
 
     @property
     def name(self) -> str:
-        """Value of `--tracker` that selects it."""
+        """What `--tracker` calls it."""
+        ...
+
+    @property
+    def precision(self) -> Literal["exact", "superset"]:
+        """Whether only pages written are reported, or pages near them too."""
         ...
 
     @property
     def prefers_window(self) -> bool:
-        """Whether a smaller window costs less, so that the caller should pass only the pages it shows."""
+        """Whether asking about less costs less, so that only what is shown should be asked about."""
         ...
 
     @property
     def read_from(self) -> Extent:
-        """Extent to read the reported pages from: the tracked extent, or a copy of the same shape.
+        """Where the consumer reads what was collected: the armed extent, or a copy of the same shape.
 
         Raises:
-            VramtapError: not started.
+            VramtapError: not armed.
         """
         ...
 
     def start(self, extent: Extent) -> None:
-        """Start tracking.
+        """Start watching.
 
         Raises:
-            VramtapError: this tracker cannot track the extent.
+            VramtapError: the extent cannot be watched this way.
         """
         ...
 
     def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
-        """Return the pages written since the last collect, and clear the log of them.
+        """Read and clear what was written since the last collect.
 
         Args:
-            window: Half-open page range; the whole extent by default. Writes outside it are kept for a later
-                call.
+            window: Half-open page range to ask about; all pages by default. What was written
+                outside is kept for a later call.
 
         Returns:
-            Page runs relative to the extent and inside the window, or `AllDirty` for the window.
+            Page runs relative to the extent and inside the window, or `AllDirty` of the window.
 
         Raises:
-            VramtapError: not started, or the log could not be read.
-            TargetGone: the owner of the memory has ended.
+            TargetGone: whose memory it is has ended.
         """
         ...
 
     def restore(self, runs: PageRuns) -> None:
-        """Report these pages again: the caller collected them but could not use them."""
+        """Report these pages again: whoever collected them could not use them."""
         ...
 
     @property
     def has_more(self) -> bool:
-        """Whether the last answer held only the most urgent pages; the next one holds the rest."""
+        """Whether the last answer was the part that somebody waits for: the next one has the rest."""
         ...
 
     @property
     def wants_feedback(self) -> bool:
-        """Whether `feedback` is useful now: the last answer had pages that may not have been written."""
+        """Whether `feedback` is of use now: pages were reported that may or may not have been written."""
         ...
 
     def feedback(self, changed: PageRuns) -> None:
-        """Learn what the caller found changed in the last answer, once it has read the pages.
+        """Hear what the consumer found changed in what was last collected, once it has read it.
 
-        Without this call tracking gets slower, but no write is missed.
+        Not to call it costs speed, never a write.
 
         Args:
-            changed: Pages relative to the extent whose bytes differ from those read before.
+            changed: Pages relative to the extent whose bytes differed from those read before.
         """
         ...
 
     @property
     def idle_after_s(self) -> float:
-        """Longest time without a change before the caller should call `wake`, seconds."""
+        """How long nothing must have changed before `wake` is worth the change of hands, at most, seconds."""
         ...
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
-        """Wait for the first write in the background.
+        """Wait for the first write without being asked.
 
         Args:
-            callback: Called once, by any thread, when a collect may have an answer.
+            callback: Called once, from any thread, when a collect may have something to say.
 
         Returns:
-            Ends the wait, also after the callback; None if the caller has to poll, at least for now.
+            What ends the waiting, also after the callback; None where this tracker must be asked, at
+            least for now.
         """
         ...
 
     def stop(self) -> None:
-        """Stop tracking and leave the target as it was found; harmless if not started."""
+        """Stop watching and leave the target as it was found; harmless when not armed."""
         ...
 
 
 class TrackerDefaults:
-    """The optional part of `Tracker`, for trackers that report all written pages at once and no others."""
+    """What a tracker answers that reports at once all that was written, and nothing else."""
 
     @property
     def has_more(self) -> bool:
-        """False: every answer is complete."""
+        """Never."""
         return False
 
     @property
     def wants_feedback(self) -> bool:
-        """False: every reported page was written."""
+        """Never."""
         return False
 
     def feedback(self, changed: PageRuns) -> None:
-        """Do nothing."""
+        """Nothing depends on it."""
 
     @property
     def idle_after_s(self) -> float:
-        """Infinite: the caller decides."""
+        """As long as for anybody."""
         return float("inf")
-
-
-def started(extent: Extent | None, tracker: str) -> Extent:
-    """Return the extent of a tracker.
-
-    Args:
-        extent: The tracked extent; None before `start` and after `stop`.
-        tracker: Name of the tracker.
-
-    Raises:
-        VramtapError: `extent` is None.
-    """
-    if extent is None:
-        raise VramtapError("tracker", tracker, "not started", "call start() first")
-    return extent

@@ -1,4 +1,4 @@
-"""RunNotifier: watchers receive every run, whenever they are added and removed."""
+"""Runs and their watchers: whatever the order of joining and leaving, no run goes unnoticed."""
 
 from __future__ import annotations
 
@@ -20,81 +20,81 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Recorder:
-    """Records the events it receives."""
+class Diary:
+    """Keeps what it is told."""
 
     def __init__(self) -> None:
-        self.events: list[str] = []
+        self.told: list[str] = []
         self.threads: set[int] = set()
         self.halted = threading.Event()
         self.stopped = threading.Event()
 
     def run_began(self) -> None:
-        self.events.append("begins")
+        self.told.append("begins")
 
     def run_ended(self, *, halted: bool) -> None:
-        self.events.append("halted" if halted else "stopped")
+        self.told.append("halted" if halted else "stopped")
         self.threads.add(threading.get_ident())
         (self.halted if halted else self.stopped).set()
 
 
 class Step(Enum):
     RUN = auto()
-    WATCH = auto()
-    REMOVE = auto()
+    JOIN = auto()
+    LEAVE = auto()
 
 
 @given(st.lists(st.sampled_from(Step), max_size=30))
-def test_watcher_receives_every_end_and_the_beginning_before_it(steps: list[Step]) -> None:
-    runs, watcher = RunNotifier(), Recorder()
+def test_who_joins_is_told_every_end_that_follows_and_each_beginning_before_it(steps: list[Step]) -> None:
+    runs, joined = RunNotifier(), Diary()
     expected: list[str] = []
-    remove: Callable[[], None] | None = None
+    leave: Callable[[], None] | None = None
     running = False
     for step in steps:
         if step is Step.RUN:
             running = not running
             runs.begin() if running else runs.end(halted=True)
-            expected += ["begins" if running else "halted"] * (remove is not None)
-        elif step is Step.WATCH and remove is None:
-            remove = runs.watch(watcher)
+            expected += ["begins" if running else "halted"] * (leave is not None)
+        elif step is Step.JOIN and leave is None:
+            leave = runs.watch(joined)
             expected += ["begins"] * running
-        elif step is Step.REMOVE and remove is not None:
-            remove()
-            remove = None
-    assert watcher.events == expected
+        elif step is Step.LEAVE and leave is not None:
+            leave()
+            leave = None
+    assert joined.told == expected
 
 
-def test_removing_one_watcher_keeps_the_others() -> None:
-    runs, one, other = RunNotifier(), Recorder(), Recorder()
-    remove = runs.watch(one)
+def test_each_of_many_is_told_and_one_leaves_alone() -> None:
+    runs, one, other = RunNotifier(), Diary(), Diary()
+    leave = runs.watch(one)
     runs.watch(other)
     runs.begin()
-    remove()
-    remove()
+    leave()
+    leave()
     runs.end(halted=False)
-    assert one.events == ["begins"]
-    assert other.events == ["begins", "stopped"]
+    assert one.told == ["begins"]
+    assert other.told == ["begins", "stopped"]
 
 
-def test_watcher_may_remove_itself_at_the_end_of_a_run() -> None:
-    runs, after = RunNotifier(), Recorder()
+def test_one_may_leave_while_it_is_told_an_end() -> None:
+    runs, after = RunNotifier(), Diary()
 
-    class RemovesItself(Recorder):
+    class Leaving(Diary):
         def run_ended(self, *, halted: bool) -> None:
             super().run_ended(halted=halted)
-            remove()
+            leave()
 
-    removing = RemovesItself()
-    remove = runs.watch(removing)
+    leaving = Leaving()
+    leave = runs.watch(leaving)
     runs.watch(after)
     for _ in range(2):
         runs.begin()
         runs.end(halted=True)
-    assert removing.events == ["begins", "halted"]
-    assert after.events == ["begins", "halted"] * 2
+    assert leaving.told == ["begins", "halted"]
+    assert after.told == ["begins", "halted"] * 2
 
 
-# With a machine
+# The machine's
 
 WAITING = "1: hlt; jmp 1b"
 ENDLESS = "1: jmp 1b"
@@ -107,62 +107,62 @@ def await_run(guest: Machine) -> None:
 
 
 @pytest.mark.parametrize("cpu", ["unicorn", "kvm"])
-def test_machine_reports_each_halt_on_its_thread(cpu: str) -> None:
-    recorder = Recorder()
+def test_a_machine_tells_each_halt_on_its_thread(cpu: str) -> None:
+    diary = Diary()
     guest = Machine(assemble(WAITING), cpu=cpu)  # type: ignore[arg-type]  # of a parameter
-    guest.runs.watch(recorder)
+    guest.runs.watch(diary)
     with guest:
         for _ in range(3):
-            assert recorder.halted.wait(60)
-            recorder.halted.clear()
+            assert diary.halted.wait(60)
+            diary.halted.clear()
             assert not guest.running
             guest.raise_line()
-    assert len(recorder.events) >= 6
-    assert recorder.events == ["begins", "halted"] * (len(recorder.events) // 2)
-    assert recorder.threads == {guest._thread.ident}
-    assert guest.halts == len(recorder.events) // 2
+    assert len(diary.told) >= 6
+    assert diary.told == ["begins", "halted"] * (len(diary.told) // 2)
+    assert diary.threads == {guest._thread.ident}
+    assert guest.halts == len(diary.told) // 2
 
 
 @pytest.mark.parametrize("cpu", ["unicorn", "kvm"])
-def test_machine_reports_stops_from_outside(cpu: str) -> None:
+def test_a_machine_tells_that_it_was_stopped_and_goes_on(cpu: str) -> None:
     with Machine(assemble(ENDLESS), cpu=cpu) as guest:  # type: ignore[arg-type]  # of a parameter
-        recorder = Recorder()
-        guest.runs.watch(recorder)
+        diary = Diary()
+        guest.runs.watch(diary)
         await_run(guest)
         with guest.paused():
-            assert recorder.stopped.wait(60)
+            assert diary.stopped.wait(60)
             assert not guest.running
         await_run(guest)
-    assert recorder.events[-1] == "stopped", "closed"
-    assert not recorder.halted.is_set()
+    assert diary.told[-1] == "stopped", "closed"
+    assert not diary.halted.is_set()
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("source", "said"),
     [
         (f"mov ${VRAM_BASE}, %edi; incq (%rdi); ud2", "invalid opcode"),
         ("mov $7, %al; out %al, $0xF4; hlt", "status 7"),
     ],
 )
-def test_last_run_of_a_machine_has_an_end(source: str, message: str) -> None:
-    recorder = Recorder()
+def test_the_last_run_of_a_machine_has_an_end_too(source: str, said: str) -> None:
+    diary = Diary()
     guest = Machine(assemble(source), cpu="unicorn")
-    guest.runs.watch(recorder)
+    guest.runs.watch(diary)
     with guest:
-        assert recorder.stopped.wait(60)
+        assert diary.stopped.wait(60)
         assert guest.wait_end(60)
-    assert recorder.events == ["begins", "stopped"]
-    assert message in str(guest.ended)
+    assert diary.told == ["begins", "stopped"]
+    assert said in str(guest.ended)
 
 
-def test_run_of_a_failing_cpu_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_has_an_end_where_the_cpu_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise VramtapError("KVM_RUN", "machine", "for the test")
 
-    recorder = Recorder()
+    diary = Diary()
     guest = Machine(assemble(WAITING), cpu="unicorn")
-    guest.runs.watch(recorder)
+    guest.runs.watch(diary)
     monkeypatch.setattr(guest.cpu, "run", fail)
     with guest:
         assert guest.wait_end(60)
-    assert recorder.events == ["begins", "stopped"]
+    assert diary.told == ["begins", "stopped"]

@@ -1,4 +1,4 @@
-/* Log lines through port 0xE9, and the end of a guest that cannot continue. */
+/* Lines for people, through port 0xE9, and the end of a guest that cannot go on. */
 #include "debug.h"
 
 #include "boot.h"

@@ -1,4 +1,4 @@
-/* Log lines through port 0xE9, and the end of a guest that cannot continue. */
+/* Lines for people, through port 0xE9, and the end of a guest that cannot go on. */
 #ifndef DEBUG_H
 #define DEBUG_H
 
@@ -7,10 +7,10 @@
 void say(const char *text);
 void say_number(uint64_t number);
 
-/* Print `vramtap guest: WHAT` and the offending word, if any; end the machine. */
+/* Print `vramtap guest: WHAT` and, when given, the word that is to blame; end the machine. */
 _Noreturn void die(const char *what, const char *word);
 
-/* Halt for ever. */
+/* Nothing more will happen: turn no wheel. */
 _Noreturn void rest(void);
 
 #endif

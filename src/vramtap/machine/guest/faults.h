@@ -1,4 +1,4 @@
-/* Deliberate crashes, to test how the VM reports them. */
+/* Ways to die, for tests of what the machine makes of them. */
 #ifndef FAULTS_H
 #define FAULTS_H
 

@@ -1,4 +1,4 @@
-/* Mouse pointer: one pixel a count, kept inside the screen. */
+/* The mouse pointer: moved pixel by pixel, stopped at the edges. */
 #ifndef POINTER_H
 #define POINTER_H
 
@@ -9,7 +9,7 @@ void pointer_move(int right, int down);
 int pointer_x(void);
 int pointer_y(void);
 
-/* If the pointer has moved since the last call, call back for its old and its new area. */
+/* Calls for where it was and where it is, if it has moved since the last call. */
 void pointer_changes(void (*changed)(struct rect));
 void pointer_paint(void);
 

@@ -1,6 +1,7 @@
-/* Random program for each frame: every kind of store to the framebuffer, and changes of its mapping.
+/* A random program for each frame: every kind of store the framebuffer can meet, and changes of its mapping.
  *
- * The stores are single instructions, because a compiler may split, join or widen the stores of C code.
+ * The stores are single instructions, so that what is written by one is known: a compiler may split, join
+ * or widen what C says.
  */
 #include <stddef.h>
 
@@ -14,7 +15,7 @@
 #define MOST_FILL 0x4000u
 #define MOST_POKES 64
 
-/* Return a random place in the framebuffer, mostly on the screen, with room for this many bytes. */
+/* Somewhere in the framebuffer, mostly on the screen, with room for so many bytes behind it. */
 static uint8_t *somewhere(struct random *random, uint32_t room)
 {
     uint64_t shown = (uint64_t)screen.stride * (uint32_t)screen.height * 4;
@@ -45,7 +46,7 @@ static void poke(struct random *random)
         store(somewhere(random, 8), random_next(random), random_below(random, 4));
 }
 
-/* Store across the end of a page. */
+/* Stores of which a part lies in one page and the rest in the next. */
 static void straddle(struct random *random)
 {
     for (int i = 0; i < 8; i++) {
@@ -111,7 +112,7 @@ static void modify(struct random *random)
             __asm__ volatile("lock xaddl %k1, %0" : "+m"(*(uint32_t *)at), "+r"(value) : : "cc");
             break;
         default: {
-            /* Without a match the CPU stores the old value again: a write that changes nothing. */
+            /* Where it does not match, what was there is stored again: written, but not changed. */
             uint16_t expected = (uint16_t)(value >> 32);
             if (value >> 63)
                 __builtin_memcpy(&expected, at, sizeof expected);
@@ -124,7 +125,7 @@ static void modify(struct random *random)
     }
 }
 
-/* Map or unmap an alias, which usually lives for longer than a frame. */
+/* Mapped for longer than a frame, as a rule. */
 static void change_alias(struct random *random)
 {
     if (alias_pages() && random_below(random, 2)) {
@@ -158,7 +159,7 @@ static void change_mapping(struct random *random)
     }
 }
 
-/* Each kind of step, and its weight in the random choice. */
+/* How often each kind of step is chosen, in so many of the sum. */
 static const struct {
     uint32_t weight;
     void (*step)(struct random *random);
@@ -174,7 +175,7 @@ void frame_program(uint32_t n)
     uint32_t sum = 0;
     for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++)
         sum += steps[i].weight;
-    /* One frame in eight writes nothing. */
+    /* A frame in eight writes nothing. */
     uint32_t count = random_below(&random, 8) ? 1 + random_below(&random, MOST_STEPS) : 0;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t chosen = random_below(&random, sum);

@@ -1,4 +1,4 @@
-/* Frame of a window: title bar, edge and shadow around its content. */
+/* A window's frame: title bar, edge and shadow around what is inside. */
 #include "window.h"
 
 #include "canvas.h"

@@ -1,4 +1,4 @@
-/* Frame of a window: title bar, edge and shadow around its content. */
+/* A window's frame: title bar, edge and shadow around what is inside. */
 #ifndef WINDOW_H
 #define WINDOW_H
 
@@ -9,17 +9,17 @@ struct window {
     struct rect outside, inside;
 };
 
-/* Place a window by its top-left corner and the size of its content. */
+/* Its left upper corner, and the size of what is inside. */
 void window_place(struct window *window, const char *title, int x, int y, int width, int height);
 void window_move(struct window *window, int x, int y);
 
-/* Return the title bar, by which the window can be dragged. */
+/* Where it can be taken hold of. */
 struct rect window_title(const struct window *window);
 
-/* Return the area of the window and its shadow: all that changes when it moves. */
+/* With its shadow: all that changes when it goes. */
 struct rect window_reach(const struct window *window);
 
-/* Paint everything but the content. */
+/* All but what is inside. */
 void window_paint_frame(const struct window *window);
 
 #endif

@@ -1,1 +1,1 @@
-"""Security types of the handshake, one module each (RFC 6143, 7.1.2)."""
+"""RFB security types."""

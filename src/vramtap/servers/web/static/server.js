@@ -1,6 +1,6 @@
-// Requests to the server.
+// What the page asks the server, and how it tells refused from gone.
 
-/** Return the WebSocket URL of a path on this server. */
+/** A WebSocket address on this server. */
 export function socketUrl(path) {
     const url = new URL(path, location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
@@ -8,9 +8,8 @@ export function socketUrl(path) {
 }
 
 /**
- * Get the targets.
- * @returns {Promise<{targets?: object[], refused?: string}>} The targets, or why the server refuses this page.
- *     Without either field the server does not answer.
+ * Ask for the targets.
+ * @returns {Promise<{targets?: object[], refused?: string}>} neither field: the server does not answer.
  */
 export async function fetchTargets() {
     let answer;
