@@ -1,6 +1,6 @@
-"""Runs a program to which the kernel denies something, as a container's filter or an older kernel would.
+"""Runs a program for which a system call fails, as under a container's filter or an older kernel.
 
-`python denied.py WHAT PROGRAM ARGUMENT...`, where WHAT is one of `DENIALS`. The filter goes to children too.
+`python denied.py WHAT PROGRAM ARGUMENT...`, where WHAT is one of `DENIALS`. Children inherit the filter.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ class Denial(NamedTuple):
     """A system call that fails.
 
     Args:
-        number: Of the call on x86-64 (asm/unistd_64.h).
-        errno: What it fails with.
-        second_argument: Only calls with this second argument fail, if it is not None.
-        third_argument: The same for the third.
+        number: Number of the call on x86-64 (asm/unistd_64.h).
+        errno: Error number with which it fails.
+        second_argument: If not None, only calls with this second argument fail.
+        third_argument: The same for the third argument.
     """
 
     number: int
@@ -33,15 +33,15 @@ DENIALS: Final = {
     "ptrace": Denial(101, errno.EPERM),
     "pidfd_getfd": Denial(438, errno.EPERM),
     "process_vm_readv": Denial(310, errno.EPERM),
-    # _IOWR('f', 16, struct pm_scan_arg) of linux/fs.h; kernels that do not know it say ENOTTY.
+    # _IOWR('f', 16, struct pm_scan_arg) of linux/fs.h; kernels without it return ENOTTY.
     "PAGEMAP_SCAN": Denial(16, errno.ENOTTY, 0xC0606610),
-    # openat(2) for reading and writing, of nothing new, is how a device is opened: O_RDWR | O_CLOEXEC.
+    # openat(2) with O_RDWR | O_CLOEXEC and no other flag opens devices.
     "devices": Denial(257, errno.EACCES, third_argument=os.O_RDWR | os.O_CLOEXEC),
 }
 
-# linux/bpf_common.h and linux/filter.h: what a step does.
+# Operation codes of a step (linux/bpf_common.h, linux/filter.h).
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
-# linux/seccomp.h: where struct seccomp_data has what is loaded, and what is returned.
+# Offsets in struct seccomp_data, and return values (linux/seccomp.h).
 _AT_NUMBER, _AT_ARCHITECTURE, _AT_SECOND_ARGUMENT, _AT_THIRD_ARGUMENT = 0, 4, 24, 32
 _ALLOW, _FAIL = 0x7FFF0000, 0x00050000
 _X86_64: Final = 0xC000003E
@@ -68,10 +68,10 @@ class _Program(ctypes.Structure):
 
 
 def deny(denial: Denial) -> None:
-    """Let the call fail in this process and all its children, for good.
+    """Make the call fail in this process and its children until they end.
 
     Raises:
-        OSError: the kernel takes no filter.
+        OSError: the kernel refuses the filter.
     """
     tests = [(_AT_ARCHITECTURE, _X86_64), (_AT_NUMBER, denial.number)]
     if denial.second_argument is not None:
@@ -80,7 +80,7 @@ def deny(denial: Denial) -> None:
         tests.append((_AT_THIRD_ARGUMENT, denial.third_argument))
     steps: list[_Step] = []
     for left, (at, value) in zip(range(len(tests), 0, -1), tests, strict=True):
-        # Where it differs, past the rest of the tests and the failure.
+        # If the value differs, jump past the other tests and the failure.
         steps += [_Step(_LOAD, 0, 0, at), _Step(_JUMP_IF_EQUAL, 0, 2 * left - 1, value)]
     steps += [_Step(_RETURN, 0, 0, _FAIL | denial.errno), _Step(_RETURN, 0, 0, _ALLOW)]
     program = _Program(len(steps), (_Step * len(steps))(*steps))

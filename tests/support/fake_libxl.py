@@ -1,6 +1,6 @@
-"""Does with a domain's monitor what libxl does: under its lock file, connect, run a command, let go.
+"""Uses a domain's monitor as libxl does: take the lock file, connect, run a command, unlock.
 
-`python fake_libxl.py SOCKET LOCK ROUNDS` prints a line for each round; 0 rounds: without end.
+`python fake_libxl.py SOCKET LOCK ROUNDS` prints a line for each round. With 0 rounds it never ends.
 `python fake_libxl.py hold LOCK` prints HELD and keeps the lock until it is killed.
 """
 
@@ -15,7 +15,7 @@ from itertools import count
 
 
 def lock(path: str) -> int:
-    """Hold the lock; returns the descriptor (Xen: libxl_internal.c, libxl__ev_slowlock_lock)."""
+    """Take the lock; return the descriptor (Xen: libxl_internal.c, libxl__ev_slowlock_lock)."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -23,19 +23,19 @@ def lock(path: str) -> int:
             if os.path.samestat(os.fstat(fd), os.stat(path)):
                 return fd
         except FileNotFoundError:
-            pass  # deleted by who had it
+            pass  # the holder has deleted it
         os.close(fd)
 
 
 def unlock(fd: int, path: str) -> None:
-    """Let go of it."""
+    """Delete the file and unlock it."""
     os.unlink(path)
     fcntl.flock(fd, fcntl.LOCK_UN)
     os.close(fd)
 
 
 def ask(path: str, number: int) -> None:
-    """One connection, one command."""
+    """Connect, run one command, disconnect."""
     with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rb") as lines:
         connection.connect(path)
         assert "QMP" in json.loads(lines.readline())

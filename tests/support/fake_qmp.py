@@ -1,4 +1,4 @@
-"""A QMP server of the tests' own, that answers what it is told to answer."""
+"""QMP servers for tests, whose answers the test chooses."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 GREETING = {"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}}, "capabilities": []}}
 
 Answer = Callable[[str, dict[str, Any]], object]
-"""Of a command and its arguments: the value to return; bytes to send as they are; None to hang up."""
+"""Called with a command and its arguments. Returns the value to answer, bytes to send unchanged, or None to
+hang up."""
 
 
 @contextlib.asynccontextmanager
 async def fake_qmp(path: Path, answer: Answer) -> AsyncIterator[None]:
-    """Serve QMP on a socket as long as the block lasts; all clients must have gone by its end.
+    """Serve QMP on a socket during the block. At its end this waits for all clients to leave.
 
     Args:
-        path: Of the socket.
-        answer: Says what to answer; negotiation is not its business.
+        path: Path of the socket.
+        answer: Returns the answers. It is not called for the negotiation.
     """
     serving: set[asyncio.Task[Any]] = set()
     defects: list[Exception] = []
@@ -42,14 +43,14 @@ async def fake_qmp(path: Path, answer: Answer) -> AsyncIterator[None]:
                 if message["execute"] == "qmp_capabilities":
                     writer.write(b'{"return": {}}\n')
                     continue
-                said = answer(message["execute"], message.get("arguments", {}))
-                if said is None:
+                reply = answer(message["execute"], message.get("arguments", {}))
+                if reply is None:
                     break
-                if not isinstance(said, bytes):
-                    said = json.dumps({"return": said, "id": message["id"]}).encode()
-                writer.write(said + b"\n")
+                if not isinstance(reply, bytes):
+                    reply = json.dumps({"return": reply, "id": message["id"]}).encode()
+                writer.write(reply + b"\n")
         except ConnectionError:
-            pass  # the client had enough
+            pass  # the client has left
         except Exception as error:
             defects.append(error)
         finally:
@@ -60,7 +61,7 @@ async def fake_qmp(path: Path, answer: Answer) -> AsyncIterator[None]:
     async with await asyncio.start_unix_server(serve, path):
         yield
         if serving:
-            await asyncio.wait(serving)  # each ends with its client
+            await asyncio.wait(serving)  # each task ends with its client
     if defects:
         raise defects[0]
 
@@ -73,7 +74,7 @@ async def _messages(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any
 
 
 class _Decoder:
-    """JSON objects, one after the other, with or without space between: no client needs to end its lines."""
+    """Decodes a stream of JSON objects. QMP requires no line ends between them."""
 
     def __init__(self) -> None:
         self._received = ""
@@ -91,27 +92,27 @@ class _Decoder:
 
 
 _QUEUE: Final = 1
-"""As many as QEMU lets wait (chardev/char-socket.c)."""
+"""Length of QEMU's queue of waiting clients (chardev/char-socket.c)."""
 _HUNG_UP: Final = select.POLLHUP | select.POLLRDHUP
 
 
 class Refusal(dict[str, str]):
-    """An answer: that the command is refused, and why."""
+    """An answer that refuses a command with a reason."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__({"class": "GenericError", "desc": why})
+    def __init__(self, reason: str) -> None:
+        super().__init__({"class": "GenericError", "desc": reason})
 
 
 class LoneQmp:
-    """Serves one client at a time, as QEMU does: the others wait in the socket's queue, ungreeted.
+    """Serves one client at a time, as QEMU does. Other clients wait in the socket's queue without a greeting.
 
-    It runs in a thread inside the `with` block; a client need not have gone at its end.
+    It runs in a thread during the `with` block, and does not wait for clients at the end.
 
     Args:
-        path: Of the socket.
-        answer: Says what to answer, in that thread; no bytes are no answer. An exception is raised again at
-            the end.
-        greets: Whether a client is greeted at all.
+        path: Path of the socket.
+        answer: Returns the answers, in that thread. Empty bytes mean no answer. An exception is raised again
+            at the end of the block.
+        greets: Whether clients are greeted.
     """
 
     def __init__(self, path: Path, answer: Answer, *, greets: bool = True) -> None:
@@ -124,14 +125,16 @@ class LoneQmp:
         self._thread = threading.Thread(target=self._run)
         self._defects: list[Exception] = []
         self._changed = threading.Condition()
+        self._counted = False
+        """Whether a client that waits for the current one has been counted."""
         self.asked = 0
-        """Commands that have come."""
+        """Number of commands received."""
         self.came = 0
-        """Clients that have come."""
+        """Number of clients accepted."""
         self.left = 0
-        """Clients that have gone."""
+        """Number of clients that left."""
         self.waited = 0
-        """Clients that had to wait: they came while another was surely connected."""
+        """Number of clients that had to wait because another one was certainly connected."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -148,7 +151,7 @@ class LoneQmp:
             raise self._defects[0]
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        """Wait until the counts are such."""
+        """Wait until a condition on the counts holds."""
 
         def wait() -> bool:
             with self._changed:
@@ -164,51 +167,61 @@ class LoneQmp:
                 try:
                     self._serve(client)
                 except ConnectionError:
-                    pass  # the client had enough
+                    pass  # the client has left
                 except Exception as error:
                     self._defects.append(error)
             self._count(left=1)
 
     def _serve(self, client: socket.socket) -> None:
-        decoder, counted = _Decoder(), False
+        decoder, self._counted = _Decoder(), False
         if self._greets:
             client.sendall(json.dumps(GREETING).encode() + b"\n")
-        while True:
-            poll = select.poll()
-            for each in (client, self._stopped, *(() if counted else (self._listener,))):
-                poll.register(each, select.POLLIN)
-            ready = [fd for fd, _ in poll.poll()]
-            if self._stopped.fileno() in ready:
-                return
-            if self._listener.fileno() in ready and not counted:
-                # Had this one gone before the other came, that would be seen by now.
-                gone = select.poll()
-                gone.register(client, _HUNG_UP)
-                if not gone.poll(0):
-                    counted = True
-                    self._count(waited=1)
-            if client.fileno() not in ready:
-                continue
+        while self._wait_for_data(client):
             data, passed, _, _ = socket.recv_fds(client, 65536, 4)
             for fd in passed:
                 socket.close(fd)
             if not data:
                 return
             for message in decoder.feed(data):
-                said: object = {}
-                if message["execute"] != "qmp_capabilities":
-                    self._count(asked=1)
-                    said = self._answer(message["execute"], message.get("arguments", {}))
-                if said is None:
+                if not self._reply(client, message):
                     return
-                if not isinstance(said, bytes):
-                    kind = "error" if isinstance(said, Refusal) else "return"
-                    said = json.dumps({kind: said, "id": message.get("id")}).encode()
-                if said:  # nothing is no answer
-                    client.sendall(said + b"\n")
+
+    def _wait_for_data(self, client: socket.socket) -> bool:
+        """Wait for data from a client; return False if the block ends first. Count one waiting client."""
+        while True:
+            poll = select.poll()
+            for each in (client, self._stopped, *(() if self._counted else (self._listener,))):
+                poll.register(each, select.POLLIN)
+            ready = [fd for fd, _ in poll.poll()]
+            if self._stopped.fileno() in ready:
+                return False
+            if self._listener.fileno() in ready:
+                # If this client had left before the other one came, the poll would show it.
+                gone = select.poll()
+                gone.register(client, _HUNG_UP)
+                if not gone.poll(0):
+                    self._counted = True
+                    self._count(waited=1)
+            if client.fileno() in ready:
+                return True
+
+    def _reply(self, client: socket.socket, message: dict[str, Any]) -> bool:
+        """Answer a message; return whether the client stays connected."""
+        reply: object = {}
+        if message["execute"] != "qmp_capabilities":
+            self._count(asked=1)
+            reply = self._answer(message["execute"], message.get("arguments", {}))
+        if reply is None:
+            return False
+        if not isinstance(reply, bytes):
+            kind = "error" if isinstance(reply, Refusal) else "return"
+            reply = json.dumps({kind: reply, "id": message.get("id")}).encode()
+        if reply:  # empty bytes: no answer
+            client.sendall(reply + b"\n")
+        return True
 
     def _readable(self, what: socket.socket) -> bool:
-        """Wait until it is, or the block has ended."""
+        """Wait until it is readable or the block ends; return whether it is readable."""
         poll = select.poll()
         poll.register(what, select.POLLIN)
         poll.register(self._stopped, select.POLLIN)

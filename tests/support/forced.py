@@ -1,4 +1,4 @@
-"""Taps whose hybrid tracker is forced from one state into another, and an account of what it went through."""
+"""Taps whose hybrid tracker is forced from one state into another, and counts of the changes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from vramtap.policy.costs import Costs
 
 PATIENCE_S: Final = 60.0
-"""How long anything is waited for: only a hang takes so long."""
-_PHASE_LOOKS: Final = 8
-"""Looks for which `ForcedPolicy` is of one mind: to be armed takes three, the last open tiles being read once
-more, so that a policy that opened some at each would never arm."""
+"""Time limit of all waits. A wait that takes longer hangs."""
+_PHASE_SCANS: Final = 8
+"""Number of scans in a phase of `ForcedPolicy`. To arm takes three scans, because the last unprotected tiles
+are read once more. A policy that unprotected tiles at every scan would never arm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class _Forced(State):
 
 
 class ForcedPolicy:
-    """Opens, closes and arms at random, in phases: in one all is logged and armed at once, in one not.
+    """Unprotects, protects and arms at random, in phases. In an arming phase all tiles are protected.
 
     Args:
-        seed: Of the random numbers.
-        turn: Chance that a tile changes its state at a look of a phase in which they do.
-        arm: Chance that a phase is one of arming.
+        seed: Seed of the random numbers.
+        turn: Probability that a tile changes its state at a scan outside of arming phases.
+        arm: Probability that a phase is an arming phase.
     """
 
     name: Final = "forced"
@@ -60,7 +60,7 @@ class ForcedPolicy:
 
     def step(self, state: State, dirty: Counts) -> State:
         looks = state.looks + 1 if isinstance(state, _Forced) else 0
-        phase = np.random.default_rng((self._seed, 0, looks // _PHASE_LOOKS))
+        phase = np.random.default_rng((self._seed, 0, looks // _PHASE_SCANS))
         if phase.random() < self._arm:
             return _Forced(np.zeros_like(state.open), armed=not dirty.any(), looks=looks)
         turned = np.random.default_rng((self._seed, 1, looks)).random(len(state.open)) < self._turn
@@ -72,10 +72,10 @@ class ForcedPolicy:
 
 
 class ArmAtOnce:
-    """All logged, and armed as soon as a look has found nothing.
+    """Protects all tiles, and arms after the first scan that finds nothing.
 
     Args:
-        once: Never again after the first waking.
+        once: Whether to arm only until the first wake-up.
     """
 
     name: Final = "arm-at-once"
@@ -96,7 +96,7 @@ class ArmAtOnce:
 
 
 class Counted:
-    """A policy, and how many tiles it has opened and closed."""
+    """A policy, and the number of tiles it has unprotected and protected."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -130,14 +130,14 @@ async def tapped(
     timings: TapTimings = DEFAULT_TIMINGS,
     tile_pages: int = TILE_PAGES,
 ) -> AsyncIterator[tuple[Tap, HybridTracker]]:
-    """A tap of this target with a hybrid tracker that decides so.
+    """Tap a target with a hybrid tracker that has this policy.
 
     Args:
-        url: Of the target.
-        policy: The online one by default.
-        kind: Of tracker.
+        url: TARGET string.
+        policy: The policy; by default the one that vramtap uses.
+        kind: Class of the tracker.
         timings: Intervals of the tap.
-        tile_pages: Of the tiles that are opened and closed.
+        tile_pages: Size of the tiles in pages.
     """
     target = open_target(url)
     made = kind(policy=policy, allow_filtered=target.tolerates_injection, tile_pages=tile_pages)
@@ -151,7 +151,7 @@ async def tapped(
 
 
 def require_arming() -> None:
-    """What is tested here is armed: this process must be allowed a full userfaultfd, and so its children."""
+    """Require that this process may use a full userfaultfd, which arming needs; its children may then too."""
     refusal = ""
     try:
         os.close(syscall("userfaultfd", "self", abi.SYS_USERFAULTFD, FULL_OPEN_FLAGS))
@@ -161,30 +161,30 @@ def require_arming() -> None:
 
 
 async def until(happened: Callable[[], bool], interval_s: float = DEFAULT_TIMINGS.interval_s) -> None:
-    """Wait until a tap that looks at this interval has come so far.
+    """Wait for a condition, checked at this interval.
 
     Raises:
-        TimeoutError: it does not.
+        TimeoutError: it did not become true in time.
     """
     async with asyncio.timeout(PATIENCE_S):
-        while not happened():  # noqa: ASYNC110 - what happens inside a tap sets no event
+        while not happened():  # noqa: ASYNC110 - a tap sets no event
             await asyncio.sleep(interval_s)
 
 
 async def asleep(tap: Tap) -> None:
-    """Wait until the tap waits to be woken.
+    """Wait until the tap waits for a wake-up.
 
     Raises:
-        TimeoutError: it does not come to that.
+        TimeoutError: it did not in time.
     """
     await until(lambda: tap._waker is not None)
 
 
 async def armed(tap: Tap, tracker: HybridTracker) -> None:
-    """Wait until the extent is armed and the tap waits for its descriptor.
+    """Wait until the extent is armed and the tap waits for the tracker's descriptor.
 
     Raises:
-        TimeoutError: it does not come to that.
+        TimeoutError: it did not in time.
     """
     await until(lambda: tracker.armed)
     await asleep(tap)

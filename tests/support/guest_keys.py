@@ -1,4 +1,4 @@
-"""The keys of a US keyboard, by what they type: scan codes of set 1."""
+"""Scan codes (set 1) of a US keyboard, by the character that a key types."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _ROWS: Final = {
     0x1E: ("asdfghjkl;'`", 'ASDFGHJKL:"~'),
     0x2B: ("\\zxcvbnm,./", "|ZXCVBNM<>?"),
 }
-"""The code of each row's first key; the rest follow."""
+"""Scan code of the first key of each row. The other keys follow in order."""
 _SHIFT: Final = 0x2A
 _OTHERS: Final = {"\b": 0x0E, "\t": 0x0F, "\n": 0x1C, " ": 0x39}
 
 
 def stroke_of(character: str) -> list[int]:
-    """The keys to hold down for a character, in order."""
+    """Return the scan codes of the keys to hold for a character, in order."""
     if character in _OTHERS:
         return [_OTHERS[character]]
     for first, (plain, shifted) in _ROWS.items():
@@ -24,4 +24,4 @@ def stroke_of(character: str) -> list[int]:
             return [first + plain.index(character)]
         if character in shifted:
             return [_SHIFT, first + shifted.index(character)]
-    raise ValueError(f"{character!r} is on no key")
+    raise ValueError(f"no key types {character!r}")

@@ -1,4 +1,4 @@
-"""What a person sees on the guest's screen: its pixels, and where a text stands, by the guest's own font."""
+"""The pixels of the guest's screen, and the texts on it, read with the guest's own font."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _GLYPH: Final = re.compile(r"\['(\\?.)' - ' '\] = \{([^}]*)\}")
 
 @cache
 def font() -> dict[str, NDArray[np.bool_]]:
-    """Each printable character, shape `(HEIGHT, WIDTH)`."""
+    """Return the glyph of each printable character, shape `(HEIGHT, WIDTH)`."""
     found = {
         name[-1]: np.unpackbits(
             np.array([int(row, 16) for row in rows.split(",")], np.uint8)[:, None], axis=1
@@ -41,7 +41,7 @@ def font() -> dict[str, NDArray[np.bool_]]:
 
 
 def pixels(machine: Machine) -> NDArray[np.uint32]:
-    """A copy of what is shown, shape `(height, width)`."""
+    """Return a copy of the visible pixels, shape `(height, width)`."""
     words = machine.dispi.words()
     first = words[Y_OFFSET] * words[VIRT_WIDTH]
     lines = machine.memory.vram.view(np.uint32)[first : first + words[YRES] * words[VIRT_WIDTH]]
@@ -50,15 +50,15 @@ def pixels(machine: Machine) -> NDArray[np.uint32]:
 
 
 def find(machine: Machine, text: str, ink: int) -> tuple[int, int] | None:
-    """Left upper corner `(x, y)` of the only place where a text stands in this colour; None if nowhere."""
+    """Return the upper left corner `(x, y)` of a text in this colour; None if the screen has no such text."""
     return locate(pixels(machine), text, ink)
 
 
 def locate(picture: NDArray[np.uint32], text: str, ink: int) -> tuple[int, int] | None:
-    """The same in a picture, shape `(height, width)`, `0x00RRGGBB`."""
+    """Return the same as `find` for a picture of shape `(height, width)`, `0x00RRGGBB`."""
     shape = np.concatenate([font()[character] for character in text], axis=1)
     drawn = picture == ink
-    # Where the first row with anything in it fits: few places, looked at as a whole.
+    # The text's first row that is not empty fits few places; only these are compared as a whole.
     row = int(shape.any(axis=1).argmax())
     windows = sliding_window_view(drawn, shape.shape[1], axis=1)[row : row + drawn.shape[0] - HEIGHT + 1]
     places = [
@@ -66,12 +66,12 @@ def locate(picture: NDArray[np.uint32], text: str, ink: int) -> tuple[int, int] 
         for y, x in np.argwhere((windows == shape[row]).all(axis=2))
         if np.array_equal(drawn[y : y + HEIGHT, x : x + shape.shape[1]], shape)
     ]
-    assert len(places) <= 1, f"{text!r} stands at {places}"
+    assert len(places) <= 1, f"{text!r} is at {places}"
     return places[0] if places else None
 
 
 def read(machine: Machine, x: int, y: int, characters: int, ink: int) -> str:
-    """The text at a place; `?` where no character looks like that."""
+    """Return the text at a place, with `?` for pixels that are no character."""
     drawn = pixels(machine) == ink
     names = {glyph.tobytes(): name for name, glyph in font().items()}
     cells = (drawn[y : y + HEIGHT, at : at + WIDTH] for at in range(x, x + characters * WIDTH, WIDTH))

@@ -1,4 +1,4 @@
-"""The page tables a guest has built, read whole: every mapping there is."""
+"""Reads all mappings from the page tables of a guest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KERNEL_HALF: Final = 0xFFFF << 48
 
 @dataclass(frozen=True)
 class Mapping:
-    """One entry that maps a page; Intel SDM volume 3A, 4.5."""
+    """An entry that maps a page (Intel SDM volume 3A, 4.5)."""
 
     address: int
     physical: int
@@ -33,23 +33,23 @@ class Mapping:
 
 @dataclass
 class Tables:
-    """All mappings of a stopped guest, by address, and the frames of the tables."""
+    """All mappings of a guest, by address, and the frames of its tables."""
 
     mappings: list[Mapping] = field(default_factory=list)
     frames: set[int] = field(default_factory=set)
 
     def of_vram(self) -> list[Mapping]:
-        """Those that lead to video RAM."""
+        """Return the mappings of video RAM."""
         ends = VRAM_BASE + VRAM_BYTES
         return [one for one in self.mappings if VRAM_BASE <= one.physical < ends]
 
     def between(self, first: int, end: int) -> list[Mapping]:
-        """Those of addresses in a range."""
+        """Return the mappings of addresses in a range."""
         return [one for one in self.mappings if first <= one.address < end]
 
 
 def tables_of(machine: Machine) -> Tables:
-    """Walk from CR3, the guest stopped meanwhile."""
+    """Walk the tables from CR3 while the guest is stopped."""
     tables = Tables()
     with machine.paused():
         top = machine.cpu.registers().cr3 & _ADDRESS

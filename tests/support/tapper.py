@@ -1,4 +1,4 @@
-"""A program that taps a guest until it is killed, and says how far it has come.
+"""Taps a guest until it is killed, and prints each stage it reaches.
 
 `python tapper.py URL TRACKER`
 """
@@ -13,7 +13,7 @@ from vramtap.display.region import Rect
 
 
 async def tap_for_ever(url: str, tracker: str) -> None:
-    """Attach and take what changes, one update at a time."""
+    """Attach, and take one update after the other."""
     print("attaching", flush=True)
     async with vramtap.open(url, tracker=tracker) as tap:
         print("attached", flush=True)

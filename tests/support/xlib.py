@@ -1,4 +1,4 @@
-"""What a program on an X display gets to see when keys are typed: libX11's own reading of the events."""
+"""`XlibListener`: the input events of an X display, as a program with libX11 reads them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Event(NamedTuple):
 
     Args:
         kind: `key`, `button` or `motion`.
-        down: Pressed; False for a release and for motion.
-        detail: Keysym, or number of the button, or 0.
-        x: Of the pointer.
-        y: Of the pointer.
+        down: True for a press, False for a release and for motion.
+        detail: Keysym, number of the button, or 0.
+        x: Column of the pointer.
+        y: Row of the pointer.
     """
 
     kind: str
@@ -38,7 +38,7 @@ class Event(NamedTuple):
 
 
 class _InputEvent(ctypes.Structure):
-    """XKeyEvent, XButtonEvent and XMotionEvent, as far as they agree (Xlib.h)."""
+    """The common fields of XKeyEvent, XButtonEvent and XMotionEvent (Xlib.h)."""
 
     _fields_ = (
         ("type", ctypes.c_int),
@@ -80,10 +80,10 @@ class _Attributes(ctypes.Structure):
 
 
 class XlibListener:
-    """A window over the whole screen that has the keyboard, inside the `with` block.
+    """A window over the whole screen that has the keyboard focus during the `with` block.
 
     Args:
-        display: As in DISPLAY.
+        display: The value of DISPLAY.
     """
 
     def __init__(self, display: str) -> None:
@@ -107,20 +107,20 @@ class XlibListener:
         self._x.XSync(self._display, 0)
 
     def __enter__(self) -> Self:
-        """Nothing more: the constructor has opened the window."""
+        """Return self; the constructor has opened the window."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close it."""
+        """Close the window."""
         self._x.XCloseDisplay(self._display)
 
     def next(self, timeout_s: float = 30) -> Event:
-        """The next input event.
+        """Return the next input event.
 
         Raises:
-            AssertionError: none came in this time.
+            AssertionError: no event came in time.
         """
         event = _Event()
         with selectors.DefaultSelector() as selector:
@@ -138,11 +138,11 @@ class XlibListener:
         if event.type in _KEY_EVENTS:
             keysym = ctypes.c_ulong(0)
             self._x.XLookupString(ctypes.byref(event), None, 0, ctypes.byref(keysym), None)
-            # The first look asks to be told of changes of the map: a program would be idle now, and flush.
+            # XLookupString selects map changes at its first call. An idle program would flush.
             self._x.XSync(self._display, 0)
             return Event("key", _KEY_EVENTS[event.type], keysym.value, *at)
         if event.type in _BUTTON_EVENTS:
             return Event("button", _BUTTON_EVENTS[event.type], int(event.input.detail), *at)
         if event.type == _MAPPING_NOTIFY:
             self._x.XRefreshKeyboardMapping(ctypes.byref(event))
-        return Event("motion", False, 0, *at) if event.type == _MOTION else None
+        return Event("motion", down=False, detail=0, x=at[0], y=at[1]) if event.type == _MOTION else None

@@ -1,4 +1,4 @@
-"""Looks at an X display as a person does: waits until a picture stands somewhere on it, to the last bit."""
+"""`XWatch`: waits until an X display shows a picture somewhere, exactly."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NON_EMPTY: Final = 3
-"""DamageReportNonEmpty (X11/extensions/damagewire.h): one event, until it is subtracted."""
+"""DamageReportNonEmpty (X11/extensions/damagewire.h): one event until the damage is subtracted."""
 _NONE: Final = 0
 _PROBES: Final = 256
-"""Pixels that are compared before whole pictures are."""
+"""Number of pixels that are compared before whole pictures."""
 
 
 class XWatch:
-    """Watches a display, inside the `with` block.
+    """Watches a display during the `with` block.
 
     Args:
-        display: As in DISPLAY.
+        display: The value of DISPLAY.
     """
 
     def __init__(self, display: str) -> None:
         self._client = XClient(display)
-        # xcffib calls itself typed, but what it generates at run time is not.
+        # xcffib ships type information, but not for the code that it generates at run time.
         connect: Any = xcffib.connect
         self._connection: Any = connect(display)
         root = self._connection.get_setup().roots[self._connection.pref_screen].root
@@ -46,7 +46,7 @@ class XWatch:
         self._connection.flush()
 
     def __enter__(self) -> Self:
-        """Nothing more: the constructor has connected."""
+        """Return self; the constructor has connected."""
         return self
 
     def __exit__(
@@ -57,21 +57,21 @@ class XWatch:
         self._client.__exit__(kind, error, trace)
 
     def shows(self, picture: NDArray[np.uint32], timeout_s: float = 60) -> tuple[int, int]:
-        """Wait until the picture stands somewhere on the display, looking after each change of it.
+        """Wait until the display shows the picture somewhere. It is compared after each change.
 
         Args:
             picture: Shape `(height, width)`, `0x00RRGGBB`.
-            timeout_s: How long it may take.
+            timeout_s: Time limit, seconds.
 
         Returns:
-            Column and row of its left upper corner.
+            Column and row of the picture's upper left corner.
 
         Raises:
-            AssertionError: it does not; says how near anything came.
+            AssertionError: the display did not show it in time; the message describes the best match.
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            # Armed before the look: a change in between ends the wait at once.
+            # Subtract the damage before reading the pixels, so that a later change ends the wait.
             self._damage.Subtract(self._id, _NONE, _NONE)
             display = self._client.pixels()
             found = find(picture, display)
@@ -92,7 +92,7 @@ class XWatch:
 
 
 def find(picture: NDArray[np.uint32], display: NDArray[np.uint32]) -> tuple[int, int] | None:
-    """Column and row where the picture stands on the display, exactly; None if nowhere."""
+    """Return the column and row at which the display shows the picture exactly; None if nowhere."""
     places = _candidates(picture, display)
     if places is None:
         return None
@@ -104,11 +104,11 @@ def find(picture: NDArray[np.uint32], display: NDArray[np.uint32]) -> tuple[int,
 
 
 def _candidates(picture: NDArray[np.uint32], display: NDArray[np.uint32]) -> NDArray[np.bool_] | None:
-    """For every place the picture has room at: whether some pixels agree. None if there is no such place."""
+    """Return for each possible place whether some pixels agree; None if the picture is too large."""
     rows, columns = display.shape[0] - picture.shape[0] + 1, display.shape[1] - picture.shape[1] + 1
     if rows < 1 or columns < 1:
         return None
-    # Rare colours tell most.
+    # Compare the rarest colours first, which exclude most places.
     _, inverse, counts = np.unique(picture, return_inverse=True, return_counts=True)
     rarity = counts[inverse.reshape(picture.shape)]
     order = np.argsort(rarity, axis=None, kind="stable")
@@ -121,10 +121,10 @@ def _candidates(picture: NDArray[np.uint32], display: NDArray[np.uint32]) -> NDA
 
 
 def _nearest(picture: NDArray[np.uint32], display: NDArray[np.uint32]) -> str:
-    """How much is wrong at the place that fits best, for a message."""
+    """Return a message about the place that fits best."""
     rows, columns = display.shape[0] - picture.shape[0] + 1, display.shape[1] - picture.shape[1] + 1
     if rows < 1 or columns < 1:
-        return f"a picture of {picture.shape[::-1]} has no room on a display of {display.shape[::-1]}"
+        return f"a picture of {picture.shape[::-1]} does not fit a display of {display.shape[::-1]}"
     height, width = picture.shape
     agree = np.zeros((rows, columns), dtype=np.int64)
     random = np.random.default_rng(1)

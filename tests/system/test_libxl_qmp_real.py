@@ -1,4 +1,4 @@
-"""One monitor of a real QEMU, shared by two taps and a program that does as libxl does."""
+"""One monitor of a real QEMU, shared by two taps and a program that uses it as libxl does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vramtap.targets.qemu.vga import QemuVga
 from vramtap.targets.xen.libxl_qmp import LibxlMonitor
 
 HANG_S = 120
-LIBXLS_ROUNDS = 20
+LIBXL_ROUNDS = 20
 VRAM_BYTES = 16 << 20
 
 
@@ -26,7 +26,7 @@ def shared(guest: Painter) -> tuple[LibxlMonitor, QemuVga]:
 
 
 async def placed(vga: QemuVga) -> Mode:
-    """Its mode, once the guest has set one."""
+    """Return the mode once the guest has set one."""
     while True:
         mode = await vga.mode(VRAM_BYTES)
         if mode is not None:
@@ -41,12 +41,12 @@ def files(guest: Painter) -> list[str]:
     return os.listdir(guest.directory)
 
 
-async def test_a_real_device_model_is_shared() -> None:
+async def test_two_taps_and_libxl_share_a_real_device_model() -> None:
     with painter() as guest:
         (one, ones), (two, twos) = shared(guest), shared(guest)
         lock = f"{guest.directory}/lock"
         libxl = spawn(
-            [sys.executable, fake_libxl.__file__, f"{guest.directory}/qmp0", lock, str(LIBXLS_ROUNDS)]
+            [sys.executable, fake_libxl.__file__, f"{guest.directory}/qmp0", lock, str(LIBXL_ROUNDS)]
         )
         try:
             async with asyncio.timeout(HANG_S):
@@ -54,16 +54,16 @@ async def test_a_real_device_model_is_shared() -> None:
                 assert first == second
                 assert (first.height, first.width) == SIZE
                 assert first.format is PixelFormat.XR24
-                assert await ones.find() == VRAM_BYTES
+                assert await ones.read_bars() == VRAM_BYTES
                 assert ones.vram_bar == twos.vram_bar > 0
                 assert ones.mmio_bar == twos.mmio_bar > 0
-                looks = 0
+                reads = 0
                 while libxl.poll() is None or min(one.sessions, two.sessions) < 5:
                     for mode in await asyncio.gather(ones.mode(VRAM_BYTES), twos.mode(VRAM_BYTES)):
                         assert mode == first
-                    looks += 1
+                    reads += 1
                 assert libxl.returncode == 0
-                assert looks > 0
+                assert reads > 0
                 before = descriptors(guest.pid)
                 await asyncio.to_thread(guest.monitor.execute, "stop")
                 pictures = await asyncio.gather(ones.snapshot(), twos.snapshot())
@@ -78,6 +78,6 @@ async def test_a_real_device_model_is_shared() -> None:
             await one.close()
             await two.close()
         assert "lock" not in files(guest)
-        # The tests' own monitor stays connected: what had not been taken back would stay with QEMU.
+        # The tests' own monitor stays connected, so QEMU would keep a descriptor that was not taken back.
         assert guest.monitor.execute("query-fdsets") == []
         assert descriptors(guest.pid) <= before

@@ -1,4 +1,4 @@
-"""Taps of real processes and of the files they map: nothing that was written is missed."""
+"""Real processes and files: no write is missed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from support.process_state import protections
 from support.testbed.writer import Writer
 from vramtap.display.screen import Screen
 from vramtap.errors import TargetGone
-from vramtap.linux.procfs import vm_flags
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.targets.open import open_target
 from vramtap.trackers.base import AllDirty
@@ -30,7 +30,7 @@ SIZE = WIDTH * HEIGHT * 4
 
 
 def picture_of(memory: NDArray[np.uint8], start: int = 0) -> NDArray[np.uint32]:
-    """What these bytes show."""
+    """Return the pixels that these bytes are."""
     pixels = memory[start : start + SIZE].view(np.uint32) & np.uint32(0xFFFFFF)
     return pixels.reshape(HEIGHT, WIDTH)
 
@@ -45,7 +45,7 @@ async def shown(target: Target) -> tuple[Screen, NDArray[np.uint32]]:
 
 
 async def follow(target: Target, writer: Writer, tracker_name: str) -> NDArray[np.uint32]:
-    """Watch while it writes, until its last write has been reported."""
+    """Follow a writer until its last write has been reported; return the pixels."""
     mode = await target.mode()
     assert mode is not None
     screen, tracker = Screen(), choose(tracker_name, target.extent).tracker
@@ -67,9 +67,9 @@ async def follow(target: Target, writer: Writer, tracker_name: str) -> NDArray[n
 
 
 @pytest.mark.parametrize("tracker", ["hybrid", "log", "compare"])
-async def test_a_process_that_storms_its_memory_is_followed(tracker: str, storm: int) -> None:
+async def test_a_process_that_writes_at_full_speed_is_followed(tracker: str, storm: int) -> None:
     with Writer(SIZE + PAGE_SIZE, writes=100_000 * storm, seed=11, pause_every=50) as writer:
-        # The picture begins in the middle of a page.
+        # The first pixel is in the middle of a page.
         url = f"pid:{writer.pid}?address={writer.address + 1000:#x}&mode={WIDTH}x{HEIGHT}&offset=24"
         async with open_target(url) as target:
             seen = await follow(target, writer, tracker)
@@ -81,13 +81,12 @@ async def test_a_tap_leaves_no_protection_behind() -> None:
         url = f"pid:{writer.pid}?address={writer.address:#x}&mode={WIDTH}x{HEIGHT}"
         async with open_target(url) as target:
             tracker = choose("log", target.extent).tracker
-            protected = [mapping for mapping, flags in vm_flags(writer.pid) if "uw" in flags]
-            assert protected
+            assert protections(writer.pid)
             tracker.stop()
-        assert not [mapping for mapping, flags in vm_flags(writer.pid) if "uw" in flags]
+        assert not protections(writer.pid)
 
 
-async def test_a_process_that_is_killed_is_noticed() -> None:
+async def test_gone_returns_when_the_process_is_killed() -> None:
     with Writer(SIZE) as writer:
         url = f"pid:{writer.pid}?address={writer.address:#x}&mode={WIDTH}x{HEIGHT}"
         async with open_target(url) as target:
@@ -99,7 +98,7 @@ async def test_a_process_that_is_killed_is_noticed() -> None:
                 await shown(target)
 
 
-async def test_a_file_that_a_process_storms_is_shown(tmp_path: Path) -> None:
+async def test_a_file_that_is_written_at_full_speed_is_followed(tmp_path: Path) -> None:
     file = tmp_path / "screen"
     file.touch()
     os.truncate(file, SIZE)
@@ -109,7 +108,7 @@ async def test_a_file_that_a_process_storms_is_shown(tmp_path: Path) -> None:
             np.testing.assert_array_equal(seen, picture_of(writer.memory()))
 
 
-async def test_a_memfd_is_shown_by_its_descriptor_and_by_its_mapping() -> None:
+async def test_a_memfd_can_be_tapped_by_descriptor_and_by_address() -> None:
     descriptor = os.memfd_create("screen")
     os.truncate(descriptor, SIZE)
     path = f"/proc/self/fd/{descriptor}"

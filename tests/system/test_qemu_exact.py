@@ -1,4 +1,4 @@
-"""On a real guest: whenever it is quiet, the tap's screen is QEMU's own screendump, byte for byte."""
+"""Real guests: whenever they are quiet, the tap's screen equals QEMU's screendump byte for byte."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 TRACKERS = ("hybrid", "log", "compare")
 
 
-async def does(guest: Guest, client: ModelClient, command: str) -> None:
-    """Let the guest do something while the client follows; when it is quiet, the client shows the truth."""
+async def run(guest: Guest, client: ModelClient, command: str) -> None:
+    """Run a command in the guest while a client follows; then the client must show the screendump."""
     await asyncio.to_thread(guest.run, command)
     await shows(guest, client)
 
 
 async def shows(guest: Guest, client: ModelClient) -> None:
-    """The client comes to show the truth, and the tap knows of nothing more."""
+    """Check that the client shows the screendump, and that a scan changes nothing more."""
     truth = await asyncio.to_thread(guest.screendump)
     await client.shows(truth)
-    # A picture may be right by chance: black is black in every mode.
+    # A picture may be right by chance; for instance, black is the same in every mode.
     await client.tap.refresh()
     await client.shows(truth)
 
@@ -55,36 +55,36 @@ DRAWING = {
 }
 
 
-async def test_drawing(guest: Guest, tracker: str) -> None:
+async def test_drawing_is_shown_exactly(guest: Guest, tracker: str) -> None:
     async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
         assert tap.stats.tracker == tracker
         await shows(guest, client)
         for command in DRAWING.values():
-            await does(guest, client, command)
-            assert tap.screen.mode is not None, "it is read from memory, not from screendumps"
+            await run(guest, client, command)
+            assert tap.screen.mode is not None, "the picture comes from memory, not from screendumps"
         assert tap.stats.snapshots == 0
-        assert client.moved, "text that scrolls reaches a viewer as moves"
+        assert client.moved, "scrolling text is sent as moves"
 
 
-async def test_each_single_pixel_at_the_edges(guest: Guest, tracker: str) -> None:
+async def test_single_pixels_at_the_edges_are_shown(guest: Guest, tracker: str) -> None:
     async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
         for number, (x, y) in enumerate([(0, 0), (1023, 0), (0, 767), (1023, 767), (512, 767), (1023, 300)]):
             color = 0x10F0A0 + number
-            await does(guest, client, f"fbtool pixel {x} {y} {color:#x}")
+            await run(guest, client, f"fbtool pixel {x} {y} {color:#x}")
             assert client.pixels[y, x] == color
 
 
-async def test_page_flips(guest: Guest, tracker: str) -> None:
+async def test_page_flips_are_shown(guest: Guest, tracker: str) -> None:
     async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
         shown = []
         for times in (1, 2, 7, 30):
-            await does(guest, client, f"fbtool flip {times} {times}")
+            await run(guest, client, f"fbtool flip {times} {times}")
             assert tap.screen.mode is not None
             shown.append(tap.screen.mode.offset_bytes)
         assert set(shown) == {0, 768 * 4096}
-        # A flip that draws nothing, which no page says.
+        # A flip without drawing dirties no page.
         for row in (768, 300):
-            await does(guest, client, f"fbtool offset 0 {row}")
+            await run(guest, client, f"fbtool offset 0 {row}")
 
 
 MODES = (
@@ -104,14 +104,12 @@ MODES = (
 )
 
 
-async def test_resolutions_formats_and_offsets(guest: Guest, tracker: str) -> None:
+async def test_resolutions_formats_and_offsets_are_shown(guest: Guest, tracker: str) -> None:
     linear = {32: PixelFormat.XR24, 24: PixelFormat.RG24, 16: PixelFormat.RG16, 15: None, 8: None}
     async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
         for number, mode in enumerate(MODES):
-            await does(guest, client, f"fbtool mode {mode}")
-            await does(
-                guest, client, f"fbtool palette {number}; fbtool noise {number}; fbtool edges 0xFFFFFF"
-            )
+            await run(guest, client, f"fbtool mode {mode}")
+            await run(guest, client, f"fbtool palette {number}; fbtool noise {number}; fbtool edges 0xFFFFFF")
             width, height, bits = (int(word) for word in mode.split()[:3])
             assert (tap.screen.width, tap.screen.height) == (width, height)
             assert (tap.screen.mode and tap.screen.mode.format) == linear[bits]
@@ -120,24 +118,24 @@ async def test_resolutions_formats_and_offsets(guest: Guest, tracker: str) -> No
 
 async def test_a_palette_that_changes(guest: Guest, tracker: str) -> None:
     async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
-        await does(guest, client, "fbtool mode 640 480 8; fbtool palette 1; fbtool noise 1")
+        await run(guest, client, "fbtool mode 640 480 8; fbtool palette 1; fbtool noise 1")
         for seed in (2, 3):
             before = client.pixels.copy()
-            await does(guest, client, f"fbtool palette {seed}")
+            await run(guest, client, f"fbtool palette {seed}")
             assert np.count_nonzero(before != client.pixels) > before.size // 2
 
 
-async def test_without_a_linear_framebuffer_and_back(guest: Guest, tracker: str) -> None:
+async def test_screendumps_replace_a_missing_framebuffer(guest: Guest, tracker: str) -> None:
     async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
-        await does(guest, client, "fbtool off")
+        await run(guest, client, "fbtool off")
         assert tap.screen.mode is None
         assert tap.stats.snapshots > 0
-        await does(guest, client, "fbtool mode 1024 768 32; fbtool noise 8")
+        await run(guest, client, "fbtool mode 1024 768 32; fbtool noise 8")
         assert tap.screen.mode is not None
 
 
-async def test_a_tap_that_begins_in_the_middle(guest: Guest, tracker: str) -> None:
-    """Whatever was there before the tap came is on the first picture, and drawing goes on from there."""
+async def test_a_tap_that_begins_while_the_guest_draws(guest: Guest, tracker: str) -> None:
+    """The first picture contains what was drawn before the tap began."""
     painter = await asyncio.to_thread(guest.spawn, "fbtool draw 3 1")
     async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
         await client.until(lambda: client.updates > 20)
@@ -145,7 +143,7 @@ async def test_a_tap_that_begins_in_the_middle(guest: Guest, tracker: str) -> No
         await shows(guest, client)
 
 
-async def test_a_viewer_that_comes_late_and_one_that_is_slow(guest: Guest, tracker: str) -> None:
+async def test_late_and_slow_viewers_show_the_same_pixels(guest: Guest, tracker: str) -> None:
     async with vramtap.open(guest.url, tracker=tracker) as tap:
         await asyncio.to_thread(guest.run, "fbtool noise 1")
         slow = ModelClient(tap, busy=lambda: guest.run("true"))
@@ -157,15 +155,15 @@ async def test_a_viewer_that_comes_late_and_one_that_is_slow(guest: Guest, track
         assert not unmoved.moved
         polls = tap.stats.polls
         await asyncio.to_thread(guest.run, "fbtool edges 0x00FF00; fbtool scroll 3")
-        assert tap.stats.polls == polls, "nobody waits, nobody looks"
+        assert tap.stats.polls == polls, "no viewer waits, so the tap does not poll"
         async with ModelClient(tap) as late:
             await shows(guest, late)
 
 
-async def test_boot_messages_and_a_reboot(tmp_path: Path) -> None:
+async def test_pixels_stay_exact_through_two_boots(tmp_path: Path) -> None:
     """Both trackers follow one guest from its firmware's text mode through two boots."""
     second = tmp_path / "second.sock"
-    # The firmware's menu waits in text mode for a key that does not come.
+    # The firmware's menu waits in text mode for a key. No key is sent.
     menu = ("-boot", "menu=on,splash-time=1000")
     guest = Guest((*menu, "-qmp", f"unix:{second},server=on,wait=off"))
     await asyncio.to_thread(guest.start)
@@ -177,7 +175,7 @@ async def test_boot_messages_and_a_reboot(tmp_path: Path) -> None:
             ModelClient(compare) as compare_client,
         ):
             pairs = ((hybrid, hybrid_client), (compare, compare_client))
-            assert hybrid.screen.mode is None, "it begins with the firmware's text"
+            assert hybrid.screen.mode is None, "the guest begins with the firmware's text"
             await asyncio.to_thread(guest.wait_ready)
             await _quiet_and_exact(guest, pairs)
             for _, client in pairs:
@@ -186,7 +184,7 @@ async def test_boot_messages_and_a_reboot(tmp_path: Path) -> None:
             await asyncio.to_thread(guest.reboot)
             await _quiet_and_exact(guest, pairs)
             for tap, client in pairs:
-                assert len(client.sizes) >= 2, "text was shown on the way"
+                assert len(client.sizes) >= 2, "text was shown between the boots"
                 assert client.sizes[-1] == (1024, 768)
                 assert tap.stats.snapshots > 0
                 assert not tap.closed

@@ -1,4 +1,4 @@
-"""What may go wrong while a guest is tapped, at any moment: to us, to QEMU, to the way between."""
+"""Faults while a guest is tapped: in vramtap, in QEMU, in the connection between them."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import vramtap
+from support import tapper
 from support.model_client import ModelClient
+from support.process_state import descriptors, protections
 from support.testbed.errors import LabError
 from support.testbed.guest import Guest
 from support.testbed.supervise import spawn, stop
 from vramtap.errors import AttachError, NotFound, NotTappable, Refused, TargetGone, VramtapError
-from vramtap.linux.procfs import vm_flags
-from vramtap.targets.qemu import qmp
+from vramtap.tap.tap import Tap
+from vramtap.targets.qemu.qmp import DEFAULT_TIMEOUTS, MonitorTimeouts
+from vramtap.targets.qemu.target import QemuTarget, QemuTimeouts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from vramtap.tap.tap import Tap
 
-TAPPER = Path(__file__).with_name("tapper.py")
+TAPPER = Path(tapper.__file__)
 HANG_S = 60.0
-"""What takes longer hangs."""
+"""A test that takes longer hangs."""
 
 
 @pytest.fixture(autouse=True)
 def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever goes wrong here is said in a line."""
+    """Check that every fault is logged in one line, without a traceback."""
     caplog.set_level(logging.INFO, "vramtap")
     yield
     gc.collect()  # asyncio complains about a task's exception when the task is freed
@@ -51,7 +53,7 @@ def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.fixture
 def moments(storm: int) -> random.Random:
-    """A source of random moments, whose seed stands in the report of a test that fails."""
+    """Return a source of random moments. The report of a failed test contains its seed."""
     seed = random.SystemRandom().randrange(1 << 32) if storm > 1 else 20
     print(f"seed {seed}")
     return random.Random(seed)
@@ -59,38 +61,24 @@ def moments(storm: int) -> random.Random:
 
 @pytest.fixture
 def starting_guest() -> Iterator[Guest]:
-    """A guest that has just been switched on."""
+    """Start a guest, and do not wait until it has booted."""
     guest = Guest()
     guest.start()
     yield guest
     guest.stop()
 
 
-def protections(pid: int) -> list[str]:
-    """Mappings that a userfaultfd has hold of."""
-    return [str(mapping) for mapping, flags in vm_flags(pid) if "uw" in flags]
-
-
-def descriptors(pid: int) -> Counter[str]:
-    """How many of each kind a process has."""
-    kinds: Counter[str] = Counter()
-    for entry in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            kinds[os.readlink(f"/proc/{pid}/fd/{entry}").partition(":[")[0]] += 1
-    return kinds
-
-
 def wait_for(guest: Guest, happened: Callable[[], bool], what: str) -> None:
-    """Wait until something is so, while QEMU's main loop goes round."""
+    """Wait for a condition while QEMU's main loop runs."""
     for _ in range(10_000):
         if happened():
             return
         guest.monitor.execute("query-status")
-    pytest.fail(f"not after 10,000 rounds of QEMU's main loop: {what}")
+    pytest.fail(f"not within 10,000 rounds of QEMU's main loop: {what}")
 
 
 async def exact(guest: Guest, url: str | None = None, tracker: str = "auto") -> None:
-    """A new tap works and shows what the guest shows."""
+    """Check that a new tap shows what the guest shows."""
     async with (
         asyncio.timeout(HANG_S),
         vramtap.open(url or guest.url, tracker=tracker) as tap,
@@ -100,13 +88,13 @@ async def exact(guest: Guest, url: str | None = None, tracker: str = "auto") -> 
         await client.shows(await asyncio.to_thread(guest.screendump))
 
 
-# We are killed
+# vramtap is killed
 
 
 def kill_at_a_random_moment(guest: Guest, moments: random.Random) -> str:
-    """Start a tap in a process of its own and kill it; returns how far it had come.
+    """Start a tap in another process and kill it; return the last stage it reached.
 
-    Attaching takes a tenth of a second, most of it until the helper that injects the system call runs.
+    To attach takes a tenth of a second, most of it until the helper that injects the system call runs.
     """
     stage = moments.choice(["attaching", "attaching", "attached", "updated"])
     delay_s = moments.uniform(0, 0.2 if stage == "attaching" else 0.05)
@@ -119,54 +107,56 @@ def kill_at_a_random_moment(guest: Guest, moments: random.Random) -> str:
             guest.url,
             moments.choice(["hybrid", "hybrid", "log", "compare"]),
         ]
-        tapper = spawn(command, stdout=write_end, env=env)
+        process = spawn(command, stdout=write_end, env=env)
         os.close(write_end)
-        came = ""
+        reached = ""
         for line in output:
-            came = line.decode().strip()
-            if came == stage:
+            reached = line.decode().strip()
+            if reached == stage:
                 break
-        assert came == stage, f"the tapper ended by itself: {tapper.wait()}"
+        assert reached == stage, f"the tapper ended by itself: {process.wait()}"
         with contextlib.suppress(subprocess.TimeoutExpired):
-            tapper.wait(delay_s)
-            pytest.fail(f"the tapper ended by itself: {tapper.returncode}")
-        stop(tapper)
-        # The helper that injects holds the other end too, and is to finish.
-        *_, came = [stage, *(line.decode().strip() for line in output)]
-    return came
+            process.wait(delay_s)
+            pytest.fail(f"the tapper ended by itself: {process.returncode}")
+        stop(process)
+        # The helper that injects has the other end of the pipe too. Wait until it has ended.
+        *_, reached = [stage, *(line.decode().strip() for line in output)]
+    return reached
 
 
 @pytest.mark.storm
-async def test_we_are_killed_while_the_guest_draws(guest: Guest, moments: random.Random, storm: int) -> None:
+async def test_killed_taps_leave_the_guest_unchanged(
+    guest: Guest, moments: random.Random, storm: int
+) -> None:
     before = descriptors(guest.pid)
     painter = await asyncio.to_thread(guest.spawn, "fbtool draw 1 1")
 
     def rounds() -> Counter[str]:
-        came: Counter[str] = Counter()
+        stages: Counter[str] = Counter()
         for number in range(20 if storm == 1 else 100):
-            came[kill_at_a_random_moment(guest, moments)] += 1
+            stages[kill_at_a_random_moment(guest, moments)] += 1
             assert guest.run(f"echo {number}") == f"{number}\n"
             assert guest.run(f"test -d /proc/{painter} && echo draws") == "draws\n"
             assert not protections(guest.pid)
-            wait_for(guest, lambda: descriptors(guest.pid) == before, "no descriptor more in QEMU")
-        return came
+            wait_for(guest, lambda: descriptors(guest.pid) == before, "QEMU has no additional descriptor")
+        return stages
 
-    came = await asyncio.to_thread(rounds)
-    assert came["attaching"], "none was killed while it attached"
-    assert came["updated"], "none was killed while it ran"
+    stages = await asyncio.to_thread(rounds)
+    assert stages["attaching"], "no tapper was killed while it attached"
+    assert stages["updated"], "no tapper was killed while it ran"
     await asyncio.to_thread(guest.kill, painter)
     await exact(guest)
     await exact(guest, tracker="compare")
 
 
-async def test_what_we_lent_qemu_when_we_were_killed_is_taken_back(
+async def test_descriptors_lent_by_killed_taps_are_taken_back(
     guest: Guest, moments: random.Random, storm: int
 ) -> None:
-    """Without a framebuffer QEMU is lent a file to dump the screen to, and keeps it if we are killed."""
+    """Without a framebuffer vramtap lends QEMU a file for screendumps. QEMU keeps it if vramtap is killed."""
     before = descriptors(guest.pid)
 
     def rounds() -> None:
-        # The screen's own palette changes, so that the tapper has something to dump all the time.
+        # The palette changes all the time, so that the tapper takes a screendump all the time.
         guest.run("fbtool mode 640 480 8; fbtool noise 1")
         painter = guest.spawn("fbtool draw 1 1")
         for _ in range(5 * storm):
@@ -176,25 +166,29 @@ async def test_what_we_lent_qemu_when_we_were_killed_is_taken_back(
 
     await asyncio.to_thread(rounds)
     await exact(guest)
-    await asyncio.to_thread(wait_for, guest, lambda: descriptors(guest.pid) == before, "all is taken back")
+    await asyncio.to_thread(
+        wait_for, guest, lambda: descriptors(guest.pid) == before, "all descriptors are back"
+    )
 
 
 # QEMU ends
 
 
 @contextlib.asynccontextmanager
-async def tapped(guest: Guest, tracker: str = "auto") -> AsyncIterator[tuple[Tap, ModelClient]]:
-    """A tap with a client; nothing in the block takes for ever."""
+async def tapped(
+    guest: Guest, tracker: str = "auto", *, timeouts: MonitorTimeouts = DEFAULT_TIMEOUTS
+) -> AsyncIterator[tuple[Tap, ModelClient]]:
+    """Tap a guest with a client; the block must not hang."""
     async with (
         asyncio.timeout(2 * HANG_S),
-        vramtap.open(guest.url, tracker=tracker) as tap,
+        Tap(QemuTarget(str(guest.qmp_path), timeouts=QemuTimeouts(monitor=timeouts)), tracker) as tap,
         ModelClient(tap) as client,
     ):
         yield tap, client
 
 
 @pytest.mark.parametrize("tracker", ["hybrid", "log", "compare"])
-async def test_qemu_is_killed(starting_guest: Guest, tracker: str) -> None:
+async def test_a_killed_qemu_ends_the_tap(starting_guest: Guest, tracker: str) -> None:
     async with tapped(starting_guest, tracker) as (tap, client):
         os.kill(starting_guest.pid, signal.SIGKILL)
         gone = await client.ends()
@@ -207,22 +201,22 @@ async def test_qemu_is_killed(starting_guest: Guest, tracker: str) -> None:
         assert [damage async for damage in tap.changes()] == []
 
 
-async def test_qemu_quits(starting_guest: Guest) -> None:
+async def test_a_quitting_qemu_ends_the_tap(starting_guest: Guest) -> None:
     async with tapped(starting_guest) as (tap, client):
         await asyncio.to_thread(starting_guest.monitor.execute, "quit")
         await client.ends()
         assert tap.closed == f"QEMU (pid {starting_guest.pid}) shut down"
 
 
-async def test_nobody_looks_when_qemu_ends(starting_guest: Guest) -> None:
+async def test_the_end_of_qemu_is_noticed_without_a_viewer(starting_guest: Guest) -> None:
     async with asyncio.timeout(HANG_S), vramtap.open(starting_guest.url) as tap:
         os.kill(starting_guest.pid, signal.SIGKILL)
         assert await tap.ended() == f"QEMU (pid {starting_guest.pid}) exited"
 
 
 @pytest.mark.storm
-async def test_qemu_is_killed_at_random_moments(moments: random.Random, storm: int) -> None:
-    """Attaching, taking the first picture, or running: it is said, at once, and once."""
+async def test_qemu_killed_at_random_moments_gives_one_error(moments: random.Random, storm: int) -> None:
+    """While vramtap attaches, takes the first picture, or runs: one error, at once."""
     for number in range(6 * storm):
         guest = Guest()
         await asyncio.to_thread(guest.start)
@@ -233,17 +227,17 @@ async def test_qemu_is_killed_at_random_moments(moments: random.Random, storm: i
                 async with tapped(guest, ("hybrid", "compare", "log")[number % 3]) as (_, client):
                     raise await client.ends()
             assert "\n" not in str(caught.value)
-            assert str(caught.value).count(":") >= 1, "what, and why"
+            assert str(caught.value).count(":") >= 1, "the error says what and why"
         finally:
             timer.join()
             await asyncio.to_thread(guest.stop)
 
 
-# The guest is stopped, reset, or out of our hands for a while
+# The guest is stopped or reset, or QEMU is stopped
 
 
 @pytest.mark.storm
-async def test_stop_and_cont_at_random_moments(guest: Guest, moments: random.Random, storm: int) -> None:
+async def test_exact_through_stop_and_cont(guest: Guest, moments: random.Random, storm: int) -> None:
     async with tapped(guest) as (tap, client):
         painter = await asyncio.to_thread(guest.spawn, "fbtool draw 2 1")
         for _ in range(10 * storm):
@@ -262,11 +256,11 @@ async def _updates(client: ModelClient, count: int, timeout_s: float = HANG_S) -
 
 
 @pytest.mark.storm
-async def test_reset_at_random_moments(starting_guest: Guest, moments: random.Random, storm: int) -> None:
+async def test_exact_through_resets(starting_guest: Guest, moments: random.Random, storm: int) -> None:
     guest = starting_guest
     async with tapped(guest) as (tap, client):
         for _ in range(3 * storm):
-            # Text is over soon, and a few updates later the kernel works in silence for a while.
+            # The firmware's text ends soon, and a few updates later the kernel draws nothing for a while.
             with contextlib.suppress(TimeoutError):
                 await _updates(client, moments.randrange(6), moments.uniform(0, 1))
             await asyncio.to_thread(_reset, guest)
@@ -281,7 +275,7 @@ async def test_reset_at_random_moments(starting_guest: Guest, moments: random.Ra
 
 
 def _reset(guest: Guest) -> None:
-    """Reset it, and forget what it said before: it may have come up."""
+    """Reset the guest, and drop its earlier output, which may say that it is ready."""
     guest.monitor.execute("stop")
     with contextlib.suppress(LabError):
         while True:
@@ -291,8 +285,8 @@ def _reset(guest: Guest) -> None:
 
 
 @pytest.mark.storm
-async def test_qemu_sleeps_at_random_moments(guest: Guest, moments: random.Random, storm: int) -> None:
-    """SIGSTOP holds all of QEMU, its monitor too; waits shorter than a command's limit go unnoticed."""
+async def test_exact_through_short_sigstops(guest: Guest, moments: random.Random, storm: int) -> None:
+    """SIGSTOP stops all of QEMU, also its monitor. Stops shorter than the command timeout have no effect."""
     async with tapped(guest) as (tap, client):
         painter = await asyncio.to_thread(guest.spawn, "fbtool flip 1000000 1")
         for _ in range(10 * storm):
@@ -314,17 +308,13 @@ def _asleep(guest: Guest) -> Iterator[None]:
         os.kill(guest.pid, signal.SIGCONT)
 
 
-async def test_qemu_sleeps_longer_than_we_wait(
-    guest: Guest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(qmp, "COMMAND_TIMEOUT_S", 0.2)
-    async with tapped(guest) as (tap, client):
+async def test_a_long_sigstop_is_logged_and_survived(guest: Guest, caplog: pytest.LogCaptureFixture) -> None:
+    async with tapped(guest, timeouts=MonitorTimeouts(command_s=1.0)) as (tap, client):
         with _asleep(guest):
             with contextlib.suppress(TimeoutError):
-                await client.until(lambda: "SIGSTOP" in caplog.text, timeout_s=2)
-            assert "no answer within 0.2 s (is QEMU stopped by a debugger or SIGSTOP?)" in caplog.text
-        # What QEMU answers late to commands that were given up confuses nobody.
-        monkeypatch.undo()
+                await client.until(lambda: "SIGSTOP" in caplog.text, timeout_s=10)
+            assert "no answer within 1 s (is QEMU stopped by a debugger or SIGSTOP?)" in caplog.text
+        # QEMU now answers the commands that timed out, and vramtap must ignore these answers.
         await asyncio.to_thread(guest.run, "fbtool flip 3; fbtool noise 5")
         truth = await asyncio.to_thread(guest.screendump)
         await client.shows(truth)
@@ -333,78 +323,74 @@ async def test_qemu_sleeps_longer_than_we_wait(
         assert tap.closed is None
 
 
-async def test_attaching_to_a_qemu_that_sleeps(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qmp, "CONNECT_TIMEOUT_S", 0.2)
+async def test_attach_to_a_qemu_under_sigstop_is_refused(guest: Guest) -> None:
     with _asleep(guest), pytest.raises(Refused, match="no QMP greeting within"):
-        async with tapped(guest):
+        async with tapped(guest, timeouts=MonitorTimeouts(connect_s=0.2)):
             pass
-    monkeypatch.undo()
     await exact(guest)
 
 
-# There is nothing to tap
+# There is no guest to tap
 
 
-async def refusal(url: str) -> VramtapError:
-    """What an attempt to tap it says, in a line."""
+async def refusal(path: Path | str, **timeouts: Any) -> VramtapError:  # noqa: ANN401 - passed on
+    """Try to tap the QEMU with this socket; return the error, which must be one line with a remedy."""
     async with asyncio.timeout(HANG_S):
         with pytest.raises(VramtapError) as caught:
-            async with vramtap.open(url):
+            async with Tap(QemuTarget(str(path), timeouts=QemuTimeouts(**timeouts))):
                 pass
-    said = str(caught.value)
-    assert said.startswith(("connect qemu:", "attach qemu:")), said
-    assert "\n" not in said
-    assert len(said) < 600
-    assert caught.value.remedy, f"what to do is not said: {said}"
+    message = str(caught.value)
+    assert message.startswith(("connect qemu:", "attach qemu:")), message
+    assert "\n" not in message
+    assert len(message) < 600
+    assert caught.value.remedy, f"no remedy: {message}"
     return caught.value
 
 
-async def test_a_monitor_has_one_client(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_busy_monitor_is_refused(guest: Guest) -> None:
     async with tapped(guest) as (tap, client):
-        monkeypatch.setattr(qmp, "CONNECT_TIMEOUT_S", 0.3)
-        # The first few wait in the kernel's queue, the others are not even let into it.
+        # The first few wait in the kernel's queue. For the others the queue is full.
         for _ in range(5):
-            error = await refusal(guest.url)
+            error = await refusal(guest.qmp_path, monitor=MonitorTimeouts(connect_s=0.3))
             assert isinstance(error, Refused)
             assert "another client holds this monitor" in str(error)
             assert "a second -qmp" in error.remedy
         await asyncio.to_thread(guest.run, "fbtool edges 0xFF00FF")
         await client.shows(await asyncio.to_thread(guest.screendump))
         assert tap.closed is None
-    monkeypatch.undo()
     await exact(guest)
 
 
-async def test_no_such_socket(tmp_path: Path) -> None:
-    error = await refusal(f"qemu:{tmp_path}/vm.qmp")
+async def test_a_missing_socket_is_refused(tmp_path: Path) -> None:
+    error = await refusal(tmp_path / "vm.qmp")
     assert isinstance(error, NotFound)
     assert "no such socket" in str(error)
     assert "-qmp unix:PATH" in error.remedy
 
 
-async def test_a_socket_that_nobody_listens_on(tmp_path: Path) -> None:
+async def test_a_socket_without_a_listener_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "vm.qmp"
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
-    error = await refusal(f"qemu:{path}")
+    error = await refusal(path)
     assert isinstance(error, NotFound)
-    assert "nobody listens" in str(error)
+    assert "no process listens" in str(error)
 
 
-async def test_what_is_no_socket(tmp_path: Path) -> None:
+async def test_a_path_that_is_not_a_socket_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("QMP")
     for name in ("file", "."):
-        error = await refusal(f"qemu:{tmp_path}/{name}")
+        error = await refusal(tmp_path / name)
         assert isinstance(error, NotTappable)
-        assert "no socket" in str(error)
+        assert "not a socket" in str(error)
 
 
-async def test_a_socket_of_another_kind_and_a_path_that_is_too_long(tmp_path: Path) -> None:
+async def test_a_datagram_socket_and_a_long_path_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "datagrams"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
         datagrams.bind(str(path))
-        assert "wrong type" in str(await refusal(f"qemu:{path}"))
-    assert "too long" in str(await refusal(f"qemu:/{'x' * 120}"))
+        assert "wrong type" in str(await refusal(path))
+    assert "too long" in str(await refusal(f"/{'x' * 120}"))
 
 
 GREETING = b'{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}}, "capabilities": []}}\r\n'
@@ -429,7 +415,7 @@ STRANGERS = {
 
 
 @pytest.mark.parametrize("says", STRANGERS.values(), ids=list(STRANGERS))
-async def test_a_server_that_is_no_qmp(tmp_path: Path, says: bytes) -> None:
+async def test_a_server_that_does_not_speak_qmp_is_refused(tmp_path: Path, says: bytes) -> None:
     path = tmp_path / "stranger"
     ended = asyncio.Event()
 
@@ -441,20 +427,19 @@ async def test_a_server_that_is_no_qmp(tmp_path: Path, says: bytes) -> None:
         ended.set()
 
     async with await asyncio.start_unix_server(stranger, path):
-        error = await refusal(f"qemu:{path}")
+        error = await refusal(path)
         assert isinstance(error, Refused)
         assert "no QMP" in str(error)
         assert "-qmp socket" in error.remedy
         await ended.wait()
 
 
-async def test_a_server_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qmp, "CONNECT_TIMEOUT_S", 0.3)
+async def test_a_silent_server_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "silent"
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
         silent.listen()
-        error = await refusal(f"qemu:{path}")
+        error = await refusal(path, monitor=MonitorTimeouts(connect_s=0.3))
         assert isinstance(error, Refused)
         assert "no QMP greeting within 0.3 s" in str(error)
 
@@ -463,11 +448,11 @@ async def test_a_server_that_says_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     ("vga", "says"),
     [("virtio", "virtio-gpu"), ("cirrus", "Cirrus"), ("none", "no PCI display device"), ("vmware", "VMware")],
 )
-async def test_a_display_that_is_no_linear_framebuffer(vga: str, says: str) -> None:
+async def test_a_display_without_a_linear_framebuffer_is_refused(vga: str, says: str) -> None:
     guest = Guest(vga=vga, video_mode="normal")
     await asyncio.to_thread(guest.start)
     try:
-        error = await refusal(guest.url)
+        error = await refusal(guest.qmp_path)
         assert isinstance(error, NotTappable)
         assert says in str(error)
         assert error.remedy == "start QEMU with -vga std"
@@ -475,12 +460,11 @@ async def test_a_display_that_is_no_linear_framebuffer(vga: str, says: str) -> N
         await asyncio.to_thread(guest.stop)
 
 
-async def test_a_guest_that_was_never_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vramtap.targets.qemu.target.PLACE_TIMEOUT_S", 0.5)
+async def test_a_guest_that_was_never_started_is_refused() -> None:
     guest = Guest(("-S",))
     await asyncio.to_thread(guest.start)
     try:
-        error = await refusal(guest.url)
+        error = await refusal(guest.qmp_path, place_s=0.5)
         assert "video RAM not found within 0.5 s" in str(error)
         assert error.remedy == "is the guest running?"
     finally:

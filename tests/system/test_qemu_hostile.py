@@ -1,4 +1,4 @@
-"""A guest that means harm, and a monitor that talks nonsense: what comes out is a line, never a traceback."""
+"""Hostile guests and invalid answers of a monitor: each ends in a one-line error, never in a traceback."""
 
 from __future__ import annotations
 
@@ -19,16 +19,21 @@ from support.fake_qmp import fake_qmp
 from support.model_client import ModelClient
 from vramtap.errors import VramtapError
 from vramtap.pages import PAGE_SIZE
-from vramtap.targets.qemu import qmp
+from vramtap.tap.tap import Tap
+from vramtap.targets.qemu.qmp import MonitorTimeouts
+from vramtap.targets.qemu.target import QemuTarget, QemuTimeouts
 
 if TYPE_CHECKING:
     from support.testbed.guest import Guest
 
 TRACKERS = ("hybrid", "log", "compare")
+IMPATIENT = QemuTimeouts(
+    monitor=MonitorTimeouts(connect_s=1.0, command_s=0.05), place_s=0.2, exit_grace_s=0.01
+)
 
 
 def resident_peak_kib() -> int:
-    """The most this process has had in memory since `forget_peak` (proc_pid_status(5), VmHWM)."""
+    """Return the peak of resident memory since `forget_peak` (proc_pid_status(5), VmHWM)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1])
@@ -36,25 +41,25 @@ def resident_peak_kib() -> int:
 
 
 def forget_peak() -> None:
-    """Let the peak begin anew (proc_pid_clear_refs(5), 5)."""
+    """Reset the peak (proc_pid_clear_refs(5), 5)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 MEMORY_BOUND_KIB = 1 << 20
-"""Of a tap on 16 MiB of video RAM, whatever the registers say: at 4 bits a pixel they hold 32 million pixels,
-which are 128 MiB a copy, and there are the picture, the last picture, and two states of the screen."""
+"""Memory bound of a tap on 16 MiB of video RAM with any registers. At 4 bits a pixel the RAM holds 32 million
+pixels, 128 MiB a copy; there are the picture, the last picture, and two states of the screen."""
 
 
 @pytest.mark.storm
 @pytest.mark.parametrize("tracker", TRACKERS)
-async def test_registers_at_random(
+async def test_random_registers_are_survived_within_a_memory_bound(
     guest: Guest, tracker: str, storm: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     forget_peak()
     before = resident_peak_kib()
     async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
         for seed in range(10 * storm):
-            # Few writes leave most of a mode standing; many leave nothing.
+            # Few writes change a part of the mode, many change all of it.
             await asyncio.to_thread(guest.run, f"fbtool random-dispi {seed} {(3, 20, 2000)[seed % 3]}")
             await tap.refresh()
             await asyncio.to_thread(guest.run, "fbtool noise 1 || true")
@@ -66,8 +71,8 @@ async def test_registers_at_random(
 
 
 @pytest.mark.storm
-async def test_whatever_the_registers_say_the_picture_is_qemus(guest: Guest, storm: int) -> None:
-    """Random registers make strange modes; those that show something show what QEMU shows."""
+async def test_random_registers_show_what_qemu_shows(guest: Guest, storm: int) -> None:
+    """Random registers make unusual modes. If QEMU shows a picture, the tap shows the same."""
     async with vramtap.open(guest.url) as tap, ModelClient(tap) as client:
         for seed in range(6 * storm):
             await asyncio.to_thread(guest.run, f"fbtool random-dispi {seed} 4")
@@ -76,7 +81,7 @@ async def test_whatever_the_registers_say_the_picture_is_qemus(guest: Guest, sto
             await asyncio.to_thread(guest.restore)
 
 
-# A monitor that talks nonsense
+# Invalid answers of a monitor
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.text(max_size=8),
@@ -86,9 +91,9 @@ JSON = st.recursive(
 NUMBERS = st.sampled_from([-1, 0, 1, 2, 4095, 4096, 1 << 24, 1 << 31, 1 << 48, (1 << 64) - 1, 1 << 64])
 
 
-def sometimes(nonsense: st.SearchStrategy[Any], sense: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Mostly sense, or nothing would get past the first question."""
-    return st.integers(0, 15).flatmap(lambda n: sense if n < 15 else nonsense)
+def sometimes(invalid: st.SearchStrategy[Any], valid: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Return a strategy that is mostly valid, so that tests get past the first command."""
+    return st.integers(0, 15).flatmap(lambda n: valid if n < 15 else invalid)
 
 
 @st.composite
@@ -127,15 +132,15 @@ def registers(draw: st.DrawFn) -> str:
     text = "".join(
         f"{at:016x}: {' '.join(f'0x{word:04x}' for word in line)}\r\n" for at, line in enumerate(lines)
     )
-    nonsense = st.text(max_size=40) | st.sampled_from(["Cannot access memory\r\n", "0x" * 10, "(" * 100])
-    return str(draw(sometimes(nonsense, st.just(text))))
+    invalid = st.text(max_size=40) | st.sampled_from(["Cannot access memory\r\n", "0x" * 10, "(" * 100])
+    return str(draw(sometimes(invalid, st.just(text))))
 
 
 WIRE = st.sampled_from(
     [
         None,
         b"",
-        b"nonsense",
+        b"no JSON",
         b"[]",
         b"5",
         b'{"id": ["unhashable"]}',
@@ -171,35 +176,31 @@ ANSWERS = {
 
 
 def some(answers: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
-    """Answers to one command, in turn."""
+    """Return a strategy for successive answers to one command."""
     return st.lists(st.integers(0, 23).flatmap(lambda n: answers if n < 23 else WIRE), min_size=1, max_size=4)
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 @given(script=st.fixed_dictionaries({command: some(answers) for command, answers in ANSWERS.items()}))
-def test_only_errors_of_ours_come_out(script: dict[str, list[Any]]) -> None:
+def test_any_answers_of_a_monitor_raise_vramtap_errors_only(script: dict[str, list[Any]]) -> None:
     turns = {command: itertools.cycle(answers) for command, answers in script.items()}
 
     def answer(command: str, arguments: dict[str, Any]) -> object:
         line = str(arguments.get("command-line", command))
         return next(turns[line.split()[0]])
 
-    async def attach_and_look(path: Path) -> None:
+    async def attach_and_refresh(path: Path) -> None:
         async with asyncio.timeout(30), fake_qmp(path, answer):
-            came, said = "connecting", ""
+            stage, message = "connecting", ""
             try:
-                async with vramtap.open(f"qemu:{path}", tracker="compare") as tap:
+                async with Tap(QemuTarget(str(path), timeouts=IMPATIENT), "compare") as tap:
                     for number in range(6):
-                        came = f"looked {number} times"
+                        stage = f"{number} refreshes"
                         await tap.refresh()
             except VramtapError as error:
-                event(f"{came}: {type(error).__name__} {error.operation} {error.reason[:20]}")
-                said = str(error)
-            assert len(said) < 5000
+                event(f"{stage}: {type(error).__name__} {error.operation} {error.reason[:20]}")
+                message = str(error)
+            assert len(message) < 5000
 
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as directory:
-        patch.setattr(qmp, "COMMAND_TIMEOUT_S", 0.05)
-        patch.setattr(qmp, "CONNECT_TIMEOUT_S", 1.0)
-        patch.setattr("vramtap.targets.qemu.target.PLACE_TIMEOUT_S", 0.2)
-        patch.setattr("vramtap.targets.qemu.target.EXIT_GRACE_S", 0.01)
-        asyncio.run(attach_and_look(Path(directory) / "qmp"))
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(attach_and_refresh(Path(directory) / "qmp"))

@@ -1,4 +1,4 @@
-"""QEMU as people start it: other machines, devices and accelerators, sandboxed, as others, powerless."""
+"""QEMU with other machines, devices, accelerators, users, and in a sandbox."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ import vramtap
 from support.forced import ArmAtOnce, require_arming, tapped, until
 from support.model_client import ModelClient
 from support.painter import SIZE, Painter, painter
+from support.process_state import protections
 from support.program import assert_one_line, run
 from support.testbed.errors import LabError
 from support.testbed.guest import Guest
 from support.testbed.require import require
 from vramtap.errors import KernelError
-from vramtap.linux.procfs import status_field, vm_flags
+from vramtap.linux.procfs import status_field
 from vramtap.pages import PAGE_SIZE
 from vramtap.targets.qemu.target import QemuTarget
 
@@ -30,16 +31,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UPDATES = 20
-"""That a painter is followed for; each has some thousand pixels."""
-
-
-def protections(pid: int) -> list[str]:
-    """Mappings that a userfaultfd has hold of."""
-    return [str(mapping) for mapping, flags in vm_flags(pid) if "uw" in flags]
+"""Number of updates for which a painter is followed; each has some thousand pixels."""
 
 
 async def follows(guest: Guest) -> None:
-    """A tap follows what is drawn, exactly, by the log and when armed, and leaves QEMU as it was."""
+    """Check that a tap shows exactly what is drawn, logged and armed, and that it leaves QEMU as it was."""
     async with vramtap.open(guest.url) as tap, ModelClient(tap) as client:
         assert tap.stats.tracker == "hybrid", tap.stats.tracker_why
         for command in (
@@ -68,7 +64,7 @@ VARIANTS = {
         "std",
         ("-M", "q35", "-overcommit", "mem-lock=on", "-mem-prealloc"),
     ),
-    "with 64 MiB of video RAM, beside another": (
+    "with 64 MiB of video RAM and a second VGA": (
         "none",
         ("-device", "VGA,vgamem_mb=64", "-device", "secondary-vga"),
     ),
@@ -76,7 +72,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize(("vga", "arguments"), VARIANTS.values(), ids=list(VARIANTS))
-async def test_a_linux_guest(vga: str, arguments: tuple[str, ...]) -> None:
+async def test_a_linux_guest_in_unusual_configurations(vga: str, arguments: tuple[str, ...]) -> None:
     require_arming()
     with Guest(arguments, vga=vga) as guest:
         guest.quiet()
@@ -84,8 +80,8 @@ async def test_a_linux_guest(vga: str, arguments: tuple[str, ...]) -> None:
         await follows(guest)
 
 
-async def test_a_display_without_vga() -> None:
-    """bochs-display has the registers and the memory, and none of VGA's ports and modes."""
+async def test_bochs_display_can_be_tapped() -> None:
+    """bochs-display has the registers and the memory, but not the ports and modes of a VGA."""
     with Guest(("-device", "bochs-display"), vga="none", video_mode="normal") as guest:
         found = guest.run(
             "cd /sys/bus/pci/devices; for d in *; do grep -q 0x1234 $d/vendor && head -1 $d/resource; done; :"
@@ -101,21 +97,21 @@ async def test_a_display_without_vga() -> None:
             assert tap.stats.snapshots == 0
 
 
-async def test_qemu_that_became_another_user() -> None:
-    """The kernel counts a process that changed its user as nobody's to look at but root's."""
+async def test_a_qemu_that_changed_its_user_can_be_tapped() -> None:
+    """Only root may read the memory of a process that has changed its user."""
     require(os.geteuid() == 0, "QEMU changes its user only when started as root")
     with painter("-runas", "nobody") as guest:
         assert (status_field(guest.pid, "Uid") or "").split()[0] == "65534"
         async with vramtap.open(guest.url()) as tap, ModelClient(tap) as client:
             assert tap.stats.tracker == "hybrid", tap.stats.tracker_why
             await painted(guest, client)
-            # The file that QEMU is lent need not be QEMU's user's.
+            # QEMU's user does not own the file that vramtap lends.
             assert np.array_equal(await tap.target.snapshot(), client.pixels)
         assert not protections(guest.pid)
 
 
 async def painted(guest: Painter, client: ModelClient) -> None:
-    """The client follows the painter for a while; stopped in the middle, it has the picture."""
+    """Check that the client follows the painter, and has the exact picture when the guest is stopped."""
     guest.monitor.execute("cont")
     await client.until(lambda: client.pixels.shape == SIZE)
     goal = client.updates + UPDATES
@@ -126,12 +122,12 @@ async def painted(guest: Painter, client: ModelClient) -> None:
     await client.shows(truth)
 
 
-async def test_a_kvm_guest() -> None:
-    """Its writes go through page tables of KVM's own, which the log must have kept in step."""
-    require(os.access("/dev/kvm", os.R_OK | os.W_OK), "/dev/kvm is not there, or not for this user")
+async def test_a_kvm_guest_can_be_tapped() -> None:
+    """KVM writes through its own page tables, whose writes the log must see too."""
+    require(os.access("/dev/kvm", os.R_OK | os.W_OK), "/dev/kvm does not exist, or this user may not open it")
     require_arming()
     with painter("-accel", "kvm") as guest:
-        # From the firmware's first text on.
+        # The tap begins with the firmware's first text.
         async with vramtap.open(guest.url()) as tap, ModelClient(tap) as client:
             assert tap.stats.tracker == "hybrid", tap.stats.tracker_why
             for _ in range(3):
@@ -139,7 +135,7 @@ async def test_a_kvm_guest() -> None:
             assert tap.stats.all_dirty.keys() <= {"first", "armed", "woken"}
             assert tap.stats.failures == 0
         assert not protections(guest.pid)
-        # Stopped in the middle of a picture, armed, and let go on.
+        # The guest is stopped in the middle of a picture, armed, and continued.
         async with tapped(guest.url(), ArmAtOnce()) as (tap, tracker), ModelClient(tap) as client:
             for _ in range(3):
                 await until(lambda: tracker.armed)
@@ -151,15 +147,15 @@ async def test_a_kvm_guest() -> None:
 
 @pytest.fixture
 def powerless() -> tuple[str, ...]:
-    """What runs a program without a single capability, nor a way to get one."""
+    """Return the command that runs a program without any capability, or a way to get one."""
     if os.geteuid():
         return ()
     drop = [f"--{kind}=-all" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
     return ("setpriv", "--no-new-privs", "--securebits=+noroot", *drop)
 
 
-def test_without_any_capability(powerless: tuple[str, ...]) -> None:
-    """The same user and nothing else: that is all that tapping takes."""
+def test_tapping_needs_no_capability(powerless: tuple[str, ...]) -> None:
+    """To tap a process of the same user takes no capability."""
     with painter(prefix=powerless) as guest:
         assert int(status_field(guest.pid, "CapEff") or "1", 16) == 0
         done = run("watch", guest.url(), "--tracker", "log", "--json", "-n", "30", prefix=powerless)
@@ -169,7 +165,7 @@ def test_without_any_capability(powerless: tuple[str, ...]) -> None:
         assert not protections(guest.pid)
 
 
-async def test_two_taps_of_one_guest() -> None:
+async def test_second_tap_falls_back_to_compare() -> None:
     with painter() as guest:
         async with vramtap.open(guest.url(0)) as first, ModelClient(first) as one:
             assert first.stats.tracker == "hybrid"
@@ -179,12 +175,12 @@ async def test_two_taps_of_one_guest() -> None:
             async with vramtap.open(guest.url(1)) as second, ModelClient(second) as other:
                 assert second.stats.tracker == "compare"
                 assert "EBUSY (another userfaultfd holds this range: another tap" in second.stats.tracker_why
-                for client, beside in ((one, other), (other, one)):
+                for client, neighbour in ((one, other), (other, one)):
                     await painted(guest, client)
-                    await beside.shows(guest.picture())
+                    await neighbour.shows(guest.picture())
 
 
-async def test_the_second_tap_has_the_log_when_the_first_has_gone() -> None:
+async def test_the_log_is_free_after_a_tap_has_ended() -> None:
     with painter() as guest:
         for number in (0, 1, 0):
             async with vramtap.open(guest.url(number)) as tap, ModelClient(tap) as client:
@@ -193,7 +189,7 @@ async def test_the_second_tap_has_the_log_when_the_first_has_gone() -> None:
 
 
 async def test_a_background_snapshot_is_refused_while_the_guest_is_tapped() -> None:
-    """A range has one userfaultfd: QEMU says so when it is asked, and no more once we have gone."""
+    """A range can have one userfaultfd. QEMU reports this during the tap, and not after it."""
     capability = [{"capability": "background-snapshot", "state": True}]
     with painter() as guest:
         async with vramtap.open(guest.url()) as tap, ModelClient(tap) as client:
@@ -204,21 +200,21 @@ async def test_a_background_snapshot_is_refused_while_the_guest_is_tapped() -> N
         guest.monitor.execute("migrate-set-capabilities", capabilities=capability)
 
 
-async def test_a_guest_that_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the first instruction QEMU cannot tell where its video RAM is, and is asked again."""
-    asked = asyncio.Event()
-    find = QemuTarget._vram_by_block
+async def test_a_guest_that_starts_during_attach_is_tapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its first instruction the guest has not placed its video RAM, so vramtap asks again."""
+    searched = asyncio.Event()
+    search = QemuTarget._vram_address
 
-    async def find_and_say(target: QemuTarget) -> int | None:
-        found = await find(target)
-        asked.set()
+    async def search_and_report(target: QemuTarget) -> int | None:
+        found = await search(target)
+        searched.set()
         return found
 
-    monkeypatch.setattr(QemuTarget, "_vram_by_block", find_and_say)
+    monkeypatch.setattr(QemuTarget, "_vram_address", search_and_report)
     with painter("-S") as guest:
         tap = vramtap.open(guest.url())
         attaching = asyncio.create_task(tap.__aenter__())
-        await asked.wait()
+        await searched.wait()
         await asyncio.to_thread(guest.monitor.execute, "cont")
         await attaching
         try:
@@ -228,7 +224,7 @@ async def test_a_guest_that_is_started_later(monkeypatch: pytest.MonkeyPatch) ->
             await tap.__aexit__(None, None, None)
 
 
-def test_qemu_in_a_pid_namespace_that_is_not_seen(guest: Guest, tmp_path: Path) -> None:
+def test_a_qemu_outside_the_pid_namespace_is_refused(guest: Guest, tmp_path: Path) -> None:
     apart = (
         "unshare",
         *(["--user", "--map-root-user"] if os.geteuid() else []),
@@ -237,12 +233,12 @@ def test_qemu_in_a_pid_namespace_that_is_not_seen(guest: Guest, tmp_path: Path) 
         "--mount-proc",
     )
     done = run("screenshot", guest.url, "-o", tmp_path / "picture.png", prefix=apart)
-    assert_one_line(done, 1, r"connect qemu:\S+: QEMU runs in a pid namespace not seen from here \(.+\)")
+    assert_one_line(done, 1, r"connect qemu:\S+: QEMU runs in a pid namespace .+ \(.+\)")
 
 
 @contextlib.contextmanager
 def no_descriptors() -> Iterator[None]:
-    """This process has none left."""
+    """Leave this process no free descriptor."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
     try:
@@ -251,8 +247,8 @@ def no_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
 
-async def test_being_out_of_descriptors_passes(guest: Guest) -> None:
-    """With a framebuffer none is needed; without one the picture is taken again until it can be."""
+async def test_a_lack_of_descriptors_is_survived(guest: Guest) -> None:
+    """A framebuffer needs no descriptor. Without one vramtap repeats the screendump until it works."""
     async with vramtap.open(guest.url) as tap:
         with no_descriptors():
             await tap.refresh()

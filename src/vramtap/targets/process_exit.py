@@ -1,4 +1,4 @@
-"""`process_ended`: waits until a process ends."""
+"""Waits until a process ends."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from vramtap.linux.pidfd import PidFd
 
 
@@ -26,3 +28,30 @@ async def process_ended(process: PidFd) -> None:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+
+
+async def process_or_connection_ended(
+    process: PidFd, connection_ended: Coroutine[object, object, object], *, grace_s: float
+) -> bool:
+    """Wait until a process ends or a connection to it is lost.
+
+    A process that exits closes its connections a moment earlier. So after a lost connection the process
+    gets a while to end.
+
+    Args:
+        process: The process.
+        connection_ended: Returns when the connection is lost.
+        grace_s: How long to wait for the end of the process then, seconds.
+
+    Returns:
+        Whether the process has ended.
+    """
+    exited = asyncio.create_task(process_ended(process))
+    lost = asyncio.create_task(connection_ended)
+    try:
+        await asyncio.wait([exited, lost], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([exited], timeout=grace_s)
+        return exited.done()
+    finally:
+        exited.cancel()
+        lost.cancel()

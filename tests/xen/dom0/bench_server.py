@@ -150,4 +150,4 @@ def _count(counts: ctypes.Array[ctypes.c_double]) -> None:
     counting(XenTracker, "collect", "looks", looked)
     counting(SchedstatProbe, "read", "questions", None)
     counting(Control, "heeds_write_protection", "cpu_states", None)
-    counting(LibxlMonitor, "_begin", "sessions", None)
+    counting(LibxlMonitor, "_begin_session", "sessions", None)

@@ -1,1 +1,1 @@
-"""QEMU guests, found and driven through QMP."""
+"""Targets `qemu:`: QEMU guests, found and driven through QMP."""

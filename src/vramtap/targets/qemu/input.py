@@ -10,31 +10,31 @@ from vramtap.keyboard.us_layout import UsKeyboard
 if TYPE_CHECKING:
     from vramtap.keyboard.events import KeyEvent, PointerEvent
     from vramtap.keyboard.us_layout import Stroke
-    from vramtap.targets.qemu.qmp import Commands
+    from vramtap.targets.qemu.commands import Commands
 
 ABS_MAX: Final = 0x7FFF
 """Largest value of an absolute axis (QEMU: include/ui/input.h, INPUT_EVENT_ABS_MAX)."""
-MICE_FRESH_S: Final = 1.0
-"""How long the answer of `query-mice` is believed: it changes when the guest loads a tablet driver."""
+MICE_CACHE_S: Final = 1.0
+"""How long the answer of `query-mice` is used. It changes when the guest loads a tablet driver."""
 
 _BUTTONS: Final = ("left", "middle", "right", "wheel-up", "wheel-down", "wheel-left", "wheel-right")
 _Event = dict[str, object]
 
 
 class QemuInput:
-    """Sends a client's keys and pointer into the guest, as `UsKeyboard` has them.
+    """Sends a client's keys and pointer to the guest. `UsKeyboard` chooses the keys.
 
     Args:
-        monitor: Ready for commands.
+        monitor: Runs the commands.
     """
 
     def __init__(self, monitor: Commands) -> None:
         self._monitor = monitor
         self._keyboard = UsKeyboard()
         self._buttons = 0
-        self._at: tuple[int, int] | None = None
+        self._position: tuple[int, int] | None = None
         self._absolute = False
-        self._asked_s = float("-inf")
+        self._mice_read_s = float("-inf")
 
     async def key(self, event: KeyEvent) -> None:
         """Press or release a key; see `Input`."""
@@ -48,10 +48,10 @@ class QemuInput:
         if await self._is_absolute():
             events += [_axis("abs", "x", event.x * ABS_MAX // max(1, width - 1))]
             events += [_axis("abs", "y", event.y * ABS_MAX // max(1, height - 1))]
-        elif self._at is not None:
-            moved = event.x - self._at[0], event.y - self._at[1]
-            events += [_axis("rel", name, by) for name, by in zip("xy", moved, strict=True) if by]
-        self._at = event.x, event.y
+        elif self._position is not None:
+            motion = event.x - self._position[0], event.y - self._position[1]
+            events += [_axis("rel", name, by) for name, by in zip("xy", motion, strict=True) if by]
+        self._position = event.x, event.y
         events += self._button_events(event.buttons)
         if events:
             await self._send(events)
@@ -65,19 +65,19 @@ class QemuInput:
         ]
 
     async def release_all(self) -> None:
-        """Let go of every key and button; see `Input`."""
+        """Release every key and button that is held; see `Input`."""
         events = [_key(stroke) for stroke in self._keyboard.release_all()]
         events += self._button_events(0)
         if events:
             await self._send(events)
 
     async def _is_absolute(self) -> bool:
-        """Whether the guest's current pointing device takes positions (a tablet) or motions (a mouse)."""
+        """Return whether the guest's pointing device takes positions (a tablet) or motions (a mouse)."""
         now_s = asyncio.get_running_loop().time()
-        if now_s - self._asked_s > MICE_FRESH_S:
+        if now_s - self._mice_read_s > MICE_CACHE_S:
             mice = await self._monitor.execute("query-mice")
             self._absolute = isinstance(mice, list) and any(map(_is_current_tablet, mice))
-            self._asked_s = now_s
+            self._mice_read_s = now_s
         return self._absolute
 
     async def _send(self, events: list[_Event]) -> None:
@@ -85,7 +85,7 @@ class QemuInput:
 
 
 def _is_current_tablet(mouse: object) -> bool:
-    """Whether an entry of `query-mice` (QEMU: qapi/ui.json, MouseInfo) takes positions and is in use."""
+    """Return whether an entry of `query-mice` (QEMU: qapi/ui.json, MouseInfo) is in use and absolute."""
     return isinstance(mouse, dict) and mouse.get("current") is True and mouse.get("absolute") is True
 
 

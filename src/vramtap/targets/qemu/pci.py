@@ -1,4 +1,4 @@
-"""Display devices in the answer of QEMU's `query-pci`, of which no part is believed to be there."""
+"""Reads the display devices from the answer to QEMU's `query-pci`, which may have any content."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _DISPLAY_CLASS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
-    """A PCI device that shows something.
+class DisplayDevice:
+    """A PCI display controller.
 
     Args:
         vendor: PCI vendor id.
         device: PCI device id.
-        addresses: Guest-physical address of each BAR by its number; -1 while the guest has not placed it.
-        sizes: Bytes of each BAR, by its number.
+        addresses: Guest-physical address of each BAR, by its number; -1 if the guest has not placed it.
+        sizes: Size of each BAR in bytes, by its number.
     """
 
     vendor: int
@@ -29,31 +29,31 @@ class Device:
     sizes: Mapping[int, int]
 
 
-def display_devices(answer: object) -> list[Device]:
-    """All display controllers, those behind bridges too (QEMU: qapi/pci.json, PciInfo).
+def display_devices(answer: object) -> list[DisplayDevice]:
+    """Return all display controllers, including those behind bridges (QEMU: qapi/pci.json, PciInfo).
 
     Args:
-        answer: Decoded JSON of any shape; what is not where it should be is passed over.
+        answer: Decoded JSON of any shape. Parts that do not have the documented shape are skipped.
     """
     found = []
     buses = _items(answer)
     while buses:
         for member in _items(_member(buses.pop(), "devices")):
-            behind = _member(member, "pci_bridge")
-            if behind is not None:
-                buses.append(behind)
+            bridge = _member(member, "pci_bridge")
+            if bridge is not None:
+                buses.append(bridge)
             if _number(_member(member, "class_info"), "class") >> 8 == _DISPLAY_CLASS:
                 found.append(_device(member))
     return found
 
 
-def _device(member: object) -> Device:
+def _device(member: object) -> DisplayDevice:
     ident = _member(member, "id")
     addresses, sizes = {}, {}
     for region in _items(_member(member, "regions")):
         bar = _number(region, "bar")
         addresses[bar], sizes[bar] = _number(region, "address"), _number(region, "size")
-    return Device(_number(ident, "vendor"), _number(ident, "device"), addresses, sizes)
+    return DisplayDevice(_number(ident, "vendor"), _number(ident, "device"), addresses, sizes)
 
 
 def _member(value: object, name: str) -> object:
@@ -65,6 +65,6 @@ def _items(value: object) -> list[object]:
 
 
 def _number(value: object, name: str) -> int:
-    """A member that is a number of up to 64 bits, else -1."""
+    """Return a member that is a number of at most 64 bits, else -1."""
     number = _member(value, name)
     return number if type(number) is int and -1 <= number < 1 << 64 else -1

@@ -1,4 +1,4 @@
-"""QEMU's standard VGA, asked through a monitor: where its BARs are, its registers, its picture."""
+"""`QemuVga`: QEMU's standard VGA seen through a monitor: its BARs, its registers, its picture."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vramtap.targets.qemu.qmp import Commands
+    from vramtap.targets.qemu.commands import Commands
 
 SCREENDUMP_ATTEMPTS: Final = 4
-"""Pictures taken until two in a row agree: one may tear, and a guest that draws on is caught next time."""
+"""Most screendumps for one picture. vramtap repeats them until two in a row are equal, because one may be
+torn. If the guest keeps drawing, the next picture will show it."""
 ANSWER_CHARS: Final = 4096
-"""Of an answer to a line of the human monitor that is searched; what we ask for takes two lines."""
+"""Length of the part of a human monitor's answer that is searched. vramtap needs two lines."""
 _FDSETS: Final = (1 << 16, 1 << 31)
-"""Numbers of the sets that files are lent in: past those that QEMU gives others, and no more than an int."""
+"""Range for the numbers of lent descriptor sets: above those that QEMU chooses, and within an int."""
 _PPM_BYTES: Final = MAX_PIXELS * 3 + 64
 
 _BOCHS_VGA: Final = (0x1234, 0x1111)
-_OTHERS: Final = {
+_OTHER_VENDORS: Final = {
     0x1AF4: "virtio-gpu keeps its scanouts in QEMU's heap",
     0x1B36: "QXL draws by commands",
     0x1013: "Cirrus has no DISPI registers",
@@ -41,12 +42,12 @@ _OTHERS: Final = {
 
 
 class QemuVga:
-    """The display device of QEMU's `-vga std` (`-device VGA`, `bochs-display`); the guest does not notice.
+    """The display device of QEMU's `-vga std` (`-device VGA`, `bochs-display`). The guest notices nothing.
 
     Args:
-        monitor: Ready for commands.
-        url: Of the target, for messages.
-        remedy: What to do about a guest with another display device.
+        monitor: Runs the commands.
+        url: What messages call the target.
+        remedy: What messages advise if the guest has another display device.
     """
 
     def __init__(self, monitor: Commands, url: str, remedy: str = "start QEMU with -vga std") -> None:
@@ -54,16 +55,16 @@ class QemuVga:
         self._url = url
         self._remedy = remedy
         self.vram_bar = -1
-        """Guest-physical address of the video RAM when last looked for; -1: not placed."""
+        """Guest-physical address of the video RAM at the last `read_bars`; -1 if it was not placed."""
         self.mmio_bar = -1
-        """Guest-physical address of the registers when last looked for; -1: not placed."""
+        """Guest-physical address of the registers at the last `read_bars`; -1 if they were not placed."""
 
-    async def find(self) -> int:
-        """Look for it in `query-pci`, and note where its BARs are now: the guest may place them elsewhere.
+    async def read_bars(self) -> int:
+        """Read from `query-pci` where the guest has placed the BARs; it may move them at any time.
 
         Returns:
-            Bytes of its video RAM: hostile, as are the addresses, but of up to 64 bits; -1 if QEMU says
-            nothing of the kind.
+            Size of the video RAM in bytes; -1 if QEMU gives no valid number. Like the addresses it is at
+            most 64 bits and otherwise untrusted.
 
         Raises:
             NotTappable: the guest has another display device, or none.
@@ -72,7 +73,8 @@ class QemuVga:
         others = []
         for device in display_devices(await self._monitor.execute("query-pci")):
             if (device.vendor, device.device) != _BOCHS_VGA:
-                others.append(_OTHERS.get(device.vendor, f"PCI {device.vendor:04x}:{device.device:04x}"))
+                name = f"PCI {device.vendor:04x}:{device.device:04x}"
+                others.append(_OTHER_VENDORS.get(device.vendor, name))
             elif 0 in device.addresses and 2 in device.addresses:
                 self.vram_bar, self.mmio_bar = device.addresses[0], device.addresses[2]
                 return device.sizes[0]
@@ -83,30 +85,30 @@ class QemuVga:
         """Read the DISPI registers; see `Target.mode`.
 
         Args:
-            extent_bytes: Of the video RAM, which bounds the answer.
+            extent_bytes: Size of the video RAM, which bounds the mode.
 
         Raises:
-            NotTappable: as `find`.
+            NotTappable: as `read_bars`.
             VramtapError: as `Monitor.execute`.
         """
         if self.mmio_bar < 0:
-            await self.find()
+            await self.read_bars()
             if self.mmio_bar < 0:
                 return None
         dump = await self._monitor.hmp(f"xp /{bochs.COUNT}hx {self.mmio_bar + bochs.MMIO_OFFSET:#x}")
         words = [int(word, 16) for word in re.findall(r"0x([0-9a-f]{4})\b", dump[:ANSWER_CHARS])]
         registers = bochs.Dispi.from_words(words) if len(words) == bochs.COUNT else None
         if registers is None or not registers.present:
-            # In reset the BAR is gone; firmware may place it elsewhere. Asked anew next time.
-            await self.find()
+            # After a reset the BAR is not placed, and firmware may place it elsewhere.
+            await self.read_bars()
             return None
         return registers.mode(extent_bytes)
 
     async def snapshot(self) -> NDArray[np.uint32]:
-        """QEMU's screendump, taken again until two agree; see `Target.snapshot`.
+        """Return QEMU's screendump, repeated until two are equal; see `Target.snapshot`.
 
         Raises:
-            VramtapError: as `Monitor.execute`, or what QEMU wrote is no picture.
+            VramtapError: as `Monitor.execute`, or QEMU did not write a picture.
         """
         async with self._lent_file() as (monitor, readable, writable, path):
             last = await _screendump(monitor, readable, writable, path)
@@ -119,15 +121,16 @@ class QemuVga:
 
     @contextlib.asynccontextmanager
     async def _lent_file(self) -> AsyncIterator[tuple[Commands, int, int, str]]:
-        """A memory file for QEMU to write: it may run as another user, in another mount namespace.
+        """Lend QEMU a memory file to write to, because QEMU may have another user or mount namespace.
 
-        It is lent for one picture at a time: a tap that is killed leaves what QEMU was lent with QEMU. Not
-        for each screendump, though: QEMU closes what is taken back only while the guest is not stopped
+        The file is lent for one picture at a time, because QEMU keeps what a killed tap has lent. It is not
+        lent for each screendump, because QEMU closes a returned file only while the guest is not stopped
         (monitor_fdset_cleanup).
 
         Yields:
-            Who runs the commands, two descriptors of it, for reading and for writing, and what QEMU calls
-            it. QEMU picks from a set by access mode, so what it is lent must be open for writing only.
+            The object that runs the commands, a descriptor for reading, one for writing, and QEMU's path of
+            the file. QEMU picks a descriptor from a set by its access mode, so only the one for writing is
+            lent.
         """
         with contextlib.ExitStack() as close:
             try:
@@ -147,7 +150,7 @@ class QemuVga:
 
 
 async def _screendump(monitor: Commands, readable: int, writable: int, path: str) -> bytes:
-    # QEMU writes through the open file it was lent, from where that one stands.
+    # QEMU writes through the open file it was lent, at that file's position.
     os.ftruncate(writable, 0)
     os.lseek(writable, 0, os.SEEK_SET)
     await monitor.execute("screendump", {"filename": path})

@@ -1,1 +1,1 @@
-"""X servers whose framebuffer is in memory."""
+"""Targets `x11:`: Xvfb servers, whose framebuffer lies in their memory."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from vramtap.errors import VramtapError
 from vramtap.targets.discovered import Discovered
-from vramtap.targets.x11.connection import MAX_DISPLAY, SOCKET_DIRECTORY, Display, server_name, server_pid
+from vramtap.targets.x11.server import MAX_DISPLAY, SOCKET_DIRECTORY, Display, server_name, server_pid
 
 _DISPLAY: Final = re.compile(r"X([0-9]{1,5})", re.ASCII)
 

@@ -1,18 +1,24 @@
-"""Finding the XWD header of an X server's framebuffer in the server's memory.
+"""Finds the XWD header of an X server's framebuffer in the server's memory.
 
-Xvfb puts the same block - header, colour map, pixels - at the start of a mapped file (`-fbdir`), at the
-start of a SysV segment (`-shmem`), or into what malloc gives: for a screen of common size a mapping of its
-own, whose first 16 bytes are malloc's, and which the kernel may have merged with a neighbour; for a small
-one the heap. So the header is looked for by its first words. Any client can make a server hold such words,
-in a pixmap or a property: what is found here is a candidate until its pixels have been compared.
+Facts. Xvfb puts the same block (header, colour map, pixels) at the start of a mapped file (`-fbdir`), at the
+start of a SysV segment (`-shmem`), or into memory from malloc. For a screen of common size malloc makes a
+mapping of its own, which begins with 16 bytes of malloc's, and which the kernel may have merged with a
+neighbour. A small screen lies in the heap. Any client can make a server store the same bytes, in a pixmap or
+a property.
+
+Consequence. The header can be anywhere in the server's writable memory, and may be forged.
+
+Decision. vramtap searches for the header's first words. What it finds is a candidate until the pixels have
+been compared with those that the server shows (`verify`).
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -32,9 +38,9 @@ if TYPE_CHECKING:
     from vramtap.memory.process import ProcessSpace
 
 MAX_SCAN_BYTES: Final = 4 << 30
-"""Of a server's memory looked through; a second or two, and more than Xvfb with full pixmaps holds."""
+"""Most memory that is searched. It takes a second or two, and Xvfb full of pixmaps has less."""
 MAX_MAPPING_BYTES: Final = 64 << 30
-"""A larger anonymous mapping is address space that something keeps for itself, and no block of malloc's."""
+"""Larger anonymous mappings are reserved address space, not blocks of malloc's, and are skipped."""
 MAX_CANDIDATES: Final = 16
 _CHUNK_PAGES: Final = 4096
 _ENTRY: Final = np.dtype("<u8")
@@ -43,12 +49,12 @@ _PRESENT_OR_SWAPPED: Final = np.uint64(0b11 << 62)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A header that was found, and where.
+    """A header that may be that of a screen.
 
     Args:
-        address: Of its first byte, in the server.
-        header: What it says.
-        where: In which kind of memory, for messages.
+        address: Address of its first byte in the server.
+        header: Its content.
+        where: Path or kind of the memory, for messages.
     """
 
     address: int
@@ -56,12 +62,20 @@ class Candidate:
     where: str
 
 
+class _Span(NamedTuple):
+    """Addresses `[start, end)` of a mapping, and the mapping's path."""
+
+    start: int
+    end: int
+    path: str
+
+
 def read_bytes(space: ProcessSpace, address: int, size: int) -> bytes:
     """Copy bytes from any address.
 
     Raises:
+        KernelError: they are not mapped or may not be read.
         TargetGone: the process has ended.
-        KernelError: some of it is not mapped.
     """
     first = address // PAGE_SIZE
     pages = -(-(address + size) // PAGE_SIZE) - first
@@ -72,52 +86,75 @@ def read_bytes(space: ProcessSpace, address: int, size: int) -> bytes:
 
 
 def find_headers(space: ProcessSpace, mappings: list[Mapping], depth: int, screen: int) -> list[Candidate]:
-    """All headers in a server's memory that can be that of a screen.
+    """Return all headers in a server's memory that may be that of a screen.
 
-    Only pages that have memory behind them are read: reading others would give them some.
+    Only pages that have memory are read, because a read would give memory to the others.
 
     Args:
-        space: The server's.
+        space: The server's memory.
         mappings: Its mappings, by address.
-        depth: Of the root window, bits.
-        screen: Its number.
+        depth: Depth of the root window, bits.
+        screen: Number of the screen.
 
     Returns:
         At most `MAX_CANDIDATES`, those in shared memory first.
 
     Raises:
-        Refused: no permission.
+        Refused: there is no permission.
         TargetGone: the server has ended.
     """
-    writable = [mapping for mapping in mappings if mapping.perms.startswith("rw")]
-    # A shared block is a mapping of its own and begins with the header.
-    spans = [(m.start, m.start + PAGE_SIZE, m.path) for m in writable if m.perms[3] == "s" and not m.offset]
-    heaps = [m for m in writable if m.perms[3] == "p" and m.anonymous and m.path in ("", "[heap]")]
-    heaps = [m for m in heaps if m.size_bytes <= MAX_MAPPING_BYTES]
-    found: list[Candidate] = []
-    left = MAX_SCAN_BYTES
-    for start, end, where in (*spans, *_populated(space, heaps)):
-        left -= end - start
-        if left < 0 or len(found) >= MAX_CANDIDATES:
-            break
-        try:
-            data = read_bytes(space, start, end - start)
-        except KernelError as error:
-            if error.errno in (errno.EPERM, errno.EACCES):
-                raise Refused("attach", space.name, error.reason, REMEDY_PTRACE) from error
-            continue  # unmapped since the list was made
-        for at in _headers_in(data, depth):
+    found: dict[int, Candidate] = {}
+    for span, data in _contents(space, mappings):
+        for at in _magic_offsets(data, depth):
             header = XwdHeader.parse(data[at : at + HEADER_BYTES + NAME_BYTES])
             if header is None or header.depth != depth or not header.is_screen(screen):
                 continue
-            whole = readable_end(mappings, start + at) >= start + at + header.end_offset
-            if whole and all(start + at != other.address for other in found):
-                found.append(Candidate(start + at, header, where or "anonymous memory"))
-    return found[:MAX_CANDIDATES]
+            address = span.start + at
+            if readable_end(mappings, address) >= address + header.end_offset:
+                found.setdefault(address, Candidate(address, header, span.path or "anonymous memory"))
+        if len(found) >= MAX_CANDIDATES:
+            break
+    return list(found.values())[:MAX_CANDIDATES]
 
 
-def _headers_in(data: bytes, depth: int) -> Iterator[int]:
-    """Where headers may begin in these bytes."""
+def _contents(space: ProcessSpace, mappings: list[Mapping]) -> Iterator[tuple[_Span, bytes]]:
+    """Yield the parts of a server's memory that may hold a header, up to `MAX_SCAN_BYTES`."""
+    left = MAX_SCAN_BYTES
+    for span in _spans(space, mappings):
+        left -= span.end - span.start
+        if left < 0:
+            return
+        try:
+            data = read_bytes(space, span.start, span.end - span.start)
+        except KernelError as error:
+            if error.errno in (errno.EPERM, errno.EACCES):
+                raise Refused("attach", space.name, error.reason, REMEDY_PTRACE) from error
+            continue  # the server has unmapped it meanwhile
+        yield span, data
+
+
+def _spans(space: ProcessSpace, mappings: list[Mapping]) -> Iterator[_Span]:
+    """Yield the first pages of shared mappings, then the populated parts of anonymous ones."""
+    writable = [mapping for mapping in mappings if mapping.perms.startswith("rw")]
+    # A shared block has a mapping of its own, which begins with the header.
+    shared = (
+        _Span(mapping.start, mapping.start + PAGE_SIZE, mapping.path)
+        for mapping in writable
+        if mapping.perms[3] == "s" and not mapping.offset
+    )
+    private = [
+        mapping
+        for mapping in writable
+        if mapping.perms[3] == "p"
+        and mapping.anonymous
+        and mapping.path in ("", "[heap]")
+        and mapping.size_bytes <= MAX_MAPPING_BYTES
+    ]
+    return itertools.chain(shared, _populated(space, private))
+
+
+def _magic_offsets(data: bytes, depth: int) -> Iterator[int]:
+    """Yield the offsets at which a header may begin."""
     wanted = magic(depth)
     at = data.find(wanted, MAGIC_OFFSET)
     while at >= 0:
@@ -125,8 +162,8 @@ def _headers_in(data: bytes, depth: int) -> Iterator[int]:
         at = data.find(wanted, at + 1)
 
 
-def _populated(space: ProcessSpace, mappings: list[Mapping]) -> Iterator[tuple[int, int, str]]:
-    """The parts of mappings that have memory behind them, in pieces; each overlaps the next by a page.
+def _populated(space: ProcessSpace, mappings: list[Mapping]) -> Iterator[_Span]:
+    """Yield the parts of mappings that have memory, in pieces. Each piece overlaps the next by a page.
 
     Kernel: /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst): bit 63 present, bit 62 swapped.
     """
@@ -140,13 +177,14 @@ def _populated(space: ProcessSpace, mappings: list[Mapping]) -> Iterator[tuple[i
             for first in range(mapping.start, mapping.end, _CHUNK_PAGES * PAGE_SIZE):
                 last = min(first + (_CHUNK_PAGES + 1) * PAGE_SIZE, mapping.end)
                 for run_first, run_last in _present(descriptor, first, last):
-                    yield first + run_first * PAGE_SIZE, first + run_last * PAGE_SIZE, mapping.path
+                    yield _Span(first + run_first * PAGE_SIZE, first + run_last * PAGE_SIZE, mapping.path)
     finally:
         os.close(descriptor)
 
 
 def _present(descriptor: int, start: int, end: int) -> PageRuns:
-    wanted = (end - start) // PAGE_SIZE * _ENTRY.itemsize
-    data = os.pread(descriptor, wanted, start // PAGE_SIZE * _ENTRY.itemsize)
+    """Return the pages between two addresses that have memory, counted from the first address."""
+    size = (end - start) // PAGE_SIZE * _ENTRY.itemsize
+    data = os.pread(descriptor, size, start // PAGE_SIZE * _ENTRY.itemsize)
     entries: NDArray[np.uint64] = np.frombuffer(data, _ENTRY)
     return PageRuns.from_mask((entries & _PRESENT_OR_SWAPPED) != 0)

@@ -1,4 +1,4 @@
-"""What an X server says its root window shows, and whether a piece of its memory is that picture."""
+"""Compares what an X server says its root window shows with a piece of the server's memory."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vramtap.memory.process import ProcessSpace
-    from vramtap.targets.x11.connection import Link
+    from vramtap.targets.x11.connection import XConnection
 
 SAMPLE_ROWS: Final = 32
-"""Rows compared at most, spread over the height, the first and the last among them."""
+"""Most rows that are compared. They are spread over the height and include the first and the last."""
 ATTEMPTS: Final = 5
-"""Comparisons made before a screen that changes all the time is given up."""
+"""Most comparisons of one candidate. A screen that changes all the time may need several."""
 _Z_PIXMAP: Final = 2
 _ALL_PLANES: Final = 0xFFFFFFFF
 _TRUE_COLOR: Final = 4
 _DIRECT_COLOR: Final = 5
 _XFIXES_MAJOR: Final = 2
-"""Cursor images are there since version 1; 2 is the first that every server of this century has."""
+"""Version that vramtap requests. Cursor images exist since 1, and every server of this century has 2."""
 
 _FORMATS: Final = {
     (32, 0xFF0000, 0xFF00, 0xFF): PixelFormat.XR24,
@@ -45,14 +45,14 @@ _ProtocolError: Final[Any] = xcffib.ProtocolException
 
 @dataclass(frozen=True, slots=True)
 class RootFormat:
-    """How the root window's pixels are made.
+    """The format of the root window's pixels.
 
     Args:
-        depth: Bits of a pixel that count.
-        bits_per_pixel: That it takes.
-        masks: Its red, green and blue bits; zeros where a colour map says.
-        pixel_format: The same, as we call it; None for what we cannot show.
-        fixed_colors: Whether the colours of 8-bit pixels follow from the masks.
+        depth: Bits of a pixel that have a meaning.
+        bits_per_pixel: Bits that a pixel takes.
+        masks: Its red, green and blue bits; zeros if a colour map gives the colours.
+        pixel_format: The same as a `PixelFormat`; None if vramtap does not support it.
+        fixed_colors: Whether the masks give the colours of 8-bit pixels.
     """
 
     depth: int
@@ -62,9 +62,9 @@ class RootFormat:
     fixed_colors: bool
 
 
-def root_format(link: Link) -> RootFormat:
-    """How the root window's pixels are made, from the server's greeting."""
-    setup, screen = link.connection.get_setup(), link.screen
+def root_format(connection: XConnection) -> RootFormat:
+    """Return the format of the root window's pixels, from the server's greeting."""
+    setup, screen = connection.xcb.get_setup(), connection.screen
     visuals = [visual for depth in screen.allowed_depths for visual in depth.visuals]
     visual = next(visual for visual in visuals if visual.visual_id == screen.root_visual)
     depth, kind = int(screen.root_depth), int(visual._class)
@@ -78,47 +78,50 @@ def root_format(link: Link) -> RootFormat:
     return RootFormat(depth, bits, masks, found, fixed_colors=kind == _TRUE_COLOR)
 
 
-def root_size(link: Link) -> tuple[int, int]:
-    """Width and height of the root window now, in pixels."""
-    geometry = link.connection.core.GetGeometry(link.root).reply()
+def root_size(connection: XConnection) -> tuple[int, int]:
+    """Return the current width and height of the root window in pixels."""
+    geometry = connection.xcb.core.GetGeometry(connection.root).reply()
     return int(geometry.width), int(geometry.height)
 
 
-def shows_root(link: Link, space: ProcessSpace, candidate: Candidate, depth: int) -> bool:
-    """Whether the pixels after a header are the root window.
+def shows_root(connection: XConnection, space: ProcessSpace, candidate: Candidate, depth: int) -> bool:
+    """Return whether the pixels after a header are those of the root window.
 
-    A row is read from memory before and after the server is asked for it; if it did not change meanwhile,
-    all three must agree. The cursor is left out: the server keeps it in the pixels, but not in its answer.
+    vramtap reads a row from memory before and after it asks the server for the row. If the row did not change
+    meanwhile, all three must agree. The cursor is left out, because the server draws it into the pixels but
+    not into its answer.
 
     Args:
-        link: To the server.
-        space: Its memory.
+        connection: Connection to the server.
+        space: Memory of the server.
         candidate: The header.
-        depth: Of the root window, bits.
+        depth: Depth of the root window, bits.
 
     Returns:
-        True if no stable row differs and at least one was seen.
+        True if no stable row differs and at least one row was stable.
     """
     for _ in range(ATTEMPTS):
-        stable, equal = _compare(link, space, candidate, depth)
+        stable, equal = _compare(connection, space, candidate, depth)
         if stable and equal:
             return True
     return False
 
 
-def _compare(link: Link, space: ProcessSpace, candidate: Candidate, depth: int) -> tuple[int, bool]:
-    """One comparison; returns how many pixels could be compared, and whether all of them were equal."""
-    header, cursor = candidate.header, _cursor(link)
-    width, height = root_size(link)
+def _compare(
+    connection: XConnection, space: ProcessSpace, candidate: Candidate, depth: int
+) -> tuple[int, bool]:
+    """Compare once; return how many pixels could be compared, and whether all of them are equal."""
+    header, cursor = candidate.header, _cursor(connection)
+    width, height = root_size(connection)
     if width > header.width or height > header.height:
-        # Xvfb's screens only shrink: this is part of a root window that Xinerama made of several.
+        # Xvfb's screens only shrink, so this is one part of a root window that Xinerama made of several.
         return 0, False
     stable = 0
     row_bytes = width * header.bits_per_pixel // 8
     for y in np.unique(np.linspace(0, height - 1, SAMPLE_ROWS).astype(int)).tolist():
         address = candidate.address + header.pixels_offset + y * header.stride_bytes
         before = read_bytes(space, address, row_bytes)
-        image = link.connection.core.GetImage(_Z_PIXMAP, link.root, 0, y, width, 1, _ALL_PLANES).reply()
+        image = connection.xcb.core.GetImage(_Z_PIXMAP, connection.root, 0, y, width, 1, _ALL_PLANES).reply()
         shown = bytes(image.data.buf())[:row_bytes]
         if len(shown) < row_bytes or before != read_bytes(space, address, row_bytes):
             continue
@@ -135,19 +138,19 @@ def _compare(link: Link, space: ProcessSpace, candidate: Candidate, depth: int) 
 
 
 def _pixels(row: bytes, bits_per_pixel: int, depth: int) -> NDArray[np.uint32]:
-    """The bits that count, shape `(width,)`."""
+    """Return the meaningful bits of each pixel, shape `(width,)`."""
     parts = np.frombuffer(row, np.uint8).reshape(-1, bits_per_pixel // 8).astype(np.uint32)
     values = sum(parts[:, index] << np.uint32(8 * index) for index in range(parts.shape[1]))
     return np.asarray(values, np.uint32) & np.uint32((1 << depth) - 1)
 
 
-def _cursor(link: Link) -> Rect:
-    """Where the server draws its cursor; empty where it has none or does not say."""
-    core = link.connection.core
+def _cursor(connection: XConnection) -> Rect:
+    """Return where the server draws its cursor; empty if it has none or does not tell."""
+    core = connection.xcb.core
     name = b"XFIXES"
     if not core.QueryExtension(len(name), name).reply().present:
         return Rect(0, 0, 0, 0)
-    fixes = link.connection(_xfixes.key)
+    fixes = connection.xcb(_xfixes.key)
     try:
         fixes.QueryVersion(_XFIXES_MAJOR, 0).reply()
         image = fixes.GetCursorImage().reply()

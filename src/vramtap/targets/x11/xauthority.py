@@ -1,4 +1,4 @@
-"""Xauthority: the cookies that let a client into an X server (Xau(3), Xsecurity(7))."""
+"""Reads Xauthority files: the cookies that admit a client to an X server (Xau(3), Xsecurity(7))."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _FAMILY_WILD: Final = 65535
 
 
 def cookies(display: int, path: str | None = None) -> list[tuple[bytes, bytes]]:
-    """The cookies for a display, best first.
+    """Return the cookies for a display, best first.
 
     Args:
-        display: Its number.
-        path: Of the file; XAUTHORITY, else ~/.Xauthority by default (Xau(3)).
+        display: Number of the display.
+        path: Path of the file. The default is XAUTHORITY, else ~/.Xauthority (Xau(3)).
 
     Returns:
-        Name and data of each; none if there is no such file.
+        Name and data of each cookie; empty if the file cannot be read.
     """
     data = _read_regular(path or os.environ.get("XAUTHORITY") or os.path.expanduser("~/.Xauthority"))
     here = socket.gethostname().encode()
@@ -34,19 +34,19 @@ def cookies(display: int, path: str | None = None) -> list[tuple[bytes, bytes]]:
     for family, address, number, name, cookie in _authority_entries(data):
         if name != _COOKIE or number not in (b"", b"%d" % display):
             continue
-        ours = family == _FAMILY_WILD or (family == _FAMILY_LOCAL and address == here)
-        # An entry for another name of this machine is worth a try: the name may have changed since.
-        (exact if ours else other).append((name, cookie))
+        here_or_any = family == _FAMILY_WILD or (family == _FAMILY_LOCAL and address == here)
+        # An entry for another name of this machine is tried too, because the name may have changed.
+        (exact if here_or_any else other).append((name, cookie))
     return exact + other
 
 
 def _read_regular(path: str) -> bytes:
-    """The start of a file; nothing if it is missing, not ours to read, or no regular file."""
+    """Return the first bytes of a file; empty if it is missing, not readable, or not a regular file."""
     try:
-        # The path may be an argument of somebody else's process: it must not make us wait on a pipe.
+        # The path may come from an argument of another user's process, so it must not block on a pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        # The server may still let us in without a cookie, and says so if it does not.
+        # The server may still accept vramtap without a cookie. If not, it says so.
         return b""
     try:
         return os.read(descriptor, _MAX_BYTES) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
@@ -55,7 +55,7 @@ def _read_regular(path: str) -> bytes:
 
 
 def _authority_entries(data: bytes) -> list[tuple[int, bytes, bytes, bytes, bytes]]:
-    """Family, address, display number, name and data of every whole entry (Xau(3), "FILE FORMAT")."""
+    """Return family, address, display number, name and data of every entry (Xau(3), "FILE FORMAT")."""
     entries, at = [], 0
     while at + 2 <= len(data):
         family = int.from_bytes(data[at : at + 2], "big")
@@ -72,11 +72,11 @@ def _authority_entries(data: bytes) -> list[tuple[int, bytes, bytes, bytes, byte
 
 
 def server_authority(pid: int) -> str | None:
-    """The cookie file a server was started with: what stands after `-auth` in its arguments."""
+    """Return the cookie file that a server was started with (`-auth FILE`); None if there is none."""
     try:
         arguments = procfs.cmdline(pid)
     except VramtapError:
-        # Not ours to see; the user's own cookie has to do.
+        # This user may not read the arguments; the user's own cookie must do.
         return None
     for option, value in itertools.pairwise(arguments):
         if option == "-auth":

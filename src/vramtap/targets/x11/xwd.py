@@ -1,9 +1,9 @@
-"""The XWD header that Xvfb keeps before its pixels, wherever it keeps them.
+"""Parses the XWD header that Xvfb keeps before its pixels, and the colour map.
 
 Layout: XWDFile.h of xproto, version 7: 25 words of 32 bits, the window's name, a colour map of 12 bytes an
-entry, then the pixels. Every number is big-endian on x86 too: Xvfb swaps them (hw/vfb/InitOutput.c). Xvfb
-writes the header when it starts and does not change it when RANDR resizes the screen; the colour map
-follows the one that is installed.
+entry, then the pixels. Every number is big-endian, on x86 too, because Xvfb swaps them (hw/vfb/InitOutput.c).
+Xvfb writes the header at its start and does not change it when RANDR resizes the screen. It keeps the colour
+map equal to the installed one.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from vramtap.display.mode import MAX_DIMENSION, MAX_STRIDE_BYTES
 
 HEADER_BYTES: Final = 100
 NAME_BYTES: Final = 60
-"""Of the window's name in Xvfb's header, its final zero included (XWD_WINDOW_NAME_LEN)."""
+"""Size of the window's name in Xvfb's header, with its final zero (XWD_WINDOW_NAME_LEN)."""
 COLOR_BYTES: Final = 12
 MAX_COLORS: Final = 1024
-"""Entries of the colour map; Xvfb reserves at most 1024 (depth 30)."""
+"""Most entries of the colour map. Xvfb reserves 1024 at most (depth 30)."""
 
 _WORDS: Final = struct.Struct(">25I")
 _VERSION: Final = 7
@@ -34,17 +34,17 @@ _COLOR: Final = np.dtype(
 
 @dataclass(frozen=True, slots=True)
 class XwdHeader:
-    """What a header says that matters here; within bounds.
+    """The fields of a header that vramtap uses, all within bounds.
 
     Args:
-        header_bytes: Of the header and the name; the colour map follows.
-        depth: Bits of a pixel that count.
-        width: Of the pixmap, pixels.
-        height: Of the pixmap, pixels.
-        bits_per_pixel: That a pixel takes.
-        stride_bytes: From one row to the next.
-        colors: Entries of the colour map.
-        name: The window's name, without the final zero.
+        header_bytes: Size of the header and the name. The colour map follows.
+        depth: Bits of a pixel that have a meaning.
+        width: Width of the pixmap, pixels.
+        height: Height of the pixmap, pixels.
+        bits_per_pixel: Bits that a pixel takes.
+        stride_bytes: Distance from one row to the next.
+        colors: Number of entries of the colour map.
+        name: Name of the window, without the final zero.
     """
 
     header_bytes: int
@@ -58,13 +58,13 @@ class XwdHeader:
 
     @classmethod
     def parse(cls, data: bytes) -> Self | None:
-        """Read a header.
+        """Parse a header.
 
         Args:
-            data: At least `HEADER_BYTES`; the name, as far as it is there.
+            data: The header, and as much of the name as there is.
 
         Returns:
-            The header, or None if these bytes are none or its numbers are out of bounds.
+            The header; None if the bytes are not a header or a field is out of bounds.
         """
         if len(data) < HEADER_BYTES:
             return None
@@ -89,40 +89,40 @@ class XwdHeader:
 
     @property
     def pixels_offset(self) -> int:
-        """Of the first pixel, from the start of the header."""
+        """Offset of the first pixel from the start of the header."""
         return self.header_bytes + self.colors * COLOR_BYTES
 
     @property
     def end_offset(self) -> int:
-        """Past the last row, from the start of the header."""
+        """Offset of the end of the last row from the start of the header."""
         return self.pixels_offset + self.stride_bytes * self.height
 
     def is_screen(self, number: int) -> bool:
-        """Whether the name can be that of this screen of an Xvfb: `Xvfb HOST:DISPLAY.SCREEN`.
+        """Return whether the name may be that of this screen of an Xvfb: `Xvfb HOST:DISPLAY.SCREEN`.
 
-        A host's name may be so long that the end is cut off; then every number is possible.
+        If the name of the host is so long that the end is cut off, every number is possible.
         """
         cut = len(self.name) >= NAME_BYTES - 1
         return self.name.startswith(b"Xvfb ") and (cut or self.name.endswith(b".%d" % number))
 
 
 def magic(depth: int) -> bytes:
-    """The bytes from the fifth on that begin every header of Xvfb for this depth."""
+    """Return bytes that every header of Xvfb for this depth contains at `MAGIC_OFFSET`."""
     return struct.pack(">3I", _VERSION, _Z_PIXMAP, depth)
 
 
 MAGIC_OFFSET: Final = 4
-"""Where in the header `magic` stands."""
+"""Offset of `magic` in the header."""
 
 
 def palette(data: bytes) -> tuple[int, ...]:
-    """The colours of a colour map.
+    """Return the colours of a colour map.
 
     Args:
         data: The entries, `COLOR_BYTES` each, in the order of their pixel values.
 
     Returns:
-        256 entries `0x00RRGGBB`, black where the map has none.
+        256 entries `0x00RRGGBB`. Entries that the map does not have are black.
     """
     entries = np.frombuffer(data, _COLOR, count=min(256, len(data) // COLOR_BYTES))
     colors = np.zeros(256, np.uint32)
@@ -132,13 +132,13 @@ def palette(data: bytes) -> tuple[int, ...]:
 
 
 def fixed_palette(masks: tuple[int, int, int]) -> tuple[int, ...]:
-    """The colours of a TrueColor visual of 8 bits.
+    """Return the colours of a TrueColor visual of 8 bits.
 
     Args:
-        masks: Which bits of a pixel are its red, green and blue.
+        masks: The bits of a pixel that are its red, green and blue.
 
     Returns:
-        256 entries `0x00RRGGBB`; a channel's levels are spread evenly over 0 to 255.
+        256 entries `0x00RRGGBB`. The levels of a channel are spread evenly over 0 to 255.
     """
     colors = []
     for pixel in range(256):

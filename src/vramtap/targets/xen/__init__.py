@@ -1,1 +1,1 @@
-"""Xen HVM domains, from dom0."""
+"""Targets `xen:`: Xen HVM domains, tapped from dom0."""

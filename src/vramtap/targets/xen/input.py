@@ -1,4 +1,4 @@
-"""Keyboard and pointer of a Xen domain, which may be another domain from one key to the next."""
+"""Keyboard and pointer of a Xen domain, whose device model may change between two keys."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ log = logging.getLogger(__name__)
 
 
 class XenInput:
-    """Hands events to the device model there is; while there is none they are lost."""
+    """Passes events on to the current device model, and drops them while there is none."""
 
     def __init__(self) -> None:
         self._model: Input | None = None
 
     def use(self, model: Input | None) -> None:
-        """Send to this one from now on."""
+        """Pass events on to this input from now on; None drops them."""
         self._model = model
 
     async def key(self, event: KeyEvent) -> None:
@@ -29,7 +29,7 @@ class XenInput:
             try:
                 await self._model.key(event)
             except TargetGone as error:
-                log.debug("a key is lost: %s", error)
+                log.debug("key dropped: %s", error)
 
     async def pointer(self, event: PointerEvent, width: int, height: int) -> None:
         """Move the pointer and set the buttons; see `Input`."""
@@ -37,12 +37,12 @@ class XenInput:
             try:
                 await self._model.pointer(event, width, height)
             except TargetGone as error:
-                log.debug("a motion is lost: %s", error)
+                log.debug("pointer event dropped: %s", error)
 
     async def release_all(self) -> None:
-        """Let go of every key and button; see `Input`."""
+        """Release every key and button that is held; see `Input`."""
         if self._model is not None:
             try:
                 await self._model.release_all()
             except TargetGone as error:
-                log.debug("nothing is held any more: %s", error)
+                log.debug("no key is held any more: %s", error)

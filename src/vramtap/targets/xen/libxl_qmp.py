@@ -1,4 +1,4 @@
-"""The monitor of a Xen domain's QEMU, shared with libxl: taken for a moment, under libxl's own lock."""
+"""`LibxlMonitor`: the monitor of a Xen domain's QEMU, shared with libxl under libxl's own lock."""
 
 from __future__ import annotations
 
@@ -13,30 +13,46 @@ from qemu.qmp import ConnectError
 
 from vramtap.errors import AttachError, KernelError, NotFound, Refused, TargetGone, TimedOut
 from vramtap.linux.flock import LockFile, holder
-from vramtap.targets.qemu.qmp import Batch, Monitor
+from vramtap.targets.qemu.qmp import DEFAULT_TIMEOUTS, Monitor, MonitorTimeouts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-LINGER_S: Final = 0.1
-"""How long a connection is kept after the last command: longer than between two events of a pointer that
-moves, or two looks at the geometry while it changes."""
-HOLD_S: Final = 0.25
-"""How long it is kept at most while commands keep coming. libxl gives many an
-operation 10 s with its wait for the lock (libxl_internal.h, LIBXL_QMP_CMD_TIMEOUT; libxl_domain.c,
-libxl_set_vcpuonline). What has been begun, a command or a batch, is waited for."""
+    from vramtap.targets.qemu.commands import Batch
+
 LOCK_RETRY_S: Final = 0.01
-"""Between two tries to take the lock. A thread that waits in flock(2) would hear sooner, but cannot be called
-off, and as many would pile up as there were waits that nobody gave an end. This is the slower way on purpose:
-whoever waits in flock(2), as libxl does, goes first."""
-GAP_S: Final = 0.02
-"""How long the lock is left alone once let go: two tries of another tap, whose waiting is not seen."""
-GAP_WANTED_S: Final = 0.1
-"""The same where somebody was seen to wait, who has to be woken first, in a dom0 that may be busy."""
-LOCK_TIMEOUT_S: Final = 15.0
-"""How long others may hold the lock: more than libxl's longest wait for a single command."""
+"""Time between two attempts to take the lock. A thread that waits in flock(2) would get it sooner, but cannot
+be cancelled, and waits without an end would pile up. The slower way is intended: libxl waits in flock(2), and
+so goes first."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionTimings:
+    """How long a `LibxlMonitor` keeps the lock and leaves it alone, seconds.
+
+    Args:
+        linger_s: How long a session stays open after its last command. It is longer than the time between
+            two events of a moving pointer, or two reads of a mode that changes.
+        hold_s: How long a session lasts at most while commands follow each other. libxl gives many an
+            operation 10 s, including the wait for the lock (libxl_internal.h, LIBXL_QMP_CMD_TIMEOUT;
+            libxl_domain.c, libxl_set_vcpuonline). A command or batch that has begun is completed.
+        gap_s: How long the lock is left alone after a session: two attempts of another tap, which cannot be
+            seen waiting.
+        gap_wanted_s: The same if another process was seen to wait. The kernel must first wake it, in a dom0
+            that may be busy.
+        lock_timeout_s: How long to wait for the lock. It is more than libxl's longest wait for one command.
+    """
+
+    linger_s: float = 0.1
+    hold_s: float = 0.25
+    gap_s: float = 0.02
+    gap_wanted_s: float = 0.1
+    lock_timeout_s: float = 15.0
+
+
+DEFAULT_SESSION_TIMINGS: Final = SessionTimings()
 
 
 @dataclass(eq=False)
@@ -44,9 +60,9 @@ class _Session:
     """A connection under the lock.
 
     Args:
-        lock: Held.
-        monitor: Connected.
-        until_s: When it ends even if commands keep coming, by the loop's clock.
+        lock: The lock, held.
+        monitor: The connected monitor.
+        until_s: Time of the loop's clock at which the session ends even if commands follow.
     """
 
     lock: LockFile
@@ -55,40 +71,55 @@ class _Session:
 
 
 class LibxlMonitor:
-    """Commands to the device model of a Xen HVM domain, over the socket that libxl uses too.
+    """Sends commands to the device model of a Xen HVM domain, over the socket that libxl uses too.
 
-    QEMU serves one client a monitor. libxl connects for each operation (vcpu-set, cd-insert, a device, save)
-    and guards the socket with a lock file; so does this: a session takes the lock, connects, runs what
-    there is to run, disconnects and lets go. It lasts as long as commands follow each other closely, but not
-    longer than `HOLD_S`, and then leaves the lock alone for a while, since flock(2) is not fair. Between
-    sessions nothing is connected or held. Events are heard by nobody: who needs one has to ask.
+    Facts. QEMU serves one client per monitor. libxl connects for each operation (vcpu-set, cd-insert, a
+    device, save) and guards the socket with a lock file (Xen's tools/libs/light, libxl_internal.c:
+    libxl__ev_slowlock_lock; libxl_qmp.c). flock(2) is not fair.
 
-    If this process is killed, the kernel unlocks the file, and QEMU sees the connection's end and closes what
-    it was lent (monitor_fdsets_cleanup). The file stays; libxl takes it as it is, and deletes it when it next
-    unlocks it or with the domain (libxl__userdata_destroyall).
+    Consequence. vramtap must take the same lock, must not keep it for long, and must leave it alone
+    afterwards so that libxl gets it.
 
-    Facts about libxl: Xen's tools/libs/light, libxl_internal.c (libxl__ev_slowlock_lock) and libxl_qmp.c.
+    Decision. A session takes the lock, connects, runs the commands, disconnects and unlocks. It lasts while
+    commands follow each other closely, up to a limit (`SessionTimings`). Between sessions vramtap holds no
+    lock and no connection, so it gets no events from QEMU and must ask for everything.
+
+    If vramtap is killed, the kernel unlocks the file, and QEMU sees the end of the connection and closes the
+    descriptors it was lent (monitor_fdsets_cleanup). The file stays. libxl uses it as it is, and deletes it
+    at its next unlock or with the domain (libxl__userdata_destroyall).
 
     Args:
         socket_path: `/var/run/xen/qmp-libxl-DOMID`.
         lock_path: `/var/lib/xen/userdata-l.DOMID.UUID.qmp-socket-lock`, with the UUID of the domain's `vm`
             path in xenstore.
-        name: What messages call it; the socket if empty.
+        name: What messages call the monitor; the socket's path if empty.
+        timings: Durations of sessions.
+        timeouts: Time limits of the connection.
     """
 
-    def __init__(self, socket_path: str, lock_path: str, name: str = "") -> None:
+    def __init__(
+        self,
+        socket_path: str,
+        lock_path: str,
+        name: str = "",
+        *,
+        timings: SessionTimings = DEFAULT_SESSION_TIMINGS,
+        timeouts: MonitorTimeouts = DEFAULT_TIMEOUTS,
+    ) -> None:
         self.socket_path = socket_path
         self.lock_path = lock_path
         self.sessions = 0
-        """How many there have been."""
+        """Number of sessions so far."""
         self._name = name or socket_path
-        self._turn = asyncio.Lock()
+        self._timings = timings
+        self._timeouts = timeouts
+        self._batch_lock = asyncio.Lock()
         self._session: _Session | None = None
         self._connecting: Monitor | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._not_before_s = float("-inf")
         self._closed = False
-        self._tidying: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def connected(self) -> bool:
@@ -99,10 +130,10 @@ class LibxlMonitor:
         """Run a QMP command; see `Monitor.execute`.
 
         Raises:
-            VramtapError: QEMU refused it.
-            TargetGone: QEMU has ended, or this is closed.
-            TimedOut: no answer in time, or others hold the lock.
-            Refused: no permission, or a client that does not heed the lock holds the monitor.
+            VramtapError: QEMU refused the command.
+            TargetGone: QEMU has ended, or this monitor is closed.
+            TimedOut: QEMU did not answer in time, or another process holds the lock.
+            Refused: there is no permission, or a client that ignores the lock holds the monitor.
         """
         async with self.batch() as monitor:
             return await monitor.execute(command, arguments)
@@ -118,43 +149,41 @@ class LibxlMonitor:
 
     @contextlib.asynccontextmanager
     async def batch(self) -> AsyncIterator[Batch]:
-        """Commands over one connection, one after the other; see `Batch`. Keep it short.
+        """Give an object whose commands all use one connection; see `Commands`. Keep the block short.
 
         Raises:
             VramtapError: as `execute`.
         """
-        async with self._turn:
-            session = self._session or await self._begin()
-            if self._expiry is not None:
-                self._expiry.cancel()
-                self._expiry = None
+        async with self._batch_lock:
+            session = self._session or await self._begin_session()
+            self._cancel_expiry()
             try:
                 yield session.monitor
             except Exception as error:
-                # An answer that nobody waits for any more may still come, or none ever.
+                # The answer may still come, or never; the connection is of no use.
                 if isinstance(error, TargetGone | TimedOut):
-                    self._end()
+                    self._end_session()
                 raise
             except BaseException:
-                self._end()
+                self._end_session()
                 raise
             finally:
-                self._linger()
+                self._schedule_end()
 
-    async def _begin(self) -> _Session:
+    async def _begin_session(self) -> _Session:
         """Take the lock and connect."""
-        lock = await self._lock()
-        monitor = Monitor(self.socket_path, self._name)
-        session = _Session(lock, monitor, asyncio.get_running_loop().time() + HOLD_S)
+        lock = await self._take_lock()
+        monitor = Monitor(self.socket_path, self._name, timeouts=self._timeouts)
+        session = _Session(lock, monitor, asyncio.get_running_loop().time() + self._timings.hold_s)
         self._connecting = monitor
         try:
             await monitor.connect()
             self._check_open()
         except AttachError as error:
-            self._let_go(session)
-            raise self._why(error) from error
+            self._release(session)
+            raise self._explained(error) from error
         except BaseException:
-            self._let_go(session)
+            self._release(session)
             raise
         finally:
             self._connecting = None
@@ -162,9 +191,10 @@ class LibxlMonitor:
         self.sessions += 1
         return session
 
-    async def _lock(self) -> LockFile:
+    async def _take_lock(self) -> LockFile:
         loop = asyncio.get_running_loop()
-        give_up_s = loop.time() + LOCK_TIMEOUT_S
+        limit_s = self._timings.lock_timeout_s
+        give_up_s = loop.time() + limit_s
         while True:
             self._check_open()
             now_s = loop.time()
@@ -176,9 +206,9 @@ class LibxlMonitor:
                 return lock
             if now_s >= give_up_s:
                 who = holder(self.lock_path) or "libxl or another program"
-                reason = f"{who} holds the device model's lock for more than {LOCK_TIMEOUT_S:g} s"
+                reason = f"{who} holds the device model's lock for more than {limit_s:g} s"
                 raise TimedOut("lock", self.lock_path, reason, "see what xl or the toolstack is doing")
-            # Nothing becomes readable when a lock is free.
+            # No event tells when a lock is free.
             await asyncio.sleep(LOCK_RETRY_S)
 
     def _try_lock(self) -> LockFile | None:
@@ -192,8 +222,8 @@ class LibxlMonitor:
                 raise NotFound("lock", self.lock_path, "no such directory", remedy) from error
             raise
 
-    def _why(self, error: AttachError) -> AttachError | TargetGone:
-        """What it means here that there is no connection."""
+    def _explained(self, error: AttachError) -> AttachError | TargetGone:
+        """Return what a failed connection means for a domain."""
         cause = error.__cause__
         if isinstance(cause, ConnectError):
             cause = cause.exc
@@ -202,59 +232,62 @@ class LibxlMonitor:
         if isinstance(cause, PermissionError):
             return Refused("connect", self._name, "permission denied", "run as root in dom0")
         if isinstance(cause, TimeoutError | BlockingIOError):
-            reason = f"{error.reason}, and does not heed {self.lock_path}"
-            return Refused(
-                "connect", self._name, reason, "end the other client, or a device model that hangs"
-            )
+            reason = f"{error.reason}, and ignores {self.lock_path}"
+            remedy = "end the other client, or the device model if it hangs"
+            return Refused("connect", self._name, reason, remedy)
         return error
 
     def _check_open(self) -> None:
         if self._closed:
             raise TargetGone("connect", self._name, "this monitor was closed")
 
-    def _linger(self) -> None:
-        """End the session when its time is up, or when nothing more comes."""
+    def _schedule_end(self) -> None:
+        """End the session now if its time is up, else after a while without commands."""
         if self._session is None:
             return
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         if now_s >= self._session.until_s:
-            self._end()
+            self._end_session()
         else:
-            self._expiry = loop.call_at(min(now_s + LINGER_S, self._session.until_s), self._end)
+            end_s = min(now_s + self._timings.linger_s, self._session.until_s)
+            self._expiry = loop.call_at(end_s, self._end_session)
 
-    def _end(self) -> None:
-        """End the session, if there is one, at this instant."""
-        session, self._session = self._session, None
+    def _cancel_expiry(self) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        if session is not None:
-            self._let_go(session)
 
-    def _let_go(self, session: _Session) -> None:
-        """Disconnect and unlock; nothing is waited for, where one who is cancelled again could be stopped."""
+    def _end_session(self) -> None:
+        """End the session at once, if there is one."""
+        session, self._session = self._session, None
+        self._cancel_expiry()
+        if session is not None:
+            self._release(session)
+
+    def _release(self, session: _Session) -> None:
+        """Disconnect and unlock. This waits for nothing, so that a second cancellation cannot stop it."""
         session.monitor.hang_up()
         wanted = session.lock.wanted()
         try:
             session.lock.release(leave_file=wanted)
         except KernelError as error:
-            # The file that stays is no harm: see LockFile.
+            # A file that stays does no harm: see LockFile.
             log.debug("%s", error)
         loop = asyncio.get_running_loop()
-        self._not_before_s = loop.time() + (GAP_WANTED_S if wanted else GAP_S)
-        tidy = loop.create_task(session.monitor.close())
-        self._tidying.add(tidy)
-        tidy.add_done_callback(self._tidying.discard)
+        self._not_before_s = loop.time() + (self._timings.gap_wanted_s if wanted else self._timings.gap_s)
+        closing = loop.create_task(session.monitor.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        """End the session at once, and let none begin; harmless twice.
+        """End the session at once, and allow no other. Harmless when called twice.
 
-        Commands that are being run or wait for the lock end with TargetGone.
+        Commands that run or wait for the lock end with TargetGone.
         """
         self._closed = True
         if self._connecting is not None:
             self._connecting.hang_up()
-        self._end()
-        if self._tidying:
-            await asyncio.wait(set(self._tidying))
+        self._end_session()
+        if self._closing:
+            await asyncio.wait(set(self._closing))

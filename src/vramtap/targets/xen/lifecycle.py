@@ -1,18 +1,18 @@
-"""Life: a Xen domain's end, and the domain that comes after it.
+"""`DomainLifecycle`: waits for a Xen domain's end and for the domain that follows it.
 
-Facts. A reboot is another domain: the toolstack destroys the one that has shut down and makes a new one, of
-the same name and UUID and another id, two seconds later (xl: tools/xl/xl_vmcontrol.c). Saving shuts the
-domain down with reason `suspend` and destroys it, or lets it go on; restoring makes another. xenstored fires
-`@releaseDomain` when a domain shuts down and again when it is gone, `@introduceDomain` when one begins; a
-device model writes `running` under its path when it serves. Why a domain has shut down only the hypervisor
-knows.
+Facts. A reboot makes a new domain: the toolstack destroys the domain that has shut down, and two seconds
+later makes one with the same name and UUID and another id (xl: tools/xl/xl_vmcontrol.c). Saving shuts the
+domain down with the reason `suspend`, and then destroys it or lets it run on. Restoring makes a new domain.
+xenstored fires `@releaseDomain` when a domain shuts down and again when it is gone, and `@introduceDomain`
+when a domain begins. A device model writes `running` under its path once it serves. Only the hypervisor
+knows why a domain has shut down.
 
-Consequence. Whether to wait for a successor, and how long, depends on a reason that is to be had between two
+Consequence. Whether a successor will come, and how soon, depends on a reason that exists only between two
 events.
 
-Decision. At each event both are asked. Destroyed and powered off is the end; after a reboot or a crash the
-next is waited for as long as a slow toolstack takes; without libxenctrl the reason is not known and it is
-waited a while.
+Decision. At each event vramtap asks both xenstore and the hypervisor. A domain that was destroyed or powered
+off has ended. After a reboot or a crash vramtap waits for a successor as long as a slow toolstack takes.
+Without libxenctrl the reason is unknown, and vramtap waits a shorter time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from vramtap.errors import VramtapError
@@ -32,42 +33,65 @@ if TYPE_CHECKING:
     from vramtap.xen.domains import Domain
     from vramtap.xen.xenstore import Xenstore
 
-REBOOT_S: Final = 30.0
-"""How long the domain that a reboot makes is waited for."""
-RESTORE_S: Final = 15.0
-"""How long the domain that a save's restore makes is waited for: it may also never be made."""
-UNKNOWN_S: Final = 8.0
-"""The same where it is not known why a domain has ended."""
-_WATCHED: Final = ("@releaseDomain", "@introduceDomain", "/local/domain/0/device-model")
 
-_ENDS: Final = {
-    ShutdownReason.POWEROFF: ("powered off", 0.0),
-    ShutdownReason.REBOOT: ("rebooted", REBOOT_S),
-    ShutdownReason.SUSPEND: ("was saved", RESTORE_S),
-    ShutdownReason.CRASH: ("crashed", REBOOT_S),
-    ShutdownReason.WATCHDOG: ("was ended by its watchdog", REBOOT_S),
-    ShutdownReason.SOFT_RESET: ("was reset", REBOOT_S),
-}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuccessorWaits:
+    """How long to wait for the domain that follows another one.
+
+    Args:
+        reboot_s: After a reboot, a crash or a reset, seconds.
+        restore_s: After a save, seconds. The domain may also never be restored.
+        unknown_s: If the reason of the end is unknown, seconds.
+    """
+
+    reboot_s: float = 30.0
+    restore_s: float = 15.0
+    unknown_s: float = 8.0
+
+    def after(self, reason: int | None) -> tuple[str, float]:
+        """Return what happened to a domain, and how long to wait for its successor.
+
+        Args:
+            reason: Why the domain has shut down; None if it had not shut down.
+        """
+        if reason is None:
+            return "was destroyed", 0.0
+        ends = {
+            ShutdownReason.POWEROFF: ("powered off", 0.0),
+            ShutdownReason.REBOOT: ("rebooted", self.reboot_s),
+            ShutdownReason.SUSPEND: ("was saved", self.restore_s),
+            ShutdownReason.CRASH: ("crashed", self.reboot_s),
+            ShutdownReason.WATCHDOG: ("was ended by its watchdog", self.reboot_s),
+            ShutdownReason.SOFT_RESET: ("was reset", self.reboot_s),
+        }
+        known = reason in ShutdownReason.__members__.values()
+        return ends[ShutdownReason(reason)] if known else ("has ended", self.unknown_s)
+
+
+DEFAULT_WAITS: Final = SuccessorWaits()
+_WATCHED_PATHS: Final = ("@releaseDomain", "@introduceDomain", "/local/domain/0/device-model")
 
 log = logging.getLogger(__name__)
 
 
 class DomainLifecycle:
-    """A domain and those that follow it under its UUID; a context manager inside of which events are heard.
+    """A domain and those that follow it under its UUID. A context manager that watches xenstore meanwhile.
 
     Args:
-        store: Open; no one else may watch with it.
-        domain: The first.
+        store: An open connection that has no other watches.
+        domain: The first domain.
+        waits: How long to wait for successors.
     """
 
-    def __init__(self, store: Xenstore, domain: Domain) -> None:
+    def __init__(self, store: Xenstore, domain: Domain, *, waits: SuccessorWaits = DEFAULT_WAITS) -> None:
         self.domain = domain
-        """The domain now, or the last there was."""
-        self.how = ""
-        """How the last one ended, in one clause."""
-        self.patience_s = 0.0
-        """How long the next one is worth waiting for."""
+        """The current domain, or the last one."""
+        self.end = ""
+        """How the last domain ended, in one clause; empty before."""
+        self.successor_wait_s = 0.0
+        """How long to wait for the successor of the last domain."""
         self._store = store
+        self._waits = waits
         self._event = asyncio.Event()
         self._lost: VramtapError | None = None
         self._reason: int | None = None
@@ -75,20 +99,20 @@ class DomainLifecycle:
         self._control: Control | None = None
 
     def __enter__(self) -> Self:
-        """Begin to listen.
+        """Watch xenstore.
 
         Raises:
-            VramtapError: xenstore is lost.
+            VramtapError: the connection to xenstore is lost.
         """
         with ExitStack() as stack:
             try:
                 self._control = stack.enter_context(Control())
             except VramtapError as error:
-                log.info("why a domain ends is not known: %s", error)
-            for path in _WATCHED:
+                log.info("vramtap cannot tell why a domain ends: %s", error)
+            for path in _WATCHED_PATHS:
                 self._store.watch(path)
             loop, descriptor = asyncio.get_running_loop(), self._store.fileno()
-            loop.add_reader(descriptor, self._hear)
+            loop.add_reader(descriptor, self._on_readable)
             stack.callback(loop.remove_reader, descriptor)
             self._close = stack.pop_all()
         return self
@@ -96,10 +120,10 @@ class DomainLifecycle:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Listen no more."""
+        """Stop watching."""
         self._close.close()
 
-    def _hear(self) -> None:
+    def _on_readable(self) -> None:
         try:
             self._store.changed()
         except VramtapError as error:
@@ -108,54 +132,50 @@ class DomainLifecycle:
         self._event.set()
 
     async def ended(self) -> None:
-        """Wait until the domain has gone; then `how` and `patience_s` say what to think of it.
+        """Wait until the domain has gone. Then `end` and `successor_wait_s` say what that means.
 
         Raises:
-            VramtapError: xenstore or the hypervisor is lost.
+            VramtapError: the connection to xenstore or the hypervisor is lost.
         """
         self._reason = None
-        while self._alive():
-            await self._next()
+        while self._is_alive():
+            await self._next_event()
         if self._control is None:
-            what, self.patience_s = "has ended", UNKNOWN_S
-        elif self._reason is None:
-            what, self.patience_s = "was destroyed", 0.0
+            what, self.successor_wait_s = "has ended", self._waits.unknown_s
         else:
-            known = self._reason in ShutdownReason.__members__.values()
-            end = _ENDS[ShutdownReason(self._reason)] if known else ("has ended", UNKNOWN_S)
-            what, self.patience_s = end
-        self.how = f"{self.domain} {what}"
+            what, self.successor_wait_s = self._waits.after(self._reason)
+        self.end = f"{self.domain} {what}"
 
-    def _alive(self) -> bool:
-        """Whether the domain is there; notes why it has shut down."""
+    def _is_alive(self) -> bool:
+        """Return whether the domain exists; note the reason if it has shut down."""
         domid = self.domain.domid
         if self._control is None:
             return domains.domain(self._store, domid) is not None
         info = self._control.domain(domid)
         if info is None:
             return False
-        # A domain that was saved and goes on has no reason any more.
+        # A domain that was saved and runs on has no reason any more.
         if not info.dying or info.shutdown is not None:
             self._reason = info.shutdown
         return not info.dying
 
     async def successor(self) -> None:
-        """Wait until a domain of the same UUID is served by its device model; `domain` is that one then.
+        """Wait until a device model serves a domain of the same UUID. That is `domain` then.
 
         Raises:
-            VramtapError: xenstore or the hypervisor is lost.
+            VramtapError: the connection to xenstore or the hypervisor is lost.
         """
         while True:
             for each in domains.domains(self._store):
                 same = each.uuid == self.domain.uuid if each.uuid else each.name == self.domain.name
-                if not same or (each.domid == self.domain.domid and not self._alive()):
+                if not same or (each.domid == self.domain.domid and not self._is_alive()):
                     continue
                 if self._store.read(domains.model_state_path(each.domid)) == "running":
                     self.domain = each
                     return
-            await self._next()
+            await self._next_event()
 
-    async def _next(self) -> None:
+    async def _next_event(self) -> None:
         await self._event.wait()
         if self._lost is not None:
             raise self._lost

@@ -46,7 +46,7 @@ def test_every_value_is_handed_to_the_guest() -> None:
         ("mode=2568x480", r"not a mode of the guest"),
         ("mode=640x199", r"not a mode of the guest"),
         ("frames=4294967296", r"frames=4294967296 is outside"),
-        ("wrkload=x", r"'wrkload' is no parameter of demo: \(did you mean workload\?"),
+        ("wrkload=x", r"'wrkload' is not a parameter of demo: \(did you mean workload\?"),
     ],
 )
 def test_what_means_nothing_is_refused_before_anything_runs(query: str, said: str) -> None:

@@ -1,4 +1,4 @@
-"""PPM pictures from QEMU, whole, cut short and forged."""
+"""PPM pictures from QEMU: valid, truncated and forged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def encoded(rgb: np.ndarray) -> bytes:
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))
-def test_pixels_come_back(rgb: np.ndarray) -> None:
+def test_a_ppm_is_decoded(rgb: np.ndarray) -> None:
     pixels = parse_ppm(encoded(rgb), "test")
     assert pixels.shape == rgb.shape[:2]
     for row, column in np.ndindex(pixels.shape):
@@ -27,7 +27,7 @@ def test_pixels_come_back(rgb: np.ndarray) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_picture_or_one_clear_error(data: bytes) -> None:
+def test_any_bytes_are_a_picture_or_a_vramtap_error(data: bytes) -> None:
     try:
         said = f"picture of {parse_ppm(data, 'dump').size * 3} bytes"
     except VramtapError as error:
@@ -47,6 +47,6 @@ def test_any_bytes_are_a_picture_or_one_clear_error(data: bytes) -> None:
         b"P6\n123456 1\n255\n",
     ],
 )
-def test_what_is_refused(data: bytes) -> None:
+def test_an_invalid_ppm_is_refused(data: bytes) -> None:
     with pytest.raises(VramtapError, match=r"^read forged: "):
         parse_ppm(data, "forged")

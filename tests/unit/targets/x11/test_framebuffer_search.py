@@ -1,4 +1,4 @@
-"""Looking for Xvfb's header in memory: this process's own serves."""
+"""Search for Xvfb's header, in the memory of this process."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def block(name: bytes = b"Xvfb host:1.0", depth: int = 24) -> bytes:
 
 
 class Memory:
-    """Some pages of this process, and the mappings of it that a search is shown."""
+    """Pages of this process, and the mappings that a search gets."""
 
-    def __init__(self, shared: bool = False) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
         flags = (mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE) | mmap.MAP_ANONYMOUS
         self.map = mmap.mmap(-1, PAGES * PAGE_SIZE, flags)
         array = np.frombuffer(self.map, np.uint8)
@@ -64,7 +64,7 @@ def memory() -> Iterator[Memory]:
 @pytest.mark.parametrize(
     "at", [0, 16, 3696, PAGE_SIZE - 50, PAGE_SIZE - 4, 2 * PAGE_SIZE, PAGES * PAGE_SIZE - END]
 )
-def test_a_header_is_found_wherever_it_lies(memory: Memory, at: int) -> None:
+def test_a_header_at_any_address_is_found(memory: Memory, at: int) -> None:
     memory.map[at : at + 160] = block()
     assert memory.found() == [at]
 
@@ -75,24 +75,24 @@ def test_all_headers_are_found_once(memory: Memory) -> None:
     assert memory.found() == [16, 4000, 4500]
 
 
-def test_a_block_that_does_not_fit_is_none(memory: Memory) -> None:
+def test_a_header_whose_pixels_do_not_fit_is_ignored(memory: Memory) -> None:
     at = PAGES * PAGE_SIZE - END + 1
     memory.map[at : at + 160] = block()
     assert memory.found() == []
 
 
-def test_another_depth_or_screen_is_none(memory: Memory) -> None:
+def test_a_header_of_another_depth_or_screen_is_ignored(memory: Memory) -> None:
     memory.map[16 : 16 + 160] = block()
     assert memory.found(depth=16) == []
     assert memory.found(screen=1) == []
 
 
-def test_a_header_at_the_end_of_what_is_mapped_is_none(memory: Memory) -> None:
+def test_a_header_cut_by_the_end_of_the_mapping_is_ignored(memory: Memory) -> None:
     memory.map[PAGES * PAGE_SIZE - 20 :] = block()[:20]
     assert memory.found() == []
 
 
-def test_too_many_candidates_are_cut(memory: Memory) -> None:
+def test_the_number_of_candidates_is_bounded(memory: Memory) -> None:
     for at in range(0, 100 * 164, 164):
         memory.map[at : at + 160] = block()
     assert len(memory.found()) == MAX_CANDIDATES
@@ -104,7 +104,7 @@ def test_pages_without_memory_are_not_read(memory: Memory) -> None:
     assert memory.space.bytes_read == PAGE_SIZE
 
 
-def test_shared_memory_is_looked_at_where_it_begins() -> None:
+def test_only_the_first_page_of_shared_memory_is_read() -> None:
     opened = Memory(shared=True)
     with contextlib.closing(opened.space), contextlib.closing(opened.map):
         opened.map[0:160] = block()
@@ -113,21 +113,21 @@ def test_shared_memory_is_looked_at_where_it_begins() -> None:
         assert opened.space.bytes_read == PAGE_SIZE
 
 
-def test_a_mapping_that_has_gone_is_passed_over(memory: Memory) -> None:
+def test_an_unmapped_mapping_is_skipped(memory: Memory) -> None:
     memory.map[16 : 16 + 160] = block()
     gone = Mapping(PAGE_SIZE, 2 * PAGE_SIZE, "rw-s", 0, "00:01", 5, "/SYSV00000000")
     found = find_headers(memory.space, [gone, *memory.mappings()], 24, 0)
     assert [one.address - memory.address for one in found] == [16]
 
 
-def test_bytes_are_read_from_any_address(memory: Memory) -> None:
+def test_read_bytes_reads_from_any_address(memory: Memory) -> None:
     memory.map[4090:4100] = b"0123456789"
     assert read_bytes(memory.space, memory.address + 4090, 10) == b"0123456789"
     with pytest.raises(KernelError, match="EFAULT"):
         read_bytes(memory.space, 0, 1)
 
 
-def test_a_process_that_has_ended_is_gone() -> None:
+def test_read_bytes_of_an_ended_process_raises_target_gone() -> None:
     child = subprocess.Popen(["sleep", "600"])
     space = ProcessSpace(child.pid)
     child.kill()

@@ -1,4 +1,4 @@
-"""Which key of an X server's map sends a keysym."""
+"""Search of the key that sends a keysym, and of the state of Shift that it needs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = {
     16: [KP_HOME, KP_7],
     17: [ord("<"), ord(">")],
     18: [ord(","), ord("<")],
-    19: [0x1B1, 0x1A1],  # a letter under its legacy name
+    19: [0x1B1, 0x1A1],  # a letter by its legacy keysym
     20: [LEFT, LEFT],
     21: [0, 0],
     22: [0, 0xFFE7],
@@ -35,38 +35,54 @@ MODIFIERS = [[13, 14], [0, 0], [0, 0], [0, 0], [15, 21], [0, 0], [0, 0], [0, 0]]
 KEYMAP = Keymap(8, [ROWS[keycode] for keycode in sorted(ROWS)], MODIFIERS)
 
 
+def plain(keycode: int) -> Key:
+    return Key(keycode, shifted=False)
+
+
+def shifted(keycode: int) -> Key:
+    return Key(keycode, shifted=True)
+
+
+def with_shift(keycode: int) -> Stroke:
+    return Stroke(keycode, shift=True)
+
+
+def without_shift(keycode: int) -> Stroke:
+    return Stroke(keycode, shift=False)
+
+
 @pytest.mark.parametrize(
     ("keysym", "prefer", "key"),
     [
-        (ord("a"), None, Key(9, False)),
-        (ord("A"), None, Key(9, True)),
-        (ord("<"), None, Key(17, False)),
-        (ord("<"), 18, Key(18, True)),
-        (ord("<"), 9, Key(17, False)),
-        (0x1000105, None, Key(19, False)),
-        (0x1000104, None, Key(19, True)),
-        (0xFFE7, None, Key(22, True)),
-        (KP_7, None, Key(16, True)),
+        (ord("a"), None, plain(9)),
+        (ord("A"), None, shifted(9)),
+        (ord("<"), None, plain(17)),
+        (ord("<"), 18, shifted(18)),
+        (ord("<"), 9, plain(17)),
+        (0x1000105, None, plain(19)),
+        (0x1000104, None, shifted(19)),
+        (0xFFE7, None, shifted(22)),
+        (KP_7, None, shifted(16)),
         (ord("7"), None, None),
         (ord("b"), None, None),
         (0, None, None),
     ],
 )
-def test_a_key_is_found(keysym: int, prefer: int | None, key: Key | None) -> None:
+def test_find_returns_the_key_that_sends_a_keysym(keysym: int, prefer: int | None, key: Key | None) -> None:
     assert KEYMAP.find(keysym, prefer) == key
 
 
-def test_spare_keys_send_nothing_and_modify_nothing() -> None:
-    assert KEYMAP.spare() == [8], "21 is empty, and a modifier"
+def test_spare_keys_send_no_keysym_and_set_no_modifier() -> None:
+    assert KEYMAP.spare() == [8], "21 sends no keysym, but sets a modifier"
 
 
-def test_keys_are_on_the_map_or_not() -> None:
+def test_has_tells_keys_that_are_on_the_map() -> None:
     assert KEYMAP.has(9)
     assert KEYMAP.has(22)
     assert not any(KEYMAP.has(keycode) for keycode in (0, 7, 8, 21, 25, 1000, -1))
 
 
-def test_the_left_shift_comes_first() -> None:
+def test_shift_keys_lists_the_left_key_first() -> None:
     assert KEYMAP.shift_keys() == [14, 13]
     assert Keymap(8, [], []).shift_keys() == []
 
@@ -76,30 +92,30 @@ def test_the_left_shift_comes_first() -> None:
     [
         (ord("a"), 0, Stroke(9)),
         (ord("A"), SHIFT, Stroke(9)),
-        (ord("A"), 0, Stroke(9, True)),
-        (ord("a"), SHIFT, Stroke(9, False)),
+        (ord("A"), 0, with_shift(9)),
+        (ord("a"), SHIFT, without_shift(9)),
         (ord("A"), LOCK, Stroke(9)),
-        (ord("a"), LOCK, Stroke(9, True)),
-        (ord("A"), LOCK | SHIFT, Stroke(9, False)),
+        (ord("a"), LOCK, with_shift(9)),
+        (ord("A"), LOCK | SHIFT, without_shift(9)),
         (ord("a"), LOCK | SHIFT, Stroke(9)),
-        (ord("!"), LOCK, Stroke(10, True)),
+        (ord("!"), LOCK, with_shift(10)),
         (ord("1"), LOCK, Stroke(10)),
         (ord(" "), SHIFT, Stroke(11)),
         (ord("5"), SHIFT, Stroke(24)),
-        (0x1000104, 0, Stroke(19, True)),
+        (0x1000104, 0, with_shift(19)),
         # Shortcuts keep the modifiers that are held.
         (ord("C") + 0x20 - 2, CONTROL | SHIFT, Stroke(9)),
         (ord("A"), CONTROL, Stroke(9)),
         (ord("1"), MOD1 | SHIFT, Stroke(10)),
-        (ord("!"), MOD1, Stroke(10, True)),
-        # Keys that type nothing keep Shift.
+        (ord("!"), MOD1, with_shift(10)),
+        # Keys that type no character keep Shift.
         (TAB, SHIFT, Stroke(12)),
         (LEFT_TAB, SHIFT, Stroke(12)),
-        (LEFT_TAB, 0, Stroke(12, True)),
+        (LEFT_TAB, 0, with_shift(12)),
         (LEFT, SHIFT, Stroke(20)),
         (SHIFT_L, SHIFT, Stroke(14)),
         (0xFFE7, 0, Stroke(22)),
-        # The keypad follows Num Lock, whatever Shift does to it.
+        # The keypad follows Num Lock, whatever Shift is.
         (KP_7, NUM, Stroke(16)),
         (KP_7, 0, None),
         (KP_7, SHIFT, None),
@@ -110,7 +126,7 @@ def test_the_left_shift_comes_first() -> None:
         (ord("b"), 0, None),
     ],
 )
-def test_shift_is_planned(keysym: int, state: int, stroke: Stroke | None) -> None:
+def test_plan_presses_or_releases_shift_as_needed(keysym: int, state: int, stroke: Stroke | None) -> None:
     assert KEYMAP.plan(keysym, state) == stroke
 
 
@@ -124,7 +140,7 @@ def test_shift_is_planned(keysym: int, state: int, stroke: Stroke | None) -> Non
     st.integers(0, 0xFFFFFFFF) | st.sampled_from([0x61, 0x41, KP_7, NUM_LOCK]),
     st.integers(0, 0x1FFF),
 )
-def test_any_map_a_server_sends_is_bearable(
+def test_any_map_gives_keys_that_are_on_it(
     first: int, rows: list[list[int]], modifiers: list[list[int]], keysym: int, state: int
 ) -> None:
     keymap = Keymap(first, rows, modifiers)

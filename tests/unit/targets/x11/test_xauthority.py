@@ -1,4 +1,4 @@
-"""Cookie files."""
+"""Xauthority files."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def test_the_cookies_of_a_display_come_best_first(tmp_path: Path) -> None:
     assert xauthority.cookies(7, str(file)) == [(MAGIC, b"exact"), (MAGIC, b"wild"), (MAGIC, b"other")]
 
 
-def test_a_file_that_is_cut_short_gives_its_whole_entries(tmp_path: Path) -> None:
+def test_a_truncated_file_gives_its_complete_entries(tmp_path: Path) -> None:
     file = tmp_path / "authority"
     file.write_bytes(entry(65535, b"", b"", b"whole") + entry(65535, b"", b"", b"cut")[:-1])
     assert xauthority.cookies(0, str(file)) == [(MAGIC, b"whole")]
 
 
-def test_what_is_no_file_has_none(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_has_no_cookies(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (tmp_path / "missing", tmp_path, pipe, Path("/dev/zero")):
         assert xauthority.cookies(0, str(path)) == []
 
 
-def test_the_users_own_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_file_is_xauthority_then_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".Xauthority").write_bytes(entry(65535, b"", b"", b"home"))
     named = tmp_path / "named"
     named.write_bytes(entry(65535, b"", b"", b"named"))
@@ -62,11 +62,11 @@ def test_the_users_own_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_bearable(data: bytes) -> None:
+def test_any_bytes_give_bounded_entries(data: bytes) -> None:
     for family, address, number, name, cookie in xauthority._authority_entries(data):
         assert len(entry(family, address, number, cookie, name)) <= len(data)
 
 
-def test_a_process_without_the_option_names_no_file() -> None:
+def test_a_server_without_auth_option_names_no_file() -> None:
     assert xauthority.server_authority(os.getpid()) is None
     assert xauthority.server_authority(1 << 22) is None

@@ -26,7 +26,7 @@ def header(name: bytes = b"Xvfb host:0.0", changed: dict[str, int] | None = None
     return struct.pack(">25I", *words) + name.ljust(60, b"\0")
 
 
-def test_a_header_is_read() -> None:
+def test_a_header_is_parsed() -> None:
     found = XwdHeader.parse(header())
     assert found == XwdHeader(160, 24, 640, 480, 32, 2560, 256, b"Xvfb host:0.0")
     assert found is not None
@@ -34,7 +34,7 @@ def test_a_header_is_read() -> None:
     assert found.end_offset == found.pixels_offset + 2560 * 480
 
 
-def test_the_magic_stands_where_it_says() -> None:
+def test_magic_is_at_its_offset() -> None:
     assert header()[xwd.MAGIC_OFFSET :].startswith(xwd.magic(24))
 
 
@@ -61,12 +61,12 @@ def test_the_magic_stands_where_it_says() -> None:
         {"colors": 1025},
     ],
 )
-def test_a_header_out_of_bounds_is_none(changed: dict[str, int]) -> None:
+def test_a_header_out_of_bounds_is_rejected(changed: dict[str, int]) -> None:
     assert XwdHeader.parse(header(changed=changed)) is None
 
 
 @given(st.binary(max_size=200) | st.tuples(st.just(header()[:16]), st.binary(max_size=180)).map(b"".join))
-def test_any_bytes_are_a_bounded_header_or_none(data: bytes) -> None:
+def test_any_bytes_give_a_bounded_header_or_none(data: bytes) -> None:
     found = XwdHeader.parse(data)
     assert found is None or found.end_offset < 1 << 35
 
@@ -82,24 +82,24 @@ def test_any_bytes_are_a_bounded_header_or_none(data: bytes) -> None:
         (b"Xvfb " + b"h" * 54, 3, True),
     ],
 )
-def test_the_name_tells_the_screen(name: bytes, screen: int, fits: bool) -> None:
+def test_is_screen_reads_the_window_name(name: bytes, screen: int, fits: bool) -> None:
     found = XwdHeader.parse(header(name))
     assert found is not None
     assert found.is_screen(screen) == fits
 
 
-def test_a_palette_is_read_and_filled_up() -> None:
+def test_a_short_palette_is_padded_with_black() -> None:
     data = struct.pack(">IHHHBB", 0, 0x1234, 0xFFFF, 0, 7, 0) + struct.pack(">IHHHBB", 1, 0, 0, 0xFF00, 7, 0)
     colors = xwd.palette(data + b"\1")
     assert colors[:3] == (0x12FF00, 0x0000FF, 0)
     assert len(colors) == 256
 
 
-def test_more_colors_than_pixel_values_are_left_out() -> None:
+def test_colours_beyond_256_are_ignored() -> None:
     assert xwd.palette(b"\xff" * 12 * 300) == (0xFFFFFF,) * 256
 
 
-def test_a_fixed_palette_spreads_each_channel() -> None:
+def test_a_fixed_palette_spreads_each_channel_evenly() -> None:
     colors = xwd.fixed_palette((0x07, 0x38, 0xC0))
     assert (colors[0], colors[0x07], colors[0x38], colors[0xC0]) == (0, 0xFF0000, 0x00FF00, 0x0000FF)
     assert colors[0xFF] == 0xFFFFFF

@@ -1,4 +1,4 @@
-"""Keys and motions go to the device model there is, and nowhere while there is none."""
+"""Keys and pointer events of a domain, whose device model may change."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ POINTER = PointerEvent(3, 4, 1)
 
 
 class Model:
-    """A device model's keyboard and pointer, that may have gone."""
+    """The input of a device model. Records the events, and raises an error if it has one."""
 
     def __init__(self, error: VramtapError | None = None) -> None:
-        self.heard: list[object] = []
+        self.events: list[object] = []
         self.error = error
 
-    def _hear(self, *what: object) -> None:
-        self.heard.append(what)
+    def _record(self, *event: object) -> None:
+        self.events.append(event)
         if self.error is not None:
             raise self.error
 
     async def key(self, event: KeyEvent) -> None:
-        self._hear(event)
+        self._record(event)
 
     async def pointer(self, event: PointerEvent, width: int, height: int) -> None:
-        self._hear(event, width, height)
+        self._record(event, width, height)
 
     async def release_all(self) -> None:
-        self._hear("release")
+        self._record("release")
 
 
-async def use(given: XenInput) -> None:
+async def send_all(given: XenInput) -> None:
     await given.key(KEY)
     await given.pointer(POINTER, 800, 600)
     await given.release_all()
@@ -43,26 +43,26 @@ async def use(given: XenInput) -> None:
 ALL = [(KEY,), (POINTER, 800, 600), ("release",)]
 
 
-async def test_events_go_to_the_model_there_is_now() -> None:
+async def test_events_go_to_the_current_device_model() -> None:
     given, first, second = XenInput(), Model(), Model()
-    await use(given)
+    await send_all(given)
     given.use(first)
-    await use(given)
+    await send_all(given)
     given.use(second)
-    await use(given)
+    await send_all(given)
     given.use(None)
-    await use(given)
-    assert first.heard == second.heard == ALL
+    await send_all(given)
+    assert first.events == second.events == ALL
 
 
-async def test_a_model_that_has_gone_loses_them() -> None:
+async def test_events_to_a_device_model_that_has_ended_are_dropped() -> None:
     given, model = XenInput(), Model(TargetGone("execute", "domain 3", "ended"))
     given.use(model)
-    await use(given)
-    assert model.heard == ALL
+    await send_all(given)
+    assert model.events == ALL
 
 
-async def test_another_error_is_told() -> None:
+async def test_other_errors_are_raised() -> None:
     given = XenInput()
     given.use(Model(VramtapError("input-send-event", "domain 3", "refused")))
     with pytest.raises(VramtapError, match="refused"):

@@ -1,4 +1,4 @@
-"""A Xen domain as a target: attached, followed through what becomes of it, and left as it was."""
+"""A Xen domain as a target: attached, followed through reboots, and left as it was."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from vramtap.display.mode import Mode, PixelFormat
 from vramtap.errors import VramtapError
 from vramtap.keyboard.events import KeyEvent
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.targets.xen import lifecycle as xen_life
-from vramtap.targets.xen import target as module
-from vramtap.targets.xen.target import XenTarget
+from vramtap.targets.xen.lifecycle import SuccessorWaits
+from vramtap.targets.xen.mode_cache import ModeCache, ModeTimings
+from vramtap.targets.xen.target import XenTarget, XenTimings
 from vramtap.xen import domains
 from vramtap.xen.control import ShutdownReason
 
@@ -40,10 +40,29 @@ def xen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeXen]:
 
 
 @contextlib.asynccontextmanager
-async def attached(wanted: str = "debian") -> AsyncIterator[XenTarget]:
-    async with asyncio.timeout(HANG_S):
-        async with XenTarget(f"xen:{wanted}", wanted) as target:
-            yield target
+async def attached(
+    wanted: str = "debian",
+    *,
+    modes: ModeTimings = ModeTimings(),  # noqa: B008 - frozen
+    waits: SuccessorWaits = SuccessorWaits(),  # noqa: B008 - frozen
+) -> AsyncIterator[XenTarget]:
+    timings = XenTimings(modes=modes, waits=waits)
+    async with asyncio.timeout(HANG_S), XenTarget(f"xen:{wanted}", wanted, timings=timings) as target:
+        yield target
+
+
+async def settled() -> None:
+    """Let a read of the mode settle, whose `settle_s` is 0."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def run_time(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Run time of the device model: the last element is what the probe reads."""
+    runs = [0]
+    monkeypatch.setattr("vramtap.linux.schedstat.SchedstatProbe.read", lambda probe: b"%d" % runs[-1])
+    return runs
 
 
 def first_byte(target: XenTarget, page: int) -> int:
@@ -59,11 +78,6 @@ async def refused(wanted: str) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return f"{type(caught.value).__name__} {message}"
-
-
-def asks_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PLACES_S", 0.0)
-    monkeypatch.setattr(XenTarget, "_stands", lambda target, domain, now_s: False)
 
 
 @pytest.mark.parametrize("wanted", ["debian", "3"])
@@ -85,99 +99,83 @@ async def test_a_domain_is_attached_and_left(xen: FakeXen, tmp_path: Path, wante
         assert set(xen.handles.values()) == {0}
 
 
-async def test_the_geometry_is_asked_for_when_the_device_model_has_run(
-    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_the_mode_is_read_again_after_the_device_model_has_run(
+    xen: FakeXen, tmp_path: Path, run_time: list[int]
 ) -> None:
-    monkeypatch.setattr(module, "SETTLE_S", 0.0)
-    runs = [0]
-    monkeypatch.setattr("vramtap.linux.schedstat.SchedstatProbe.read", lambda clock: b"%d" % runs[-1])
     with FakeDomain(xen, tmp_path) as domain:
-        async with attached() as target:
+        async with attached(modes=ModeTimings(settle_s=0.0)) as target:
             assert await target.mode() == MODE
-            for _ in range(3):
-                await asyncio.sleep(0)
-            asked = len(domain.commands)
+            await settled()
+            commands = len(domain.commands)
             domain.words[1] = 48
             for _ in range(3):
                 assert await target.mode() == MODE
-            assert len(domain.commands) == asked, "it has not run, and is not made to"
-            runs.append(1)
+            assert len(domain.commands) == commands, "it has not run, and no command makes it run"
+            run_time.append(1)
             assert await target.mode() == Mode(48, 32, 256, PixelFormat.XR24, 0)
 
 
-async def test_a_mode_that_is_gone_is_not_believed_later(
-    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_no_timer_restores_a_mode_that_vanished(
+    xen: FakeXen, tmp_path: Path, run_time: list[int]
 ) -> None:
-    monkeypatch.setattr(module, "SETTLE_S", 0.0)
-    runs = [0]
-    monkeypatch.setattr("vramtap.linux.schedstat.SchedstatProbe.read", lambda clock: b"%d" % runs[-1])
     with FakeDomain(xen, tmp_path) as domain:
-        async with attached() as target:
+        async with attached(modes=ModeTimings(settle_s=0.0)) as target:
             assert await target.mode() == MODE
-            for _ in range(3):
-                await asyncio.sleep(0)
+            await settled()
             domain.words[4] = 0
-            runs.append(1)
-            assert target._again is not None
+            run_time.append(1)
+            assert target._model is not None
+            cache = target._model.modes
+            assert cache is not None
+            assert cache._timer is not None
             assert await target.mode() is None
-            assert target._again is None, "no timer brings it back"
+            assert cache._timer is None
 
 
-async def test_while_the_device_model_deals_with_a_question_the_answer_stands(
-    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SETTLE_S", 1000.0)
+async def test_the_mode_holds_while_the_device_model_deals_with_a_read(xen: FakeXen, tmp_path: Path) -> None:
     with FakeDomain(xen, tmp_path) as domain:
-        async with attached() as target:
+        async with attached(modes=ModeTimings(settle_s=1000.0)) as target:
             assert await target.mode() == MODE
-            asked = len(domain.commands)
+            commands = len(domain.commands)
             domain.words[1] = 48
             assert await target.mode() == MODE
-            assert len(domain.commands) == asked
+            assert len(domain.commands) == commands
 
 
-async def test_while_it_flips_it_is_asked_every_time(
-    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_the_mode_is_read_at_every_call_while_it_flips(
+    xen: FakeXen, tmp_path: Path, run_time: list[int]
 ) -> None:
-    monkeypatch.setattr(module, "SETTLE_S", 0.0)
-    monkeypatch.setattr(module, "FLIPPING_S", 1000.0)
-    runs = [0]
-    monkeypatch.setattr("vramtap.linux.schedstat.SchedstatProbe.read", lambda clock: b"%d" % runs[-1])
     with FakeDomain(xen, tmp_path) as domain:
-        async with attached() as target:
+        async with attached(modes=ModeTimings(settle_s=0.0, flipping_s=1000.0)) as target:
             assert await target.mode() == MODE
-            for _ in range(3):
-                await asyncio.sleep(0)
-            monkeypatch.setattr(module, "SETTLE_S", 1000.0)
-            runs.append(1)
+            await settled()
+            run_time.append(1)
             for width in (48, 32, 48):
                 domain.words[1] = width
+                # No turn of the loop in between, so the read before has not settled.
                 assert await target.mode() == Mode(width, 32, 256, PixelFormat.XR24, 0)
 
 
-async def test_after_a_while_of_nothing_it_is_asked_for_all_the_same(
-    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_an_old_mode_is_read_again_although_the_device_model_has_not_run(
+    xen: FakeXen, tmp_path: Path, run_time: list[int]
 ) -> None:
-    monkeypatch.setattr(module, "SETTLE_S", 0.0)
-    monkeypatch.setattr(module, "GEOMETRY_S", 0.0)
-    monkeypatch.setattr("vramtap.linux.schedstat.SchedstatProbe.read", lambda clock: b"0")
-    nudged = asyncio.Event()
+    stale = asyncio.Event()
     with FakeDomain(xen, tmp_path) as domain:
-        async with attached() as target:
-            target.watch(nudged.set)
+        async with attached(modes=ModeTimings(settle_s=0.0, stale_after_s=0.0)) as target:
+            target.watch(stale.set)
             assert await target.mode() == MODE
             domain.words[1] = 48
-            await nudged.wait()
+            await stale.wait()
             assert await target.mode() == Mode(48, 32, 256, PixelFormat.XR24, 0)
 
 
-async def test_a_framebuffer_that_is_not_placed_is_no_mode_and_no_signal(
+async def test_without_a_placed_framebuffer_the_mode_is_none_and_pages_read_zero(
     xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asks_each_time(monkeypatch)
+    monkeypatch.setattr(ModeCache, "_holds", lambda cache, now_s: False)
     with FakeDomain(xen, tmp_path) as domain:
         domain.place(0)
-        async with attached() as target:
+        async with attached(modes=ModeTimings(bars_s=0.0)) as target:
             for _ in range(2):
                 assert await target.mode() is None
                 assert first_byte(target, 0) == 0
@@ -205,9 +203,7 @@ async def test_a_framebuffer_that_is_not_placed_is_no_mode_and_no_signal(
         [0xB0C5],
     ],
 )
-async def test_registers_that_mean_nothing_are_no_mode(
-    xen: FakeXen, tmp_path: Path, words: list[int]
-) -> None:
+async def test_invalid_registers_give_no_mode(xen: FakeXen, tmp_path: Path, words: list[int]) -> None:
     with FakeDomain(xen, tmp_path) as domain:
         domain.words = words
         async with attached() as target:
@@ -215,7 +211,7 @@ async def test_registers_that_mean_nothing_are_no_mode(
 
 
 @pytest.mark.parametrize("bar", [-1, -4096, 0, 1, 0xF0000001, 0xF0000800, (1 << 64) - 4096, 1 << 64, 1 << 80])
-async def test_an_address_that_is_none_is_no_place(xen: FakeXen, tmp_path: Path, bar: int) -> None:
+async def test_an_invalid_bar_is_not_mapped(xen: FakeXen, tmp_path: Path, bar: int) -> None:
     with FakeDomain(xen, tmp_path) as domain:
         async with attached() as target:
             domain.bar = bar
@@ -225,7 +221,7 @@ async def test_an_address_that_is_none_is_no_place(xen: FakeXen, tmp_path: Path,
             assert await target.mode() == MODE
 
 
-async def test_who_cannot_be_tapped(xen: FakeXen, tmp_path: Path) -> None:
+async def test_domains_that_cannot_be_tapped_are_refused_with_a_reason(xen: FakeXen, tmp_path: Path) -> None:
     assert await refused("nobody") == (
         "NotFound attach xen:nobody: no domain nobody (see vramtap ls, or xl list)"
     )
@@ -246,7 +242,7 @@ async def test_who_cannot_be_tapped(xen: FakeXen, tmp_path: Path) -> None:
     assert set(xen.handles.values()) == {0}
 
 
-async def test_attaching_that_fails_leaves_no_descriptor(xen: FakeXen, tmp_path: Path) -> None:
+async def test_a_failed_attach_leaks_no_descriptor(xen: FakeXen, tmp_path: Path) -> None:
     with FakeDomain(xen, tmp_path):
         async with attached():
             pass  # the loop has all it needs
@@ -257,40 +253,36 @@ async def test_attaching_that_fails_leaves_no_descriptor(xen: FakeXen, tmp_path:
 
 
 @pytest.mark.parametrize("size", [0, 1 << 31])
-async def test_video_ram_of_no_size(xen: FakeXen, tmp_path: Path, size: int) -> None:
+async def test_video_ram_of_an_invalid_size_is_refused(xen: FakeXen, tmp_path: Path, size: int) -> None:
     with FakeDomain(xen, tmp_path) as domain:
         domain.pages = size // PAGE_SIZE
         assert await refused("debian") == f"NotTappable attach xen:debian: video RAM of {size} bytes"
 
 
-async def test_without_a_device_models_clock_it_is_asked_each_time(
-    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SETTLE_S", 0.0)
+async def test_without_a_probe_the_mode_is_read_at_every_call(xen: FakeXen, tmp_path: Path) -> None:
     with FakeDomain(xen, tmp_path, pid=1 << 22) as domain:
-        async with attached() as target:
+        async with attached(modes=ModeTimings(settle_s=0.0)) as target:
             assert await target.mode() == MODE
-            for _ in range(3):
-                await asyncio.sleep(0)
-            asked = len(domain.commands)
+            await settled()
+            commands = len(domain.commands)
             assert await target.mode() == MODE
-            assert len(domain.commands) > asked
+            assert len(domain.commands) > commands
 
 
-# Its life
+# The end of a domain and its successor
 
 
-async def test_a_domain_that_is_destroyed_is_the_end(xen: FakeXen, tmp_path: Path) -> None:
-    nudges = []
+async def test_gone_returns_when_the_domain_is_destroyed(xen: FakeXen, tmp_path: Path) -> None:
+    events = []
     with FakeDomain(xen, tmp_path) as domain:
         async with attached() as target:
-            target.watch(lambda: nudges.append("nudge"))
+            target.watch(lambda: events.append("event"))
             assert await target.mode() == MODE
             domain.destroy()
             assert await target.gone() == "domain debian (id 3) was destroyed"
             assert await target.gone() == "domain debian (id 3) was destroyed"
-            assert nudges
-            assert xen.mapped(3) == 0, "it can go"
+            assert events
+            assert xen.mapped(3) == 0, "nothing keeps the domain alive"
             assert await target.mode() is None
             assert np.array_equal(await target.snapshot(), np.zeros((32, 64), dtype=np.uint32))
             assert target.input is not None
@@ -299,21 +291,23 @@ async def test_a_domain_that_is_destroyed_is_the_end(xen: FakeXen, tmp_path: Pat
 
 
 @pytest.mark.parametrize("why", [ShutdownReason.REBOOT, ShutdownReason.SUSPEND, ShutdownReason.CRASH])
-async def test_it_is_followed_through_a_reboot(xen: FakeXen, tmp_path: Path, why: ShutdownReason) -> None:
+async def test_the_target_follows_its_domain_through_reboots(
+    xen: FakeXen, tmp_path: Path, why: ShutdownReason
+) -> None:
     with contextlib.ExitStack() as stack:
         domain = stack.enter_context(FakeDomain(xen, tmp_path))
         async with attached("3") as target:
             assert await target.mode() == MODE
             space = target.extent.space
             for domid in (4, 9):
-                nudged = asyncio.Event()
+                event = asyncio.Event()
                 domain.shut_down(why)
                 domain.destroy()
                 domain = stack.enter_context(FakeDomain(xen, tmp_path, domid))
-                target.watch(nudged.set)
+                target.watch(event.set)
                 while await target.mode() != MODE or not xen.mapped(domid):
-                    await nudged.wait()
-                    nudged.clear()
+                    await event.wait()
+                    event.clear()
                 assert target.extent.space is space
                 xen.write(domid, 2, domid)
                 assert first_byte(target, 2) == domid
@@ -326,54 +320,48 @@ async def test_it_is_followed_through_a_reboot(xen: FakeXen, tmp_path: Path, why
 
 
 @pytest.mark.parametrize(
-    ("why", "said"), [(ShutdownReason.REBOOT, "rebooted"), (ShutdownReason.SUSPEND, "was saved")]
+    ("why", "end"), [(ShutdownReason.REBOOT, "rebooted"), (ShutdownReason.SUSPEND, "was saved")]
 )
-async def test_a_successor_is_not_waited_for_for_ever(
-    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: ShutdownReason, said: str
+async def test_the_wait_for_a_successor_ends(
+    xen: FakeXen, tmp_path: Path, why: ShutdownReason, end: str
 ) -> None:
-    monkeypatch.setitem(xen_life._ENDS, why, (said, 0.05))
     with FakeDomain(xen, tmp_path) as domain:
-        async with attached() as target:
+        async with attached(waits=SuccessorWaits(reboot_s=0.05, restore_s=0.05)) as target:
             domain.shut_down(why)
             domain.destroy()
-            assert await target.gone() == f"domain debian (id 3) {said}"
+            assert await target.gone() == f"domain debian (id 3) {end}"
             assert xen.mapped(3) == 0
 
 
-async def test_a_successor_with_other_video_ram_is_the_end(xen: FakeXen, tmp_path: Path) -> None:
+async def test_a_successor_with_other_video_ram_ends_the_target(xen: FakeXen, tmp_path: Path) -> None:
     with FakeDomain(xen, tmp_path) as domain, contextlib.ExitStack() as stack:
         async with attached() as target:
             domain.shut_down(ShutdownReason.REBOOT)
             domain.destroy()
             stack.enter_context(FakeDomain(xen, tmp_path, 4, pages=32))
-            said = await target.gone()
-    assert said.startswith(
-        "domain debian (id 3) rebooted; attach xen:debian: domain debian (id 4) has 131072"
-    )
+            end = await target.gone()
+    assert end.startswith("domain debian (id 3) rebooted; attach xen:debian: domain debian (id 4) has 131072")
 
 
-async def test_another_domain_of_the_same_name_is_not_followed(
-    xen: FakeXen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(xen_life._ENDS, ShutdownReason.REBOOT, ("rebooted", 0.2))
+async def test_another_domain_of_the_same_name_is_not_followed(xen: FakeXen, tmp_path: Path) -> None:
     with FakeDomain(xen, tmp_path) as domain, contextlib.ExitStack() as stack:
-        async with attached() as target:
+        async with attached(waits=SuccessorWaits(reboot_s=0.2)) as target:
             domain.shut_down(ShutdownReason.REBOOT)
             domain.destroy()
             stack.enter_context(FakeDomain(xen, tmp_path, 4, uuid=UUID.replace("6f", "7f")))
             assert await target.gone() == "domain debian (id 3) rebooted"
 
 
-async def test_leaving_while_a_successor_is_waited_for(xen: FakeXen, tmp_path: Path) -> None:
+async def test_detach_while_waiting_for_a_successor_closes_every_handle(xen: FakeXen, tmp_path: Path) -> None:
     with FakeDomain(xen, tmp_path) as domain:
         async with attached() as target:
-            nudged = asyncio.Event()
-            target.watch(nudged.set)
+            event = asyncio.Event()
+            target.watch(event.set)
             domain.shut_down(ShutdownReason.REBOOT)
             domain.destroy()
-            await nudged.wait()
+            await event.wait()
     assert set(xen.handles.values()) == {0}
 
 
-async def test_what_was_never_attached_is_gone() -> None:
+async def test_gone_returns_for_a_target_that_was_never_attached() -> None:
     assert await XenTarget("xen:3", "3").gone() == "xen:3 was never attached"
