@@ -4,10 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip --quiet --disable-pip-version-check
-# Everything, with the tools and clients of the tests; or the program alone.
+# Stamps: the program with the tools and clients of the tests; the program alone; the program with the tools of
+# the documentation.
 INSTALLED := $(VENV)/.installed
 PROGRAM := $(VENV)/.program
-BUILT_FROM := pyproject.toml hatch_build.py $(wildcard build_support/*.py)
+DOC_TOOLS := $(VENV)/.doc-tools
+# Versions that CI has passed with; `make lock` renews them. CONSTRAINTS= takes the newest of everything.
+CONSTRAINTS ?= constraints.txt
+BUILT_FROM := pyproject.toml hatch_build.py $(wildcard build_support/*.py $(CONSTRAINTS))
 NOVNC := src/vramtap/servers/web/static/novnc/.unpacked
 GUEST := src/vramtap/machine/guest/guest.elf
 # More for pytest: make test PYTEST_ARGS="-x tests/unit"
@@ -22,7 +26,7 @@ STORM ?= 20
 .DEFAULT_GOAL := help
 # Packages come before what is built with them.
 .NOTPARALLEL:
-.PHONY: help install demo demo-qemu packages packages-demo packages-demo-qemu packages-xen format lint test test-xen test-xen-all storm bench bench-xen traces clean
+.PHONY: help install demo demo-qemu packages packages-demo packages-demo-qemu packages-xen format lint test test-xen test-xen-all storm bench bench-xen traces docs wheel lock clean
 
 help: ## say what there is
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +35,7 @@ install: $(INSTALLED) ## virtual environment in .venv, the program at .venv/bin/
 
 define install
 	$(PIP) install --upgrade 'pip>=25.1'
-	$(PIP) install --editable . $(1)
+	$(PIP) install $(addprefix --constraint ,$(wildcard $(CONSTRAINTS))) --editable . $(1)
 	touch $@
 endef
 
@@ -43,6 +47,9 @@ $(INSTALLED): $(NOVNC) $(BUILT_FROM) | $(RUN)/python
 
 $(PROGRAM): $(NOVNC) $(BUILT_FROM) | $(RUN)/python
 	$(call install)
+
+$(DOC_TOOLS): $(NOVNC) $(BUILT_FROM) | $(RUN)/python
+	$(call install,--group docs)
 
 # npm fetches noVNC. Where there is none, PyPI's serves for the moment (200 MB), and is taken away again whatever
 # came of it. Done ahead of the build proper, in whose isolation it would not run. A digest guards what is fetched.
@@ -67,6 +74,23 @@ demo: packages-demo $(if $(wildcard $(INSTALLED)),$(INSTALLED),$(PROGRAM)) $(GUE
 
 demo-qemu: packages-demo-qemu $(INSTALLED) ## boot a guest in QEMU and serve its screen; Ctrl-C ends both
 	PYTHONPATH=tests $(RUN)/python -m support.testbed.demo
+
+docs: $(if $(wildcard $(INSTALLED)),$(INSTALLED),$(DOC_TOOLS)) ## the site and the manual page, in build/docs
+	$(RUN)/python -m sphinx --fail-on-warning --keep-going --quiet -d build/docs/doctrees -b html docs build/docs/html
+	$(RUN)/python -m sphinx --fail-on-warning --keep-going --quiet -d build/docs/doctrees -b man docs build/docs/man
+
+wheel: $(NOVNC) $(GUEST) | $(RUN)/python ## dist/vramtap-*.whl, which installs without a compiler
+	rm -rf dist
+	$(PIP) wheel --no-deps --wheel-dir dist .
+
+lock: $(NOVNC) $(GUEST) ## renew constraints.txt from a fresh environment with the newest of everything
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip --quiet install --upgrade 'pip>=25.1'
+	build/lock/bin/python -m pip --quiet install --editable . --group dev --group clients
+	build/lock/bin/python -m pip freeze --exclude-editable > build/lock/frozen
+	{ echo '# Versions that CI has passed with. `make lock` writes this file.'; cat build/lock/frozen; } > $(CONSTRAINTS)
+	rm -rf build/lock
 
 packages-demo:
 	PYTHON='$(PYTHON)' tools/system-packages demo

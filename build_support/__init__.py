@@ -1,1 +1,1 @@
-"""What the build hook does: a module for each thing fetched or compiled. Not part of the package."""
+"""Steps of the build hook, one module for each thing to fetch or compile. Not part of the package."""

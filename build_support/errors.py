@@ -1,7 +1,7 @@
-"""BuildError: what stops a build, said so that a user can do something about it."""
+"""BuildError: a build cannot continue, with a message that says what to do."""
 
 from __future__ import annotations
 
 
 class BuildError(Exception):
-    """The build cannot go on; the message says what to do."""
+    """The build cannot continue. The message says what to do."""

@@ -1,9 +1,9 @@
-"""The embedded machine's guest: compiled from its sources, again only when these have changed.
+"""Compiles the guest of the built-in VM, unless its sources are unchanged.
 
-What was compiled carries the digest of what it was compiled from, so nothing lies beside it that could
-get lost or lie: not the files' times, which git and archives do not keep, and no second file.
+The compiled guest contains the digest of its sources. The build therefore needs neither file times, which git
+and archives do not keep, nor a second file that could get lost.
 
-`python -m build_support.guest` does it outside of a build.
+`python -m build_support.guest` compiles outside of a build.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ import platform
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
+from build_support import command
 from build_support.errors import BuildError
 
 DIRECTORY: Final = "src/vramtap/machine/guest"
-"""Of the sources, and of what is compiled from them."""
+"""Directory of the sources and of the compiled guest."""
 RESULT: Final = "guest.elf"
 COMPILER_VARIABLE: Final = "CC"
 
 LINKER_SCRIPT: Final = "guest.ld"
 FLAGS: Final = (
     "-std=c11", "-O2", "-Wall", "-Wextra",
-    # Nothing but what is in the sources, at the addresses that the linker script says.
+    # Only what is in the sources, at the addresses of the linker script.
     "-ffreestanding", "-nostdlib", "-static", "-no-pie", "-fno-pic",
-    # No SSE: the guest does not save or set it up. Below the stack's end lies what an interrupt overwrites.
+    # No SSE: the guest does not set it up. No red zone: an interrupt would overwrite it.
     "-mgeneral-regs-only", "-mno-red-zone",
-    # What a hosted compiler may add by default, and nobody is there to serve.
+    # Nothing that needs the run-time support of a hosted compiler.
     "-fno-stack-protector", "-fcf-protection=none", "-fno-asynchronous-unwind-tables",
-    # Pixels are read and written as bytes and as words.
+    # The guest reads and writes pixels as bytes and as words.
     "-fno-strict-aliasing",
     "-Wl,-z,noexecstack", "-Wl,-z,max-page-size=4096", "-Wl,--build-id=none", f"-Wl,-T,{LINKER_SCRIPT}",
 )  # fmt: skip
@@ -43,50 +43,50 @@ FLAGS: Final = (
 _SOURCES: Final = ("*.c", "*.h", "*.S", "*.ld")
 _UNITS: Final = (".S", ".c")
 _MARK: Final = "vramtap guest source "
-"""In front of the digest: main.c."""
+"""Text before the digest, as in main.c."""
 _TIMEOUT_S: Final = 300
-_SAID_CHARS: Final = 2000
+_MAX_OUTPUT_CHARS: Final = 2000
 _X86: Final = ("x86_64", "amd64")
 
 
 class CompileError(BuildError):
-    """The guest could not be compiled; says what to do."""
+    """The guest could not be compiled. The message says what to do."""
 
 
 def build(directory: Path, *extra_flags: str) -> bool:
-    """Have the guest compiled, unless it is.
+    """Compile the guest if it is missing or its sources have changed.
 
     Args:
-        directory: Holds the sources; `RESULT` is put there.
-        extra_flags: For the compiler; no part of the digest.
+        directory: Contains the sources, and receives `RESULT`.
+        extra_flags: Further flags for the compiler; not part of the digest.
 
     Returns:
-        Whether anything was done.
+        Whether the guest was compiled.
 
     Raises:
-        CompileError: there are no sources, there is no compiler, or it fails.
+        CompileError: there are no sources, or no compiler, or it fails.
     """
     sources = sorted(path for pattern in _SOURCES for path in directory.glob(pattern))
     if not sources:
-        raise CompileError(f"{directory} holds no sources of the guest")
+        raise CompileError(f"{directory} contains no sources of the guest")
     wanted = digest(sources)
     result = directory / RESULT
-    if result.is_file() and _carries(result, wanted):
+    if result.is_file() and _has_digest(result, wanted):
         return False
-    command = [*compiler(), *FLAGS, *extra_flags, f'-DGUEST_DIGEST="{wanted}"']
-    # Named without their directory: what comes out is the same wherever it is built.
-    command += [path.name for path in sources if path.suffix in _UNITS]
+    compile_command = [*compiler(), *FLAGS, *extra_flags, f'-DGUEST_DIGEST="{wanted}"']
+    # File names without directory, so that the result is the same wherever it is built.
+    compile_command += [path.name for path in sources if path.suffix in _UNITS]
     with tempfile.TemporaryDirectory(dir=directory, prefix=".guest-") as scratch:
         compiled = Path(scratch) / RESULT
-        _run([*command, "-o", str(compiled)], directory)
-        if not compiled.is_file() or not _carries(compiled, wanted):
-            raise CompileError(f"{command[0]} gave no guest that carries its digest")
+        _run([*compile_command, "-o", str(compiled)], directory)
+        if not compiled.is_file() or not _has_digest(compiled, wanted):
+            raise CompileError(f"{compile_command[0]} produced no guest that contains its digest")
         os.replace(compiled, result)
     return True
 
 
 def digest(sources: list[Path]) -> str:
-    """Of the sources' names and contents, and of the flags, in hexadecimal."""
+    """Return the digest of the sources' names and contents and of the flags, in hexadecimal."""
     hashed = hashlib.sha256()
     parts = [repr(FLAGS).encode()]
     for path in sources:
@@ -97,7 +97,7 @@ def digest(sources: list[Path]) -> str:
 
 
 def compiler() -> list[str]:
-    """The command that compiles for x86-64: what CC says, or what is found.
+    """Return the command that compiles for x86-64: the one in `CC`, or the first that is installed.
 
     Raises:
         CompileError: there is none.
@@ -105,7 +105,7 @@ def compiler() -> list[str]:
     named = shlex.split(os.environ.get(COMPILER_VARIABLE, ""))
     if named:
         if shutil.which(named[0]) is None:
-            raise CompileError(f"{COMPILER_VARIABLE} names {named[0]}, which is not there")
+            raise CompileError(f"{COMPILER_VARIABLE} names {named[0]}, which is not installed")
         return named
     if platform.machine().lower() in _X86:
         candidates = [["gcc"], ["cc"], ["clang"]]
@@ -117,41 +117,36 @@ def compiler() -> list[str]:
         if shutil.which(candidate[0]) is not None:
             return candidate
     raise CompileError(
-        "the embedded machine's guest has to be compiled, and there is no C compiler: "
-        f"install {package}, or let {COMPILER_VARIABLE} name one"
+        "the guest of the built-in VM must be compiled, and there is no C compiler: "
+        f"install {package}, or set {COMPILER_VARIABLE}"
     )
 
 
-def _carries(result: Path, wanted: str) -> bool:
+def _has_digest(result: Path, wanted: str) -> bool:
     return f"{_MARK}{wanted}".encode() in result.read_bytes()
 
 
-def _run(command: list[str], directory: Path) -> None:
+def _run(argv: list[str], directory: Path) -> None:
     try:
         done = subprocess.run(
-            command, cwd=directory, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+            argv, cwd=directory, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
         )
     except OSError as error:
-        raise CompileError(f"{command[0]}: {error.strerror}") from error
+        raise CompileError(f"{argv[0]}: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
-        raise CompileError(f"{command[0]}: not done in {_TIMEOUT_S} s") from error
+        raise CompileError(f"{argv[0]}: not finished after {_TIMEOUT_S} s") from error
     if done.returncode:
-        said = (done.stderr or done.stdout).strip()[:_SAID_CHARS]
+        output = (done.stderr or done.stdout).strip()[:_MAX_OUTPUT_CHARS]
         raise CompileError(
-            f"{command[0]} failed with exit status {done.returncode} (it has to be a C compiler for x86-64; "
-            f"{COMPILER_VARIABLE} names another):\n{said}"
+            f"{argv[0]} failed with exit status {done.returncode} (it must be a C compiler for x86-64; "
+            f"set {COMPILER_VARIABLE} to use another):\n{output}"
         )
 
 
-def main() -> None:
-    """Compile the guest of this checkout."""
-    root = Path(__file__).resolve().parents[1]
-    try:
-        done = build(root / DIRECTORY)
-    except BuildError as error:
-        sys.exit(f"vramtap build: {error}")
-    print(f"{DIRECTORY}/{RESULT}: {'compiled' if done else 'up to date'}")
+def _step(root: Path) -> str:
+    compiled = build(root / DIRECTORY)
+    return f"{DIRECTORY}/{RESULT}: {'compiled' if compiled else 'up to date'}"
 
 
 if __name__ == "__main__":
-    main()
+    command.run(_step)

@@ -1,10 +1,10 @@
-"""noVNC: put, unmodified and with its licences, where the web server serves it from.
+"""Installs noVNC, unmodified and with its licences, where the web server finds it.
 
-The package is fetched by name through the `npm` client, or taken from the file that the environment
-variable `VRAMTAP_NOVNC_TARBALL` names, and is checked against the digest pinned here before a single
-byte of it is unpacked. It is never in git; wheels and source archives carry it.
+The package comes from npm, or from the file that the environment variable `VRAMTAP_NOVNC_TARBALL` names. Its
+digest is checked against the one pinned here before anything is unpacked. noVNC is not in git; wheels and
+source archives contain it.
 
-`python -m build_support.novnc` does it outside of a build.
+`python -m build_support.novnc` installs it outside of a build.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import zlib
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from build_support import command
 from build_support.errors import BuildError
 
 PACKAGE: Final = "@novnc/novnc"
 VERSION: Final = "1.7.0"
 SHA512: Final = "ucEJOx4T2avIRCleodk7YobZj5O2Ga2AeLfQ69A/yjG9HHba2+PDgwSkN3FttrmG+70ZGx21sElNFouK13RzyA=="
-"""Digest of the package as published, in base64 as npm's `dist.integrity` has it."""
+"""Digest of the published package, in base64, as in npm's `dist.integrity`."""
 DESTINATION: Final = "src/vramtap/servers/web/static/novnc"
 TARBALL_VARIABLE: Final = "VRAMTAP_NOVNC_TARBALL"
 
@@ -37,9 +37,9 @@ _STAMP: Final = ".unpacked"
 _PREFIX: Final = "package"
 _WANTED: Final = re.compile(r"core/.+|vendor/.+|docs/LICENSE[^/]*|LICENSE\.txt|AUTHORS")
 _MAX_TARBALL_BYTES: Final = 4 << 20
-"""26 times the published package."""
+"""26 times the size of the published package."""
 _MAX_UNPACKED_BYTES: Final = 16 << 20
-"""20 times what the published package unpacks to."""
+"""20 times the unpacked size of the published package."""
 _MAX_MEMBERS: Final = 1000
 _FETCH_TIMEOUT_S: Final = 300
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
@@ -47,21 +47,21 @@ _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 
 
 class FetchError(BuildError):
-    """noVNC could not be fetched, or is not what it should be; says what to do."""
+    """noVNC could not be fetched, or is not the pinned package. The message says what to do."""
 
 
 def install(destination: Path, sha512: str = SHA512) -> bool:
-    """Put noVNC into a directory, unless it is there.
+    """Install noVNC into a directory, unless this version is there.
 
     Args:
-        destination: Created or replaced as a whole.
-        sha512: What the package must hash to, in base64.
+        destination: Created, or replaced as a whole.
+        sha512: Expected digest of the package, in base64.
 
     Returns:
-        Whether anything was done.
+        Whether noVNC was installed.
 
     Raises:
-        FetchError: it cannot be fetched, is something else, or is built to do harm.
+        FetchError: the package cannot be fetched, has another digest, or is damaged or hostile.
     """
     stamp = destination / _STAMP
     if stamp.is_file() and stamp.read_text().strip() == sha512:
@@ -80,10 +80,10 @@ def install(destination: Path, sha512: str = SHA512) -> bool:
 
 
 def fetch() -> bytes:
-    """The package's bytes, unchecked.
+    """Return the content of the package, unchecked.
 
     Raises:
-        FetchError: there is no way to get it; says what to install.
+        FetchError: the package cannot be fetched.
     """
     named = os.environ.get(TARBALL_VARIABLE)
     if named:
@@ -91,34 +91,33 @@ def fetch() -> bytes:
     npm = shutil.which("npm")
     if npm is None:
         raise FetchError(
-            f"noVNC {VERSION} is needed for the browser page, and there is no npm to fetch it with: "
-            f"install npm, or let {TARBALL_VARIABLE} name the file that `npm pack {PACKAGE}@{VERSION}` gives "
-            "elsewhere"
+            f"the browser page needs noVNC {VERSION}, and there is no npm to fetch it: install npm, or set "
+            f"{TARBALL_VARIABLE} to the file that `npm pack {PACKAGE}@{VERSION}` creates elsewhere"
         )
     with tempfile.TemporaryDirectory(prefix="vramtap-novnc-") as directory:
-        command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--silent", "--ignore-scripts"]
-        command += ["--pack-destination", directory]
+        argv = [npm, "pack", f"{PACKAGE}@{VERSION}", "--silent", "--ignore-scripts"]
+        argv += ["--pack-destination", directory]
         try:
             done = subprocess.run(
-                command, cwd=directory, capture_output=True, text=True, timeout=_FETCH_TIMEOUT_S, check=False
+                argv, cwd=directory, capture_output=True, text=True, timeout=_FETCH_TIMEOUT_S, check=False
             )
         except subprocess.TimeoutExpired as error:
-            raise FetchError(f"{' '.join(command[:3])}: no answer in {_FETCH_TIMEOUT_S} s") from error
+            raise FetchError(f"{' '.join(argv[:3])}: no answer in {_FETCH_TIMEOUT_S} s") from error
         packed = list(Path(directory).glob("*.tgz"))
         if done.returncode or len(packed) != 1:
-            said = (done.stderr or done.stdout).strip()[-500:]
+            output = (done.stderr or done.stdout).strip()[-500:]
             raise FetchError(
-                f"{' '.join(command[:3])}: exit status {done.returncode}, {len(packed)} files: {said} "
-                f"(without a network, let {TARBALL_VARIABLE} name the package's file)"
+                f"{' '.join(argv[:3])}: exit status {done.returncode}, {len(packed)} files: {output} "
+                f"(without a network, set {TARBALL_VARIABLE} to the package's file)"
             )
         return _read(packed[0])
 
 
 def verify(tarball: bytes, sha512: str = SHA512) -> None:
-    """Refuse anything but the package that was pinned.
+    """Check that this is the pinned package.
 
     Raises:
-        FetchError: the digest differs.
+        FetchError: it has another digest.
     """
     found = base64.b64encode(hashlib.sha512(tarball).digest()).decode()
     if not hmac.compare_digest(found, sha512):
@@ -126,17 +125,17 @@ def verify(tarball: bytes, sha512: str = SHA512) -> None:
 
 
 def unpack(tarball: bytes, destination: Path) -> None:
-    """Unpack what is served, and the licences.
+    """Unpack the files that the web server serves, and the licences.
 
-    Only regular files are written, by names that stay inside, within a bound of bytes and of members:
-    links, devices and the archive's idea of modes and owners never reach the disk.
+    Writes regular files only, with names inside `destination`, and limits bytes and members. Links, devices,
+    modes and owners from the archive never reach the disk.
 
     Args:
-        tarball: A gzipped tar whose members lie under `package/`.
-        destination: Created.
+        tarball: A gzipped tar archive whose members lie under `package/`.
+        destination: Created by this function.
 
     Raises:
-        FetchError: it is damaged, or anything in it is not as it should be.
+        FetchError: the archive is damaged, or a member is not as expected.
     """
     destination.mkdir(parents=True)
     written = 0
@@ -163,27 +162,27 @@ def unpack(tarball: bytes, destination: Path) -> None:
 
 
 def _safe_name(member: tarfile.TarInfo) -> PurePosixPath | None:
-    """The member's path below `package/`; None for a directory, which is made when a file needs it."""
+    """Return the member's path below `package/`; None for a directory, which is created with its files."""
     name = PurePosixPath(member.name)
     inside = not name.is_absolute() and ".." not in name.parts and "\\" not in member.name
     if not inside or name.parts[:1] != (_PREFIX,) or not member.name.isprintable():
-        raise FetchError(f"noVNC's archive: {member.name!r} lies outside of {_PREFIX}/; refused")
+        raise FetchError(f"noVNC's archive: {member.name!r} lies outside {_PREFIX}/; refused")
     if member.isdir():
         return None
     if not member.isreg():
-        raise FetchError(f"noVNC's archive: {member.name!r} is no regular file; refused")
+        raise FetchError(f"noVNC's archive: {member.name!r} is not a regular file; refused")
     return name.relative_to(_PREFIX)
 
 
 def _inflate(tarball: bytes) -> bytes:
-    """Undo gzip, but not beyond the bound: what lies past it is never made."""
+    """Undo gzip, and stop at the limit."""
     inflater = zlib.decompressobj(_GZIP_WINDOW)
     try:
         data = inflater.decompress(tarball, _MAX_UNPACKED_BYTES)
     except zlib.error as error:
         raise FetchError(f"noVNC's archive is not gzip: {error}") from error
     if not inflater.eof:
-        raise FetchError(f"noVNC's archive is cut short or unpacks to more than {_MAX_UNPACKED_BYTES} bytes")
+        raise FetchError(f"noVNC's archive is cut off or unpacks to more than {_MAX_UNPACKED_BYTES} bytes")
     return data
 
 
@@ -198,15 +197,10 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def main() -> None:
-    """Have noVNC in place in this checkout."""
-    root = Path(__file__).resolve().parents[1]
-    try:
-        done = install(root / DESTINATION)
-    except BuildError as error:
-        sys.exit(f"vramtap build: {error}")
-    print(f"{DESTINATION}: {f'noVNC {VERSION} fetched' if done else 'up to date'}")
+def _step(root: Path) -> str:
+    installed = install(root / DESTINATION)
+    return f"{DESTINATION}: {f'noVNC {VERSION} installed' if installed else 'up to date'}"
 
 
 if __name__ == "__main__":
-    main()
+    command.run(_step)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from support.testbed.guest import Guest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("vramtap", deadline=None)
+settings.load_profile("vramtap")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contract.test_trackers import LOGGED, PAGES, Memory, other_anonymous, other_memfd, own
-from support.forced import ArmAtOnce
 from support.kvm_guest import kvm_bitmap
+from support.random_policy import RandomPolicy
 from support.scribe import PAGE
 from vramtap.pages import NO_PAGES, PageRuns
 from vramtap.policy.costs import Costs
@@ -63,7 +63,7 @@ class Consumer:
             waker = self.tracker.wake(lambda: None)
             if waker is not None:
                 waker.cancel()
-        before = self.tracker.left_open
+        before = self.tracker.unprotected
         answer = self.tracker.collect(window)
         runs = PageRuns([window]) if isinstance(answer, AllDirty) else answer
         assert runs == runs.clip(*window)
@@ -76,7 +76,7 @@ class Consumer:
             self.tracker.read_from.read(runs, self.mine)
             if self.tracker.wants_feedback and teaching != "never":
                 self.tracker.feedback(self._taught(old, teaching))
-        after = self.tracker.left_open
+        after = self.tracker.unprotected
         self.seen["opened"] += after.difference(before).count
         self.seen["closed"] += before.difference(after).count
         if self.tracker.has_more:
@@ -122,7 +122,7 @@ class Restless:
     def step(self, state: State, dirty: Counts) -> State:
         assert isinstance(state, _RestlessState)
         chance = np.random.default_rng((self._seed, state.looks))
-        opened, armed = state.open, False
+        opened, armed = state.unprotected, False
         match chance.integers(4):
             case 0:
                 opened = opened ^ (chance.random(len(opened)) < 0.2)
@@ -134,12 +134,12 @@ class Restless:
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
         assert isinstance(state, _RestlessState)
-        return _RestlessState(np.zeros_like(state.open), looks=state.looks)
+        return _RestlessState(np.zeros_like(state.unprotected), looks=state.looks)
 
 
 POLICIES: Final[list[Callable[[int], Policy]]] = [
     Restless,
-    lambda seed: ArmAtOnce(),
+    lambda seed: RandomPolicy(seed, turn=0, arm=1),
     lambda seed: CompareAlways(),
     lambda seed: OnlinePolicy(),
 ]
@@ -296,16 +296,16 @@ def test_tiles_of_a_video_are_opened_and_closed_when_it_stops(
                 for page in range(first, last):
                     memory.write(page * PAGE, number % 256)
             consumer.look()
-            if tracker.left_open:
+            if tracker.unprotected:
                 break
-        assert tracker.left_open == video
+        assert tracker.unprotected == video
         memory.write(40 * PAGE, 1)
         assert consumer.look() == PageRuns([(16, 32), (40, 41)])
         for _ in range(2000):
             consumer.look()
-            if not tracker.left_open:
+            if not tracker.unprotected:
                 break
-        assert tracker.left_open == NO_PAGES
+        assert tracker.unprotected == NO_PAGES
         consumer.look()
         memory.write(17 * PAGE, 77)
         consumer.look()

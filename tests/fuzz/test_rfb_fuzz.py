@@ -1,4 +1,4 @@
-"""Hostile bytes: whatever a client sends, only ProtocolError comes out, and nothing grows."""
+"""Fuzz tests of the RFB server: any bytes raise ProtocolError at most, and memory stays bounded."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from support.pictures import picture, pixel_formats
 from support.rfb_client import vnc_response
+from support.rfb_input import buffered_bytes
 from support.synthetic_tap import RecordingInput, SyntheticTap
 from vramtap.errors import ProtocolError
 from vramtap.rfb.connection import ServerConnection
@@ -54,16 +55,16 @@ CONVERSATIONS = st.lists(MESSAGES, max_size=20).map(b"".join)
 
 
 def feed(rfb: ServerConnection, data: bytes, piece: int) -> bool:
-    """Give it the bytes piece by piece, as a session would; False if it broke off."""
+    """Pass bytes to a connection piece by piece. Return False if it raised ProtocolError."""
     for at in range(0, len(data), piece):
         try:
             rfb.receive(data[at : at + piece])
         except ProtocolError:
             assert rfb.failed
-            assert rfb.buffered_bytes == 0
+            assert buffered_bytes(rfb) == 0
             assert rfb.receive(data) == []
             return False
-        assert rfb.buffered_bytes <= MOST_BUFFERED
+        assert buffered_bytes(rfb) <= MOST_BUFFERED
         assert len(rfb.data_to_send()) < 4096
     return True
 
@@ -75,26 +76,28 @@ def test_random_bytes_instead_of_a_handshake(data: bytes, piece: int) -> None:
 
 
 @given(st.binary(max_size=400), st.integers(1, 400))
-def test_random_bytes_after_it(data: bytes, piece: int) -> None:
+def test_random_bytes_after_the_handshake(data: bytes, piece: int) -> None:
     feed(ServerConnection("name", 64, 48), GREETING + data, piece)
 
 
 @settings(deadline=None)
 @given(CONVERSATIONS, st.integers(1, 300))
-def test_valid_conversations_are_taken_whole(data: bytes, piece: int) -> None:
+def test_valid_conversations_are_processed_completely(data: bytes, piece: int) -> None:
     rfb = ServerConnection("name", 64, 48, "secret", CHALLENGE)
     assert feed(rfb, GREETING_WITH_PASSWORD + data, piece)
-    assert rfb.buffered_bytes == 0
-    # Whatever was negotiated, an update can be made of it.
+    assert buffered_bytes(rfb) == 0
+    # An update can be made in every negotiated state.
     rfb.resize(80, 20)
-    for update in (rfb.notice(), rfb.begin_update((), ())):
+    for update in (rfb.size_update(), rfb.begin_update((), ())):
         if update is not None:
             assert sum(map(len, UpdateEncoder().encode(update))) < 4096
 
 
 @settings(deadline=None)
 @given(CONVERSATIONS, st.data())
-def test_mutated_and_truncated_conversations(data: bytes, choose: st.DataObject) -> None:
+def test_mutated_and_truncated_conversations_raise_protocol_error_at_most(
+    data: bytes, choose: st.DataObject
+) -> None:
     mutated = bytearray(GREETING + data)
     for place in choose.draw(st.lists(st.integers(0, len(mutated) - 1), max_size=5)):
         mutated[place] = choose.draw(U8)
@@ -114,8 +117,8 @@ def test_mutated_and_truncated_conversations(data: bytes, choose: st.DataObject)
     ],
     ids=["text", "extended-text", "encodings", "sizes", "requests", "colour-maps"],
 )
-def test_a_flood_of_anything_leaves_memory_as_it_was(message: bytes, flood_bytes: int) -> None:
-    """What is owed to a client that takes no answers must not add up, nor what it leaves incomplete."""
+def test_a_flood_of_messages_does_not_use_more_memory(message: bytes, flood_bytes: int) -> None:
+    """Answers that the client does not take must not add up, nor must an incomplete message."""
     rfb = ServerConnection("name", 64, 48)
     rfb.receive(GREETING + struct.pack(">BxH2i", 2, 2, -308, -258))
     zeros = bytes(64 * 1024)
@@ -124,17 +127,17 @@ def test_a_flood_of_anything_leaves_memory_as_it_was(message: bytes, flood_bytes
     try:
         rfb.receive(message)
         for _ in range(0, flood_bytes, len(zeros)):
-            # After the head of a long text it is text, whatever it is.
+            # After the header of a long text, any bytes are text.
             rfb.receive(zeros if flood_bytes > 2 << 20 else flood)
-            assert rfb.buffered_bytes <= MOST_BUFFERED
+            assert buffered_bytes(rfb) <= MOST_BUFFERED
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert kept < MOST_BUFFERED + (1 << 18)
 
 
-class Said:
-    """A `ByteStream` of what a hostile client says; what it is sent is thrown away."""
+class HostileStream:
+    """`ByteStream` of a hostile client. It ignores everything it is sent."""
 
     peer = "hostile"
 
@@ -151,8 +154,8 @@ class Said:
             assert memoryview(buffer).nbytes == len(buffer)
 
 
-def test_whole_sessions_end_with_a_reason_and_leave_nothing_held(storm: int) -> None:
-    """Conversations, half of them damaged, through everything up to the target's input."""
+def test_sessions_of_hostile_clients_end_with_a_reason_and_leave_the_tap(storm: int) -> None:
+    """The sessions are complete, up to the target's input. Half of the conversations are damaged."""
     dice = random.Random(20061)
     conversations = MESSAGES.filter(bool)
     examples: list[bytes] = []
@@ -171,8 +174,8 @@ def test_whole_sessions_end_with_a_reason_and_leave_nothing_held(storm: int) -> 
         for _ in range(dice.choice([0, 0, 1, 3])):
             data[dice.randrange(len(data))] = dice.randrange(256)
         cuts = sorted(dice.randrange(len(data)) for _ in range(6))
-        said = Said(bytes(data[a:b]) for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True))
-        end = await serve_session(said, tap, SessionOptions(failure_delay_s=0))
+        stream = HostileStream(bytes(data[a:b]) for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True))
+        end = await serve_session(stream, tap, SessionOptions(failure_delay_s=0))
         assert end.reason in (EndReason.LEFT, EndReason.BROKE_PROTOCOL, EndReason.WRONG_PASSWORD)
         assert end.detail
         assert tap.viewers == 0

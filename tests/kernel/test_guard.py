@@ -94,7 +94,7 @@ def test_a_held_write_is_answered_and_told(scribe: Scribe) -> None:
         scribe.write(5 * PAGE, 1)
         assert readable(watchdog.fileno())
         assert watchdog.fired
-        assert watchdog.settle(WAIT_S)
+        assert watchdog.wait_released(WAIT_S)
         assert watchdog.alive
 
 
@@ -104,7 +104,7 @@ def test_it_is_ready_again_once_it_is_done(scribe: Scribe) -> None:
         for number in range(20):
             scribe.write(number % PAGES * PAGE, number)
             assert watchdog.fired
-            assert watchdog.settle(WAIT_S)
+            assert watchdog.wait_released(WAIT_S)
             until_s = time.monotonic() + WAIT_S
             while not watchdog.ready():
                 assert time.monotonic() < until_s
@@ -129,7 +129,7 @@ def test_a_stopped_one_does_not_answer_and_we_can(scribe: Scribe) -> None:
         scribe.begin_write(PAGE, 1)
         assert readable(watchdog.fileno())
         assert watchdog.fired
-        assert not watchdog.settle(LATE_S)
+        assert not watchdog.wait_released(LATE_S)
         assert watchdog.alive
         watchdog.guard.lift(scribe.address, scribe.address + PAGES * PAGE)
         scribe.finish()
@@ -154,7 +154,7 @@ def test_a_killed_one_is_known_to_have_ended(scribe: Scribe) -> None:
         assert readable(watchdog.fileno())
         assert not watchdog.alive
         assert watchdog.fired
-        assert not watchdog.settle(WAIT_S)
+        assert not watchdog.wait_released(WAIT_S)
         assert not watchdog.ready()
         assert watchdog.rehearse(WAIT_S) is None
         assert protected(scribe.pid), "it was not the last to hold the descriptor"
@@ -193,7 +193,7 @@ def test_nothing_aimed_at_us_reaches_it(scribe: Scribe) -> None:
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
             os.kill(watchdog.pid, number)
         scribe.write(PAGE, 1)
-        assert watchdog.settle(WAIT_S)
+        assert watchdog.wait_released(WAIT_S)
         assert comm(watchdog.pid) == "vramtap-guard"
 
 
@@ -203,7 +203,7 @@ def test_it_answers_however_long_nobody_listens(scribe: Scribe) -> None:
         for number in range(300):
             watchdog.guard.protect(scribe.address, end)
             scribe.write(number % PAGES * PAGE, number % 256)
-        assert watchdog.settle(WAIT_S)
+        assert watchdog.wait_released(WAIT_S)
 
 
 def test_it_outlives_its_target(scribe: Scribe) -> None:

@@ -144,7 +144,7 @@ def test_a_process_of_another_user_is_refused_with_a_remedy() -> None:
         "from vramtap.linux import inject\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try:\n"
-        "    inject._inject(int(sys.argv[1]), False)\n"
+        "    inject._inject(int(sys.argv[1]), allow_filtered=False)\n"
         "except VramtapError as error:\n"
         "    print(type(error).__name__, error)\n"
     )

@@ -39,7 +39,7 @@ def await_rest(pid: int) -> None:
     while True:
         before = _switches(pid)
         restless = list(_restless(pid))
-        # Threads are looked at one after the other: together they sleep if none has switched meanwhile.
+        # Threads are checked one after the other: all of them sleep if none has switched meanwhile.
         if not restless and _switches(pid) == before:
             return
         assert time.monotonic() < deadline, f"it does not come to rest: {restless}"

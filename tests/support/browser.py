@@ -1,4 +1,4 @@
-"""A headless Chromium that looks at our page, and what a test asks of it."""
+"""A headless Chromium that shows vramtap's page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ARGUMENTS = (
     "--disable-sync",
 )
 PATIENCE_S = 30.0
-"""How long anything is waited for: emulated guests and two cores make slow tests, and none should hang."""
+"""Time limit for every wait, seconds. Emulated guests on two cores are slow; only a hang takes this long."""
 SHIFTED = '~!@#$%^&*()_+{}|:"<>?'
 SCREEN = "#stage canvas:not(.ghost)"
 
@@ -38,35 +38,35 @@ class Window:
     """One page of the browser.
 
     Args:
-        page: Playwright's.
+        page: The page in Playwright.
     """
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        self.complaints: list[str] = []
-        """What the page or the browser found wrong: exceptions, blocked scripts, failed requests."""
-        page.on("console", self._note)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.errors: list[str] = []
+        """Errors of the page and the browser: exceptions, blocked scripts, failed requests."""
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
 
-    def _note(self, message: ConsoleMessage) -> None:
+    def _on_console(self, message: ConsoleMessage) -> None:
         if message.type == "error":
-            self.complaints.append(message.text)
+            self.errors.append(message.text)
 
     async def state(self, state: str) -> str:
-        """Wait until the page is in this state; returns what it says."""
+        """Wait until the page is in this state; return its text."""
         found = self.page.locator(f'#state[data-state="{state}"]')
         await found.wait_for(timeout=PATIENCE_S * 1000)
         return await found.inner_text()
 
     async def type(self, text: str) -> None:
-        """Type as a person does on a US keyboard: with Shift held where the key needs it."""
+        """Type on a US keyboard, with Shift pressed where a character needs it."""
         for character in text:
             shifted = character.isupper() or character in SHIFTED
             key = "Enter" if character == "\n" else character
             await self.page.keyboard.press(f"Shift+{key}" if shifted else key)
 
     async def pixels(self) -> NDArray[np.uint32]:
-        """The screen as noVNC has drawn it, before scaling. Shape `(height, width)`, `0x00RRGGBB`."""
+        """Return the screen as noVNC drew it, before scaling. Shape `(height, width)`, `0x00RRGGBB`."""
         url: str = await self.page.eval_on_selector(SCREEN, "canvas => canvas.toDataURL('image/png')")
         picture = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
         red, green, blue = np.moveaxis(np.asarray(picture).astype(np.uint32), -1, 0)
@@ -74,16 +74,16 @@ class Window:
         return pixels
 
     async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
-        """Look at every frame the browser draws until this holds."""
+        """Wait until this holds; check it at every frame of the browser."""
         async with asyncio.timeout(PATIENCE_S):
             while not await holds():
                 await self.page.evaluate("() => new Promise(requestAnimationFrame)")
 
     async def shows(self, expected: NDArray[np.uint32]) -> None:
-        """Wait until the screen is this, to the last bit.
+        """Wait until the screen equals this picture exactly.
 
         Raises:
-            AssertionError: it is not; says how much is wrong.
+            AssertionError: It does not; says how many pixels differ.
         """
         seen: list[NDArray[np.uint32]] = []
 
@@ -104,7 +104,7 @@ class Window:
 
 @asynccontextmanager
 async def window(width: int = 1280, height: int = 800) -> AsyncIterator[Window]:
-    """A window of a fresh browser: no cookies, no cache."""
+    """Open a window of a new browser without cookies and cache."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=program("chromium", "chromium"), args=list(ARGUMENTS)

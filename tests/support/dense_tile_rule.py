@@ -25,9 +25,9 @@ class DenseRule:
 
     Args:
         read_us: A whole tile.
-        open_us: D_open, what opening costs.
-        lowest_us: -D_open, the least that d can be.
-        close_us: D_close, what closing costs.
+        unprotect_us: D_unprotect, what opening costs.
+        lowest_us: -D_unprotect, the least that d can be.
+        log_us: D_log, what closing costs.
         cycle_us: C, both.
         own_us: C without the call.
         written_us: A page written while logged.
@@ -39,9 +39,9 @@ class DenseRule:
     """
 
     read_us: Floats
-    open_us: Floats
+    unprotect_us: Floats
     lowest_us: Floats
-    close_us: Floats
+    log_us: Floats
     cycle_us: Floats
     own_us: Floats
     written_us: float
@@ -63,17 +63,17 @@ class DenseRule:
     ) -> Self:
         """Work out what a target's costs make of tiles of so many pages."""
         sizes: Floats = pages.astype(np.float64)
-        read_us, open_us = sizes * costs.page_us, sizes * costs.fault_weighted_us
-        close_us = read_us + costs.protect_us
-        cycle_us = open_us + close_us
+        read_us, unprotect_us = sizes * costs.page_us, sizes * costs.fault_weighted_us
+        log_us = read_us + costs.protect_us
+        cycle_us = unprotect_us + log_us
         written_us = costs.fault_weighted_us + costs.page_us
         return cls(
             read_us,
-            open_us,
-            -open_us,
-            close_us,
+            unprotect_us,
+            -unprotect_us,
+            log_us,
             cycle_us,
-            read_us + open_us,
+            read_us + unprotect_us,
             written_us,
             costs.protect_us,
             patience,
@@ -89,12 +89,12 @@ class DenseStates:
 
     Args:
         rule: What does not change.
-        open: Which are open.
+        unprotected: Which are.
         regret_us: What the other state would have been cheaper by, since that was last nothing.
         gain_us: What this state has been cheaper by, since it was entered.
         earned: Whether that has ever been C.
         patience: Of opening and of closing, shape `(2, tiles)`.
-        rule_open: Which would be open by the work-function rule.
+        rule_unprotected: Which would be open by the work-function rule.
         ahead_us: Its d.
         behind_us: What was spent more than it allows.
         together: It would have all open that is, and nothing is behind.
@@ -102,12 +102,12 @@ class DenseStates:
     """
 
     rule: DenseRule
-    open: Flags
+    unprotected: Flags
     regret_us: Floats
     gain_us: Floats
     earned: Flags
     patience: Floats
-    rule_open: Flags
+    rule_unprotected: Flags
     ahead_us: Floats
     behind_us: Floats
     together: bool
@@ -121,100 +121,100 @@ class DenseStates:
         patience = np.repeat(np.array(rule.patience)[:, None], tiles, axis=1)
         return cls(rule, none, nothing, nothing, ~none, patience, none, rule.lowest_us, nothing, True, True)
 
-    def logged_again(self) -> Self:
+    def all_logged(self) -> Self:
         """After a waking: all logged, and what was learned kept."""
         begun = self.begin(self.rule)
         return type(self)(
             self.rule,
-            begun.open,
+            begun.unprotected,
             begun.regret_us,
             begun.gain_us,
             begun.earned,
             self.patience,
-            begun.rule_open,
+            begun.rule_unprotected,
             begun.ahead_us,
             self.behind_us,
             not self.behind_us.any(),
             True,
         )
 
-    def look(self, dirty: NDArray[np.int64]) -> Self:
+    def scanned(self, dirty: NDArray[np.int64]) -> Self:
         """The decision after a look.
 
         Args:
             dirty: Pages found written or changed.
         """
-        rule, was = self.rule, self.open
+        rule, was = self.rule, self.unprotected
         hit = dirty > 0
         logged = int(np.count_nonzero(hit > was))
-        any_open = bool(was.any())
+        any_unprotected = bool(was.any())
         share: Floats | float = rule.protect_us / max(logged, 1)
-        if any_open:
+        if any_unprotected:
             share = np.where(was, rule.protect_us / (logged + 1), share)
         # What the look cost more logged than open.
         dearer: Floats = dirty.astype(np.float64)
         dearer *= rule.written_us
         dearer += hit * share
         dearer -= rule.read_us
-        worse = np.where(was, -dearer, dearer) if any_open else dearer
+        worse = np.where(was, -dearer, dearer) if any_unprotected else dearer
         regret = np.maximum(self.regret_us + worse, 0.0)
         gain = self.gain_us - worse
         earned = self.earned | (gain >= rule.cycle_us)
-        opening, closing = self._advice(regret, max(logged, 1), any_open)
-        changing = opening | closing if any_open else opening
+        opening, closing = self._advice(regret, max(logged, 1), any_unprotected)
+        changing = opening | closing if any_unprotected else opening
         change = bool(changing.any())
-        ahead = np.minimum(np.maximum(self.ahead_us + dearer, rule.lowest_us), rule.close_us)
-        rule_open = (ahead >= rule.close_us) | (self.rule_open & (ahead > rule.lowest_us))
+        ahead = np.minimum(np.maximum(self.ahead_us + dearer, rule.lowest_us), rule.log_us)
+        rule_unprotected = (ahead >= rule.log_us) | (self.rule_unprotected & (ahead > rule.lowest_us))
         patience, behind, together = (
             self.patience,
             self.behind_us,
-            self.together and not change and bool((rule_open == was).all()),
+            self.together and not change and bool((rule_unprotected == was).all()),
         )
         now: Flags = was ^ changing if change else was
         if not together:
-            behind = self._behind(dearer, rule_open)
+            behind = self._behind(dearer, rule_unprotected)
             distrusted = behind > rule.trust_us
             if distrusted.any():
-                now = np.where(distrusted, rule_open, now)
+                now = np.where(distrusted, rule_unprotected, now)
                 changing = was ^ now
                 change = bool(changing.any())
         if change:
             # Whoever wanted it: the stay that ends was the adviser's.
             patience = _learn(rule, patience, earned, changing & now, changing & was)
-            behind += changing * np.where(now, rule.open_us, rule.close_us)
+            behind += changing * np.where(now, rule.unprotect_us, rule.log_us)
             regret[changing] = 0.0
             gain[changing] = 0.0
             earned &= ~changing
         if not together:
             np.maximum(behind, 0.0, out=behind)
-            together = not behind.any() and bool((rule_open == now).all())
+            together = not behind.any() and bool((rule_unprotected == now).all())
         # Only a look that finds nothing can leave everything as it will stay.
-        settled = not (logged or any_open or now.any() or rule_open.any() or regret.any())
+        settled = not (logged or any_unprotected or now.any() or rule_unprotected.any() or regret.any())
         settled = settled and bool(earned.all() and (ahead == rule.lowest_us).all())
         return type(self)(
-            rule, now, regret, gain, earned, patience, rule_open, ahead, behind, together, settled
+            rule, now, regret, gain, earned, patience, rule_unprotected, ahead, behind, together, settled
         )
 
-    def _advice(self, regret: Floats, logged: int, any_open: bool) -> tuple[Flags, Flags]:
+    def _advice(self, regret: Floats, logged: int, any_unprotected: bool) -> tuple[Flags, Flags]:
         """Which to open and which to close, by their patience."""
-        rule, (to_open, to_close), was = self.rule, self.patience, self.open
-        opening = (regret >= to_open * (rule.own_us + rule.protect_us / logged)) & ~was
-        if not any_open:
+        rule, (to_unprotect, to_log), was = self.rule, self.patience, self.unprotected
+        opening = (regret >= to_unprotect * (rule.own_us + rule.protect_us / logged)) & ~was
+        if not any_unprotected:
             return opening, was
         # What each has regretted beyond its own part, towards a call.
-        calls_us = regret / to_close - rule.own_us
+        calls_us = regret / to_log - rule.own_us
         ready = (calls_us >= 0) & was
         return opening, ready if math.fsum(calls_us[ready]) >= rule.protect_us else np.zeros_like(was)
 
-    def _behind(self, dearer: Floats, rule_open: Flags) -> Floats:
+    def _behind(self, dearer: Floats, rule_unprotected: Flags) -> Floats:
         """What was spent more than the rule allows: this look in either state, and the rule's own changes."""
         rule = self.rule
-        differ = np.subtract(self.rule_open, self.open, dtype=np.float64)
-        its = rule.read_us + np.where(self.rule_open, 0.0, dearer)
+        differ = np.subtract(self.rule_unprotected, self.unprotected, dtype=np.float64)
+        its = rule.read_us + np.where(self.rule_unprotected, 0.0, dearer)
         behind: Floats = self.behind_us + dearer * differ - rule.margin * its
-        changed = rule_open != self.rule_open
+        changed = rule_unprotected != self.rule_unprotected
         if changed.any():
-            behind -= changed * np.where(rule_open, rule.open_us, rule.close_us) * (1 + rule.margin)
+            behind -= changed * np.where(rule_unprotected, rule.unprotect_us, rule.log_us) * (1 + rule.margin)
         return behind
 
 

@@ -9,7 +9,7 @@ import asyncio
 import enum
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,9 @@ class Faults:
 
 class FaultySpace:
     """Memory of this process."""
+
+    events = None
+    frames = None
 
     def __init__(self, faults: Faults, memory: NDArray[np.uint8]) -> None:
         self.name = "faulty"
@@ -222,7 +225,6 @@ class SoftLog:
 
     name = "softlog"
     prefers_window = False
-    precision: Literal["exact", "superset"] = "exact"
 
     def __init__(self, target: FaultyTarget, on_collect: Callable[[], None] = lambda: None) -> None:
         self._faults = target.faults

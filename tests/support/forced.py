@@ -20,7 +20,7 @@ from vramtap.tap.tap import Tap
 from vramtap.tap.timings import DEFAULT_TIMINGS, TapTimings
 from vramtap.targets.open import open_target
 from vramtap.trackers.choose import Choice
-from vramtap.trackers.userfault.hybrid import TILE_PAGES, HybridTracker
+from vramtap.trackers.userfault.hybrid import PAGE_TILE, HybridTracker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -62,13 +62,13 @@ class ForcedPolicy:
         looks = state.looks + 1 if isinstance(state, _Forced) else 0
         phase = np.random.default_rng((self._seed, 0, looks // _PHASE_SCANS))
         if phase.random() < self._arm:
-            return _Forced(np.zeros_like(state.open), armed=not dirty.any(), looks=looks)
-        turned = np.random.default_rng((self._seed, 1, looks)).random(len(state.open)) < self._turn
-        return _Forced(state.open ^ turned, looks=looks)
+            return _Forced(np.zeros_like(state.unprotected), armed=not dirty.any(), looks=looks)
+        turned = np.random.default_rng((self._seed, 1, looks)).random(len(state.unprotected)) < self._turn
+        return _Forced(state.unprotected ^ turned, looks=looks)
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
         looks = state.looks if isinstance(state, _Forced) else 0
-        return _Forced(np.zeros_like(state.open), looks=looks)
+        return _Forced(np.zeros_like(state.unprotected), looks=looks)
 
 
 class ArmAtOnce:
@@ -92,7 +92,7 @@ class ArmAtOnce:
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
         wakings = state.wakings if isinstance(state, _Forced) else 0
-        return _Forced(state.open, wakings=wakings + 1)
+        return _Forced(state.unprotected, wakings=wakings + 1)
 
 
 class Counted:
@@ -116,8 +116,8 @@ class Counted:
         return self._count(state, self._policy.woken(state, slept_s))
 
     def _count(self, before: State, after: State) -> State:
-        self.opened += int(np.count_nonzero(after.open & ~before.open))
-        self.closed += int(np.count_nonzero(before.open & ~after.open))
+        self.opened += int(np.count_nonzero(after.unprotected & ~before.unprotected))
+        self.closed += int(np.count_nonzero(before.unprotected & ~after.unprotected))
         return after
 
 
@@ -128,7 +128,7 @@ async def tapped(
     *,
     kind: type[HybridTracker] = HybridTracker,
     timings: TapTimings = DEFAULT_TIMINGS,
-    tile_pages: int = TILE_PAGES,
+    tile_pages: int = PAGE_TILE,
 ) -> AsyncIterator[tuple[Tap, HybridTracker]]:
     """Tap a target with a hybrid tracker that has this policy.
 

@@ -26,7 +26,7 @@ from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.trackers.base import AllDirty
-from vramtap.trackers.userfault.calibrate import fault_us, waking_us
+from vramtap.trackers.userfault.calibrate import fault_us, wake_up_us
 from vramtap.trackers.userfault.hybrid import HybridTracker
 
 if TYPE_CHECKING:
@@ -85,23 +85,23 @@ class Staged(HybridTracker):
 
     board: Board
 
-    def _arm_whole(self, extent: Extent) -> bool:
+    def _arm(self, extent: Extent) -> bool:
         self.board.stage = Stage.ARMING
-        done = super()._arm_whole(extent)
+        done = super()._arm(extent)
         self.board.stage = Stage.ARMED if self.armed else Stage.LOOKING
         return done
 
-    def _hand_over(self, extent: Extent, watchdog: Watchdog) -> PageRuns:
+    def _disarm(self, extent: Extent, watchdog: Watchdog) -> PageRuns:
         self.board.stage = Stage.HANDING_OVER
-        near = super()._hand_over(extent, watchdog)
+        near = super()._disarm(extent, watchdog)
         self.board.stage = Stage.LOOKING
         return near
 
-    def _take(self, state: State) -> None:
+    def _apply(self, state: State) -> None:
         before = self.board.stage
-        if not np.array_equal(self._state.open, state.open):
+        if not np.array_equal(self._state.unprotected, state.unprotected):
             self.board.stage = Stage.TURNING
-        super()._take(state)
+        super()._apply(state)
         self.board.stage = before
 
 
@@ -134,7 +134,7 @@ def main(pid: int, address: int, pages: int, board_fd: int) -> None:
     # What the helper leaves behind becomes our child, and its end is seen.
     LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     extent, board = Extent(ProcessSpace(pid), address, pages), Board(board_fd)
-    waking_us(), fault_us(True), fault_us(False)
+    wake_up_us(), fault_us(anonymous=True), fault_us(anonymous=False)
     for line in sys.stdin:
         board.stage, board.watchdog_pid = Stage.ATTACHING, 0
         child = os.fork()

@@ -1,4 +1,4 @@
-"""x86-64 machine code for tests: assembled from text by the C compiler's assembler, kept by content."""
+"""Assembles x86-64 machine code for tests, and caches it by its source."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vramtap.machine.layout import IMAGE_BASE
 
 @functools.cache
 def assemble(source: str, base: int = IMAGE_BASE) -> bytes:
-    """A flat image.
+    """Return a flat image.
 
     Args:
-        source: In GNU assembler syntax; `;` ends a statement. Its first byte is where it is entered.
-        base: The address it is linked at.
+        source: Text in GNU assembler syntax; `;` ends a statement. Its first byte is the entry point.
+        base: Address for which it is linked.
     """
     with tempfile.TemporaryDirectory(prefix="vramtap-code-") as name:
         directory = Path(name)

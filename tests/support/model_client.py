@@ -1,6 +1,6 @@
-"""A client as a protocol would serve one: it has its own pixels, applies moves, then rects, and never peeks.
+"""ModelClient: a viewer with its own pixels. It applies moves, then rectangles, as a protocol's client does.
 
-It holds the promise the tap makes to every viewer: whoever does so has the screen, whenever it stands still.
+It checks the tap's promise to every viewer: after that, the viewer has exactly the screen.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint32]
 
 TIMEOUT_S: Final = 60.0
-"""Only a hang takes so long: emulated guests share the machine with whatever else runs there."""
+"""Default time limit, seconds. Only a hang takes this long, on a machine that is busy with other work."""
 _NEVER_SENT: Final = 0xDEADBEEF
-"""No colour, so that a pixel that was never sent is found whatever the guest draws."""
+"""Initial pixel value. It is no colour: a pixel that was never sent differs from everything a guest draws."""
 
 
 class ModelClient:
-    """Takes all that is pending whenever there is something, until the `async with` block is left.
+    """Takes every update of a tap while the `async with` block runs.
 
     Args:
-        tap: What it looks at.
-        moves: Whether it can copy pixels it has.
-        busy: Awaited between two updates: what makes a client slow.
+        tap: The tap.
+        moves: Whether the client can copy its own pixels.
+        busy: Called in a thread between two updates, to make the client slow.
     """
 
     def __init__(self, tap: Tap, *, moves: bool = True, busy: Callable[[], object] | None = None) -> None:
@@ -44,13 +44,13 @@ class ModelClient:
         self._viewer = tap.viewer("model")
         self._updated = asyncio.Event()
         self.pixels: Pixels = _blank(tap.screen.height, tap.screen.width)
-        """What it shows. Shape `(height, width)`, `0x00RRGGBB`."""
+        """The client's pixels. Shape `(height, width)`, `0x00RRGGBB`."""
         self.updates = 0
-        """How many it took."""
+        """Number of updates."""
         self.moved = 0
-        """How many of the updates had a move in them."""
+        """Number of updates with a move."""
         self.sizes: list[tuple[int, int]] = []
-        """Width and height, each time they were told anew."""
+        """Width and height at each change of size."""
 
     async def __aenter__(self) -> Self:
         self._viewer.__enter__()
@@ -69,10 +69,10 @@ class ModelClient:
                 raise problem
 
     async def ends(self, timeout_s: float = TIMEOUT_S) -> TargetGone:
-        """Wait until the target's end is told.
+        """Wait for the end of the target and return its error.
 
         Raises:
-            TimeoutError: it is not.
+            TimeoutError: The target goes on.
         """
         async with asyncio.timeout(timeout_s):
             await asyncio.wait([self._following])
@@ -81,10 +81,10 @@ class ModelClient:
         return problem
 
     async def shows(self, truth: Pixels, timeout_s: float = TIMEOUT_S) -> None:
-        """Wait until it shows this picture, and the tap's screen too.
+        """Wait until the client shows this picture, and check that the tap's screen does too.
 
         Raises:
-            AssertionError: it does not in this time; says where it differs.
+            AssertionError: It does not within this time; says where it differs.
         """
         try:
             await self.until(lambda: np.array_equal(self.pixels, truth), timeout_s)
@@ -92,15 +92,15 @@ class ModelClient:
             difference = difference_of(self.pixels, truth)
             screen = difference_of(self.tap.screen.pixels, truth)
             raise AssertionError(f"client: {difference}; tap: {screen}; {self.tap.stats.as_dict()}") from None
-        # What the tap knows beyond what it has told would differ here.
+        # A difference here is a change that the tap found and did not report.
         np.testing.assert_array_equal(self.tap.screen.pixels, truth)
 
     async def until(self, happened: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
-        """Wait until something is so, looking after each update.
+        """Wait until a condition holds; check it after each update.
 
         Raises:
-            TimeoutError: it is not in this time.
-            TargetGone: the target has ended.
+            TimeoutError: It does not hold within this time.
+            TargetGone: The target has ended.
         """
         async with asyncio.timeout(timeout_s):
             while not happened():
@@ -113,20 +113,20 @@ class ModelClient:
         try:
             while True:
                 await self._viewer.changed()
-                self._take()
+                self._take_update()
                 self._updated.set()
                 if self._busy is not None:
                     await asyncio.to_thread(self._busy)
         finally:
             self._updated.set()
 
-    def _take(self) -> None:
+    def _take_update(self) -> None:
         backlog = self._viewer.backlog
         if backlog.resized:
             backlog.accept_size()
             self.pixels = _blank(backlog.height, backlog.width)
             self.sizes.append((backlog.width, backlog.height))
-        assert self.pixels.shape == self.tap.screen.pixels.shape, "resized without a word"
+        assert self.pixels.shape == self.tap.screen.pixels.shape, "the screen was resized without notice"
         update = backlog.take(Rect(0, 0, backlog.width, backlog.height), moves=self._moves)
         for move in update.moves:
             self.pixels[move.destination.slices] = self.pixels[move.source.slices].copy()
@@ -137,7 +137,7 @@ class ModelClient:
 
 
 def difference_of(shown: Pixels, truth: Pixels) -> str:
-    """Where two pictures differ, for a message."""
+    """Describe where two pictures differ, for a message."""
     if shown.shape != truth.shape:
         return f"{shown.shape[1]}x{shown.shape[0]} instead of {truth.shape[1]}x{truth.shape[0]}"
     rows, columns = np.nonzero(shown != truth)

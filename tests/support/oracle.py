@@ -1,4 +1,4 @@
-"""Every tracker on one machine at once, and what the guest really stored to hold them to."""
+"""Oracle: runs every tracker on one VM and compares the answers with the guest's recorded stores."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from support.exactness import is_exact
 from vramtap.machine.machine import Machine
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.trackers.base import AllDirty, Tracker
@@ -25,7 +26,7 @@ ON_KVM: Final = ("compare", "log", "dirtybits", "kvmlog")
 
 
 class Watched:
-    """One tracker, a consumer's copy of the memory, and what it was told."""
+    """One tracker, a consumer's copy of the memory, and the answers so far."""
 
     def __init__(self, machine: Machine, name: str) -> None:
         self.name = name
@@ -34,7 +35,7 @@ class Watched:
         self.answers: list[PageRuns | AllDirty] = []
 
     def collect(self) -> PageRuns | AllDirty:
-        """Ask, and bring the copy up to date with what was named, and with nothing else."""
+        """Collect, and update the copy from exactly the reported pages."""
         answer = self.tracker.collect()
         source = self.tracker.read_from
         runs = PageRuns.full(source.pages) if isinstance(answer, AllDirty) else answer
@@ -44,24 +45,24 @@ class Watched:
 
     @property
     def reasons(self) -> list[str]:
-        """Of the answers that were everything."""
+        """Reasons of the answers `AllDirty`."""
         return [answer.reason.value for answer in self.answers if isinstance(answer, AllDirty)]
 
     @property
-    def named(self) -> int:
-        """How many answers named pages."""
+    def exact_answers(self) -> int:
+        """Number of answers that were page runs."""
         return sum(not isinstance(answer, AllDirty) for answer in self.answers)
 
 
 @dataclass
 class Oracle:
-    """Runs a guest in intervals and holds every tracker to what was stored in each.
+    """Runs a guest in intervals, and checks every tracker against the stores of each interval.
 
     Args:
-        machine: Held.
-        watched: Each armed before the guest's first instruction.
-        truth: Pages stored into, frame by frame from the first, of an earlier run of the same guest; none
-            where the machine itself records them.
+        machine: A held VM.
+        watched: Trackers, started before the guest's first instruction.
+        truth: Pages stored into in each frame, from an earlier run of the same guest; empty if this VM
+            records them itself.
     """
 
     machine: Machine
@@ -73,7 +74,7 @@ class Oracle:
         self.device = self.machine.memory.log_device_writes()
 
     def interval(self, frames: int) -> PageRuns:
-        """Let the guest draw, ask everybody, and compare; returns what was stored."""
+        """Let the guest draw, collect from every tracker, compare, and return the stored pages."""
         first = self.machine.frames
         before = self.machine.memory.vram.copy()
         self.machine.run_frames(frames)
@@ -81,7 +82,7 @@ class Oracle:
         changed = changed_pages(before, self.machine.memory.vram)
         assert not changed.difference(stored), "the oracle itself missed a store"
         for watched in self.watched:
-            self._hold_to(watched, stored, changed)
+            self._check(watched, stored, changed)
         return stored
 
     def _stored(self, first: int, frames: int) -> PageRuns:
@@ -92,22 +93,22 @@ class Oracle:
             pages = pages.union(part)
         return pages
 
-    def _hold_to(self, watched: Watched, stored: PageRuns, changed: PageRuns) -> None:
+    def _check(self, watched: Watched, stored: PageRuns, changed: PageRuns) -> None:
         answer = watched.collect()
         if not isinstance(answer, AllDirty):
-            # Comparing cannot see a store of what is there already, and need not.
+            # A tracker that compares does not see a store of an equal value, and need not.
             must = changed if watched.tracker.prefers_window else stored
             missed = must.difference(answer)
             assert not missed, f"{watched.name} missed {missed} of {must}"
-            if watched.tracker.precision == "exact":
+            if is_exact(watched.tracker):
                 extra = answer.difference(stored)
-                assert not extra, f"{watched.name} named {extra} beyond {stored}"
+                assert not extra, f"{watched.name} reported {extra} beyond {stored}"
         assert np.array_equal(watched.copy, self.machine.memory.vram), f"{watched.name}: the copy differs"
 
 
 @contextmanager
 def watching(machine: Machine, names: Sequence[str], truth: Sequence[PageRuns] = ()) -> Iterator[Oracle]:
-    """Trackers of these names on a machine that has not run yet."""
+    """Start trackers of these names on a VM that has not run yet, then start the VM."""
     with ExitStack() as stack:
         watched = []
         for name in names:
@@ -118,7 +119,7 @@ def watching(machine: Machine, names: Sequence[str], truth: Sequence[PageRuns] =
 
 
 def true_pages(command_line: str, frames: int) -> list[PageRuns]:
-    """What the guest stores into in each frame, devices not included, as Unicorn records it."""
+    """Return the pages that the guest stores into in each frame, recorded by Unicorn; without devices."""
     with Machine(cpu="unicorn", command_line=command_line, record_writes=True, held=True) as machine:
         pages = []
         for _ in range(frames):
@@ -128,5 +129,5 @@ def true_pages(command_line: str, frames: int) -> list[PageRuns]:
 
 
 def changed_pages(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> PageRuns:
-    """Pages that hold something else."""
+    """Return the pages that differ."""
     return PageRuns.from_mask((before != after).reshape(-1, PAGE_SIZE).any(axis=1))

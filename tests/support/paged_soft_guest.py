@@ -1,4 +1,4 @@
-"""A guest of the software MMU with a framebuffer of a few pages: what the tests of `dirtybits` run."""
+"""PagedGuest: a guest of the modelled MMU with a framebuffer of a few pages, for tests of `dirtybits`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ OFFSET: Final = 16
 FRAMES: Final = VRAM_BASE + OFFSET * FRAME
 """Guest-physical address of the extent."""
 SCREEN: Final = 0xFFFF_8000_0020_0000
-"""Where the guest maps it."""
+"""Virtual address of the extent."""
 TABLES: Final = 0x10_0000
-"""The tables lie from here on; the guest maps them, and its data below, each address to itself."""
+"""Address of the tables. The guest maps them, and its data below, each address to itself."""
 DATA: Final = 0x8_0000
 
 
 class PagedGuest(SoftMachine):
-    """Maps its data and tables, and the extent, by 4 KiB pages."""
+    """A guest that maps its data, its tables and the extent by 4 KiB pages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,22 +35,22 @@ class PagedGuest(SoftMachine):
         self._value = 0
 
     def draw(self, page: int, base: int = SCREEN) -> None:
-        """Store something new into a page of the framebuffer."""
+        """Store a new value into a page of the framebuffer."""
         self._value += 1
         self.cpu.store(base + page * FRAME, self._value)
 
     def set_entry(self, virtual: int, word: int, level: int = 1) -> None:
-        """Change an entry as a guest does: by a store, and INVLPG."""
+        """Change an entry as a guest does, by a store and INVLPG."""
         entry = self.tables.entry(virtual, level)
         self.cpu.store(entry, word)
         self.cpu.invalidate(virtual)
 
     def map(self, virtual: int, physical: int, pages: int = 1) -> None:
-        """Map pages that its tables have room for."""
+        """Map pages; the tables for them must exist."""
         for page in range(pages):
             self.set_entry(virtual + page * FRAME, physical + page * FRAME | 1 | WRITABLE)
 
     def unmap(self, virtual: int, pages: int = 1) -> None:
-        """Take mappings away."""
+        """Unmap pages."""
         for page in range(pages):
             self.set_entry(virtual + page * FRAME, 0)

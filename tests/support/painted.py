@@ -1,4 +1,4 @@
-"""A target whose screen a test paints: memory of this process, in any mode, with a keyboard that listens."""
+"""PaintedTarget: a target in memory of this process, whose screen the test writes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_BYTES = 1920 * 1080 * 4
 
 
 class Listener:
-    """Keeps what it is told."""
+    """Records key and pointer events."""
 
     def __init__(self) -> None:
         self.keys: asyncio.Queue[KeyEvent] = asyncio.Queue()
@@ -42,12 +42,12 @@ class Listener:
 
 
 class PaintedTarget:
-    """Attached and watched like any other; only that its memory is ours.
+    """A target whose memory belongs to the test.
 
     Args:
         width: Pixels.
         height: Pixels.
-        name: After `demo:` in its URL.
+        name: Part of its URL after `demo:`.
     """
 
     def __init__(self, width: int = 640, height: int = 400, name: str = "painted") -> None:
@@ -64,17 +64,17 @@ class PaintedTarget:
 
     @property
     def pixels(self) -> NDArray[np.uint32]:
-        """The screen; writing to it is drawing. Shape `(height, width)`, `0x??RRGGBB`."""
+        """The screen, writable. Shape `(height, width)`, `0x??RRGGBB`."""
         size = self._mode.height * self._mode.stride_bytes
         return self._memory[:size].view(np.uint32).reshape(self._mode.height, self._mode.width)
 
     def resize(self, width: int, height: int) -> None:
-        """Take another mode, as a guest does: from the next look on."""
+        """Set another mode, as a guest does."""
         self._mode = Mode(width, height, width * 4)
         self.activity.notify()
 
     def end(self, reason: str) -> None:
-        """End."""
+        """End the target."""
         self._ended.set_result(reason)
 
     async def __aenter__(self) -> Self:
@@ -91,7 +91,7 @@ class PaintedTarget:
         return self._mode
 
     async def snapshot(self) -> NDArray[np.uint32]:
-        raise NotTappable("take a picture", self.url, "it is painted into memory only")
+        raise NotTappable("take a picture", self.url, "it exists in memory only")
 
     async def gone(self) -> str:
         reason: str = await asyncio.shield(self._ended)

@@ -1,8 +1,8 @@
 /*
- * A guest of one sector: it sets 800x600 with 32 bits a pixel through the VGA BIOS, finds the frame buffer
- * in the first BAR of the PCI device 00:02.0, and then writes single pixels, anywhere, for ever.
+ * Guest in one sector: sets 800x600 with 32 bits a pixel through the VGA BIOS, finds the framebuffer in BAR 0
+ * of PCI device 00:02.0, and then writes single random pixels for ever.
  *
- * VBE 3.0, function 02h; mode 143h is QEMU's VGA BIOS's own (vgasrc/bochsvga.c of SeaBIOS).
+ * VBE 3.0, function 02h; mode 143h is defined by QEMU's VGA BIOS (vgasrc/bochsvga.c of SeaBIOS).
  */
     .equ PIXELS, 800 * 600
     .equ VGA_BAR0, 0x80001010       /* configuration address: enabled, device 2, register 0x10 */
@@ -49,7 +49,7 @@ next:
     mov %ebx, %eax
     and $0xffffff, %eax
     mov %eax, (%esi, %edx, 4)
-    mov $200, %ecx                  /* so slowly that whoever watches is not flooded */
+    mov $200, %ecx                  /* a pause, to limit the rate of writes */
 wait:
     dec %ecx
     jnz wait

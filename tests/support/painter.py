@@ -1,4 +1,4 @@
-"""A guest that is there in a second, under any accelerator, and paints until it is stopped."""
+"""Painter: a QEMU guest that boots in a second, under any accelerator, and writes pixels for ever."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 SOURCE: Final = Path(__file__).with_name("painter.S")
 SIZE: Final = (600, 800)
-"""Height and width of what it paints."""
+"""Height and width of its screen."""
 _DISK_BYTES: Final = 1 << 20
 _PICTURE: Final = "picture.ppm"
 
 
 @dataclass(frozen=True)
 class Painter:
-    """It, at work.
+    """A running guest.
 
     Args:
-        pid: Of QEMU; the process that was started, which is another if that makes itself a daemon.
-        directory: For sockets and pictures.
-        monitor: The tests' own.
+        pid: The started process: QEMU, unless it turns itself into a daemon.
+        directory: Holds sockets and pictures.
+        monitor: QMP monitor for the test itself.
     """
 
     pid: int
@@ -43,11 +43,11 @@ class Painter:
     monitor: Monitor
 
     def url(self, number: int = 0) -> str:
-        """What the code under test is told to tap; it has two monitors to choose from."""
+        """Return the URL to tap, with one of two further monitors."""
         return f"qemu:{self.directory}/qmp{number}"
 
     def picture(self) -> NDArray[np.uint32]:
-        """QEMU's own screendump: it tears unless the guest is stopped. Shape `(height, width)`."""
+        """Return QEMU's screendump, shape `(height, width)`. It tears unless the guest is stopped."""
         path = self.directory / _PICTURE
         self.monitor.execute("screendump", filename=str(path))
         return ppm.parse(path.read_bytes())
@@ -55,16 +55,16 @@ class Painter:
 
 @contextlib.contextmanager
 def painter(*arguments: str, prefix: Sequence[str] = ()) -> Iterator[Painter]:
-    """QEMU with this guest inside the `with` block.
+    """Run QEMU with this guest inside the `with` block.
 
     Args:
-        arguments: Further ones of QEMU; without an accelerator among them it emulates.
-        prefix: A command that runs it.
+        arguments: Further arguments for QEMU. Without `-accel` QEMU emulates.
+        prefix: Command that runs QEMU.
     """
     accelerator = () if "-accel" in arguments else ("-accel", "tcg")
     with contextlib.ExitStack() as cleanup:
         directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="vramtap-painter-")))
-        directory.chmod(0o711)  # QEMU may become another user
+        directory.chmod(0o711)  # QEMU may run as another user
         (directory / _PICTURE).touch()
         (directory / _PICTURE).chmod(0o666)
         disk = directory / "disk"
@@ -73,7 +73,7 @@ def painter(*arguments: str, prefix: Sequence[str] = ()) -> Iterator[Painter]:
         with theirs:
             argv = [*prefix, "qemu-system-x86_64", "-nodefaults", *accelerator, "-m", "64", "-vga", "std"]
             argv += ["-display", "none", "-drive", f"file={disk},format=raw,if=ide"]
-            argv += ["-chardev", f"socket,id=lab,fd={theirs.fileno()}", "-mon", "chardev=lab,mode=control"]
+            argv += ["-chardev", f"socket,id=test,fd={theirs.fileno()}", "-mon", "chardev=test,mode=control"]
             for number in range(2):
                 argv += ["-qmp", f"unix:{directory}/qmp{number},server=on,wait=off"]
             process = spawn([*argv, *arguments], pass_fds=(theirs.fileno(),))

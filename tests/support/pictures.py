@@ -1,4 +1,4 @@
-"""Pictures of every kind an encoder may meet, and pixel formats of every kind a client may ask for."""
+"""Test pictures for the encoders, and any pixel formats that a client can set."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ Pixels = NDArray[np.uint32]
 KINDS = ("solid", "two", "few", "many", "runs", "gradient", "photo", "noise", "patches")
 NATIVE = PixelFormat()
 RGBX = PixelFormat(shifts=(0, 8, 16))
-"""What noVNC asks for."""
+"""The format that noVNC sets."""
 RGB565 = PixelFormat(16, 16, maxima=(31, 63, 31), shifts=(11, 5, 0))
 BGR233 = PixelFormat(8, 8, maxima=(7, 7, 3), shifts=(0, 3, 6))
-"""What TigerVNC asks for when it saves bandwidth."""
+"""The format that TigerVNC sets to save bandwidth."""
 COLOUR_MAP = PixelFormat(8, 8, true_colour=False, maxima=(0, 0, 0), shifts=(0, 0, 0))
 COLOUR_MAP_LAYOUT = PixelFormat(8, 8, maxima=(7, 7, 3), shifts=(5, 2, 0))
-"""How the indices into our colour map are made: three bits red, three green, two blue."""
+"""Layout of the indices into vramtap's colour map: three bits red, three green, two blue."""
 USUAL_FORMATS = (NATIVE, RGBX, RGB565, BGR233, COLOUR_MAP, PixelFormat(big_endian=True))
 
 
 def picture(kind: str, width: int, height: int, seed: int = 0) -> Pixels:
-    """A picture `0x00RRGGBB` of shape `(height, width)`; the same for the same arguments."""
+    """Return a picture `0x00RRGGBB` of shape `(height, width)`. Equal arguments give equal pictures."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:height, 0:width]
     colours = random.integers(0, 1 << 24, 300, dtype=np.uint32)
@@ -62,14 +62,14 @@ def picture(kind: str, width: int, height: int, seed: int = 0) -> Pixels:
 
 
 def pictures(side: int = 150) -> st.SearchStrategy[Pixels]:
-    """Pictures of up to `side` pixels a side."""
+    """Return a strategy for pictures of up to `side` pixels a side."""
     sides = st.integers(1, side)
     return st.builds(picture, st.sampled_from(KINDS), sides, sides, st.integers(0, 1 << 16))
 
 
 @st.composite
 def pixel_formats(draw: st.DrawFn) -> PixelFormat:
-    """Any format that RFC 6143 allows: odd maxima and shifts, wide channels, none at all."""
+    """Return any format that RFC 6143 allows: odd maxima and shifts, wide channels, channels of 0 bits."""
     if draw(st.booleans()):
         return draw(st.sampled_from(USUAL_FORMATS))
     bits = draw(st.sampled_from((8, 16, 32)))
@@ -94,10 +94,10 @@ def pixel_formats(draw: st.DrawFn) -> PixelFormat:
 
 
 def channels(pixels: Pixels) -> NDArray[np.uint8]:
-    """Red, green and blue on an axis of their own."""
+    """Return red, green and blue on a new last axis."""
     return np.stack([pixels >> 16 & 255, pixels >> 8 & 255, pixels & 255], axis=-1).astype(np.uint8)
 
 
 def expected_values(pixels: Pixels, wanted: PixelFormat) -> NDArray[np.unsignedinteger]:
-    """The client's pixel values for a picture: each intensity rounded to the nearest the format has."""
+    """Return a picture's pixel values in the client's format. Intensities are rounded to the nearest one."""
     return (wanted if wanted.true_colour else COLOUR_MAP_LAYOUT).from_rgb(channels(pixels))

@@ -1,4 +1,4 @@
-"""The program as a user starts it: a child process, its lines, its exit status."""
+"""The vramtap program in a child process: its output, its exit status, its servers."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = Path(sys.executable).with_name("vramtap")
 PATIENCE_S: Final = 60.0
-"""How long anything is waited for: only a hang takes so long."""
+"""Time limit for every wait, seconds. Only a hang takes this long."""
 _DEFECTS: Final = ("Traceback", "defect of vramtap", "never retrieved", "never awaited", "Warning:")
 
 
 def assert_no_defect(log: str) -> None:
-    """What the program said on stderr holds no traceback and no complaint of the interpreter."""
+    """Check that the log has no traceback and no warning of the interpreter."""
     found = [word for word in _DEFECTS if word in log]
     assert not found, f"{found} in:\n{log}"
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run of the program that has ended.
+    """A finished run of the program.
 
     Args:
-        status: Its exit status.
-        out: What it wrote to stdout.
-        err: What it wrote to stderr.
+        status: Exit status.
+        out: Its stdout.
+        err: Its stderr.
     """
 
     status: int
@@ -50,7 +50,7 @@ class Finished:
 
     @property
     def lines(self) -> list[Any]:
-        """Its stdout as JSON lines."""
+        """JSON objects on stdout, one per line."""
         return [json.loads(line) for line in self.out.splitlines()]
 
 
@@ -58,9 +58,9 @@ def run(*arguments: str | Path, env: Mapping[str, str] | None = None, prefix: It
     """Run the program to its end.
 
     Args:
-        arguments: Of the program.
-        env: Variables set on top of this process's own.
-        prefix: A command that runs it.
+        arguments: Arguments of the program.
+        env: Variables added to this process's environment.
+        prefix: A command that runs the program.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = spawn([*prefix, PROGRAM, *arguments], stdout=out, stderr=err, env=env)
@@ -74,12 +74,12 @@ def run(*arguments: str | Path, env: Mapping[str, str] | None = None, prefix: It
 
 
 def assert_one_line(finished: Finished, status: int, pattern: str) -> None:
-    """It ended with this status, and said why on one line of stderr and nothing else.
+    """Check exit status and the only line on stderr.
 
     Args:
         finished: The run.
-        status: Expected.
-        pattern: A regular expression that the line matches as a whole, after `vramtap: `.
+        status: Expected exit status.
+        pattern: Regular expression for the whole line after `vramtap: `.
     """
     lines = finished.err.splitlines()
     assert finished.status == status, finished
@@ -88,37 +88,37 @@ def assert_one_line(finished: Finished, status: int, pattern: str) -> None:
 
 
 class Lines:
-    """A child of which a test reads lines as they come, while it runs.
+    """A running child process. A test reads its output line by line.
 
     Args:
-        process: Its stdout a pipe.
-        log: Where its stderr goes.
+        process: The process; its stdout is a pipe.
+        log: File that gets its stderr.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
         assert process.stdout is not None
         self.process = process
         self.lines: list[str] = []
-        """All it has said so far on stdout."""
+        """Lines read from stdout so far."""
         self._log = log
         self._rest = b""
         os.set_blocking(process.stdout.fileno(), False)
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Process ID."""
         return self.process.pid
 
     @property
     def log(self) -> str:
-        """What it has said so far on stderr."""
+        """Everything on its stderr so far."""
         return os.pread(self._log.fileno(), 1 << 24, 0).decode()
 
     def line(self, timeout_s: float = PATIENCE_S) -> str | None:
-        """Its next line; None if it has closed its stdout.
+        """Return the next line; None after the process closed its stdout.
 
         Raises:
-            TimeoutError: it says nothing.
+            TimeoutError: No line came.
         """
         assert self.process.stdout is not None
         deadline = time.monotonic() + timeout_s
@@ -126,7 +126,7 @@ class Lines:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._rest:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError(f"no line; said so far: {self.lines}\n{self.log}")
+                    raise TimeoutError(f"no line; lines so far: {self.lines}\n{self.log}")
                 data = os.read(self.process.stdout.fileno(), 65536)
                 if not data:
                     return None
@@ -136,7 +136,7 @@ class Lines:
         return self.lines[-1]
 
     def finish(self, number: signal.Signals | None = signal.SIGINT) -> Finished:
-        """Send a signal, or none, and wait for the end; every line it still says is read."""
+        """Send a signal, or none, read all output and wait for the end."""
         if number is not None:
             self.process.send_signal(number)
         while self.line() is not None:
@@ -149,12 +149,12 @@ class Lines:
 def started(
     *arguments: str | Path, env: Mapping[str, str] | None = None, prefix: Iterable[str] = ()
 ) -> Iterator[Lines]:
-    """The program at work inside the `with` block; no defect may show in its log.
+    """Run the program while the `with` block runs. Check its log for defects at the end.
 
     Args:
-        arguments: Of the program.
-        env: Variables set on top of this process's own.
-        prefix: A command that runs it.
+        arguments: Arguments of the program.
+        env: Variables added to this process's environment.
+        prefix: A command that runs the program.
     """
     with tempfile.TemporaryFile() as log:
         process = spawn([*prefix, PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=log, env=env)
@@ -169,12 +169,12 @@ def started(
 
 @dataclass
 class Served:
-    """`vramtap serve --json` at work.
+    """A running `vramtap serve --json`.
 
     Args:
         child: The program.
-        vnc: Host and port of each target, in the order of the targets.
-        web: URLs of the page, best first; empty if it is not served.
+        vnc: Host and port of each target's VNC server, in the order of the targets.
+        web: URLs of the page, the best one first; empty without a page.
     """
 
     child: Lines
@@ -183,12 +183,12 @@ class Served:
 
     @property
     def pid(self) -> int:
-        """The server's process."""
+        """Process ID of the server."""
         return self.child.pid
 
     @property
     def log(self) -> str:
-        """What it has said so far on stderr."""
+        """Everything on its stderr so far."""
         return self.child.log
 
     def connect(
@@ -208,10 +208,10 @@ class Served:
         )
 
     def stop(self, number: signal.Signals | None = signal.SIGINT) -> list[dict[str, Any]]:
-        """End it, and hold it to a good end.
+        """End the server and check its exit status.
 
         Args:
-            number: The signal that ends it; None if something else has.
+            number: Signal that ends it; None if it ends by itself.
 
         Returns:
             Its report on each target.
@@ -229,16 +229,16 @@ def serve(
     env: Mapping[str, str] | None = None,
     prefix: Iterable[str] = (),
 ) -> Iterator[Served]:
-    """Serve targets on free ports of loopback inside the `with` block.
+    """Serve targets on free ports of loopback while the `with` block runs.
 
     Args:
-        targets: As on the command line.
-        arguments: Further ones; `--vnc` among them replaces ours.
-        web: Serve the page too.
-        env: Variables set on top of this process's own.
+        targets: TARGET strings.
+        arguments: Further arguments; a `--vnc` replaces the default here.
+        web: Whether to serve the page too.
+        env: Variables added to this process's environment.
         prefix: A command that runs the program.
     """
-    with _serving(["serve", *targets], len(targets), arguments, web, env, prefix) as served:
+    with _serving(["serve", *targets], len(targets), arguments, env, prefix, web=web) as served:
         yield served
 
 
@@ -249,15 +249,15 @@ def demo(
     env: Mapping[str, str] | None = None,
     prefix: Iterable[str] = (),
 ) -> Iterator[Served]:
-    """`vramtap demo` on free ports of loopback inside the `with` block.
+    """Run `vramtap demo` on free ports of loopback while the `with` block runs.
 
     Args:
-        options: Of the command.
-        web: Serve the page too.
-        env: Variables set on top of this process's own.
+        options: Options of the command.
+        web: Whether to serve the page too.
+        env: Variables added to this process's environment.
         prefix: A command that runs the program.
     """
-    with _serving(["demo"], 1, options, web, env, prefix) as served:
+    with _serving(["demo"], 1, options, env, prefix, web=web) as served:
         yield served
 
 
@@ -266,9 +266,10 @@ def _serving(
     command: Iterable[str],
     targets: int,
     arguments: Iterable[str],
-    web: bool,
     env: Mapping[str, str] | None,
     prefix: Iterable[str],
+    *,
+    web: bool,
 ) -> Iterator[Served]:
     argv = ["-v", *command, "--json", "--vnc", "127.0.0.1:0", *arguments]
     if web:
@@ -278,12 +279,12 @@ def _serving(
         while len(served.vnc) < targets or (web and not served.web):
             line = child.line()
             assert line is not None, f"it ended with status {child.process.wait()}: {child.log}"
-            said = json.loads(line)
-            if "vnc" in said:
-                host, port = said["vnc"]
+            message = json.loads(line)
+            if "vnc" in message:
+                host, port = message["vnc"]
                 served.vnc.append((host, port))
-            elif "web" in said:
-                served.web.append(said["web"])
+            elif "web" in message:
+                served.web.append(message["web"])
         yield served
 
 

@@ -1,4 +1,4 @@
-"""A policy that forces transitions at random."""
+"""RandomPolicy: forces transitions at random."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _RandomState(State):
-    polls: int = 0
+    scans: int = 0
 
 
 class RandomPolicy:
-    """Changes the state of tiles and arms at random, the same for the same seed and number of polls.
+    """Changes tiles and arms at random; the same seed gives the same transitions.
 
     Args:
         seed: Seed of the random numbers.
-        turn: Chance that a tile changes its state at a poll.
-        arm: Chance that the extent is armed at a poll that found nothing.
+        turn: Probability that a tile changes its state at a scan.
+        arm: Probability that the extent is armed after a scan that found nothing.
     """
 
     name: Final = "random"
@@ -33,15 +33,18 @@ class RandomPolicy:
         self._seed, self._turn, self._arm = seed, turn, arm
 
     def start(self, pages: Counts, costs: Costs) -> State:
+        """See `Policy.start`."""
         return _RandomState(np.zeros(len(pages), dtype=np.bool_))
 
     def step(self, state: State, dirty: Counts) -> State:
-        polls = state.polls + 1 if isinstance(state, _RandomState) else 0
-        random = np.random.default_rng((self._seed, polls))
-        turned = state.open ^ (random.random(len(state.open)) < self._turn)
+        """See `Policy.step`."""
+        scans = state.scans + 1 if isinstance(state, _RandomState) else 0
+        random = np.random.default_rng((self._seed, scans))
+        turned = state.unprotected ^ (random.random(len(state.unprotected)) < self._turn)
         arm = bool(random.random() < self._arm) and not dirty.any()
-        return _RandomState(turned, armed=arm, polls=polls)
+        return _RandomState(turned, armed=arm, scans=scans)
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
-        polls = state.polls if isinstance(state, _RandomState) else 0
-        return _RandomState(np.zeros(len(state.open), dtype=np.bool_), polls=polls)
+        """See `Policy.woken`."""
+        scans = state.scans if isinstance(state, _RandomState) else 0
+        return _RandomState(np.zeros_like(state.unprotected), scans=scans)

@@ -1,4 +1,4 @@
-"""The slow, obvious way to read a scanout: pixel by pixel, in Python's own integers."""
+"""Reference for the display tests: a slow decoder that reads a scanout pixel by pixel, and a fake space."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def widen(value: int, bits: int) -> int:
-    """A channel of 5 or 6 bits as one of 8: its bits again and again, cut off."""
+    """Widen a channel of 5 or 6 bits to 8: repeat its bits, and keep the highest 8."""
     text = f"{value:0{bits}b}"
     return int((text + text)[:8], 2)
 
 
 def decode_pixel(data: bytes, mode: Mode) -> int:
-    """The color `0x00RRGGBB` of one pixel's bytes."""
+    """Return the color `0x00RRGGBB` of one pixel's bytes."""
     word = int.from_bytes(data, "little")
     match mode.format:
         case PixelFormat.XR24 | PixelFormat.AR24 | PixelFormat.RG24:
@@ -44,7 +44,7 @@ def decode_pixel(data: bytes, mode: Mode) -> int:
 
 
 def decode(memory: bytes | bytearray, mode: Mode) -> NDArray[np.uint32]:
-    """The whole scanout."""
+    """Return all pixels of a scanout, shape `(height, width)`."""
     size = mode.format.bytes_per_pixel
     pixels = np.zeros((mode.height, mode.width), dtype=np.uint32)
     for y in range(mode.height):
@@ -55,7 +55,7 @@ def decode(memory: bytes | bytearray, mode: Mode) -> NDArray[np.uint32]:
 
 
 def painted(width: int, height: int, rects: list[Rect] | tuple[Rect, ...]) -> NDArray[np.int64]:
-    """How many of the rects hold each pixel; a rect that leaves the screen fails."""
+    """Return how many of the rects hold each pixel. Fail if a rect is not inside the screen."""
     count = np.zeros((height, width), dtype=np.int64)
     for rect in rects:
         assert Rect(0, 0, width, height).contains(rect)
@@ -65,7 +65,10 @@ def painted(width: int, height: int, rects: list[Rect] | tuple[Rect, ...]) -> ND
 
 
 class FakeSpace:
-    """An address space that is a bytearray, counts how often each page is read, and fails when told to."""
+    """Address space in a bytearray. It counts the reads of each page, and can inject read errors."""
+
+    events = None
+    frames = None
 
     def __init__(self, pages: int, filler: random.Random) -> None:
         self.name = "fake"
@@ -103,7 +106,7 @@ PALETTES = st.integers(0, 2**32 - 1).map(
 
 @st.composite
 def modes(draw: st.DrawFn, max_width: int = 40, max_height: int = 30, max_padding: int = 6000) -> Mode:
-    """Any geometry: odd offsets, rows that are longer than pages, padding that is."""
+    """Return any mode: odd offsets, rows longer than a page, padding longer than a page."""
     pixel_format = draw(st.sampled_from(PixelFormat))
     width = draw(st.integers(1, max_width))
     padding = draw(st.one_of(st.just(0), st.integers(0, 9), st.integers(0, max_padding)))

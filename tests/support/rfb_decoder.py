@@ -1,6 +1,6 @@
-"""Rectangles of RFB turned into pixels, written from the protocol's documents alone.
+"""Decoder: RFB rectangles to pixels, written from the protocol documents alone.
 
-It shares no code with the program. What a document forbids raises `Broken`.
+It shares no code with vramtap. It raises `Broken` for everything that a document forbids.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 RAW, COPY_RECT, TIGHT, ZRLE = 0, 1, 7, 16
 DESKTOP_SIZE, LAST_RECT, QEMU_KEY, EXTENDED_DESKTOP_SIZE = -223, -224, -258, -308
 JPEG_QUALITY_0, COMPRESSION_0 = -32, -256
-"""Level 0 of each; add the level."""
+"""Numbers of level 0. Add the level."""
 
 Values = NDArray[np.unsignedinteger[Any]]
 Read = Callable[[int], bytes]
 
 
 class Broken(Exception):
-    """The server did what the protocol forbids, or the connection ended within a message."""
+    """The server broke the protocol, or the connection ended within a message."""
 
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """RFC 6143, 7.4; the default is `0x00RRGGBB`, little-endian."""
+    """A pixel format (RFC 6143, 7.4). The default is `0x00RRGGBB`, little-endian."""
 
     bits_per_pixel: int = 32
     depth: int = 24
@@ -65,7 +65,7 @@ class PixelFormat:
         return np.dtype(f"{'>' if self.big_endian else '<'}u{self.size}")
 
     def pixels(self, data: bytes) -> Values:
-        """PIXELs."""
+        """Decode PIXELs."""
         values: Values = np.frombuffer(data, self.dtype).astype(f"u{self.size}")
         return values
 
@@ -83,7 +83,7 @@ class PixelFormat:
         return 0 if used < 1 << 24 else 8 if not used & 0xFF else None
 
     def cpixels(self, data: bytes) -> Values:
-        """CPIXELs."""
+        """Decode CPIXELs."""
         shift = self._cpixel_shift
         if shift is None:
             return self.pixels(data)
@@ -107,13 +107,13 @@ class PixelFormat:
         )
 
     def tpixels(self, data: bytes) -> Values:
-        """TPIXELs."""
+        """Decode TPIXELs."""
         if not self._compact_tpixel:
             return self.pixels(data)
         return self.from_rgb(np.frombuffer(data, np.uint8).reshape(-1, 3))
 
     def from_rgb(self, rgb: NDArray[np.uint8]) -> Values:
-        """Pixel values of colours; last axis red, green, blue."""
+        """Return pixel values of colours. The last axis is red, green, blue."""
         value = np.zeros(rgb.shape[:-1], np.uint64)
         for channel in range(3):
             level = np.rint(rgb[..., channel].astype(np.float64) * self.maxima[channel] / 255)
@@ -122,7 +122,7 @@ class PixelFormat:
         return pixels
 
     def to_xr24(self, values: Values) -> NDArray[np.uint32]:
-        """`0x00RRGGBB` of pixel values."""
+        """Return pixel values as `0x00RRGGBB`."""
         pixels = np.zeros(values.shape, np.uint32)
         for maximum, shift, place in zip(self.maxima, self.shifts, (16, 8, 0), strict=True):
             level = (values.astype(np.uint64) >> np.uint64(shift)) & np.uint64(maximum)
@@ -136,33 +136,33 @@ NATIVE = PixelFormat()
 
 
 class Decoder:
-    """Rectangles of a connection: the framebuffer and the zlib streams.
+    """The decoder of one connection: its framebuffer and zlib streams.
 
     Args:
-        read: Gives exactly so many bytes, or raises.
-        width: Of the framebuffer.
-        height: Of the framebuffer.
-        pixel_format: Of pixel data.
+        read: Returns exactly this many bytes, or raises.
+        width: Width of the framebuffer, pixels.
+        height: Height of the framebuffer, pixels.
+        pixel_format: Format of the pixel data.
     """
 
     def __init__(self, read: Read, width: int, height: int, pixel_format: PixelFormat = NATIVE) -> None:
         self.read = read
         self.format = pixel_format
         self.values: Values
-        """Pixel values as they came, shape `(height, width)`."""
+        """Pixel values in the client's format, shape `(height, width)`."""
         self.resize(width, height)
         self.colour_map = np.zeros(256, np.uint32)
         self._zrle: Any = zlib.decompressobj()
         self._tight: list[Any] = [zlib.decompressobj() for _ in range(4)]
         self.methods: list[str] = []
-        """How each Tight rectangle and ZRLE tile was encoded, for tests that ask."""
+        """How each Tight rectangle and ZRLE tile was encoded."""
 
     def resize(self, width: int, height: int) -> None:
         self.values = np.zeros((height, width), f"u{self.format.size}")
 
     @property
     def pixels(self) -> NDArray[np.uint32]:
-        """`0x00RRGGBB`, shape `(height, width)`."""
+        """Pixels `0x00RRGGBB` of shape `(height, width)`."""
         if not self.format.true_colour:
             return self.colour_map[self.values]
         return self.format.to_xr24(self.values)
@@ -171,7 +171,7 @@ class Decoder:
         """Decode one rectangle into the framebuffer."""
         rows, columns = self.values.shape
         if x + width > columns or y + height > rows:
-            raise Broken(f"rectangle {width}x{height} at {x},{y} passes the framebuffer {columns}x{rows}")
+            raise Broken(f"rectangle {width}x{height} at {x},{y} exceeds the framebuffer {columns}x{rows}")
         if not (width and height):
             raise Broken(f"empty rectangle, encoding {encoding}")
         match encoding:
@@ -188,7 +188,7 @@ class Decoder:
             case 16:
                 into = self._zrle_rectangle(width, height)
             case _:
-                raise Broken(f"encoding {encoding} was not asked for")
+                raise Broken(f"encoding {encoding} was not requested")
         self.values[y : y + height, x : x + width] = into
 
     # ZRLE: RFC 6143, 7.7.5
@@ -202,7 +202,7 @@ class Decoder:
                 tile = out[top : top + 64, left : left + 64]
                 tile[...] = self._zrle_tile(data, *tile.shape)
         if data.read(1):
-            raise Broken("ZRLE data goes on after the last tile")
+            raise Broken("ZRLE data continues after the last tile")
         return out
 
     def _zrle_tile(self, data: io.BytesIO, height: int, width: int) -> Values:
@@ -239,7 +239,7 @@ class Decoder:
                 lengths.append(length)
                 total += length
             if total != width * height:
-                raise Broken("a ZRLE run passes its tile")
+                raise Broken("a ZRLE run exceeds its tile")
             return np.repeat(np.array(values, f"u{self.format.size}"), lengths).reshape(height, width)
         raise Broken(f"ZRLE subencoding {kind}")
 
@@ -316,7 +316,7 @@ def _exactly(data: io.BytesIO, size: int) -> bytes:
 
 
 def _run_length(data: io.BytesIO) -> int:
-    """One less than the run is long."""
+    """Return the length of a run minus one."""
     length = 0
     while True:
         byte = _exactly(data, 1)[0]

@@ -1,7 +1,7 @@
-"""A CPU's paging written a second time, slowly and plainly: the model for what reads or clears page tables.
+"""Model of a CPU's paging, slow and simple, to check the code that reads or clears page tables.
 
-It translates one address at a time, marks entries accessed and dirty, and remembers translations until it
-is told to forget them, as the manual allows a CPU to do (Intel SDM volume 3A, 4.5, 4.8, 4.10).
+It translates one address at a time, sets accessed and dirty bits, and keeps translations in a TLB until it is
+flushed, as the manual allows (Intel SDM volume 3A, 4.5, 4.8, 4.10).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ FRAME = 4096
 
 
 class PageFault(Exception):
-    """No translation."""
+    """The address has no translation."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where a translation got to.
+    """Result of a translation.
 
     Args:
-        entries: Addresses of the entries on the way, from the top table on.
-        page_bytes: Of the page.
+        entries: Guest-physical addresses of the entries used, from the top table on.
+        page_bytes: Size of the page.
         base: Guest-physical address of the page.
     """
 
@@ -46,10 +46,10 @@ def has_memory(address: int) -> bool:
 
 
 def translate(memory: GuestMemory, cr3: int, virtual: int) -> Step:
-    """One address, by the book.
+    """Translate one address as the manual says.
 
     Raises:
-        PageFault: there is no translation.
+        PageFault: the address has no translation.
     """
     upper = virtual >> 47
     if upper not in (0, (1 << 17) - 1):
@@ -58,7 +58,7 @@ def translate(memory: GuestMemory, cr3: int, virtual: int) -> Step:
     entries: list[int] = []
     for level, bits in ((4, 39), (3, 30), (2, 21), (1, 12)):
         if not has_memory(table):
-            raise PageFault("a table where nothing is")
+            raise PageFault("a table outside memory")
         entries.append(table + (virtual >> bits) % 512 * 8)
         word = int(memory.words(entries[-1], 1)[0])
         address = word % (1 << 52) // FRAME * FRAME
@@ -70,7 +70,7 @@ def translate(memory: GuestMemory, cr3: int, virtual: int) -> Step:
             return Step(tuple(entries), FRAME, address)
         if word & LARGE:
             size = 1 << bits
-            address -= address & 1 << 12  # the memory type
+            address -= address & 1 << 12  # part of the memory type
             if address % size:
                 raise PageFault("reserved bits")
             return Step(tuple(entries), size, address)
@@ -79,11 +79,11 @@ def translate(memory: GuestMemory, cr3: int, virtual: int) -> Step:
 
 
 class SoftCpu:
-    """A CPU that does what a test tells it, through page tables.
+    """A CPU that loads and stores through page tables as a test directs.
 
     Args:
-        memory: Of the guest.
-        cr3: Its first page tables.
+        memory: Memory of the guest.
+        cr3: Address of the first page tables.
     """
 
     name: Literal["unicorn", "kvm"] = "unicorn"
@@ -92,7 +92,7 @@ class SoftCpu:
         self.memory = memory
         self.cr3 = cr3
         self.tlb: dict[int, tuple[int, bool]] = {}
-        """By virtual page: the guest-physical address of the page, and whether D is known to be set."""
+        """By virtual page: guest-physical address of the page, and whether the TLB knows D as set."""
         self.flushes = 0
         self.stopped = 0
 
@@ -103,19 +103,19 @@ class SoftCpu:
         return int(self.memory.words(self._physical(virtual, store=False), 1)[0])
 
     def store(self, virtual: int, value: int) -> int:
-        """Write 8 bytes, and tell the guest-physical address."""
-        assert not self.stopped, "the guest runs though it is stopped"
+        """Write 8 bytes, and return the guest-physical address."""
+        assert not self.stopped, "the guest runs while it is stopped"
         physical = self._physical(virtual, store=True)
         self.memory.words(physical, 1)[0] = value
         return physical
 
     def load_cr3(self, value: int) -> None:
-        """Use other tables."""
+        """Load other tables."""
         self.cr3 = value
         self.tlb.clear()
 
     def invalidate(self, virtual: int) -> None:
-        """INVLPG."""
+        """Execute INVLPG."""
         self.tlb.pop(virtual >> 12, None)
 
     def _physical(self, virtual: int, *, store: bool) -> int:
@@ -142,10 +142,10 @@ class SoftCpu:
         return Exit(ExitKind.HALT)
 
     def kick(self) -> None:
-        """It runs only inside the calls above."""
+        """Do nothing: the CPU runs only inside the calls above."""
 
     def registers(self) -> Registers:
-        assert self.stopped, "registers are asked for while the guest runs"
+        assert self.stopped, "registers are read while the guest runs"
         return Registers(0, 0, 0, self.cr3)
 
     def flush_tlb(self) -> None:
@@ -154,11 +154,11 @@ class SoftCpu:
         self.tlb.clear()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
 
 class SoftMachine:
-    """A machine around it."""
+    """A machine with such a CPU."""
 
     def __init__(self, memory: GuestMemory | None = None, cr3: int = 0) -> None:
         self.memory = memory or GuestMemory()
@@ -175,11 +175,11 @@ class SoftMachine:
 
 
 class Tables:
-    """Page tables made from outside, before the guest runs.
+    """Page tables that the test writes before the guest runs.
 
     Args:
-        memory: Where.
-        first: Guest-physical address of the first table; the others follow as they are needed.
+        memory: Memory of the guest.
+        first: Guest-physical address of the first table. Further tables follow it.
     """
 
     def __init__(self, memory: GuestMemory, first: int) -> None:
@@ -188,7 +188,7 @@ class Tables:
         self.next = first + FRAME
 
     def entry(self, virtual: int, level: int = 1) -> int:
-        """Where the entry of this address is at a level; tables above it are made."""
+        """Return the address of an entry at a level; make the tables above it."""
         table = self.root
         for at in range(4, level, -1):
             word = self.memory.words(table + (virtual >> (3 + 9 * at)) % 512 * 8, 1)
@@ -199,11 +199,11 @@ class Tables:
         return table + (virtual >> (3 + 9 * level)) % 512 * 8
 
     def map(self, virtual: int, physical: int, pages: int = 1, flags: int = WRITABLE) -> None:
-        """By 4 KiB pages."""
+        """Map by 4 KiB pages."""
         for page in range(pages):
             at = self.entry(virtual + page * FRAME)
             self.memory.words(at, 1)[0] = physical + page * FRAME | PRESENT | flags
 
     def map_large(self, virtual: int, physical: int, level: int = 2) -> None:
-        """By one page of 2 MiB, or of 1 GiB at level 3."""
+        """Map by one page of 2 MiB, or of 1 GiB at level 3."""
         self.memory.words(self.entry(virtual, level), 1)[0] = physical | PRESENT | WRITABLE | LARGE

@@ -141,7 +141,7 @@ class SyntheticTap(Tap):
         self.canvas.shown[rect.slices] = pixels
         self._notify(Damage(self.screen.width, self.screen.height, (rect,)))
 
-    def move(self, source: Rect, x: int, y: int) -> None:
+    def copy_area(self, source: Rect, x: int, y: int) -> None:
         """Copy part of the screen to another place, and report it as a move."""
         move = Move(source, x, y)
         self.canvas.shown[move.destination.slices] = self.canvas.shown[source.slices].copy()

@@ -1,4 +1,4 @@
-"""Taps of the targets of `faulty`, with trackers that are plain Python."""
+"""Taps of the targets in `faulty`, with trackers in plain Python."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRACKERS = ("softlog", "compare")
 async def tapped(
     target: FaultyTarget, tracker: str = "softlog", on_collect: Callable[[], None] = lambda: None
 ) -> AsyncIterator[tuple[Tap, Tracker]]:
-    """A tap of this target with this tracker; everything is let go of at the end."""
+    """Open a tap of this target with this tracker; release both at the end."""
     made: Tracker = CompareTracker()
     if tracker in ("softlog", "armed"):
         made = (SoftLog if tracker == "softlog" else ArmedLog)(target, on_collect)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vramtap.machine.paging import DIRTY, read_entries
+from vramtap.pages import PageRuns
 from vramtap.trackers.machine.dirtybits import DirtyBitsTracker
 
 if TYPE_CHECKING:
@@ -40,4 +41,4 @@ class InTwoSteps(DirtyBitsTracker):
         for entry, word in zip(entries.tolist(), before, strict=True):
             view[entry >> 3] = word & ~np.uint64(DIRTY)
         cpu.flush_tlb()
-        self._pending[known.page[(before & np.uint64(DIRTY)) != 0]] = True
+        self._backlog.add(PageRuns.from_pages(known.page[(before & np.uint64(DIRTY)) != 0]))

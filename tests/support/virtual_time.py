@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps: a minute of waiting is over at once, and what happens when is exact."""
+"""Event loop with a virtual clock: a wait of a minute takes no real time, and all times are exact."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 _HANG_S: Final = 30.0
-"""Of real time, in which nothing was ready and no timer set: nothing will ever happen."""
+"""Real time without a ready event or a timer after which the loop raises: the test would hang, s."""
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """Does not wait for a timer, but moves the clock to it, unless threads are at work that may be first."""
+    """Selector that sets the clock to the next timer instead of waiting. It waits while threads work."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,29 +32,29 @@ class _JumpingSelector(selectors.SelectSelector):
                 self.now_s += max(timeout, 0)
             return ready
         ready = super().select(_HANG_S if timeout != 0 else 0)
-        assert ready or timeout == 0, "nothing is ready, nothing is due: this waits for ever"
+        assert ready or timeout == 0, "no event is ready and no timer is set: the test hangs"
         return ready
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Tells the jumping clock's time."""
+    """Event loop that uses the virtual clock."""
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
 
     def time(self) -> float:
-        """Seconds since some beginning."""
+        """Return the virtual time, s."""
         return self._jumping.now_s
 
     def pass_time(self, seconds: float) -> None:
-        """Let code that does not wait have taken this long."""
+        """Advance the clock by the time that code takes without waiting, s."""
         self._jumping.now_s += seconds
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[..., Any], *args: object
     ) -> asyncio.Future[Any]:
-        """Hold the clock while a thread works."""
+        """Run in a thread. The clock stands still meanwhile."""
         future: asyncio.Future[Any] = super().run_in_executor(executor, func, *args)
         self._jumping.threads += 1
         future.add_done_callback(self._thread_ended)
@@ -65,14 +65,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def pass_time(seconds: float) -> None:
-    """`VirtualLoop.pass_time` of the loop that runs."""
+    """Call `VirtualLoop.pass_time` of the running loop."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     loop.pass_time(seconds)
 
 
 def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Make a coroutine a test that runs in a `VirtualLoop`."""
+    """Decorate a coroutine so that it runs as a test in a `VirtualLoop`."""
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:

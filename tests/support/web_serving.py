@@ -1,4 +1,4 @@
-"""A web server for a test, a client that behaves as a browser does, and one that does not."""
+"""A web server for a test, a client with cookies, and a raw WebSocket client."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def serving(
 
     Args:
         taps: Served taps; one synthetic tap if there are none.
-        options: Keywords of `WebServer`. The session is `echo` unless they say otherwise.
+        options: Keywords of `WebServer`. The default session is `echo`.
     """
     options.setdefault("serve", echo)
     async with (

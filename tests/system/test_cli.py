@@ -92,7 +92,7 @@ def test_serve_says_where_it_is_shown_and_what_it_saw(writer: Writer, number: si
         (report,) = finished.out.splitlines()[3:]
         assert re.fullmatch(
             rf"{re.escape(url)}: \d+ updates; \d+ pages written, \d+\.\d MB read; "
-            r"tracker hybrid \(.+\), \d+ polls of \d+ us; all dirty: [^;]*first 1[^;]*; "
+            r"tracker hybrid \(.+\), \d+ looks of \d+ us; everything: [^;]*first 1[^;]*; "
             r"target stopped \d+ us at attach",
             report,
         )
@@ -434,7 +434,7 @@ def test_doctor_says_yes_to_what_there_is() -> None:
 OWN, OTHER, WOKEN, READING, FOREIGN = (
     "write log of this process",
     "write log of another process",
-    "wake-up by the first write",
+    "being woken by the first write",
     "reading another process",
     "tapping processes of other users",
 )
@@ -464,7 +464,7 @@ def test_doctor_says_no_to_what_is_denied(what: str, noes: dict[str, str], statu
     }
     assert changed.keys() == noes.keys()
     for name, pattern in noes.items():
-        assert re.search(pattern, "{detail} -> {remedy}".format(**changed[name]))
+        assert re.search(pattern, changed[name]["detail"])
         assert changed[name]["remedy"]
 
 

@@ -1,4 +1,4 @@
-"""`demo:` served by the program: viewers have the guest's video RAM, and a bad guest harms nobody."""
+"""`demo:` served by the program: viewers show the guest's video RAM, and a bad guest does no harm."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 SMALL = "mode=320x200"
 FRAMES = 24
 DRAWING = [name for name in WORKLOADS if name not in ("desktop", "idle")]
-"""Those whose frames are the same each time; the desktop has a clock."""
+"""Workloads with the same frames each time; the desktop has a clock."""
 SIZES = (DESKTOP_SIZE, EXTENDED_DESKTOP_SIZE)
 
 
 def last_picture(command_line: str, frames: int) -> NDArray[np.uint32]:
-    """What the guest's screen shows after its last frame: drawn by another machine, for it is the same."""
+    """Return the guest's screen after its last frame, drawn by another VM in the same way."""
     with Machine(cpu="unicorn", command_line=command_line, held=True) as machine:
         machine.run_frames(frames)
         shown: NDArray[np.uint32] = pixels(machine) & np.uint32(0xFFFFFF)
@@ -40,7 +40,7 @@ def last_picture(command_line: str, frames: int) -> NDArray[np.uint32]:
 
 
 @pytest.mark.parametrize("tracker", ["log", "compare", "dirtybits"])
-def test_every_viewer_has_the_video_ram_of_every_workload(tracker: str) -> None:
+def test_every_viewer_shows_the_video_ram_of_every_workload(tracker: str) -> None:
     urls = [f"demo:?workload={name}&{SMALL}&seed=9&frames={FRAMES}&cpu=unicorn" for name in DRAWING]
     with serve(*urls, arguments=("--tracker", tracker)) as server:
         with contextlib.ExitStack() as stack:
@@ -66,7 +66,7 @@ def test_kvm_shows_the_same(log: str) -> None:
     assert report["stats"]["tracker"] == "kvmlog"
 
 
-def test_watch_and_screenshot_take_it(tmp_path: Path) -> None:
+def test_watch_and_screenshot_accept_demo_targets(tmp_path: Path) -> None:
     with started("watch", f"demo:?workload=caret&{SMALL}", "-n", "2", "--json") as child:
         finished = child.finish(None)
     assert finished.status == 0
@@ -76,14 +76,14 @@ def test_watch_and_screenshot_take_it(tmp_path: Path) -> None:
     assert picture.stat().st_size > 1000
 
 
-def test_demo_is_serve_with_a_target_of_its_own() -> None:
+def test_demo_command_serves_a_demo_target() -> None:
     with demo("--workload", "scroll", "--mode", "640x480", "--seed", "2", web=True) as server:
         assert page(server).startswith(b"<!doctype html>")
         (report,) = server.stop()
     assert report["target"] == "demo:?workload=scroll&seed=2&mode=640x480"
 
 
-# Guests that are up to no good
+# Bad guests
 
 SET_MODE = """
     .macro dispi index value
@@ -94,7 +94,7 @@ SET_MODE = """
 """
 ON_A_KEY = "1: hlt; in $0x64, %al; test $1, %al; jz 1b"
 NO_TABLES = "xor %eax, %eax; mov %rax, %cr3; jmp ."
-"""Without page tables not even the handler of a fault can be found: a triple fault."""
+"""Without page tables the CPU finds no fault handler: a triple fault."""
 GARBAGE = f"""{SET_MODE}
     mov ${VRAM_BASE:#x}, %edi
     mov $12345, %ebx
@@ -106,7 +106,8 @@ GARBAGE = f"""{SET_MODE}
     incl (%rdi)
     jmp 1b
 """
-"""Writes anything to the registers, as fast as it can; often small values, or hardly a mode would be good."""
+"""Writes random values to the registers, as fast as possible. Many are small, so that some modes are
+valid."""
 
 
 def image(directory: Path, source: str) -> str:
@@ -116,28 +117,28 @@ def image(directory: Path, source: str) -> str:
 
 
 def page(server: Served) -> bytes:
-    """The page, from a server that still answers."""
+    """Return the page, from a server that must still answer."""
     with urllib.request.urlopen(server.web[0], timeout=PATIENCE_S) as answer:
         content: bytes = answer.read()
         return content
 
 
-def test_images_that_cannot_be_run_are_one_line(tmp_path: Path) -> None:
+def test_invalid_image_is_a_one_line_error(tmp_path: Path) -> None:
     large = tmp_path / "large"
     large.touch()
     with large.open("r+b") as file:
         file.truncate(RAM_BYTES - 1)
-    said = r"image .+/large: is \d+ bytes long; a flat image has room for \d+"
-    assert_one_line(run("serve", f"demo:?image={large}"), 2, said)
-    assert_one_line(run("demo", "--image", str(large)), 2, said)
+    message = r"image .+/large: is \d+ bytes long; a flat image has room for \d+"
+    assert_one_line(run("serve", f"demo:?image={large}"), 2, message)
+    assert_one_line(run("demo", "--image", str(large)), 2, message)
     damaged = tmp_path / "damaged"
     damaged.write_bytes(b"\x7fELF" + bytes(100))
-    said = r"image .+/damaged: is not a static ELF64 executable for x86-64 \(.+\)"
-    assert_one_line(run("demo", "--image", str(damaged)), 2, said)
+    message = r"image .+/damaged: is not a static ELF64 executable for x86-64 \(.+\)"
+    assert_one_line(run("demo", "--image", str(damaged)), 2, message)
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         (NO_TABLES, r".*rip 0x10000\w, cr2 0x\w+"),
         ("movabs $0x123456789A, %rax; mov %rax, (%rax)", r".*rip 0x10000a, cr2 0x123456789a"),
@@ -145,12 +146,12 @@ def test_images_that_cannot_be_run_are_one_line(tmp_path: Path) -> None:
     ],
     ids=["triple fault", "page fault", "invalid opcode"],
 )
-def test_a_guest_that_faults_at_once_is_one_line(source: str, said: str, tmp_path: Path) -> None:
+def test_guest_that_faults_at_once_is_a_one_line_error(source: str, message: str, tmp_path: Path) -> None:
     url = image(tmp_path, source)
-    assert_one_line(run("serve", url), 1, rf"run .+guest\.bin&cpu=unicorn: the guest stopped: {said}")
+    assert_one_line(run("serve", url), 1, rf"run .+guest\.bin&cpu=unicorn: the guest stopped: {message}")
 
 
-def test_a_guest_that_faults_while_it_is_watched_ends_its_tap_and_no_other(tmp_path: Path) -> None:
+def test_faulting_guest_ends_only_its_own_tap(tmp_path: Path) -> None:
     bad = image(tmp_path, f"{SET_MODE}; {ON_A_KEY}; {NO_TABLES}")
     good = f"demo:?workload=caret&{SMALL}&cpu=unicorn"
     with serve(bad, good, web=True) as server:
@@ -170,7 +171,7 @@ def test_a_guest_that_faults_while_it_is_watched_ends_its_tap_and_no_other(tmp_p
     assert "cr2 0x" in reports[bad]
 
 
-def test_a_guest_that_ends_itself_ends_the_program_and_says_its_status(tmp_path: Path) -> None:
+def test_guest_exit_ends_the_program_with_its_status(tmp_path: Path) -> None:
     url = image(tmp_path, f"{SET_MODE}; {ON_A_KEY}; mov $7, %al; out %al, $0xF4; jmp .")
     with serve(url) as server, server.connect((RAW,)) as client:
         client.refresh(incremental=False)
@@ -180,7 +181,7 @@ def test_a_guest_that_ends_itself_ends_the_program_and_says_its_status(tmp_path:
 
 
 @pytest.mark.parametrize("cpu", ["unicorn", "kvm"])
-def test_an_endless_loop_without_interrupts_is_shown_and_ended(cpu: str, tmp_path: Path) -> None:
+def test_endless_loop_is_shown_and_can_be_ended(cpu: str, tmp_path: Path) -> None:
     source = (
         f"cli; {SET_MODE}; mov ${VRAM_BASE:#x}, %edi; mov $0x123456, %eax; mov $64000, %ecx; rep stosl; jmp ."
     )
@@ -193,29 +194,29 @@ def test_an_endless_loop_without_interrupts_is_shown_and_ended(cpu: str, tmp_pat
     assert report["ended"] is None
 
 
-def test_a_display_set_to_garbage_is_survived(tmp_path: Path) -> None:
+def test_garbage_in_the_display_registers_does_no_harm(tmp_path: Path) -> None:
     with serve(image(tmp_path, GARBAGE), web=True) as server:
         with Follower(server.connect((RAW, *SIZES))) as follower:
             follower.progresses(50)
             assert page(server)
         (report,) = server.stop()
-        assert server.log.count(": mode ") > 10, "modes came and went"
+        assert server.log.count(": mode ") > 10, "the mode changed often"
     assert report["ended"] is None
     assert report["stats"]["failures"] == 0
 
 
 @pytest.fixture
 def no_devices() -> tuple[str, ...]:
-    """The command that runs a program which may not open /dev/kvm."""
+    """Command that runs a program without permission for /dev/kvm."""
     return (sys.executable, str(Path(denial.__file__)), "devices")
 
 
-def test_kvm_without_permission_is_one_line(no_devices: tuple[str, ...]) -> None:
-    said = r"open /dev/kvm: EACCES \(add the user to group kvm .+\)"
-    assert_one_line(run("demo", "--cpu", "kvm", prefix=no_devices), 1, said)
+def test_kvm_without_permission_is_a_one_line_error(no_devices: tuple[str, ...]) -> None:
+    message = r"open /dev/kvm: EACCES \(add the user to group kvm .+\)"
+    assert_one_line(run("demo", "--cpu", "kvm", prefix=no_devices), 1, message)
 
 
-def test_without_kvm_it_is_unicorn_that_runs(no_devices: tuple[str, ...]) -> None:
+def test_unicorn_runs_where_kvm_is_missing(no_devices: tuple[str, ...]) -> None:
     with (
         demo("--workload", "random", "--mode", "320x200", prefix=no_devices) as server,
         Follower(server.connect((RAW,))) as follower,

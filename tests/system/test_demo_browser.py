@@ -1,4 +1,4 @@
-"""`vramtap demo` in a real browser: what is typed and dragged reaches the guest and comes back."""
+"""`vramtap demo` in a real browser: typing and dragging reach the guest, and the page shows the result."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ Place = tuple[int, int]
 
 
 async def place_of(shown: Window, text: str, ink: int, *, other_than: Place | None = None) -> Place:
-    """Wait until a text stands on the canvas, somewhere else than it stood."""
+    """Wait until the canvas shows a text, at another place than before."""
     found: list[Place] = []
 
-    async def stands() -> bool:
+    async def shows_text() -> bool:
         picture = await shown.pixels()
         if picture.shape[0] < HEIGHT or picture.shape[1] < HEIGHT * len(text):
-            return False  # nothing has come yet
+            return False  # no picture yet
         place = locate(picture, text, ink)
         if place is None or place == other_than:
             return False
         found[:] = [place]
         return True
 
-    await shown.until(stands)
+    await shown.until(shows_text)
     return found[0]
 
 
 async def drag(shown: Window, begin: Place, end: Place) -> None:
-    """Drag with the left button, by pixels of the guest's screen."""
+    """Drag with the left button, in pixels of the guest's screen."""
     box = await shown.page.locator(SCREEN).bounding_box()
     height, width = (await shown.pixels()).shape
     assert box is not None
 
     def on_page(place: Place) -> tuple[float, float]:
-        # The middle of the pixel, however large the page shows it.
+        # The middle of the pixel, at any scale of the page.
         return (
             box["x"] + (place[0] + 0.5) * box["width"] / width,
             box["y"] + (place[1] + 0.5) * box["height"] / height,
@@ -60,11 +60,11 @@ async def drag(shown: Window, begin: Place, end: Place) -> None:
 
 
 async def type_and_drag(shown: Window) -> None:
-    """Hold the page to what it is for."""
+    """Type text and drag the window, and wait until the page shows both."""
     title = await place_of(shown, TITLE, TITLE_INK)
     await shown.type(TEXT)
     await place_of(shown, TEXT, CONSOLE_INK)
-    # On the title bar, but clear of the text: the pointer stays where the drag ends, and must not cover it.
+    # On the title bar but beside the text, because the pointer stays where the drag ends.
     begin = title[0] + 150, title[1] + 8
     end = begin[0] - 80, begin[1] - 240
     await drag(shown, begin, end)
@@ -73,22 +73,22 @@ async def type_and_drag(shown: Window) -> None:
         moved = await place_of(shown, TITLE, TITLE_INK, other_than=moved)
 
 
-async def test_the_demo_is_typed_into_and_its_window_dragged() -> None:
-    # As wide as to show the guest's screen pixel for pixel or larger: a drag ends at the pixel it was led to.
+async def test_typing_and_dragging_reach_the_guest() -> None:
+    # Wide enough for the guest's screen at full size or larger, so that a drag ends at the exact pixel.
     with demo(web=True) as server:
         async with asyncio.timeout(4 * PATIENCE_S), window(1600, 1200) as shown:
             await shown.page.goto(server.web[0])
             await shown.state("connected")
             await type_and_drag(shown)
-            assert shown.complaints == []
+            assert shown.errors == []
         (report,) = server.stop()
     assert report["target"] == "demo:"
     assert report["ended"] is None
     assert report["stats"]["failures"] == 0
 
 
-async def test_the_canvas_is_the_video_ram_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The page allows JPEG, and the window has a picture in it: without, nothing may differ.
+async def test_canvas_equals_the_video_ram(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The page allows JPEG, and the window contains a picture. Without JPEG every pixel must be equal.
     monkeypatch.setattr(connection, "JPEG_QUALITY", range(0))
     with vramtap.Machine(cpu="unicorn") as machine:
         async with (
@@ -100,10 +100,10 @@ async def test_the_canvas_is_the_video_ram_to_the_last_bit(monkeypatch: pytest.M
             await shown.page.goto(server.urls[0])
             await shown.state("connected")
             await type_and_drag(shown)
-            # Stopped, it is quiet: the clock and the caret stand still.
+            # A stopped guest is quiet: clock and caret do not change.
             with machine.paused():
                 truth = pixels(machine) & np.uint32(0xFFFFFF)
                 await shown.shows(truth)
                 await tap.refresh()
                 assert np.array_equal(tap.screen.pixels, truth)
-            assert shown.complaints == []
+            assert shown.errors == []

@@ -1,4 +1,4 @@
-"""Tracker `dirtybits` on real CPUs whose guest changes its own page tables by stores."""
+"""Tracker `dirtybits` on real CPUs, with a guest that stores into its own page tables."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from support.dirtybits import reason, started
 from support.kvm_guest import FIRST_PAGE
 from support.paged_kvm_guest import PAGES, SCREEN, PagedMachine
 from vramtap.machine.layout import VRAM_BASE
 from vramtap.machine.paging import DIRTY, LARGE
 from vramtap.pages import PAGE_SIZE, PageRuns
 from vramtap.trackers.base import AllDirty, Reason
-from vramtap.trackers.machine.dirtybits import DirtyBitsTracker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vramtap.trackers.machine.dirtybits import DirtyBitsTracker
+
 FRAMES = VRAM_BASE + FIRST_PAGE * PAGE_SIZE
 ALIAS = SCREEN + 128 * PAGE_SIZE
-"""Covered by the table that maps the screen."""
+"""Second address of the screen, covered by the same page table."""
 
 
 @pytest.fixture(params=["unicorn", "kvm"])
@@ -32,31 +34,23 @@ def machine(request: pytest.FixtureRequest) -> Iterator[PagedMachine]:
 
 @pytest.fixture
 def tracker(machine: PagedMachine) -> Iterator[DirtyBitsTracker]:
-    tracker = DirtyBitsTracker()
-    tracker.start(machine.extent)
-    assert tracker.collect() == AllDirty(Reason.FIRST)
-    yield tracker
-    tracker.stop()
+    with started(machine.extent) as tracker:
+        yield tracker
 
 
-def reason(answer: PageRuns | AllDirty) -> Reason:
-    assert isinstance(answer, AllDirty), answer
-    return answer.reason
-
-
-def test_an_alias_that_comes_and_goes_is_noticed(machine: PagedMachine, tracker: DirtyBitsTracker) -> None:
+def test_temporary_alias_is_detected(machine: PagedMachine, tracker: DirtyBitsTracker) -> None:
     entry = machine.tables.entry(ALIAS)
     for page in (3, 9):
         machine.store_word(entry, FRAMES + page * PAGE_SIZE | 3)
         machine.store(ALIAS, 7)
         machine.store_word(entry, 0)
-        assert machine.memory.vram[(FIRST_PAGE + page) * PAGE_SIZE] == 7, "the store was made"
+        assert machine.memory.vram[(FIRST_PAGE + page) * PAGE_SIZE] == 7, "the guest did store"
         assert reason(tracker.collect()) is Reason.ALIASED
         machine.store(SCREEN + page * PAGE_SIZE, 1)
         assert tracker.collect() == PageRuns([(page, page + 1)])
 
 
-def test_an_alias_that_stays_is_told_until_it_goes(machine: PagedMachine, tracker: DirtyBitsTracker) -> None:
+def test_alias_is_all_dirty_until_removed(machine: PagedMachine, tracker: DirtyBitsTracker) -> None:
     entry = machine.tables.entry(ALIAS)
     machine.store_word(entry, FRAMES | 3)
     for value in range(3):
@@ -68,7 +62,7 @@ def test_an_alias_that_stays_is_told_until_it_goes(machine: PagedMachine, tracke
     assert tracker.collect() == PageRuns([(0, 1)])
 
 
-def test_a_framebuffer_that_moves_is_followed(machine: PagedMachine, tracker: DirtyBitsTracker) -> None:
+def test_moved_framebuffer_is_followed(machine: PagedMachine, tracker: DirtyBitsTracker) -> None:
     for page in range(PAGES):
         machine.store_word(machine.tables.entry(SCREEN + page * PAGE_SIZE), 0)
         machine.store_word(machine.tables.entry(ALIAS + page * PAGE_SIZE), FRAMES + page * PAGE_SIZE | 3)
@@ -79,7 +73,7 @@ def test_a_framebuffer_that_moves_is_followed(machine: PagedMachine, tracker: Di
     assert tracker.virtual == ALIAS
 
 
-def test_a_large_page_is_told_and_left_behind(machine: PagedMachine, tracker: DirtyBitsTracker) -> None:
+def test_large_page_is_reported_until_replaced(machine: PagedMachine, tracker: DirtyBitsTracker) -> None:
     entry = machine.tables.entry(SCREEN, level=2)
     table = int(machine.memory.words(entry, 1)[0])
     machine.store_word(entry, VRAM_BASE | 3 | LARGE)
@@ -94,7 +88,7 @@ def test_a_large_page_is_told_and_left_behind(machine: PagedMachine, tracker: Di
     assert tracker.collect() == PageRuns([(0, 1)])
 
 
-def test_the_cpu_marks_what_the_walk_finds(machine: PagedMachine) -> None:
+def test_cpu_sets_dirty_bits_of_the_expected_entries(machine: PagedMachine) -> None:
     entries = np.array([machine.tables.entry(SCREEN + page * PAGE_SIZE) for page in range(PAGES)])
     for page in (0, 17, 63):
         machine.store(SCREEN + page * PAGE_SIZE, 1)

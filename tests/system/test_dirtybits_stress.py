@@ -1,7 +1,7 @@
-"""Dirty bits read and cleared while a real CPU stores: nothing is lost, and what it takes that nothing is.
+"""Tracker `dirtybits` while a real CPU stores: no store is lost, and stores are lost without stop or flush.
 
-The guest adds one to a counter in each page of the extent, page after page, for ever. Whoever follows it
-keeps a copy, reads what is named, and now and then, with the guest stopped, compares all of it.
+The guest increments a counter in each page of the extent, page after page, for ever. The follower keeps a
+copy and reads the reported pages. Now and then it stops the guest and compares the whole copy.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 PAGES: Final = 2048
 TABLES: Final = 0x20_0000
 TOTAL: Final = 0x30_0000
-"""Where the guest counts all its stores, outside of what is followed."""
+"""Counter of all the guest's stores, outside the extent."""
 FEW: Final = 128
-"""Pages whose translations all fit into Unicorn's TLB, of 256 entries: none is forgotten for want of room."""
+"""Pages whose translations fit into Unicorn's TLB of 256 entries, so that it evicts none."""
 
 
 def counting(pages: int) -> bytes:
-    """A guest that takes its time between two stores: pages get dirty all the time, not all at once."""
+    """Return a guest that pauses between two stores, so that pages get dirty one after the other."""
     return assemble(f"""
     mov ${TABLES}, %eax
     mov %rax, %cr3
@@ -61,14 +61,14 @@ def counting(pages: int) -> bytes:
 
 
 STORES: Final = 300_000
-STORES_A_LOOK: Final = 150
-"""At least: however fast the guest is stopped, it gets on."""
+STORES_PER_SCAN: Final = 150
+"""Least number of stores between two scans, so that the guest makes progress."""
 ROUNDS: Final = 3000
-"""By then a fault must have shown; it takes a few."""
+"""Most rounds until a fault must show; a few are enough."""
 
 
 class RunningCpu(SoftCpu):
-    """A machine's CPU asked while it runs; translations are still forgotten as they should be."""
+    """A VM's CPU whose registers are known without a stop. Its flush still works."""
 
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine.memory)
@@ -83,7 +83,7 @@ class RunningCpu(SoftCpu):
 
 
 class Unstopped:
-    """The machine without its stop."""
+    """A VM whose `paused` does not stop it."""
 
     def __init__(self, machine: Machine) -> None:
         self.memory = machine.memory
@@ -97,25 +97,25 @@ class Unstopped:
 
 @dataclass
 class Follower:
-    """Keeps a copy of the counters by what a tracker names."""
+    """Keeps a copy of the counters, updated by a tracker's answers."""
 
     tracker: DirtyBitsTracker
     memory: GuestMemory
 
     def __post_init__(self) -> None:
-        self.mine = np.zeros(PAGES * PAGE_SIZE, dtype=np.uint8)
-        self.named = 0
+        self.copy = np.zeros(PAGES * PAGE_SIZE, dtype=np.uint8)
+        self.reported = 0
 
-    def look(self) -> None:
+    def scan(self) -> None:
         answer = self.tracker.collect()
         runs = PageRuns.full(PAGES) if isinstance(answer, AllDirty) else answer
-        self.named += runs.count if not isinstance(answer, AllDirty) else 0
-        self.tracker.read_from.read(runs, self.mine)
+        self.reported += runs.count if not isinstance(answer, AllDirty) else 0
+        self.tracker.read_from.read(runs, self.copy)
 
     @property
     def lost(self) -> bool:
-        """With the guest stopped, and after a look."""
-        return not np.array_equal(self.mine, self.memory.vram[: PAGES * PAGE_SIZE])
+        """Whether the copy differs; with the guest stopped, after a scan."""
+        return not np.array_equal(self.copy, self.memory.vram[: PAGES * PAGE_SIZE])
 
     @property
     def stores(self) -> int:
@@ -130,24 +130,24 @@ def follow(
     kind: type[DirtyBitsTracker] = DirtyBitsTracker,
     pages: int = PAGES,
 ) -> Follower:
-    """Follow the counting guest until it is enough."""
+    """Follow the counting guest until a condition holds."""
     machine = Machine(counting(pages), cpu="unicorn")
     tables = Tables(machine.memory, TABLES)
     tables.map(IMAGE_BASE, IMAGE_BASE)
     tables.map(TOTAL, TOTAL)
     tables.map(SCREEN, VRAM_BASE, PAGES)
-    seen = stopping(machine)
-    extent = Extent(GuestSpace(seen), machine.memory.vram.ctypes.data, PAGES)
+    wrapped = stopping(machine)
+    extent = Extent(GuestSpace(wrapped), machine.memory.vram.ctypes.data, PAGES)
     with machine:
         tracker = kind()
         tracker.start(extent)
         follower = Follower(tracker, machine.memory)
         for number in range(ROUNDS):
-            await_stores(machine, STORES_A_LOOK)
-            follower.look()
+            await_stores(machine, STORES_PER_SCAN)
+            follower.scan()
             if number % check_every == 0:
                 with machine.paused():
-                    follower.look()
+                    follower.scan()
                     if until(follower, number):
                         break
         with machine.paused():
@@ -156,7 +156,7 @@ def follow(
 
 
 def await_stores(machine: Machine, count: int) -> None:
-    """Let the guest make so many stores more."""
+    """Let the guest make this many more stores."""
     total = machine.memory.words(TOTAL, 1)
     before = int(total[0])
     while int(total[0]) - before < count:
@@ -172,21 +172,21 @@ def enough(follower: Follower, number: int) -> bool:
     return follower.stores >= STORES and number >= 100
 
 
-def test_a_storing_cpu_loses_nothing() -> None:
+def test_running_cpu_loses_no_store() -> None:
     follower = follow(itself, until=enough, check_every=5)
     assert follower.stores >= STORES
-    assert follower.named > PAGES
+    assert follower.reported > PAGES
 
 
-def test_with_the_stop_even_a_clear_in_two_steps_loses_nothing() -> None:
-    assert follow(itself, until=enough, check_every=5, kind=InTwoSteps).named > PAGES
+def test_non_atomic_clear_with_stopped_cpu_loses_no_store() -> None:
+    assert follow(itself, until=enough, check_every=5, kind=InTwoSteps).reported > PAGES
 
 
-def test_without_the_stop_a_clear_in_two_steps_loses_stores() -> None:
+def test_non_atomic_clear_with_running_cpu_loses_stores() -> None:
     assert follow(Unstopped, until=lambda follower, _: follower.lost, kind=InTwoSteps).lost
 
 
-def test_without_the_flush_stores_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clear_without_flush_loses_stores(monkeypatch: pytest.MonkeyPatch) -> None:
     def without(machine: Machine) -> PausableMachine:
         monkeypatch.setattr(machine.cpu, "flush_tlb", lambda: None)
         return machine
@@ -195,9 +195,7 @@ def test_without_the_flush_stores_are_lost(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("flushed", [True, False])
-def test_a_translation_that_is_not_forgotten_hides_the_next_store(
-    flushed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unflushed_translation_hides_the_next_store(flushed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = PagedMachine("unicorn")
     if not flushed:
         monkeypatch.setattr(machine.cpu, "flush_tlb", lambda: None)

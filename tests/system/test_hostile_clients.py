@@ -1,4 +1,4 @@
-"""Hostile clients of the program: bounded memory, a reason for each in the log, others not disturbed."""
+"""Hostile clients of the program: memory stays bounded, the log names a reason, other viewers go on."""
 
 from __future__ import annotations
 
@@ -29,64 +29,64 @@ WIDTH, HEIGHT = 1024, 768
 SCREEN_BYTES = WIDTH * HEIGHT * 4
 MIB = 1 << 20
 MAX_CLIENTS = 64
-"""That are served at once (README)."""
+"""Clients that the VNC server serves at once (README)."""
 
 VERSION = b"RFB 003.008\n"
 HELLO = VERSION + b"\1\1"
-"""A whole handshake in one go: version, no authentication, shared (RFC 6143, 7.1 and 7.3.1)."""
-ASK = struct.pack(">BB4H", 3, 0, 0, 0, WIDTH, HEIGHT)
-"""For the whole screen (RFC 6143, 7.5.3)."""
+"""A whole handshake: version, no authentication, shared (RFC 6143, 7.1 and 7.3.1)."""
+REQUEST = struct.pack(">BB4H", 3, 0, 0, 0, WIDTH, HEIGHT)
+"""FramebufferUpdateRequest for the whole screen (RFC 6143, 7.5.3)."""
 
 
 class Scene:
-    """A process that draws, served; and a viewer that behaves, which must never be wronged."""
+    """A drawing process, a server for it, and a well-behaved viewer that must stay exact."""
 
     def __init__(self, writer: Writer, server: Served, viewer: Follower) -> None:
         self.writer = writer
         self.server = server
         self.viewer = viewer
         self.hostile: set[str] = set()
-        """Local addresses of all that were hostile to VNC, as the server's log calls them."""
+        """Addresses of the hostile VNC clients, as the server's log names them."""
 
     def draw(self) -> None:
-        """Change the screen; the viewer that behaves sees it exactly."""
+        """Change the screen, and check that the well-behaved viewer shows it exactly."""
         self.writer.run()
         pixels = self.writer.memory()[:SCREEN_BYTES].view(np.uint32) & np.uint32(0xFFFFFF)
         self.viewer.shows(pixels.reshape(HEIGHT, WIDTH))
 
     def connect(self, receive_bytes: int = 0) -> socket.socket:
-        """A connection of somebody hostile."""
+        """Return a connection of a hostile client."""
         connection = _opened(self.server.vnc[0], receive_bytes)
         self.hostile.add("{}:{}".format(*connection.getsockname()))
         return connection
 
     def connect_web(self) -> socket.socket:
-        """The same, to the page's server."""
+        """Return a connection to the web server."""
         url = urlsplit(self.server.web[0])
         assert url.hostname is not None
         assert url.port is not None
         return _opened((url.hostname, url.port))
 
     def reasons(self) -> dict[str, str]:
-        """What the log says last of each that was hostile."""
-        said: dict[str, str] = {}
+        """Return the last log message about each hostile client."""
+        found: dict[str, str] = {}
         for line in self.server.log.splitlines():
             peer, colon, reason = line.partition(" INFO ")[2].partition(": ")
             if not colon:
                 peer, _, reason = line.partition(" WARNING ")[2].partition(": ")
             if peer in self.hostile:
-                said[peer] = reason
-        return said
+                found[peer] = reason
+        return found
 
-    def admits(self) -> None:
-        """Somebody new is served, as soon as the server has seen that others have gone."""
+    def serves_new_client(self) -> None:
+        """Check that the server serves a new client once it has noticed that others left."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 client = self.server.connect((TIGHT,))
                 break
             except (Broken, ConnectionResetError):
-                assert time.monotonic() < deadline, "nobody new is let in"
+                assert time.monotonic() < deadline, "no new client is served"
         with Follower(client) as another:
             another.shows(self.viewer.client.pixels)
 
@@ -101,8 +101,8 @@ def _opened(address: tuple[str, int], receive_bytes: int = 0) -> socket.socket:
 
 
 @contextlib.contextmanager
-def scene(web: bool = False) -> Iterator[Scene]:
-    """Everything at work; at the end it ends well, and its log has a reason for everyone."""
+def scene(*, web: bool = False) -> Iterator[Scene]:
+    """Start the scene. At the end check the exit status, and that the log has a reason for every client."""
     with Writer(SCREEN_BYTES, writes=3_000, seed=21) as writer:
         url = f"pid:{writer.pid}?address={writer.address:#x}&mode={WIDTH}x{HEIGHT}"
         with serve(url, web=web) as server:
@@ -111,13 +111,13 @@ def scene(web: bool = False) -> Iterator[Scene]:
                 on.draw()
                 yield on
                 on.draw()
-                on.admits()
+                on.serves_new_client()
             server.stop()
-            assert on.hostile - on.reasons().keys() == set()
+            assert on.hostile == on.reasons().keys()
 
 
 def memory_mib(pid: int, field: str) -> float:
-    """VmRSS (resident now) or VmHWM (the most there was) of a process (proc(5))."""
+    """Return VmRSS (resident now) or VmHWM (its peak) of a process, MiB (proc(5))."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
@@ -126,18 +126,18 @@ def memory_mib(pid: int, field: str) -> float:
 
 @contextlib.contextmanager
 def within(pid: int, mib: float) -> Iterator[None]:
-    """At no time inside the `with` block may the process have so much more memory than it had before."""
-    # "5" sets the peak back to what is resident now (proc(5), clear_refs).
+    """Check that the process's memory grows by less than this while the `with` block runs."""
+    # "5" resets the peak to the resident memory of now (proc(5), clear_refs).
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     before_mib = memory_mib(pid, "VmRSS")
     yield
     most_mib = memory_mib(pid, "VmHWM")
-    print(f"memory: {before_mib:.0f} MiB before, {most_mib:.0f} MiB at most")
+    print(f"memory: {before_mib:.0f} MiB before, peak {most_mib:.0f} MiB")
     assert most_mib < before_mib + mib
 
 
 def closed(connection: socket.socket) -> bool:
-    """Read what there is until the other side closes; it has to."""
+    """Read until the other side closes the connection; fail by timeout if it does not."""
     with contextlib.suppress(ConnectionResetError):
         while connection.recv(1 << 16):
             pass
@@ -146,15 +146,15 @@ def closed(connection: socket.socket) -> bool:
 
 
 def push(connection: socket.socket, data: Iterable[bytes]) -> None:
-    """Send until all is sent or the other side has had enough."""
+    """Send everything, or stop when the other side closes the connection."""
     with contextlib.suppress(ConnectionResetError, BrokenPipeError):
         for piece in data:
             connection.sendall(piece)
 
 
-def test_random_and_truncated_bytes() -> None:
+def test_random_and_truncated_bytes_end_with_a_reason() -> None:
     chance = random.Random(1)
-    whole = HELLO + struct.pack(">BxH2i", 2, 2, RAW, DESKTOP_SIZE) + ASK + struct.pack(">BB2xI", 4, 1, 97)
+    whole = HELLO + struct.pack(">BxH2i", 2, 2, RAW, DESKTOP_SIZE) + REQUEST + struct.pack(">BB2xI", 4, 1, 97)
     with scene() as on, within(on.server.pid, 32):
         for number in range(100):
             connection = on.connect()
@@ -164,7 +164,7 @@ def test_random_and_truncated_bytes() -> None:
                 start = whole[: chance.choice((0, 4, 12, 13, 14, 30))]
                 data = start + chance.randbytes(chance.choice((1, 30, 3000)))
             push(connection, [data])
-            # Half of them go without a word; the others say that they have nothing more to say.
+            # Half of them close the connection; the others end their side and wait for the server.
             if number % 4 < 2:
                 connection.shutdown(socket.SHUT_WR)
                 assert closed(connection)
@@ -179,12 +179,12 @@ GIANTS = {
     "cut text of 4 GB": (struct.pack(">B3xI", 6, 0xFFFFFFFF) + b"\xaa" * 9, r"type 170"),
     "65535 encodings": (struct.pack(">BxH", 2, 65535), r"65535 encodings"),
     "a pixel of 255 bits": (b"\0\0\0\0" + b"\xff" * 16, r"SetPixelFormat"),
-    "a message that does not exist": (b"\xfe", r"type 254"),
-    "an extension that was never offered": (b"\xff\x09", r"type 255 subtype 9"),
+    "an unknown message type": (b"\xfe", r"type 254"),
+    "an extension that the server never offered": (b"\xff\x09", r"type 255 subtype 9"),
 }
 
 
-def test_giant_lengths_are_refused_before_anything_is_kept() -> None:
+def test_giant_lengths_are_refused_before_memory_grows() -> None:
     with scene() as on:
         refused = {}
         with within(on.server.pid, 32):
@@ -194,20 +194,20 @@ def test_giant_lengths_are_refused_before_anything_is_kept() -> None:
                 push(connection, [HELLO, data])
                 assert closed(connection), name
                 on.draw()
-        said = on.reasons()
+        reasons = on.reasons()
         for name, (_, pattern) in GIANTS.items():
-            assert re.search(pattern, said[refused[name]]), f"{name}: {said[refused[name]]}"
+            assert re.search(pattern, reasons[refused[name]]), f"{name}: {reasons[refused[name]]}"
 
 
-def test_long_messages_that_are_allowed_are_not_kept() -> None:
+def test_long_valid_messages_are_not_buffered() -> None:
     text_bytes = 60 * MIB
     with scene() as on, within(on.server.pid, 32):
         connection = on.connect()
         head = struct.pack(">B3xI", 6, text_bytes)
         push(connection, [HELLO, head, *(b"\0" * MIB for _ in range(text_bytes // MIB))])
         on.draw()
-        # It was read past, and the client is served still.
-        push(connection, [ASK])
+        # The server has skipped the text and still serves the client.
+        push(connection, [REQUEST])
         assert connection.recv(1 << 16)
         screens = struct.pack(">BxHHBx", 251, 65535, 65535, 255) + bytes(16 * 255)
         push(connection, [screens * 500])
@@ -215,7 +215,7 @@ def test_long_messages_that_are_allowed_are_not_kept() -> None:
         connection.close()
 
 
-def test_a_flood_of_requests_and_input() -> None:
+def test_flood_of_requests_and_input_keeps_memory_bounded() -> None:
     huge = struct.pack(">BB4H", 3, 0, 65535, 65535, 65535, 65535)
     wide = struct.pack(">BB4H", 3, 0, 0, 0, 65535, 65535)
     keys = struct.pack(">BB2xI", 4, 1, 97) + struct.pack(">BB2xI", 4, 0, 97)
@@ -223,7 +223,7 @@ def test_a_flood_of_requests_and_input() -> None:
     with scene() as on, within(on.server.pid, 32):
         connection = on.connect()
         push(connection, [HELLO])
-        # It reads none of what it asks for, so the flood must stop somewhere outside of the server.
+        # The client reads no update. The server must stop reading, so that the kernel holds the flood.
         connection.settimeout(0.5)
         for what in (huge, wide, keys, pointer, huge + wide + keys + pointer):
             with contextlib.suppress(TimeoutError):
@@ -232,36 +232,36 @@ def test_a_flood_of_requests_and_input() -> None:
         connection.close()
 
 
-def test_two_hundred_connections_at_once() -> None:
+def test_two_hundred_connections_at_once_keep_the_limit() -> None:
     with scene() as on:
-        # 63 of them hold a picture each that they do not read.
+        # 63 of them each hold a picture that they do not read.
         with within(on.server.pid, MAX_CLIENTS * SCREEN_BYTES / MIB + 64):
             crowd = [on.connect(receive_bytes=4096) for _ in range(200)]
             for connection in crowd:
-                push(connection, [HELLO, ASK])
+                push(connection, [HELLO, REQUEST])
             on.draw()
-            turned_away = 0
+            rejected = 0
             for connection in crowd:
-                # Those who are served are greeted first.
+                # A served client first gets the server's version.
                 try:
-                    turned_away += not connection.recv(len(VERSION))
+                    rejected += not connection.recv(len(VERSION))
                 except ConnectionResetError:
-                    turned_away += 1
-            assert turned_away == 200 - (MAX_CLIENTS - 1)
+                    rejected += 1
+            assert rejected == 200 - (MAX_CLIENTS - 1)
             on.draw()
             for connection in crowd:
                 connection.close()
-            on.admits()
-        said = list(on.reasons().values())
-        assert sum("64 clients are connected already" in reason for reason in said) == turned_away
+            on.serves_new_client()
+        reasons = list(on.reasons().values())
+        assert sum("64 clients are connected already" in reason for reason in reasons) == rejected
 
 
-def test_half_open_handshakes_go() -> None:
+def test_half_open_handshakes_are_ended() -> None:
     with scene() as on, within(on.server.pid, 32):
         silent = [on.connect() for _ in range(45)]
         for number, connection in enumerate(silent):
             push(connection, [HELLO[: number % len(HELLO)]])
-        on.admits()
+        on.serves_new_client()
         for number, connection in enumerate(silent):
             if number % 10 == 0:
                 on.draw()
@@ -270,7 +270,7 @@ def test_half_open_handshakes_go() -> None:
         assert len(gone) == len(silent)
 
 
-def test_viewers_that_never_read_while_the_guest_draws_as_fast_as_it_can(guest: Guest) -> None:
+def test_viewers_that_never_read_keep_memory_bounded_and_delay_no_other(guest: Guest) -> None:
     with serve(guest.url) as server, Follower(server.connect((COPY_RECT, TIGHT, DESKTOP_SIZE))) as viewer:
         viewer.shows(guest.screendump())
         stalled = []
@@ -283,12 +283,12 @@ def test_viewers_that_never_read_while_the_guest_draws_as_fast_as_it_can(guest: 
             painter = guest.spawn("fbtool draw 5 0")
             viewer.progresses(60)
             guest.kill(painter)
-            viewer.shows(guest.screendump(), "after the storm")
-        # What they were not sent is not kept: once they read, they have a few old updates and then this.
+            viewer.shows(guest.screendump(), "after drawing")
+        # The server keeps no old updates: a viewer that reads again gets a few, and then the current screen.
         for client in stalled[:3]:
             with Follower(client) as late:
                 late.shows(guest.screendump(), "late")
-        # Those who still do not read do not keep it from ending.
+        # Viewers that still do not read do not block the end of the server.
         server.stop()
         for client in stalled:
             client.close()
@@ -298,7 +298,7 @@ def test_viewers_that_never_read_while_the_guest_draws_as_fast_as_it_can(guest: 
 
 
 def upgrade(path: str, host: str) -> bytes:
-    """A WebSocket's opening (RFC 6455, 4.1)."""
+    """Return the opening handshake of a WebSocket (RFC 6455, 4.1)."""
     key = base64.b64encode(bytes(16)).decode()
     return (
         f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -306,7 +306,7 @@ def upgrade(path: str, host: str) -> bytes:
     ).encode()
 
 
-def test_the_page_withstands_two_hundred_connections_and_garbage() -> None:
+def test_web_server_survives_two_hundred_connections_and_garbage() -> None:
     chance = random.Random(2)
     with scene(web=True) as on:
         host = urlsplit(on.server.web[0]).netloc
@@ -337,7 +337,7 @@ def test_the_page_withstands_two_hundred_connections_and_garbage() -> None:
             for connection in crowd:
                 connection.close()
             on.draw()
-        # Of a fifth nothing is known but that they came and went.
+        # A fifth of the connections sent less than a request and leave no line in the log.
         assert on.server.log.count(" web 127.0.0.1: ") >= len(crowd) * 4 // 5
         with on.connect_web() as polite:
             polite.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())

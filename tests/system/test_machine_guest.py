@@ -1,4 +1,4 @@
-"""The guest that comes with the package, run by Unicorn: what it draws, maps, says and counts."""
+"""The guest that comes with the package: drawing, input, frames, command line, crashes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BY_SEED = (
     "workload=random", "workload=flip", "workload=modes", "workload=alias", "workload=remap",
     "workload=large", "program=random",
 )  # fmt: skip
-"""Workloads of which each seed has its own."""
+"""Workloads that depend on the seed."""
 SMALL = "mode=320x200"
 INTRO = "What you type is echoed here."
 
@@ -43,7 +43,7 @@ def guest(command_line: str, *, record_writes: bool = False) -> Machine:
 
 
 def digest(command_line: str, frames: int, cpu: Literal["unicorn", "kvm"] = "unicorn") -> str:
-    """Of what is shown after each frame, and of all video RAM after the last."""
+    """Return a digest of the screen after each frame and of all video RAM after the last."""
     drawn = hashlib.sha256()
     with Machine(cpu=cpu, command_line=command_line, held=True) as machine:
         for _ in range(frames):
@@ -55,7 +55,7 @@ def digest(command_line: str, frames: int, cpu: Literal["unicorn", "kvm"] = "uni
 
 
 @pytest.mark.parametrize("workload", BY_SEED)
-def test_the_same_seed_draws_the_same(workload: str) -> None:
+def test_same_seed_draws_the_same(workload: str) -> None:
     line = f"{workload} {SMALL} hz=0"
     first, again, other = (digest(f"{line} seed={seed}", 24) for seed in (5, 5, 6))
     assert first == again
@@ -63,7 +63,7 @@ def test_the_same_seed_draws_the_same(workload: str) -> None:
 
 
 @pytest.mark.parametrize("workload", ["workload=idle", "workload=caret"])
-def test_a_workload_without_chance_draws_the_same_for_any_seed(workload: str) -> None:
+def test_workload_without_randomness_ignores_the_seed(workload: str) -> None:
     frames = 1 if workload == "workload=idle" else 5
     assert digest(f"{workload} {SMALL} hz=0", frames) == digest(f"{workload} {SMALL} hz=0 seed=9", frames)
 
@@ -83,12 +83,12 @@ def test_every_frame_changes_the_video_ram(workload: str) -> None:
             before = machine.memory.vram.copy()
             machine.run_frames(1)
             changed += not np.array_equal(before, machine.memory.vram)
-        # A random program may do nothing in a frame, a blank typed is one.
+        # A random program may do nothing in a frame, and a typed blank changes no pixel.
         assert changed >= (6 if workload in ("program=random", "workload=typing") else 12)
 
 
 @pytest.mark.parametrize("workload", ["caret", "typing", "scroll", "drag"])
-def test_the_desktop_stores_only_what_changes(workload: str) -> None:
+def test_desktop_stores_only_changed_pixels(workload: str) -> None:
     with guest(f"workload={workload} {SMALL} hz=0", record_writes=True) as machine:
         machine.run_frames(3)
         machine.written()
@@ -99,7 +99,7 @@ def test_the_desktop_stores_only_what_changes(workload: str) -> None:
             assert machine.written() == PageRuns.from_mask(differ)
 
 
-def test_a_video_stores_into_every_page_of_its_area() -> None:
+def test_video_stores_into_every_page_of_its_area() -> None:
     with guest(f"workload=video-full {SMALL} hz=0", record_writes=True) as machine:
         machine.run_frames(1)
         for _ in range(3):
@@ -109,7 +109,7 @@ def test_a_video_stores_into_every_page_of_its_area() -> None:
 
 
 def press(machine: Machine, text: str) -> None:
-    """Type, a frame for each character, so that the guest is held when it has drawn the last one."""
+    """Type one character a frame. The guest is held after it has drawn the last one."""
     for stroke in map(stroke_of, text):
         for code in stroke:
             machine.ps2.key(code, down=True)
@@ -119,7 +119,7 @@ def press(machine: Machine, text: str) -> None:
 
 
 @pytest.mark.parametrize("workload", ["idle", "desktop", "caret"])
-def test_what_is_typed_appears(workload: str) -> None:
+def test_typed_text_appears(workload: str) -> None:
     with guest(f"workload={workload} {SMALL} hz=64") as machine:
         machine.run_frames(1)
         start = find(machine, INTRO[:8], CONSOLE_INK)
@@ -141,7 +141,7 @@ def test_every_character_of_a_us_keyboard() -> None:
             press(machine, "\n")
 
 
-def test_backspace_takes_back_what_was_typed_and_no_more() -> None:
+def test_backspace_deletes_typed_characters_only() -> None:
     with guest(f"workload=idle {SMALL}") as machine:
         machine.run_frames(1)
         empty = pixels(machine)
@@ -149,14 +149,14 @@ def test_backspace_takes_back_what_was_typed_and_no_more() -> None:
         assert find(machine, "abc", CONSOLE_INK) is not None
         press(machine, "\b\b\b")
         assert np.array_equal(pixels(machine), empty)
-        # There is nothing left to take back: no frame comes of it, so one of a letter follows.
+        # Nothing is left to delete: this gives no frame, so a letter follows.
         machine.ps2.key(0x0E, down=True)
         machine.ps2.key(0x0E, down=False)
         press(machine, "x\b")
         assert np.array_equal(pixels(machine), empty)
 
 
-def test_backspace_goes_back_over_a_wrapped_line() -> None:
+def test_backspace_crosses_a_wrapped_line() -> None:
     with guest(f"workload=idle {SMALL}") as machine:
         machine.run_frames(1)
         empty = pixels(machine)
@@ -165,7 +165,7 @@ def test_backspace_goes_back_over_a_wrapped_line() -> None:
         assert np.array_equal(pixels(machine), empty)
 
 
-def test_the_console_scrolls() -> None:
+def test_console_scrolls() -> None:
     with guest(f"workload=idle {SMALL}") as machine:
         machine.run_frames(1)
         press(machine, "first\n")
@@ -186,7 +186,7 @@ def move(machine: Machine, dx: int, dy: int, buttons: int = 0) -> None:
     machine.run_frames(1)
 
 
-def test_the_window_follows_the_pointer_while_the_button_is_down() -> None:
+def test_window_follows_the_pointer_while_dragged() -> None:
     with guest("workload=idle mode=640x400") as machine:
         machine.run_frames(1)
         before = pixels(machine)
@@ -194,7 +194,7 @@ def test_the_window_follows_the_pointer_while_the_button_is_down() -> None:
         assert title is not None
         to_title = (title[0] + 70 - 320, title[1] + 4 - 200)
         move(machine, *to_title)
-        machine.ps2.move(0, 0, 1)  # nothing to draw yet
+        machine.ps2.move(0, 0, 1)  # gives no frame
         move(machine, -90, -60, 1)
         assert find(machine, "drag me", TITLE_INK) == (title[0] - 90, title[1] - 60)
         move(machine, 37, 21, 1)
@@ -205,7 +205,7 @@ def test_the_window_follows_the_pointer_while_the_button_is_down() -> None:
         assert np.array_equal(pixels(machine), before)
 
 
-def test_nothing_follows_a_pointer_that_took_hold_of_nothing() -> None:
+def test_drag_outside_the_title_moves_nothing() -> None:
     with guest("workload=idle mode=640x400") as machine:
         machine.run_frames(1)
         title = find(machine, "drag me", TITLE_INK)
@@ -216,7 +216,7 @@ def test_nothing_follows_a_pointer_that_took_hold_of_nothing() -> None:
         assert find(machine, "drag me", TITLE_INK) == title
 
 
-def test_the_pointer_stops_at_every_edge() -> None:
+def test_pointer_stops_at_every_edge() -> None:
     with guest(f"workload=idle {SMALL}") as machine:
         machine.run_frames(1)
         for dx, dy, x, y in (
@@ -230,7 +230,7 @@ def test_the_pointer_stops_at_every_edge() -> None:
                 machine.run_frames(1)
 
 
-def test_the_clock_goes() -> None:
+def test_clock_advances() -> None:
     with guest(f"workload=desktop {SMALL}") as machine:
         machine.run_frames(1)
         seen = set()
@@ -243,7 +243,7 @@ def test_the_clock_goes() -> None:
         assert all(re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d", time) for time in seen)
 
 
-def test_an_idle_guest_executes_nothing() -> None:
+def test_idle_guest_executes_nothing() -> None:
     with guest(f"workload=idle {SMALL}", record_writes=True) as machine:
         machine.run_frames(1)
         machine.release()
@@ -254,13 +254,13 @@ def test_an_idle_guest_executes_nothing() -> None:
             before = machine.progress
             rip = machine.cpu.registers().rip
             code = bytes(machine.memory.ram[rip - 1 : rip])
-        assert code == b"\xf4"  # it stands behind a hlt
+        assert code == b"\xf4"  # it is halted
         with machine.paused():
             assert machine.progress == before
         assert not machine.written()
 
 
-def test_a_guest_that_has_drawn_its_frames_rests() -> None:
+def test_guest_halts_after_its_last_frame() -> None:
     with guest(f"workload=typing {SMALL} hz=1024 frames=5") as machine:
         machine.run_frames(5)
         with machine.paused():
@@ -274,7 +274,7 @@ def test_a_guest_that_has_drawn_its_frames_rests() -> None:
 
 
 @pytest.mark.parametrize(("word", "hz"), [("", 64), ("hz=2", 2), ("hz=1024", 1024)])
-def test_frames_follow_the_clock(word: str, hz: int) -> None:
+def test_frame_rate_is_set_by_hz(word: str, hz: int) -> None:
     with guest(f"workload=random {SMALL} {word}") as machine:
         machine.run_frames(1)
         assert machine.rtc.hz == hz
@@ -282,7 +282,7 @@ def test_frames_follow_the_clock(word: str, hz: int) -> None:
         assert machine.frames == 2
 
 
-def test_a_caret_blinks_twice_a_second_unless_told_otherwise() -> None:
+def test_caret_blinks_twice_a_second_by_default() -> None:
     with guest(f"workload=caret {SMALL}") as machine:
         machine.run_frames(1)
         assert machine.rtc.hz == 2
@@ -296,7 +296,7 @@ def test_flip_shows_one_page_and_draws_on_the_other() -> None:
             words = machine.dispi.words()
             offsets.append(words[Y_OFFSET])
             assert words[VIRT_HEIGHT] >= 2 * words[YRES]
-            # The box is on a plain ground: two colours, whatever the page held before.
+            # A box on a plain background: two colours, whatever the page held before.
             assert len(np.unique(pixels(machine))) == 2
         assert offsets == [200, 0] * 3
 
@@ -321,7 +321,7 @@ def test_modes_finds_another_mode_below_the_smallest() -> None:
 
 
 @pytest.mark.parametrize("mode", ["320x200", "640x400", "800x600", "2560x1600"])
-def test_the_desktop_fits_its_mode(mode: str) -> None:
+def test_desktop_fits_its_mode(mode: str) -> None:
     width, height = map(int, mode.split("x"))
     with guest(f"workload=idle mode={mode}") as machine:
         machine.run_frames(1)
@@ -331,7 +331,7 @@ def test_the_desktop_fits_its_mode(mode: str) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_garbage_in_the_display_registers_stops_nobody(seed: int) -> None:
+def test_garbage_in_the_display_registers_does_not_stop_the_guest(seed: int) -> None:
     with guest(f"workload=random {SMALL} hz=0 dispi=garbage seed={seed}") as machine:
         words = []
         for _ in range(20):
@@ -362,13 +362,13 @@ BAD_LINES = {
     "mode=4294967616x200": "command line: the number is too large: mode=4294967616x200",
     "mode=324x200": "command line: a mode's width is a multiple of 8: mode=324x200",
     "fault=soft": "command line: no such fault: fault=soft",
-    "dispi=off": "command line: dispi is garbage or not given: dispi=off",
+    "dispi=off": "command line: dispi must be garbage: dispi=off",
     "seed=1 hz=64 odd": "command line: not understood: odd",
 }
 
 
 @pytest.mark.parametrize("line", BAD_LINES)
-def test_a_bad_command_line_ends_it_with_a_clear_word(line: str) -> None:
+def test_invalid_command_line_ends_the_guest_with_a_message(line: str) -> None:
     with Machine(cpu="unicorn", command_line=line) as machine:
         assert machine.wait_end(60)
         assert machine.debug.text == f"vramtap guest: {BAD_LINES[line]}\n"
@@ -377,8 +377,8 @@ def test_a_bad_command_line_ends_it_with_a_clear_word(line: str) -> None:
 
 
 BAD_BOOT = {
-    "no magic": ("magic", 0, "started without the machine's boot information"),
-    "short": ("size", 39, "started without the machine's boot information"),
+    "no magic": ("magic", 0, "started without boot information"),
+    "short": ("size", 39, "started without boot information"),
     "no RAM": ("ram_bytes", 0, "the command line is not in RAM"),
     "little RAM": ("ram_bytes", 16 << 20, "RAM is not 32 MiB to 1 GiB"),
     "odd RAM": ("ram_bytes", (64 << 20) - 4096, "RAM is not 32 MiB to 1 GiB"),
@@ -391,16 +391,16 @@ BAD_BOOT = {
 
 
 @pytest.mark.parametrize("name", BAD_BOOT)
-def test_nonsense_from_the_machine_ends_it_with_a_clear_word(name: str) -> None:
-    field, value, said = BAD_BOOT[name]
+def test_invalid_boot_info_ends_the_guest_with_a_message(name: str) -> None:
+    field, value, message = BAD_BOOT[name]
     with guest("") as machine:
         setattr(BootInfo.from_buffer(machine.memory.ram[BOOT_INFO:]), field, value)  # type: ignore[arg-type]
         machine.release()
         assert machine.wait_end(60)
-        assert machine.debug.text == f"vramtap guest: {said}\n"
+        assert machine.debug.text == f"vramtap guest: {message}\n"
 
 
-def test_a_command_line_without_an_end_is_refused() -> None:
+def test_unterminated_command_line_is_refused() -> None:
     with guest("") as machine:
         machine.memory.ram[COMMAND_LINE : COMMAND_LINE + COMMAND_LINE_BYTES] = ord(" ")
         machine.release()
@@ -408,14 +408,14 @@ def test_a_command_line_without_an_end_is_refused() -> None:
         assert machine.debug.text == "vramtap guest: command line: does not end\n"
 
 
-def test_the_largest_numbers_are_taken() -> None:
+def test_largest_numbers_are_accepted() -> None:
     line = "seed=18446744073709551615 frames=4294967295 hz=0 workload=random"
     with guest(f"  {line}   {SMALL} ") as machine:
         machine.run_frames(2)
         assert machine.debug.text == "vramtap guest: random, 320x200, seed 18446744073709551615\n"
 
 
-def test_a_flip_needs_room_for_two_pages() -> None:
+def test_flip_needs_room_for_two_pages() -> None:
     with Machine(cpu="unicorn", command_line="workload=flip mode=2560x1600 hz=0") as machine:
         assert machine.wait_end(60)
         assert "flip: two pages of this mode are larger than the video RAM" in machine.debug.text
@@ -431,7 +431,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_it_crashes_as_it_is_told_after_its_first_frame(fault: str) -> None:
+def test_fault_option_crashes_the_guest_after_its_first_frame(fault: str) -> None:
     with guest(f"workload=idle {SMALL} fault={fault}") as machine:
         machine.run_frames(1)
         assert machine.ended is None
@@ -441,7 +441,7 @@ def test_it_crashes_as_it_is_told_after_its_first_frame(fault: str) -> None:
         assert FAULTS[fault] in (machine.ended or "")
 
 
-def test_it_loops_for_ever_as_it_is_told() -> None:
+def test_loop_option_makes_the_guest_hang() -> None:
     with guest(f"workload=idle {SMALL} fault=loop") as machine:
         machine.run_frames(1)
         machine.release()

@@ -1,4 +1,4 @@
-"""The page tables the guest builds, and what its workloads do to them."""
+"""Page tables of the guest that comes with the package, and what its workloads do to them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def guest(command_line: str) -> Machine:
 
 
 def home_of(tables: Tables) -> int | None:
-    """Where the framebuffer is mapped whole, once and in order, by 4 KiB pages; None if it is not."""
+    """Return where the framebuffer is mapped completely, once and in order, by 4 KiB pages; else None."""
     found = [one for one in tables.of_vram() if one.address < ALIAS]
     want = (
         [(found[0].address + at, VRAM_BASE + at, SMALL) for at in range(0, VRAM_BYTES, SMALL)]
@@ -43,7 +43,7 @@ def aliases(tables: Tables) -> list[Mapping]:
     return [one for one in tables.of_vram() if one.address >= ALIAS]
 
 
-def test_the_tables_are_as_described() -> None:
+def test_tables_have_the_described_layout() -> None:
     with guest("workload=idle") as machine:
         machine.run_frames(1)
         tables = tables_of(machine)
@@ -55,9 +55,8 @@ def test_the_tables_are_as_described() -> None:
     assert len(tables.mappings) == len(low) + VRAM_BYTES // SMALL
 
 
-@pytest.mark.parametrize("workload", ["workload=idle", "workload=remap", "workload=alias", "program=random"])
 def pool_entries(machine: Machine) -> NDArray[np.uint64]:
-    """The entries that map the pool of tables, found by the walk; writable."""
+    """Return the entries that map the pool of tables; writable."""
     with machine.paused():
         table = machine.cpu.registers().cr3 & ADDRESS
         for shift in (39, 30, 21):
@@ -66,7 +65,7 @@ def pool_entries(machine: Machine) -> NDArray[np.uint64]:
 
 
 def take_written_tables(machine: Machine) -> set[int]:
-    """The frames of the pool whose dirty bits are set, which are cleared: what a tracker does."""
+    """Return the frames of the pool with a dirty bit, and clear these bits, as a tracker does."""
     entries = pool_entries(machine)
     with machine.paused():
         dirty = (entries & DIRTY) != 0
@@ -75,8 +74,9 @@ def take_written_tables(machine: Machine) -> set[int]:
     return {POOL + int(index) * SMALL for index in np.flatnonzero(dirty)}
 
 
-def test_in_the_pool_nothing_but_tables_is_written() -> None:
-    with guest("workload=idle") as machine:
+@pytest.mark.parametrize("workload", ["workload=idle", "workload=remap", "workload=alias", "program=random"])
+def test_pool_holds_only_tables(workload: str) -> None:
+    with guest(workload) as machine:
         machine.run_frames(1)
         tables = tables_of(machine)
         assert take_written_tables(machine) <= tables.frames
@@ -108,7 +108,7 @@ def test_alias_maps_frames_twice_writes_and_unmaps_them() -> None:
                 assert any(one.dirty for one in found)
 
 
-def test_an_alias_within_a_frame_shows_in_what_was_written_only() -> None:
+def test_alias_within_a_frame_shows_only_in_written_tables() -> None:
     with guest("workload=alias seed=2") as machine:
         machine.run_frames(25)
         before = tables_of(machine)
@@ -118,7 +118,7 @@ def test_an_alias_within_a_frame_shows_in_what_was_written_only() -> None:
             after = tables_of(machine)
             assert not aliases(after)
             assert after.frames == before.frames
-            # One table, and the framebuffer's own are not among those that were touched.
+            # One table was written, and none of the framebuffer's.
             assert len(take_written_tables(machine)) == 1
 
 
@@ -134,7 +134,7 @@ def test_remap_moves_the_framebuffer_with_its_tables_and_without() -> None:
             tables = tables_of(machine)
             assert home_of(tables) in PLACES
             assert home_of(tables) != home_of(before)
-            # New tables begin clean; the old ones bring along what was dirty in them.
+            # New tables start clean; moved tables keep their dirty bits.
             clean = sum(one.dirty for one in tables.of_vram()) < sum(one.dirty for one in before.of_vram())
             kinds.add(clean)
             machine.run_frames(5)
@@ -155,16 +155,16 @@ def test_large_maps_the_framebuffer_by_large_pages_and_back() -> None:
                 assert home_of(tables) == HOME
 
 
-def test_random_programs_meet_every_kind_of_mapping_and_come_back() -> None:
+def test_random_programs_use_every_kind_of_mapping() -> None:
     with guest("program=random seed=1") as machine:
-        met: Counter[str] = Counter()
+        seen: Counter[str] = Counter()
         for _ in range(150):
             machine.run_frames(1)
             tables = tables_of(machine)
             home = home_of(tables)
-            met["large"] += home is None
-            met["elsewhere"] += home is not None and home != HOME
-            met["aliased"] += bool(aliases(tables))
-            met["plain"] += home is not None and not aliases(tables)
+            seen["large"] += home is None
+            seen["elsewhere"] += home is not None and home != HOME
+            seen["aliased"] += bool(aliases(tables))
+            seen["plain"] += home is not None and not aliases(tables)
             assert len(tables.frames) < 40
-        assert all(met[kind] >= 5 for kind in ("large", "elsewhere", "aliased", "plain")), met
+        assert all(seen[kind] >= 5 for kind in ("large", "elsewhere", "aliased", "plain")), seen

@@ -1,4 +1,4 @@
-"""One run, one oracle: every tracker against what the guest really stored, on every workload."""
+"""Every tracker against the recorded stores of the guest, on every workload."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DRAWING = [name for name in MEASURED if name != "idle"]
 FRAMES = 24
-"""Of each workload: enough for a cycle of each that has cycles."""
+"""Frames of each workload: a full cycle of those that repeat."""
 FRAMES_ON_KVM = 6
 SMALL = "mode=320x200 hz=0"
 
@@ -31,7 +31,7 @@ def line(workload: str, seed: int = 7) -> str:
 
 
 def cut(frames: int, seed: int) -> list[int]:
-    """So many frames, cut into intervals of one to four at random."""
+    """Cut a number of frames into random intervals of one to four."""
     rng = random.Random(seed)
     parts: list[int] = []
     while sum(parts) < frames:
@@ -47,20 +47,20 @@ def run(oracle: Oracle, parts: Sequence[int]) -> PageRuns:
 
 
 @pytest.mark.parametrize("workload", [*DRAWING, "large"])
-def test_every_tracker_agrees_with_the_stores_recorded(workload: str) -> None:
+def test_every_tracker_agrees_with_the_recorded_stores(workload: str) -> None:
     machine = Machine(cpu="unicorn", command_line=line(workload), record_writes=True, held=True)
     with watching(machine, ON_UNICORN) as oracle:
         stored = run(oracle, cut(FRAMES, seed=3))
         assert stored
         compare, log, dirtybits = oracle.watched
-        assert compare.named >= 2
-        assert compare.named == log.named
-        assert dirtybits.named >= 2, dirtybits.reasons
+        assert compare.exact_answers >= 2
+        assert compare.exact_answers == log.exact_answers
+        assert dirtybits.exact_answers >= 2, dirtybits.reasons
 
 
 @pytest.mark.parametrize("form", ["bitmap", "manual", "ring"])
 @pytest.mark.parametrize("workload", DRAWING)
-def test_on_kvm_every_tracker_agrees_with_what_unicorn_recorded(
+def test_every_tracker_on_kvm_agrees_with_unicorns_record(
     workload: str, form: LogForm, truths: dict[str, list[PageRuns]]
 ) -> None:
     machine = Machine(cpu="kvm", log=form, command_line=line(workload), held=True)
@@ -68,17 +68,17 @@ def test_on_kvm_every_tracker_agrees_with_what_unicorn_recorded(
     truths[workload] = truth
     with watching(machine, ON_KVM, truth) as oracle:
         run(oracle, cut(FRAMES_ON_KVM, seed=5))
-        named = {watched.name: watched.named for watched in oracle.watched}
-        assert min(named.values()) >= 1, named
+        answers = {watched.name: watched.exact_answers for watched in oracle.watched}
+        assert min(answers.values()) >= 1, answers
 
 
 @pytest.fixture(scope="module")
 def truths() -> dict[str, list[PageRuns]]:
-    """What each workload stores, found out once."""
+    """Recorded stores of each workload, filled on demand."""
     return {}
 
 
-def test_an_idle_guest_is_never_named_a_page() -> None:
+def test_idle_guest_has_no_dirty_pages() -> None:
     machine = Machine(cpu="unicorn", command_line=line("idle"), record_writes=True, held=True)
     with watching(machine, ON_UNICORN) as oracle:
         machine.release()
@@ -110,7 +110,7 @@ def test_random_programs_are_followed_by_every_tracker(storm: int) -> None:
 
 
 @pytest.mark.parametrize("workload", ["alias", "remap", "large"])
-def test_the_reason_appears_and_dirty_bits_resume(workload: str) -> None:
+def test_all_dirty_reason_appears_and_dirty_bits_resume(workload: str) -> None:
     expected = {"alias": "aliased", "remap": "remapped", "large": "large-page"}[workload]
     machine = Machine(cpu="unicorn", command_line=line(workload), record_writes=True, held=True)
     with watching(machine, ON_UNICORN) as oracle:

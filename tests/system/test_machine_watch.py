@@ -1,4 +1,4 @@
-"""MachineWatch on the real machine: a guest at rest wakes nobody, one that draws is noticed."""
+"""MachineWatch on the real VM: an idle guest wakes no thread, and a store is detected."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from support.machine_code import assemble
 from vramtap.machine.layout import VRAM_BASE
 from vramtap.machine.machine import Machine
 from vramtap.machine.space import guest_space
+from vramtap.machine.watch import MachineWatch
 from vramtap.pages import PageRuns
-from vramtap.trackers.machine.wake import MachineWatch
 from vramtap.trackers.userfault.log import LogTracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 NEVER_S = 1e6
-"""No test takes so long: what is seen then is not the timer's doing."""
+"""Longer than any test, so that the timer plays no part."""
 ROUNDS = 100
 _READ, _FUTEX = 0, 202
 """System calls (kernel: arch/x86/entry/syscalls/syscall_64.tbl)."""
@@ -48,20 +48,20 @@ def cpu(request: pytest.FixtureRequest) -> str:
 
 
 def switches(thread: int) -> int:
-    """How often a thread of ours has gone to sleep or has been made to."""
+    """Return how often a thread of this process was switched away from."""
     status = Path(f"/proc/self/task/{thread}/status").read_text()
     return sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
 
 
 def await_sleep(thread: int, asleep: Callable[[list[str]], bool]) -> None:
-    """Wait until a thread of ours sleeps in the system call that is asked for (proc_pid_syscall(5))."""
+    """Wait until a thread of this process sleeps in a given system call (proc_pid_syscall(5))."""
     pause = threading.Event()
     for _ in range(60_000):
         words = Path(f"/proc/self/task/{thread}/syscall").read_text().split()
         if words[0] != "running" and asleep(words):
             return
         pause.wait(0.001)
-    raise AssertionError(f"it does not come to rest: {words}")
+    raise AssertionError(f"the thread does not sleep: {words}")
 
 
 def in_read(words: list[str]) -> bool:
@@ -74,11 +74,11 @@ def in_futex_for_ever(words: list[str]) -> bool:
 
 
 class Watched:
-    """A machine that has halted, and a watch of its log.
+    """A halted VM, a tracker, and a watch of the tracker's log.
 
     Args:
-        machine: Runs.
-        interval_s: Of the watch.
+        machine: A VM that runs.
+        interval_s: Interval of the watch, seconds.
     """
 
     def __init__(self, machine: Machine, interval_s: float) -> None:
@@ -86,34 +86,34 @@ class Watched:
         self.tracker = LogTracker()
         self.tracker.start(machine.extent)
         self.tracker.collect()
-        self.asked = 0
+        self.polls = 0
         self._interval_s = interval_s
         self._written = self.tracker._pagemap.question(machine.extent.address, machine.extent.end)
         self.begin()
 
     def begin(self) -> None:
-        """Begin a watch."""
-        self.told = threading.Event()
+        """Start a watch."""
+        self.called = threading.Event()
         space, _ = guest_space(self.machine.extent)
-        self.watch = MachineWatch(space, self._question, self.told.set, self._interval_s)
+        self.watch = MachineWatch(space.machine, self._poll, self.called.set, self._interval_s)
         self._watching = True
 
-    def _question(self) -> bool:
-        self.asked += 1
+    def _poll(self) -> bool:
+        self.polls += 1
         return self._written()
 
     def cancel(self) -> None:
-        """End the watch; harmless twice."""
+        """Cancel the watch; harmless when called twice."""
         if self._watching:
             self._watching = False
             self.watch.cancel()
 
     def key(self) -> None:
-        """Press one."""
+        """Press a key."""
         with self.machine.devices():
             self.machine.ps2.key(0x1E, down=True)
 
-    def wake_for_nothing(self) -> None:
+    def run_once(self) -> None:
         """Let the guest run until it halts again."""
         before = self.machine.halts
         self.machine.raise_line()
@@ -135,25 +135,25 @@ def watched(source: str, cpu: str, interval_s: float = NEVER_S) -> Iterator[Watc
         found.tracker.stop()
 
 
-def test_a_guest_that_runs_for_nothing_does_not_wake_the_watch_and_a_key_does(cpu: str) -> None:
+def test_runs_without_stores_do_not_wake_the_watch_thread(cpu: str) -> None:
     with watched(ECHOING, cpu) as found:
         thread = found.watch._thread.native_id
         assert thread is not None
         await_sleep(thread, in_read)
         before = switches(thread)
         for _ in range(50):
-            found.wake_for_nothing()
-        assert found.asked >= 50
+            found.run_once()
+        assert found.polls >= 50
         assert switches(thread) == before
-        assert not found.told.is_set()
+        assert not found.called.is_set()
         found.key()
-        assert found.told.wait(60)
-        assert switches(thread) == before, "the machine's own thread has told it"
+        assert found.called.wait(60)
+        assert switches(thread) == before, "the machine's own thread called back"
         found.cancel()
         assert found.tracker.collect() == PageRuns([(0, 1)])
 
 
-def test_a_key_beside_the_beginning_of_the_watch_is_noticed(cpu: str) -> None:
+def test_key_concurrent_with_the_start_of_a_watch_is_detected(cpu: str) -> None:
     with watched(ECHOING, cpu) as found:
         found.cancel()
         for number in range(ROUNDS):
@@ -167,13 +167,13 @@ def test_a_key_beside_the_beginning_of_the_watch_is_noticed(cpu: str) -> None:
             typing.start()
             together.wait(60)
             found.begin()
-            assert found.told.wait(60), number
+            assert found.called.wait(60), number
             found.cancel()
             typing.join(60)
             assert found.tracker.collect() == PageRuns([(0, 1)]), number
 
 
-def test_a_machine_may_end_under_the_watch(cpu: str) -> None:
+def test_vm_may_end_during_a_watch(cpu: str) -> None:
     machine = Machine(assemble(STORING_ON), cpu=cpu)  # type: ignore[arg-type]  # of a parameter
     with machine:
         await_halts(machine, 1)
@@ -181,28 +181,28 @@ def test_a_machine_may_end_under_the_watch(cpu: str) -> None:
         found.key()
         while not machine.memory.vram[0]:
             assert not machine.wait_end(0.001), machine.ended
-        assert not found.told.is_set()
-    assert found.told.is_set(), "its last run has ended, too"
+        assert not found.called.is_set()
+    assert found.called.is_set(), "the last run has an end, too"
     found.cancel()
     found.tracker.stop()
 
 
-def test_a_guest_that_never_halts_is_noticed(cpu: str) -> None:
+def test_guest_that_never_halts_is_detected(cpu: str) -> None:
     with watched(STORING_ON, cpu, 0.001) as found:
         found.key()
-        assert found.told.wait(60)
+        assert found.called.wait(60)
         assert found.machine.halts == 1
         assert found.machine.running
 
 
-def test_a_screen_that_the_display_clears_is_noticed_at_once(cpu: str) -> None:
+def test_screen_cleared_by_the_display_is_detected_at_once(cpu: str) -> None:
     with watched(CLEARING, cpu) as found:
         found.key()
-        assert found.told.wait(60)
+        assert found.called.wait(60)
         assert found.machine.halts == 1
 
 
-def test_with_nothing_to_do_both_threads_sleep_for_ever() -> None:
+def test_both_threads_sleep_while_the_guest_is_idle() -> None:
     with Machine(cpu="unicorn", command_line="workload=idle mode=320x200") as machine:
         await_halts(machine, 1)
         found = Watched(machine, NEVER_S)
@@ -213,6 +213,6 @@ def test_with_nothing_to_do_both_threads_sleep_for_ever() -> None:
         await_sleep(watch_thread, in_read)
         timer = Path(f"/proc/self/fdinfo/{found.watch._timer.fileno()}").read_text()
         assert "it_value: (0, 0)" in timer
-        assert not found.told.is_set()
+        assert not found.called.is_set()
         found.cancel()
         found.tracker.stop()

@@ -1,4 +1,4 @@
-"""`make demo` as on a fresh machine: an empty home, no npm, nothing built; to text typed in the browser."""
+"""`make demo` as on a fresh machine with an empty home and nothing built, up to text typed in the browser."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from support.testbed.supervise import spawn, stop
 ROOT: Final = Path(__file__).parents[2]
 SOURCES: Final = (
     "Makefile",
+    "constraints.txt",
     "pyproject.toml",
     "hatch_build.py",
     "README.md",
@@ -31,7 +32,7 @@ SOURCES: Final = (
     "tools",
 )
 BUILT: Final = ("novnc", "guest.elf", "__pycache__", "*.egg-info")
-NOT_THERE: Final = (
+MISSING: Final = (
     "npm",
     "npx",
     "node",
@@ -43,12 +44,12 @@ NOT_THERE: Final = (
     "python3",
 )
 PATIENCE_S: Final = 600.0
-"""How long the installation may take: it downloads 100 MB."""
+"""Longest installation: it downloads 100 MB."""
 TEXT: Final = "from nothing"
 
 
 def checkout(directory: Path) -> None:
-    """What git has, without what a build has made of it."""
+    """Copy what git has, without build results."""
     for name in SOURCES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns(*BUILT))
@@ -57,16 +58,16 @@ def checkout(directory: Path) -> None:
 
 
 def tools(directory: Path) -> None:
-    """The machine's programs, without those that a fresh one would lack."""
+    """Link this host's programs, except those that a fresh machine lacks."""
     for place in ("/bin", "/usr/bin"):
         for path in Path(place).iterdir():
-            if path.name not in NOT_THERE and not (directory / path.name).exists():
+            if path.name not in MISSING and not (directory / path.name).exists():
                 (directory / path.name).symlink_to(path)
-    # The interpreter that the tests' own environment was made with.
+    # The interpreter of the tests' own environment.
     (directory / "python3").symlink_to(Path(sys.executable).resolve())
 
 
-async def test_the_demo_comes_out_of_nothing(tmp_path: Path) -> None:
+async def test_make_demo_works_on_a_fresh_machine(tmp_path: Path) -> None:
     program("make", "make")
     places = {name: tmp_path / name for name in ("home", "tools", "checkout")}
     for place in places.values():
@@ -74,7 +75,7 @@ async def test_the_demo_comes_out_of_nothing(tmp_path: Path) -> None:
     checkout(places["checkout"])
     tools(places["tools"])
     options = "--json --vnc 127.0.0.1:0 --web 127.0.0.1:0"
-    # What the make that runs this test has told its children is none of this one's business.
+    # Remove the variables that an outer make passes to its children.
     clean = [
         "env",
         *[f"--unset={name}" for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VRAMTAP_NOVNC_TARBALL")],
@@ -95,11 +96,11 @@ async def test_the_demo_comes_out_of_nothing(tmp_path: Path) -> None:
                 await shown.state("connected")
                 await shown.type(TEXT)
 
-                async def stands() -> bool:
+                async def shows_text() -> bool:
                     return locate(await shown.pixels(), TEXT, CONSOLE_INK) is not None
 
-                await shown.until(stands)
-            # As a terminal's Ctrl-C: to make and to what it runs.
+                await shown.until(shows_text)
+            # As Ctrl-C in a terminal: to make and to its children.
             os.killpg(process.pid, signal.SIGINT)
             while (line := made.line()) is not None:
                 assert "Traceback" not in line
@@ -112,4 +113,4 @@ async def test_the_demo_comes_out_of_nothing(tmp_path: Path) -> None:
             print(made.log)
     left = {path.name for path in (places["checkout"] / ".venv/bin").iterdir()}
     assert "vramtap" in left
-    assert not left & {"npm", "node"}, "what was lent is given back"
+    assert not left & {"npm", "node"}, "tools for the build are not installed"

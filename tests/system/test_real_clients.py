@@ -1,4 +1,4 @@
-"""Clients that no one here wrote, on a real guest served by the program: right pixels, input that arrives."""
+"""VNC clients of other projects on a real guest: they show exact pixels, and their input arrives."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 VNCDO = PROGRAM.with_name("vncdo")
 SYMBOLS = r"""abc XYZ 0123456789 `-=[]\;,./ ~!@#$%^&*()_+{}|:"<>?"""
-"""What a US keyboard types, all but the quote that this is put in for the guest's shell."""
+"""All characters of a US keyboard except the quote, in which the guest's shell gets them."""
 
 
 @pytest.fixture
 def served(guest: Guest) -> Iterator[Served]:
-    """The shared guest, served; at the end nothing may have gone wrong."""
+    """A server of the shared guest. At the end it must report no failure."""
     with serve(guest.url) as server:
         yield server
         (report,) = server.stop()
@@ -41,7 +41,7 @@ def served(guest: Guest) -> Iterator[Served]:
 
 
 def pixels_of(path: Path) -> NDArray[np.uint32]:
-    """A picture file. Shape `(height, width)`, `0x00RRGGBB`."""
+    """Read a picture file. Shape `(height, width)`, `0x00RRGGBB`."""
     with Image.open(path) as image:
         red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.uint32), -1, 0)
     pixels: NDArray[np.uint32] = red << np.uint32(16) | green << np.uint32(8) | blue
@@ -49,7 +49,7 @@ def pixels_of(path: Path) -> NDArray[np.uint32]:
 
 
 def typed(guest: Guest, path: str) -> str:
-    """What a line that was typed on the guest's console has put into a file there."""
+    """Wait for a file that a line typed on the guest's console writes; return its content."""
     return guest.run(
         f"n=0; until test -s {path} || test $((n=n+1)) -gt 500; do usleep 20000; done; cat {path}"
     )
@@ -59,9 +59,9 @@ def typed(guest: Guest, path: str) -> str:
 
 
 def capture(server: Served, path: Path) -> NDArray[np.uint32]:
-    """What gvnccapture gets to see."""
+    """Return the picture that gvnccapture saves."""
     host, port = server.vnc[0]
-    # It counts displays, the first being on port 5900.
+    # gvnccapture takes display numbers; display 0 is port 5900.
     command = [program("gvnccapture", "gvncviewer"), "-q", f"{host}:{port - 5900}", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done
@@ -77,7 +77,7 @@ DRAWING = {
 }
 
 
-def test_gvnccapture_sees_the_screendump(guest: Guest, served: Served, tmp_path: Path) -> None:
+def test_gvnccapture_shows_the_screendump(guest: Guest, served: Served, tmp_path: Path) -> None:
     for name, command in DRAWING.items():
         guest.run(command)
         truth = guest.screendump()
@@ -88,7 +88,7 @@ def test_gvnccapture_sees_the_screendump(guest: Guest, served: Served, tmp_path:
 
 
 class Tiger:
-    """TigerVNC's viewer, showing a served guest on an X display of its own."""
+    """TigerVNC's viewer on its own X display."""
 
     def __init__(self, xvfb: Xvfb, watch: XWatch) -> None:
         self.watch = watch
@@ -103,14 +103,14 @@ class Tiger:
         return done.stdout
 
     def focus(self, at: tuple[int, int]) -> None:
-        """Give its window the keyboard, and put the pointer inside its picture, which stands there."""
+        """Give the viewer's window the keyboard, and put the pointer inside its picture at this position."""
         (window,) = self.xdotool("search", "--onlyvisible", "--name", "TigerVNC").split()
         self.xdotool("mousemove", str(at[0] + 50), str(at[1] + 50), "windowfocus", "--sync", window)
 
 
 @contextlib.contextmanager
 def tiger(server: Served, *options: str) -> Iterator[Tiger]:
-    """A viewer without menus, dialogs and loss, on a display that any mode of the tests fits on."""
+    """Start a lossless viewer without menus and dialogs, on a display larger than every mode in the tests."""
     host, port = server.vnc[0]
     quiet = ["-Shared", "-RemoteResize=0", "-MenuKey=", "-AlertOnFatalError=0", "-ReconnectOnError=0"]
     with Xvfb(width=1400, height=1100) as xvfb, XWatch(xvfb.display) as watch:
@@ -122,7 +122,7 @@ def tiger(server: Served, *options: str) -> Iterator[Tiger]:
         )
         try:
             yield Tiger(xvfb, watch)
-            assert viewer.poll() is None, "the viewer has ended"
+            assert viewer.poll() is None, "the viewer has exited"
         finally:
             stop(viewer)
 
@@ -160,7 +160,7 @@ def test_tigervnc_types_into_the_guest(guest: Guest, served: Served) -> None:
 
 
 def vncdo(server: Served, *arguments: str | Path, password: str | None = None) -> int:
-    """Run vncdotool against the server to its end.
+    """Run vncdotool to its end.
 
     Returns:
         Its exit status.
@@ -174,7 +174,7 @@ def vncdo(server: Served, *arguments: str | Path, password: str | None = None) -
 
 
 @pytest.mark.parametrize("options", [(), ("--force-caps",)], ids=["bare keysyms", "with Shift"])
-def test_vncdotool_types_and_sees_it(
+def test_vncdotool_types_and_shows_the_screen(
     guest: Guest, served: Served, options: tuple[str, ...], tmp_path: Path
 ) -> None:
     guest.run("rm -f /tmp/vncdo")
@@ -187,7 +187,7 @@ def test_vncdotool_types_and_sees_it(
 
 
 @pytest.mark.parametrize("by_file", [True, False], ids=["file", "variable"])
-def test_vncdotool_needs_the_password(guest: Guest, tmp_path: Path, by_file: bool) -> None:
+def test_vncdotool_needs_the_password(guest: Guest, tmp_path: Path, *, by_file: bool) -> None:
     secret = tmp_path / "password"
     secret.write_text("Geh3im\nnot this line\n")
     arguments = ("--password-file", str(secret)) if by_file else ()
@@ -202,7 +202,7 @@ def test_vncdotool_needs_the_password(guest: Guest, tmp_path: Path, by_file: boo
         server.stop()
 
 
-def test_vncdotool_points_and_clicks_where_it_says() -> None:
+def test_vncdotool_clicks_at_the_right_position() -> None:
     with Guest(TABLET) as guest, serve(guest.url) as server:
         guest.quiet()
         guest.run("load-input")
@@ -210,7 +210,7 @@ def test_vncdotool_points_and_clicks_where_it_says() -> None:
         guest.run("until grep -q listening /tmp/input; do usleep 20000; done")
         assert vncdo(server, "move", "1023", "384", "click", "1") == 0
         seen = guest.run("until test $(wc -l </tmp/input) -ge 5; do usleep 20000; done; cat /tmp/input")
-        # linux/input-event-codes.h: ABS_X 0, ABS_Y 1, BTN_LEFT 0x110; the axes go from 0 to 32767.
+        # linux/input-event-codes.h: ABS_X 0, ABS_Y 1, BTN_LEFT 0x110. The axes range from 0 to 32767.
         events = seen.splitlines()[1:]
         assert f"abs 0 {0x7FFF}" in events
         assert f"abs 1 {384 * 0x7FFF // 767}" in events
@@ -221,8 +221,8 @@ def test_vncdotool_points_and_clicks_where_it_says() -> None:
 # asyncvnc2
 
 
-async def test_asyncvnc_sees_and_types(guest: Guest, served: Served) -> None:
-    # It ships no type information.
+async def test_asyncvnc_shows_the_screen_and_types(guest: Guest, served: Served) -> None:
+    # asyncvnc2 has no type information.
     asyncvnc: Any = importlib.import_module("asyncvnc2")
     await asyncio.to_thread(guest.run, "rm -f /tmp/asyncvnc; fbtool noise 4")
     truth = await asyncio.to_thread(guest.screendump)

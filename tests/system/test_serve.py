@@ -1,4 +1,4 @@
-"""The program serving every kind of target to our strict client: each viewer has each target's pixels."""
+"""`vramtap serve` with every kind of target: every viewer shows exactly the target's pixels."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ SIZE_BYTES = WIDTH * HEIGHT * 4
 
 VIEWERS: dict[str, tuple[tuple[int, ...], PixelFormat | None]] = {
     "raw": ((RAW, DESKTOP_SIZE), None),
-    "raw that copies": ((COPY_RECT, RAW, *SIZES), PixelFormat(big_endian=True)),
+    "raw with copyrect": ((COPY_RECT, RAW, *SIZES), PixelFormat(big_endian=True)),
     "zrle": ((COPY_RECT, ZRLE, *SIZES), RGBX),
-    "zrle of 16 bits": ((ZRLE, DESKTOP_SIZE), RGB565),
-    "tight without loss": ((TIGHT, *SIZES), None),
-    "tight that copies": ((COPY_RECT, TIGHT, DESKTOP_SIZE), PixelFormat(shifts=(24, 16, 8))),
+    "zrle, 16 bits": ((ZRLE, DESKTOP_SIZE), RGB565),
+    "tight, lossless": ((TIGHT, *SIZES), None),
+    "tight with copyrect": ((COPY_RECT, TIGHT, DESKTOP_SIZE), PixelFormat(shifts=(24, 16, 8))),
 }
 
 ACTIONS = (
@@ -58,12 +58,12 @@ ACTIONS = (
 
 
 def picture_of(memory: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """What these bytes show."""
+    """Return the picture in this memory."""
     pixels = memory[:SIZE_BYTES].view(np.uint32) & np.uint32(0xFFFFFF)
     return pixels.reshape(HEIGHT, WIDTH)
 
 
-def test_every_viewer_has_the_screendump_after_every_action(guest: Guest) -> None:
+def test_every_viewer_equals_the_screendump_after_every_action(guest: Guest) -> None:
     with serve(guest.url) as server:
         with contextlib.ExitStack() as stack:
             followers = {
@@ -76,12 +76,12 @@ def test_every_viewer_has_the_screendump_after_every_action(guest: Guest) -> Non
                 for name, follower in followers.items():
                     follower.shows(truth, f"{name} after {action}")
         (report,) = server.stop()
-        assert report["ended"] is None, "the guest goes on"
+        assert report["ended"] is None, "the guest still runs"
         assert report["stats"]["failures"] == 0
 
 
 @pytest.mark.parametrize("framebuffer", Framebuffer)
-def test_an_x_server_is_served(framebuffer: Framebuffer) -> None:
+def test_x_server_is_served(framebuffer: Framebuffer) -> None:
     with (
         Xvfb(framebuffer, 803, 601) as xvfb,
         XClient(xvfb.display) as x,
@@ -97,7 +97,7 @@ def test_an_x_server_is_served(framebuffer: Framebuffer) -> None:
         assert report["target"] == xvfb.url
 
 
-def test_a_process_is_served() -> None:
+def test_process_is_served() -> None:
     with Writer(SIZE_BYTES, writes=20_000, seed=3, pause_every=50) as writer:
         url = f"pid:{writer.pid}?address={writer.address:#x}&mode={WIDTH}x{HEIGHT}"
         with serve(url) as server:
@@ -109,7 +109,7 @@ def test_a_process_is_served() -> None:
             assert report["stats"]["tracker"] == "hybrid"
 
 
-def test_a_file_is_served(tmp_path: Path) -> None:
+def test_file_is_served(tmp_path: Path) -> None:
     file = tmp_path / "screen"
     file.touch()
     os.truncate(file, SIZE_BYTES)
@@ -124,7 +124,7 @@ def test_a_file_is_served(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_several_targets_each_have_a_port_of_their_own(tmp_path: Path) -> None:
+def test_each_target_has_its_own_port(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     pictures = [random.integers(0, 1 << 24, (HEIGHT, WIDTH), dtype=np.uint32) for _ in range(3)]
     files = [tmp_path / f"screen {number}" for number in range(3)]

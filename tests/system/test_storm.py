@@ -254,19 +254,19 @@ async def test_no_write_is_missed_as_the_hybrid_decides_by_itself(memory: str, s
 class IgnoresWhatArmingMissed(HybridTracker):
     """Compares nothing after it was armed: what was written while the log changed hands is nowhere."""
 
-    def _arm_whole(self, extent: Extent) -> bool:
-        armed = super()._arm_whole(extent)
+    def _arm(self, extent: Extent) -> bool:
+        armed = super()._arm(extent)
         if armed:
-            self._log.pending()
+            self._log.take_pending()
         return armed
 
 
 class IgnoresWhatHandingOverMissed(HybridTracker):
     """Compares nothing after it was woken: not even the write that woke it is seen."""
 
-    def _hand_over(self, extent: Extent, watchdog: Watchdog) -> PageRuns:
-        super()._hand_over(extent, watchdog)
-        self._log.pending()
+    def _disarm(self, extent: Extent, watchdog: Watchdog) -> PageRuns:
+        super()._disarm(extent, watchdog)
+        self._log.take_pending()
         return NO_PAGES
 
 
@@ -274,17 +274,17 @@ class IgnoresOpenTiles(HybridTracker):
     """Does not report what it does not protect."""
 
     def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
-        left_open = self.left_open
+        unprotected = self.unprotected
         answer = super().collect(window)
-        return answer if isinstance(answer, AllDirty) else answer.difference(left_open)
+        return answer if isinstance(answer, AllDirty) else answer.difference(unprotected)
 
 
 class IgnoresClosedTiles(HybridTracker):
     """Protects a tile that was open after it was read, and not before."""
 
-    def _take(self, state: State) -> None:
-        super()._take(state)
-        closed = self._tiles.runs(self._closed)
+    def _apply(self, state: State) -> None:
+        super()._apply(state)
+        closed = self._tiles.runs(self._reprotected)
         if closed and not self.armed:
             answer = self._log.collect()
             if isinstance(answer, PageRuns):

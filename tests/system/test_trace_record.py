@@ -89,7 +89,7 @@ def test_a_desktop_is_recorded_as_it_happens(tmp_path: Path) -> None:
     assert finished.status == 0
     (said,) = finished.lines
     trace = load(out)
-    assert said["intervals"] == trace.intervals
+    assert said["looks"] == trace.intervals
     assert trace.meta["clock"] == "host"
     # Its caret blinks twice a second.
     assert written(trace)

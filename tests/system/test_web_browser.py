@@ -1,4 +1,4 @@
-"""The page in a real browser: exact pixels, input, and what it says when something is wrong."""
+"""The page in a real browser: exact pixels, input, and its messages when it is not connected."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOOLS = ("Send Ctrl-Alt-Del", "Scale to fit", "Save a screenshot as PNG", "Full 
 
 @dataclass
 class Scene:
-    """A painted target, served, and a window that shows it."""
+    """A painted target, a server for it, and a browser window that shows it."""
 
     target: PaintedTarget
     tap: Tap
@@ -38,7 +38,7 @@ class Scene:
 
 @asynccontextmanager
 async def scene(width: int = 640, height: int = 400, token: str | None = None) -> AsyncIterator[Scene]:
-    """Everything at work and connected; at the end the browser must have had nothing to complain about."""
+    """Start the scene with the page connected. At the end the browser must have reported no errors."""
     async with AsyncExitStack() as stack:
         target = PaintedTarget(width, height)
         tap = await stack.enter_async_context(Tap(target))
@@ -47,17 +47,17 @@ async def scene(width: int = 640, height: int = 400, token: str | None = None) -
         await shown.page.goto(server.urls[0])
         await shown.state("connected")
         yield Scene(target, tap, server, shown)
-        assert shown.complaints == []
+        assert shown.errors == []
 
 
 def console(width: int, height: int, seed: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint32]]:
-    """Something like lines of text: few colours, sharp edges."""
+    """Return a picture like a text console: few colours, sharp edges."""
     random = np.random.default_rng(seed)
     cells = random.integers(0, 2, (-(-height // 4), -(-width // 2)), dtype=np.uint32)
     return (np.kron(cells, np.ones((4, 2), np.uint32)) * np.uint32(0xAAAAAA))[:height, :width]
 
 
-async def test_screen_is_shown_to_the_last_bit() -> None:
+async def test_page_shows_the_screen_exactly() -> None:
     async with scene() as on:
         pixels = on.target.pixels
         pixels[:] = console(640, 400, seed=1)
@@ -69,7 +69,7 @@ async def test_screen_is_shown_to_the_last_bit() -> None:
         await on.window.shows(pixels)
 
 
-async def test_change_of_size_is_followed() -> None:
+async def test_page_follows_the_size_of_the_screen() -> None:
     async with scene() as on:
         for width, height in ((800, 600), (320, 200), (1023, 767)):
             on.target.resize(width, height)
@@ -77,7 +77,7 @@ async def test_change_of_size_is_followed() -> None:
             await on.window.shows(on.target.pixels)
 
 
-async def test_screen_fits_the_window_or_is_one_to_one() -> None:
+async def test_scale_button_switches_between_fit_and_original_size() -> None:
     async with scene(1600, 900) as on:
         page = on.window.page
 
@@ -102,9 +102,9 @@ async def test_screen_fits_the_window_or_is_one_to_one() -> None:
         await on.window.until(is_fitted)
 
 
-async def test_keyboard_has_the_focus_and_keys_arrive_with_scancodes() -> None:
+async def test_keys_reach_the_target_with_scancodes() -> None:
     async with scene() as on:
-        for seed in (1, 2):  # the second update tells noVNC that scancodes are welcome
+        for seed in (1, 2):  # the second update tells noVNC that the server takes scancodes
             on.target.pixels[:] = console(640, 400, seed)
             await on.window.shows(on.target.pixels)
         await on.window.type("aB\n")
@@ -122,7 +122,7 @@ async def test_keyboard_has_the_focus_and_keys_arrive_with_scancodes() -> None:
         ]
 
 
-async def test_ctrl_alt_del_button_presses_the_three_and_gives_the_focus_back() -> None:
+async def test_ctrl_alt_del_button_sends_the_keys_and_returns_the_focus() -> None:
     async with scene() as on:
         await on.window.page.get_by_role("button", name="Send Ctrl-Alt-Del").click()
         events = [await asyncio.wait_for(on.target.listener.keys.get(), PATIENCE_S) for _ in range(6)]
@@ -132,7 +132,7 @@ async def test_ctrl_alt_del_button_presses_the_three_and_gives_the_focus_back() 
         assert await on.window.page.evaluate("document.activeElement.tagName") == "CANVAS"
 
 
-async def test_pointer_arrives_where_it_is_on_the_scaled_screen() -> None:
+async def test_pointer_position_is_right_on_a_scaled_screen() -> None:
     async with scene(1600, 900) as on:
         box = await on.window.page.locator(SCREEN).bounding_box()
         assert box is not None
@@ -145,7 +145,7 @@ async def test_pointer_arrives_where_it_is_on_the_scaled_screen() -> None:
         assert abs(event.y - 450) <= 2
 
 
-async def test_screenshot_button_saves_the_screen() -> None:
+async def test_screenshot_link_saves_the_screen() -> None:
     async with scene() as on:
         on.target.pixels[:] = console(640, 400, seed=3)
         async with on.window.page.expect_download() as saving:
@@ -156,7 +156,7 @@ async def test_screenshot_button_saves_the_screen() -> None:
         assert np.array_equal(np.asarray(picture)[..., 0], on.target.pixels & 0xFF)
 
 
-async def test_live_line_says_what_the_tap_does() -> None:
+async def test_statistics_line_shows_what_the_tap_does() -> None:
     async with scene() as on:
         page = on.window.page
 
@@ -183,7 +183,7 @@ async def test_live_line_says_what_the_tap_does() -> None:
         await on.window.until(idle)
 
 
-async def test_every_tool_has_an_accessible_name_and_the_screen_too() -> None:
+async def test_tools_and_screen_have_accessible_names() -> None:
     async with scene() as on:
         toolbar = on.window.page.get_by_role("toolbar", name="Screen")
         for name in TOOLS:
@@ -193,7 +193,7 @@ async def test_every_tool_has_an_accessible_name_and_the_screen_too() -> None:
         assert await screen.count() == 1
 
 
-async def test_full_screen_shows_the_screen_alone() -> None:
+async def test_full_screen_button_shows_only_the_screen() -> None:
     async with scene() as on:
         await on.window.page.get_by_role("button", name="Full screen").click()
 
@@ -203,14 +203,14 @@ async def test_full_screen_shows_the_screen_alone() -> None:
         await on.window.until(full)
 
 
-async def test_token_is_hidden_from_the_address_bar_and_kept_for_the_rest() -> None:
+async def test_token_leaves_the_address_bar_and_still_works() -> None:
     async with scene(token="open-sesame") as on:
         assert "token" not in on.window.page.url
         await on.window.page.reload()
         await on.window.state("connected")
 
 
-async def test_page_says_that_the_target_has_ended_and_how() -> None:
+async def test_page_shows_how_the_target_ended() -> None:
     async with scene() as on:
         on.target.end("it was switched off")
         assert await on.window.state("ended") == "target ended"
@@ -218,22 +218,22 @@ async def test_page_says_that_the_target_has_ended_and_how() -> None:
         assert await on.window.page.locator("#notice-why").inner_text() == "it was switched off"
 
 
-async def test_page_still_says_how_the_target_ended_when_the_server_stops_with_it() -> None:
+async def test_page_shows_how_the_target_ended_after_the_server_stopped() -> None:
     async with scene() as on:
         on.target.end("it was switched off")
         await on.tap.ended()
         await on.server.close()
         await on.window.state("ended")
 
-        async def says_both() -> bool:
+        async def shows_both() -> bool:
             why = await on.window.page.locator("#notice-why").inner_text()
             return why == "it was switched off; vramtap has stopped too"
 
-        await on.window.until(says_both)
-        on.window.complaints.clear()  # the browser reports each request that nobody answered
+        await on.window.until(shows_both)
+        on.window.errors.clear()  # the browser reports every request that got no answer
 
 
-async def test_page_says_that_the_server_is_gone_and_comes_back_with_it() -> None:
+async def test_page_reconnects_when_the_server_returns() -> None:
     async with scene() as on:
         on.target.pixels[:] = console(640, 400, seed=4)
         await on.window.shows(on.target.pixels)
@@ -246,19 +246,19 @@ async def test_page_says_that_the_server_is_gone_and_comes_back_with_it() -> Non
             await on.window.state("connected")
             await on.window.shows(on.target.pixels)
             assert not await on.window.page.locator("#notice").is_visible()
-        on.window.complaints.clear()  # the browser reports each request that nobody answered
+        on.window.errors.clear()  # the browser reports every request that got no answer
 
 
-async def test_page_says_that_its_token_is_no_longer_good() -> None:
+async def test_page_shows_that_its_token_is_no_longer_valid() -> None:
     async with scene(token="the-old-one") as on:
         await on.server.close()
         async with WebServer([on.tap], port=on.server.port, token="the-new-one"):
             assert await on.window.state("refused") == "refused"
-            assert "a token is needed" in await on.window.page.locator("#notice-why").inner_text()
-        on.window.complaints.clear()
+            assert "needs a token" in await on.window.page.locator("#notice-why").inner_text()
+        on.window.errors.clear()
 
 
-async def test_several_targets_are_listed_and_each_has_its_page() -> None:
+async def test_list_of_targets_links_to_the_page_of_each() -> None:
     async with AsyncExitStack() as stack:
         targets = [PaintedTarget(320, 200, name) for name in ("first", "second")]
         taps = [await stack.enter_async_context(Tap(target)) for target in targets]
@@ -275,23 +275,23 @@ async def test_several_targets_are_listed_and_each_has_its_page() -> None:
         await shown.page.get_by_role("link", name="demo:first").click()
         await shown.state("connected")
         await shown.shows(targets[0].pixels)
-        assert shown.complaints == []
+        assert shown.errors == []
 
 
-# --- A real guest --------------------------------------------------------------------------------
+# A real guest
 
 
 @pytest.fixture
 async def guest_window(guest: Guest) -> AsyncIterator[Window]:
-    """A window that shows a real guest."""
+    """A browser window that shows a real guest."""
     async with Tap(open_target(guest.url)) as tap, WebServer([tap]) as server, window() as shown:
         await shown.page.goto(server.urls[0])
         await shown.state("connected")
         yield shown
-        assert shown.complaints == []
+        assert shown.errors == []
 
 
-async def test_real_guest_is_shown_to_the_last_bit(guest: Guest, guest_window: Window) -> None:
+async def test_page_shows_a_real_guest_exactly(guest: Guest, guest_window: Window) -> None:
     await guest_window.shows(await asyncio.to_thread(guest.screendump))
     await asyncio.to_thread(guest.show, "\n".join(f"line {number}" for number in range(100)))
     await guest_window.shows(await asyncio.to_thread(guest.screendump))
@@ -302,13 +302,13 @@ async def test_real_guest_is_shown_to_the_last_bit(guest: Guest, guest_window: W
     await guest_window.shows(await asyncio.to_thread(guest.screendump))
 
 
-async def test_typed_text_reaches_a_real_guest(guest: Guest, guest_window: Window) -> None:
+async def test_text_typed_in_the_page_reaches_a_real_guest(guest: Guest, guest_window: Window) -> None:
     await asyncio.to_thread(guest.run, "rm -f /tmp/typed")
     await guest_window.type("echo Typed-in_The browser:42 >/tmp/typed && sync\n")
 
     async def arrived() -> bool:
-        said = await asyncio.to_thread(guest.run, "cat /tmp/typed 2>/dev/null || true")
-        return said == "Typed-in_The browser:42\n"
+        content = await asyncio.to_thread(guest.run, "cat /tmp/typed 2>/dev/null || true")
+        return content == "Typed-in_The browser:42\n"
 
     await guest_window.until(arrived)
     await guest_window.shows(await asyncio.to_thread(guest.screendump))

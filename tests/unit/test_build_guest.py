@@ -1,4 +1,4 @@
-"""The guest is compiled when it has to be, and what hinders that is said."""
+"""The guest is compiled when necessary, and failures are reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def guest(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def sources(guest: ModuleType, tmp_path: Path) -> Path:
-    """A copy of the guest's sources, with nothing compiled."""
+    """Copy of the guest's sources, without the compiled guest."""
     return Path(
         shutil.copytree(
             ROOT / guest.DIRECTORY, tmp_path / "guest", ignore=shutil.ignore_patterns("*.elf", ".*")
@@ -67,7 +67,7 @@ def test_needs_no_compiler_while_nothing_changed(
     assert guest.build(sources)
     monkeypatch.setenv("PATH", str(sources))
     assert not guest.build(sources)
-    # Neither age nor order of the files counts.
+    # Neither age nor order of the files matters.
     (sources / "main.c").touch()
     assert not guest.build(sources)
 
@@ -80,7 +80,7 @@ def test_compiles_again_when_a_source_changed(guest: ModuleType, sources: Path, 
     assert not guest.build(sources)
 
 
-def test_compiles_again_what_is_damaged(guest: ModuleType, sources: Path) -> None:
+def test_compiles_again_when_the_guest_is_damaged(guest: ModuleType, sources: Path) -> None:
     (sources / "guest.elf").write_bytes(b"")
     assert guest.build(sources)
 
@@ -89,14 +89,14 @@ def test_says_what_to_install_without_a_compiler(
     guest: ModuleType, sources: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(sources))
-    with pytest.raises(guest.CompileError, match=r"no C compiler: install gcc .*, or let CC name one"):
+    with pytest.raises(guest.CompileError, match=r"no C compiler: install gcc .*, or set CC"):
         guest.build(sources)
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     with pytest.raises(guest.CompileError, match=r"install gcc for x86-64 \(apt-get install gcc-x86-64-"):
         guest.build(sources)
 
 
-def test_asks_another_machines_compiler_for_the_right_code(
+def test_selects_a_cross_compiler_on_other_machines(
     guest: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(tmp_path, "clang", "")
@@ -105,7 +105,7 @@ def test_asks_another_machines_compiler_for_the_right_code(
     assert guest.compiler() == ["clang", "--target=x86_64-linux-gnu", "-fuse-ld=lld"]
 
 
-def test_takes_the_compiler_that_CC_names(
+def test_uses_the_compiler_in_CC(
     guest: ModuleType, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrapper = script(tmp_path, "my-cc", f'echo "$@" > {tmp_path}/called; shift; exec gcc "$@"')
@@ -114,11 +114,11 @@ def test_takes_the_compiler_that_CC_names(
     assert (tmp_path / "called").read_text().startswith("--first -std=c11")
 
 
-def test_says_that_CC_names_nothing(
+def test_reports_a_missing_compiler_in_CC(
     guest: ModuleType, sources: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", "no-such-compiler -m64")
-    with pytest.raises(guest.CompileError, match="CC names no-such-compiler, which is not there"):
+    with pytest.raises(guest.CompileError, match="CC names no-such-compiler, which is not installed"):
         guest.build(sources)
 
 
@@ -127,20 +127,23 @@ FAILURES = {
         "echo 'main.c:1: error: nonsense' >&2; exit 3",
         r"exit status 3 (?s:.*)main.c:1: error: nonsense",
     ),
-    "doing nothing": ("true", "gave no guest that carries its digest"),
-    "something else": ('for last; do :; done; echo hello > "$last"', "gave no guest that carries its digest"),
+    "doing nothing": ("true", "produced no guest that contains its digest"),
+    "something else": (
+        'for last; do :; done; echo hello > "$last"',
+        "produced no guest that contains its digest",
+    ),
     "not executable": (None, "Exec format error"),
 }
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_reports_a_compiler_that_fails_and_keeps_what_was_there(
+def test_reports_a_failing_compiler_and_keeps_the_old_guest(
     guest: ModuleType, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     text, message = FAILURES[name]
     compiler = script(tmp_path, "cc", text or "")
     if text is None:
-        compiler.write_bytes(b"\x7fELF, but no more of it")
+        compiler.write_bytes(b"\x7fELF, cut off")
     (sources / "guest.elf").write_bytes(b"old")
     before = names(sources)
     monkeypatch.setenv("CC", str(compiler))
@@ -150,14 +153,14 @@ def test_reports_a_compiler_that_fails_and_keeps_what_was_there(
     assert (sources / "guest.elf").read_bytes() == b"old"
 
 
-def test_says_that_there_are_no_sources(guest: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(guest.CompileError, match="holds no sources of the guest"):
+def test_reports_missing_sources(guest: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(guest.CompileError, match="contains no sources of the guest"):
         guest.build(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A source archive of this checkout, and a wheel made from what it unpacks to."""
+    """A source archive of this checkout, and a wheel built from the unpacked archive."""
     directory = tmp_path_factory.mktemp("archives")
 
     def build(what: str, root: Path) -> Path:
@@ -173,18 +176,18 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return sdist, build("wheel", unpacked)
 
 
-def test_a_source_archive_carries_the_hook_and_the_sources(archives: tuple[Path, Path]) -> None:
+def test_source_archive_contains_hook_and_sources(archives: tuple[Path, Path]) -> None:
     with tarfile.open(archives[0]) as archive:
-        held = {name.partition("/")[2] for name in archive.getnames()}
+        members = {name.partition("/")[2] for name in archive.getnames()}
     sources = {f"src/vramtap/machine/guest/{name}" for name in ("main.c", "boot.h", "entry.S", "guest.ld")}
-    assert sources | {"hatch_build.py", "build_support/guest.py", "build_support/novnc.py"} <= held
-    assert not [name for name in held if ".guest-" in name]
+    assert sources | {"hatch_build.py", "build_support/guest.py", "build_support/novnc.py"} <= members
+    assert not [name for name in members if ".guest-" in name]
 
 
-def test_a_wheel_made_from_it_carries_the_guest_and_not_its_sources(archives: tuple[Path, Path]) -> None:
+def test_wheel_contains_the_guest_without_its_sources(archives: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(archives[1]) as archive:
-        held = {name for name in archive.namelist() if name.startswith("vramtap/machine/guest/")}
-        assert held == {"vramtap/machine/guest/__init__.py", "vramtap/machine/guest/guest.elf"}
+        members = {name for name in archive.namelist() if name.startswith("vramtap/machine/guest/")}
+        assert members == {"vramtap/machine/guest/__init__.py", "vramtap/machine/guest/guest.elf"}
         compiled = archive.read("vramtap/machine/guest/guest.elf")
         assert not [name for name in archive.namelist() if name.startswith("build_support")]
     assert compiled == (ROOT / "src/vramtap/machine/guest/guest.elf").read_bytes()

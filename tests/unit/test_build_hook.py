@@ -1,4 +1,4 @@
-"""The hook that fetches noVNC takes nothing but what was pinned, and writes nothing outside."""
+"""The hook that installs noVNC accepts only the pinned package, and writes only into its directory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def hook() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return module.novnc  # type: ignore[no-any-return]  # loaded by its path, as hatchling does it
+    return module.novnc  # type: ignore[no-any-return]  # loaded by its path, as hatchling does
 
 
 def _regular(name: str, content: bytes) -> tuple[tarfile.TarInfo, bytes]:
@@ -82,7 +82,7 @@ def _files(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
 
-def test_takes_what_is_served_and_the_licences(
+def test_installs_served_files_and_licences(
     hook: ModuleType, offer: Callable[[bytes], None], tmp_path: Path
 ) -> None:
     tarball = _archive(*GOOD)
@@ -96,7 +96,7 @@ def test_takes_what_is_served_and_the_licences(
     assert os.listdir(destination.parent) == ["novnc"]
 
 
-def test_does_nothing_twice(
+def test_second_install_does_nothing(
     hook: ModuleType, offer: Callable[[bytes], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tarball = _archive(*GOOD)
@@ -118,7 +118,7 @@ def test_replaces_another_version_as_a_whole(
     assert "core/old.js" not in _files(tmp_path / "novnc")
 
 
-def test_refuses_another_digest_and_keeps_what_was_there(
+def test_refuses_another_digest_and_keeps_the_old_files(
     hook: ModuleType, offer: Callable[[bytes], None], tmp_path: Path
 ) -> None:
     good = _archive(*GOOD)
@@ -131,7 +131,7 @@ def test_refuses_another_digest_and_keeps_what_was_there(
     assert _files(tmp_path / "novnc") == before
 
 
-def test_the_pinned_digest_is_the_default(
+def test_default_digest_is_the_pinned_one(
     hook: ModuleType, offer: Callable[[bytes], None], tmp_path: Path
 ) -> None:
     offer(_archive(*GOOD))
@@ -166,7 +166,7 @@ def test_refuses_hostile_members(
     assert _files(tmp_path) == {"offered.tgz"}
 
 
-def test_refuses_a_file_given_twice(hook: ModuleType, tmp_path: Path) -> None:
+def test_refuses_a_duplicate_member(hook: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(hook.FetchError, match="cannot be unpacked"):
         hook.unpack(_archive(*GOOD, _regular("package/core/rfb.js", b"again")), tmp_path / "novnc")
 
@@ -177,7 +177,7 @@ def test_refuses_too_many_members(hook: ModuleType, tmp_path: Path) -> None:
         hook.unpack(_archive(*many), tmp_path / "novnc")
 
 
-def test_refuses_what_unpacks_to_too_much(hook: ModuleType, tmp_path: Path) -> None:
+def test_refuses_a_decompression_bomb(hook: ModuleType, tmp_path: Path) -> None:
     bomb = gzip.compress(bytes(17 << 20))
     assert len(bomb) < 1 << 16
     with pytest.raises(hook.FetchError, match="unpacks to more than"):
@@ -187,14 +187,14 @@ def test_refuses_what_unpacks_to_too_much(hook: ModuleType, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("damaged", "message"),
     [
-        (b"", "cut short"),
+        (b"", "cut off"),
         (b"<html>not found</html>", "not gzip"),
-        (_archive(*GOOD)[:-20], "cut short"),
+        (_archive(*GOOD)[:-20], "cut off"),
         (gzip.compress(b"no tar" * 1000), "cannot be unpacked"),
         (_archive(_regular("package/README.md", b"x")), "no core/rfb.js"),
     ],
 )
-def test_refuses_what_is_damaged(hook: ModuleType, tmp_path: Path, damaged: bytes, message: str) -> None:
+def test_refuses_a_damaged_archive(hook: ModuleType, tmp_path: Path, damaged: bytes, message: str) -> None:
     with pytest.raises(hook.FetchError, match=message):
         hook.unpack(damaged, tmp_path / "novnc")
 
@@ -212,11 +212,11 @@ def test_says_what_to_do_without_npm(
 ) -> None:
     monkeypatch.delenv(hook.TARBALL_VARIABLE, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(hook.FetchError, match="install npm, or let VRAMTAP_NOVNC_TARBALL name"):
+    with pytest.raises(hook.FetchError, match="install npm, or set VRAMTAP_NOVNC_TARBALL to"):
         hook.install(tmp_path / "novnc")
 
 
-def test_reports_what_npm_says(hook: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_reports_npm_errors(hook: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     npm = tmp_path / "npm"
     npm.write_text("#!/bin/sh\necho 'no such package' >&2\nexit 7\n")
     npm.chmod(0o755)
@@ -226,9 +226,7 @@ def test_reports_what_npm_says(hook: ModuleType, monkeypatch: pytest.MonkeyPatch
         hook.install(tmp_path / "novnc")
 
 
-def test_reports_a_file_that_is_not_there(
-    hook: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_reports_a_missing_file(hook: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(hook.TARBALL_VARIABLE, str(tmp_path / "nothing.tgz"))
     with pytest.raises(hook.FetchError, match="No such file"):
         hook.install(tmp_path / "novnc")

@@ -1,4 +1,4 @@
-"""Shared by the commands about traces: loading traces, costs and parameters, and printable names."""
+"""What the commands about traces share: a progress bar, names, and the small files they take."""
 
 from __future__ import annotations
 
@@ -16,40 +16,39 @@ if TYPE_CHECKING:
     from vramtap.trace.trace import Trace
 
 MAX_JSON_BYTES: Final = 1 << 20
-"""Longest file of costs or parameters; they have a few hundred bytes."""
+"""Of costs or parameters; they take a few hundred."""
 _NAME_CHARACTERS: Final = 200
-"""Characters of a name that are printed at most."""
 
 
 def load(file: Path) -> Trace:
-    """Load a trace with at least one interval.
+    """A trace to try policies on.
 
     Raises:
-        VramtapError: The file cannot be read, is not a trace, or has no interval.
+        VramtapError: it cannot be read, is none, or has no look.
     """
     from vramtap.trace import store
 
     trace = store.load(file)
     if not trace.intervals:
-        raise UsageError("trace", str(file), "has no interval", "record a longer one")
+        raise UsageError("trace", str(file), "has no look", "record a longer one")
     return trace
 
 
 def title(trace: Trace, file: Path) -> str:
-    """Return a printable title of a trace: its own name, or the file's."""
-    return printable(trace.meta.get("name", "")) or printable(file.stem)
+    """What a trace is called: its own name, or the file's; printable."""
+    return plain(trace.meta.get("name", "")) or plain(file.stem)
 
 
-def printable(text: str) -> str:
-    """Return text from a stranger's file without control characters, shortened."""
+def plain(text: str) -> str:
+    """A stranger's words, with nothing in them that a terminal would obey."""
     return "".join(character if character.isprintable() else "?" for character in text[:_NAME_CHARACTERS])
 
 
 def read_costs(path: Path | None) -> Costs | None:
-    """Return the costs in a JSON file; None without a file.
+    """The costs in a JSON file, if one is named.
 
     Raises:
-        VramtapError: The file cannot be read, or has no valid costs.
+        VramtapError: it cannot be read, or says no costs.
     """
     from vramtap.trace.recording import costs_from_mapping
 
@@ -57,14 +56,14 @@ def read_costs(path: Path | None) -> Costs | None:
 
 
 def charged(trace: Trace, given: Costs | None) -> tuple[Costs, str]:
-    """Return the costs for replaying a trace, and their source: `given`, `measured` or `reference`.
+    """The costs a trace is replayed with, and where they are from: `given`, `measured`, `reference`.
 
     Args:
-        trace: May have costs that were measured on its target.
-        given: Costs from the user, which take precedence; None if there are none.
+        trace: May bring along what was measured on its target.
+        given: By the user, if at all; goes first.
 
     Raises:
-        VramtapError: The trace's costs are not valid.
+        VramtapError: what the trace says is no costs.
     """
     from vramtap.policy.costs import REFERENCE
     from vramtap.trace.recording import costs_of
@@ -76,13 +75,10 @@ def charged(trace: Trace, given: Costs | None) -> tuple[Costs, str]:
 
 
 def read_parameters(path: Path | None) -> Parameters:
-    """Return the hybrid policy's parameters in a JSON file, alone or in the output of `vramtap tune --json`.
-
-    Args:
-        path: JSON file; None returns the built-in parameters.
+    """The parameters of our policy in a JSON file, by themselves or in what `vramtap tune --json` wrote.
 
     Raises:
-        VramtapError: The file cannot be read, or has no valid parameters.
+        VramtapError: it cannot be read, or says no parameters.
     """
     from vramtap.policy.decide import Parameters
 
@@ -97,15 +93,11 @@ def read_parameters(path: Path | None) -> Parameters:
         default = getattr(defaults, name, None)
         if default is None:
             known = ", ".join(field.name for field in dataclasses.fields(defaults))
-            raise UsageError(
-                "--parameters", f"{path} {printable(name)}", "is not a parameter", f"known: {known}"
-            )
+            raise UsageError("--parameters", f"{path} {plain(name)}", "is no parameter", f"known: {known}")
         number = not isinstance(default, bool) and isinstance(default, float) and type(value) is int
         if not number and type(value) is not type(default):
             kind = type(default).__name__
-            raise UsageError(
-                "--parameters", f"{path} {name}", f"{printable(repr(value))} is not of type {kind}"
-            )
+            raise UsageError("--parameters", f"{path} {name}", f"{plain(repr(value))} is no {kind}")
     try:
         return dataclasses.replace(defaults, **inner)
     except ValueError as error:
@@ -113,12 +105,12 @@ def read_parameters(path: Path | None) -> Parameters:
 
 
 def _read_json(option: str, path: Path) -> dict[str, object]:
-    """Return the JSON object in a small file.
+    """An object in a small file.
 
     Raises:
-        NotFound: There is no such file.
-        KernelError: The file cannot be read.
-        UsageError: The file is too long, or is not a JSON object.
+        NotFound: there is no such file.
+        KernelError: it cannot be read.
+        UsageError: it is none.
     """
     try:
         with path.open("rb") as file:
@@ -132,7 +124,7 @@ def _read_json(option: str, path: Path) -> dict[str, object]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(option, str(path), f"is not JSON: {printable(str(error))}") from error
+        raise UsageError(option, str(path), f"is no JSON: {plain(str(error))}") from error
     if not isinstance(values, dict):
         raise UsageError(option, str(path), "holds no JSON object")
     return values

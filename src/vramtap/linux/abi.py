@@ -1,7 +1,7 @@
-"""ABI structs and ioctl numbers of the kernel interfaces used here, and nothing else.
+"""ABI structs and ioctl numbers of the kernel interfaces that vramtap uses.
 
-Each docstring names the C type and the uapi header it is in. A test compiles a C probe and compares
-every size, offset and number with it.
+Each docstring names the C type and its uapi header. A test compiles a C probe and compares every size,
+offset and number with it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class UffdioWriteprotect(ctypes.Structure):
 
 
 class UffdMsg(ctypes.Structure):
-    """`struct uffd_msg` (linux/userfaultfd.h), its `arg` as that of a page fault."""
+    """`struct uffd_msg` (linux/userfaultfd.h), with the `arg` of a page fault."""
 
     _fields_: ClassVar = [
         ("event", ctypes.c_uint8),
@@ -153,12 +153,6 @@ class RseqSequence(ctypes.Structure):
         ("post_commit_offset", _u64),
         ("abort_ip", _u64),
     ]
-
-
-class Iovec(ctypes.Structure):
-    """`struct iovec` (sys/uio.h)."""
-
-    _fields_: ClassVar = [("base", _u64), ("len", _u64)]
 
 
 _WRITE, _READ = 1, 2

@@ -1,4 +1,4 @@
-"""Claim: a name that one process of this machine holds at a time, and loses however it ends."""
+"""AbstractLock: a named lock that the kernel releases when its process ends."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _LONGEST: Final = 108 - len(_PREFIX)
 
 
 class AbstractLock:
-    """Holds a name until closed, or until the process has ended, be it by SIGKILL.
+    """A named lock, held until `close` or the end of the process, even by SIGKILL.
 
-    Kernel: a bound UNIX socket in the abstract namespace (unix(7)): it has no file that could be left behind;
-    names are those of this network namespace.
+    Kernel: a bound UNIX socket in the abstract namespace (unix(7)). It leaves no file behind. Its names are
+        those of the process's network namespace.
 
     Args:
-        name: What is claimed.
-        what: As messages call it.
+        name: Name of the lock.
+        what: What the lock stands for, in messages.
 
     Raises:
-        Refused: somebody holds it.
+        Refused: Another process holds the lock.
     """
 
     def __init__(self, name: str, what: str) -> None:
@@ -40,10 +40,13 @@ class AbstractLock:
             self._socket.close()
             if error.errno == errno.EADDRINUSE:
                 raise Refused(
-                    "claim", what, "another vramtap has it", "end that one, or use --tracker compare"
+                    "lock",
+                    what,
+                    "another vramtap holds it",
+                    "end the other vramtap, or use --tracker compare",
                 ) from error
             raise error_for("bind", what, error.errno or 0) from error
 
     def close(self) -> None:
-        """Give it up; harmless twice."""
+        """Release the lock; repeated calls do nothing."""
         self._socket.close()

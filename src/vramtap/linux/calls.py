@@ -1,4 +1,4 @@
-"""System calls that libc does not wrap, and the one place where errno becomes our errors."""
+"""Raw system calls, and the translation of errno into vramtap's errors."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _REMEDIES: Final = {
 
 
 def raise_errno(operation: str, obj: str, number: int) -> NoReturn:
-    """Turn an errno into the error of ours that says what it means.
+    """Raise the error that an errno means.
 
     Args:
         operation: The call, as its manual page names it.
-        obj: What it was called on.
+        obj: The object of the call.
         number: The errno.
 
     Raises:
-        TargetGone: ESRCH: the process ended.
+        TargetGone: ESRCH: the process has ended.
         Unsupported: ENOSYS, ENOTTY: the kernel does not know the call.
-        KernelError: anything else, with a remedy where there is a usual one.
+        KernelError: Any other errno, with the usual remedy if there is one.
     """
     raise error_for(operation, obj, number)
 
 
 def error_for(operation: str, obj: str, number: int) -> VramtapError:
-    """The error that `raise_errno` raises."""
+    """Return the error that `raise_errno` raises."""
     if number == errno.ESRCH:
         return TargetGone(operation, obj, "the process has ended")
     kind = Unsupported if number in (errno.ENOSYS, errno.ENOTTY) else KernelError
@@ -53,16 +53,16 @@ def syscall(name: str, obj: str, number: int, *args: int) -> int:
     """Make a raw system call.
 
     Args:
-        name: What messages call it.
-        obj: What it acts on, for messages.
-        number: Its number on x86-64 (kernel: arch/x86/entry/syscalls/syscall_64.tbl).
-        args: Its arguments, each an integer or an address.
+        name: Name of the call, for messages.
+        obj: The object of the call, for messages.
+        number: Number of the call on x86-64 (kernel: arch/x86/entry/syscalls/syscall_64.tbl).
+        args: Arguments of the call, each an integer or an address.
 
     Returns:
         The result, never negative.
 
     Raises:
-        KernelError: the kernel refused; see `raise_errno`.
+        VramtapError: The kernel refused; see `raise_errno`.
     """
     ctypes.set_errno(0)
     result = int(LIBC.syscall(ctypes.c_long(number), *(ctypes.c_ulong(a & (1 << 64) - 1) for a in args)))

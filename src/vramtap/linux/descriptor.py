@@ -1,4 +1,4 @@
-"""Descriptor: what every object that owns a file descriptor shares."""
+"""Descriptor: the base of objects that own a file descriptor."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ if TYPE_CHECKING:
 
 
 class Descriptor:
-    """Owns a file descriptor and closes it once; also a context manager that does.
+    """An owned file descriptor; as a context manager it closes at the end.
 
     Args:
-        fd: Open; owned from here on.
+        fd: An open descriptor; owned from here on.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     def fileno(self) -> int:
-        """The descriptor; -1 once closed."""
+        """Return the descriptor; -1 after `close`."""
         return self._fd
 
     def close(self) -> None:
-        """Give the descriptor back; harmless twice."""
+        """Close the descriptor; repeated calls do nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

@@ -1,4 +1,4 @@
-"""Lock files that come and go: taken with flock, deleted by whoever holds them, as Xen's toolstack does."""
+"""Lock files after the rules of Xen's toolstack: locked with flock, deleted by their holder."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from vramtap.errors import KernelError
 from vramtap.linux.descriptor import Descriptor
 
 _STALE_TRIES: Final = 20
-"""Files found deleted between opening and locking before the lock counts as held: somebody is quicker."""
+"""Attempts to lock the file before the lock counts as held; another process may delete it each time."""
 _LOCKS: Final = Path("/proc/locks")
 _COMM_CHARS: Final = 16
 """TASK_COMM_LEN (linux/sched.h)."""
 
 
 class LockFile(Descriptor):
-    """A lock that is held: nobody else who follows the same rules holds it.
+    """A lock that this process holds, among processes that follow the same rules.
 
-    Kernel: flock(2), since 2.0; no privilege but to write the file's directory.
+    Kernel: flock(2), since 2.0; needs write permission on the file's directory.
     Cost: about 20 us to take and to release.
 
-    The rules: open or create the file, lock it, and look whether the path still names the file that was
-    locked; if not, begin anew. The holder may delete the file, and does so before it unlocks: were it the
-    other way round, it could delete a file that somebody has just locked, and a third would make another.
+    The rules: open or create the file, lock it, and check whether the path still names the locked file; if
+    not, start again. The holder may delete the file, and must do so before it unlocks. In the other order it
+    could delete a file that a second process has just locked, and a third process would create another.
 
-    A holder that is killed leaves the file, which is no harm: the kernel unlocks it.
+    A holder that is killed leaves the file. That does no harm: the kernel unlocks it.
     """
 
     def __init__(self, fd: int, path: str) -> None:
@@ -41,13 +41,13 @@ class LockFile(Descriptor):
         """Take the lock if it is free.
 
         Args:
-            path: Of the lock file; it need not exist.
+            path: Path of the lock file; it need not exist.
 
         Returns:
-            None: somebody else holds it.
+            The lock, or None if another process holds it.
 
         Raises:
-            KernelError: the file cannot be opened or locked.
+            KernelError: The file cannot be opened or locked.
         """
         for _ in range(_STALE_TRIES):
             try:
@@ -57,7 +57,7 @@ class LockFile(Descriptor):
             lock = cls(fd, path)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if lock._named():
+                if lock._path_names_file():
                     return lock
             except BlockingIOError:
                 lock.close()
@@ -68,19 +68,20 @@ class LockFile(Descriptor):
             lock.close()
         return None
 
-    def _named(self) -> bool:
-        """Whether the path names the file that is open."""
+    def _path_names_file(self) -> bool:
+        """Return whether the path still names the open file."""
         try:
             return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
         except FileNotFoundError:
             return False
 
     def wanted(self) -> bool:
-        """Whether another process waits in flock(2) for this lock; one that only tries again is not seen.
+        """Return whether another process waits in flock(2) for this lock.
 
-        Kernel: /proc/locks and the `lock:` lines of /proc/PID/fdinfo (proc(5), since 4.1). Where they cannot
-            be read, somebody may wait, which is what is said. Those in a pid namespace that is not seen from
-            here are not listed.
+        It does not see processes that poll with LOCK_NB. It returns True if the files cannot be read.
+
+        Kernel: /proc/locks and the `lock:` lines of /proc/PID/fdinfo (proc(5), since 4.1). They do not list
+            processes in pid namespaces that are invisible from here.
         Cost: about 50 us, and more with many locks.
         """
         try:
@@ -95,19 +96,19 @@ class LockFile(Descriptor):
         return any(ours.intersection(line) for line in waiting)
 
     def release(self, *, leave_file: bool = False) -> None:
-        """Let go; harmless twice.
+        """Delete the file and release the lock; repeated calls do nothing.
 
         Args:
-            leave_file: Do not delete it. One who waits then has the lock at once, and not a file that is
-                deleted under it, for which it would have to begin anew.
+            leave_file: Do not delete the file. A waiting process then gets the lock at once. Otherwise it
+                gets a deleted file and must start again.
 
         Raises:
-            KernelError: the file cannot be deleted; the lock is let go of all the same.
+            KernelError: The file cannot be deleted; the lock is released nevertheless.
         """
         if self._fd < 0:
             return
         try:
-            if not leave_file and self._named():
+            if not leave_file and self._path_names_file():
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._path)
         except OSError as error:
@@ -116,22 +117,22 @@ class LockFile(Descriptor):
             self.close()
 
     def close(self) -> None:
-        """Unlock and close; harmless twice."""
+        """Unlock and close; repeated calls do nothing."""
         if self._fd >= 0:
-            # Closing would do, had no child of ours inherited the descriptor.
+            # Closing alone does not unlock if a child process has inherited the descriptor.
             fcntl.flock(self._fd, fcntl.LOCK_UN)
         super().close()
 
 
 def holder(path: str) -> str:
-    """Who holds a lock file, as far as can be told.
+    """Return a description of the process that holds a lock file, for messages.
 
     Args:
-        path: Of the lock file.
+        path: Path of the lock file.
 
     Returns:
-        `pid 812 (xl)`, or nothing. A process that has locked a file for another, as Xen's toolstack lets a
-        child do, may have ended.
+        For example `pid 812 (xl)`; empty if unknown. The process may have ended: Xen's toolstack lets a child
+        lock a file for its parent.
     """
     try:
         inode = str(os.stat(path).st_ino)

@@ -1,10 +1,10 @@
-"""Userfaultfds opened inside another process and brought out, by a helper that outlives being killed.
+"""Injection: opens userfaultfds inside another process and duplicates them into this one.
 
-`fetch` starts this module as a program in a session of its own. While the target's thread runs
-with borrowed registers only the helper's death could harm it, so nothing aimed at vramtap (Ctrl-C, hang-up,
-SIGKILL of the process or of its group) may reach the helper; it finishes, and if nobody takes the
-descriptor it closes with the helper and the target is as it was. Where it brings out a descriptor for
-synchronous protection too, the helper stays and becomes its watchdog (see `watchdog`).
+`fetch_userfaultfd` and `fetch_guarded` run this module as a program, the helper, in its own session. While
+the target's thread runs with borrowed registers, the death of the helper would harm the target. So no
+signal meant for vramtap (Ctrl-C, hang-up, SIGKILL of the process or of its group) may reach the helper. It
+always finishes. If vramtap has ended meanwhile, the descriptor closes with the helper, and the target is as
+it was. With `fetch_guarded` the helper stays and becomes the watchdog (see `vramtap.linux.watchdog`).
 """
 
 from __future__ import annotations
@@ -40,14 +40,13 @@ _FD: Final = struct.Struct("i")
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Descriptors brought out of another process.
+    """Descriptors duplicated from another process.
 
     Args:
-        fd: A userfaultfd of that process for the log, owned by the receiver, close-on-exec.
-        stopped_us: How long one of its threads stood still for it, in microseconds.
-        watchdog: With a full userfaultfd of it, whose features are agreed on; None where none was asked for
-            or none was to be had.
-        refusal: Why there is no watchdog although one was asked for.
+        fd: A userfaultfd of the target for the write log, owned by the receiver, close-on-exec.
+        stopped_us: Time for which one thread of the target was stopped, us.
+        watchdog: The watchdog, with a full userfaultfd of the target after `api`; None without one.
+        refusal: Why `fetch_guarded` returns no watchdog; empty otherwise.
     """
 
     fd: int
@@ -57,56 +56,59 @@ class Fetched:
 
 
 def fetch_userfaultfd(pid: int, *, allow_filtered: bool = False) -> Fetched:
-    """Open a userfaultfd for the log inside a running process and take it out.
+    """Open a userfaultfd for the write log inside a running process and duplicate it into this one.
 
-    Kernel: see `ptrace.Tracee` and `pidfd.PidFd.getfd`; ptrace attach rights, nothing more.
-    Cost: 60-100 ms for the helper to start; the target's thread is stopped for 100-300 us of it.
+    Kernel: see `ptrace.Tracee` and `pidfd.PidFd.getfd`; needs ptrace attach rights only.
+    Cost: 60-100 ms for the helper to start; one thread of the target is stopped for 100-300 us of it.
 
     Args:
-        pid: Of a 64-bit process.
-        allow_filtered: Go on although the target has a seccomp filter. The filter may kill a process for
-            a call it does not expect; QEMU's own (`-sandbox on`) allows this one.
+        pid: Process id of a 64-bit process.
+        allow_filtered: Continue although the target has a seccomp filter. A filter may kill the process for
+            an unexpected call; QEMU's own (`-sandbox on`) allows this one.
 
     Raises:
-        Refused: no ptrace rights, already traced, or a seccomp filter in the way.
-        NotTappable: not a 64-bit program, no vdso.
-        TargetGone: it has ended.
-        TimedOut: it did not stop in time.
+        Refused: vramtap has no ptrace rights, the target is traced already, or it has a seccomp filter.
+        NotTappable: The target is not a 64-bit program, or has no vdso.
+        TargetGone: The target has ended.
+        TimedOut: The target did not stop in time.
         KernelError: userfaultfd(2) failed inside the target.
     """
-    return _fetch(pid, allow_filtered, (0, 0))
+    return _fetch(pid, (0, 0), allow_filtered=allow_filtered)
 
 
 def fetch_guarded(pid: int, start: int, end: int, *, allow_filtered: bool = False) -> Fetched:
-    """The same, and a full userfaultfd for synchronous protection with a watchdog that answers for it.
+    """Fetch two userfaultfds: one for the write log, and a full one, guarded by a watchdog.
+
+    The full one offers synchronous protection.
 
     Kernel: userfaultfd(2) without UFFD_USER_MODE_ONLY: CAP_SYS_PTRACE in the target, or
         vm.unprivileged_userfaultfd=1.
     Cost: the thread is stopped for 50-100 us more; the helper stays, with about 15 MiB.
 
     Args:
-        pid: Of a 64-bit process.
+        pid: Process id of a 64-bit process.
         start: First address of the extent, a page boundary.
         end: Address past the last, a page boundary.
         allow_filtered: See `fetch_userfaultfd`.
 
     Raises:
-        VramtapError: as `fetch_userfaultfd`; that the full one is refused is no error.
+        VramtapError: As `fetch_userfaultfd`. If the kernel refuses the full userfaultfd only, `refusal` of
+            the result says why.
     """
-    return _fetch(pid, allow_filtered, (start, end))
+    return _fetch(pid, (start, end), allow_filtered=allow_filtered)
 
 
-def _fetch(pid: int, allow_filtered: bool, guarded: tuple[int, int]) -> Fetched:
+def _fetch(pid: int, guarded: tuple[int, int], *, allow_filtered: bool) -> Fetched:
     try:
-        return _ask_helper(pid, allow_filtered, guarded)
+        return _run_helper(pid, guarded, allow_filtered=allow_filtered)
     except OSError as error:
         raise error_for("injected call", f"pid {pid}", error.errno or 0) from error
 
 
-def _ask_helper(pid: int, allow_filtered: bool, guarded: tuple[int, int]) -> Fetched:
-    """Start the helper and take what it answers."""
+def _run_helper(pid: int, guarded: tuple[int, int], *, allow_filtered: bool) -> Fetched:
+    """Start the helper and receive its answer."""
     with contextlib.ExitStack() as stack:
-        signals = Signals.make()
+        signals = Signals.create()
         stack.callback(signals.close)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -125,8 +127,8 @@ def _ask_helper(pid: int, allow_filtered: bool, guarded: tuple[int, int]) -> Fet
         stack.callback(ours.close)
         ours.settimeout(_TIMEOUT_S)
         try:
-            # Close-on-exec from the start: a copy that leaks into a child of another thread of ours would
-            # keep the target's memory protected after we have let go. socket.recv_fds has no such flag.
+            # Close-on-exec from the start: a copy that leaks into a child started by another thread would
+            # keep the target's memory protected after the tracker has stopped. socket.recv_fds has no flag.
             data, ancillary, _, _ = ours.recvmsg(
                 _REPLY_BYTES, socket.CMSG_SPACE(2 * _FD.size), socket.MSG_CMSG_CLOEXEC
             )
@@ -143,7 +145,7 @@ def _ask_helper(pid: int, allow_filtered: bool, guarded: tuple[int, int]) -> Fet
         if len(fds) != reply["descriptors"]:
             for fd in fds:
                 os.close(fd)
-            # The kernel drops a descriptor that finds no room here (unix(7), MSG_CTRUNC).
+            # The kernel drops descriptors that exceed this process's limit (unix(7), MSG_CTRUNC).
             raise error_for("recvmsg", f"pid {pid}", errno.EMFILE)
         if len(fds) == 1:
             return Fetched(fds[0], reply["stopped_us"], refusal=reply["refusal"])
@@ -154,7 +156,7 @@ def _ask_helper(pid: int, allow_filtered: bool, guarded: tuple[int, int]) -> Fet
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """What the helper has opened in the target and holds now."""
+    """Descriptors that the helper has opened in the target and holds; see `Fetched`."""
 
     fd: int
     guard: Userfaultfd | None
@@ -162,13 +164,13 @@ class _Opened:
     stopped_us: float
 
 
-def _inject(pid: int, allow_filtered: bool, guarded: bool = False) -> _Opened:
-    """What the helper does: open, take out, close the target's own copies."""
+def _inject(pid: int, *, allow_filtered: bool, guarded: bool = False) -> _Opened:
+    """Open the userfaultfds in the target, duplicate them, and close the target's own copies."""
     if procfs.status_field(pid, "Seccomp") == _SECCOMP_FILTER and not allow_filtered:
         raise Refused(
             "injected call",
             f"pid {pid}",
-            "it has a seccomp filter, which may kill it for a call it does not expect",
+            "it has a seccomp filter, which may kill it for an unexpected call",
             "use --tracker compare",
         )
     guard, refusal = None, ""
@@ -182,7 +184,7 @@ def _inject(pid: int, allow_filtered: bool, guarded: bool = False) -> _Opened:
                 except KernelError as error:
                     refusal = f"{error.operation} {error.object}: {error.reason}"
                     if error.errno == errno.EPERM:
-                        refusal += " (it needs CAP_SYS_PTRACE, or the system vm.unprivileged_userfaultfd=1)"
+                        refusal += " (give it CAP_SYS_PTRACE, or set vm.unprivileged_userfaultfd=1)"
     if guard is not None:
         try:
             guard.api(GUARD_FEATURES)
@@ -193,7 +195,7 @@ def _inject(pid: int, allow_filtered: bool, guarded: bool = False) -> _Opened:
 
 
 def _open_inside(tracee: Tracee, process: PidFd, flags: int) -> int:
-    """Open a userfaultfd inside the target, take it out, and close the target's own copy."""
+    """Open a userfaultfd inside the target, duplicate it, and close the target's own copy."""
     inside = tracee.syscall(abi.SYS_USERFAULTFD, flags)
     if inside < 0:
         raise error_for("userfaultfd", f"inside pid {process.pid}", -inside)
@@ -204,6 +206,7 @@ def _open_inside(tracee: Tracee, process: PidFd, flags: int) -> int:
 
 
 def _describe(error: VramtapError) -> dict[str, object]:
+    """Return the fields of an error as JSON values; see `_rebuild`."""
     number = error.errno if isinstance(error, KernelError) else None
     return {
         "kind": type(error).__name__,
@@ -216,7 +219,7 @@ def _describe(error: VramtapError) -> dict[str, object]:
 
 
 def _rebuild(fields: dict[str, object]) -> VramtapError:
-    """The helper's error, as if it had been raised here."""
+    """Return the error that the helper described."""
     kind = getattr(errors, str(fields["kind"]))
     operation, obj, remedy = (str(fields[key]) for key in ("operation", "object", "remedy"))
     if fields["errno"] is not None:
@@ -227,14 +230,14 @@ def _rebuild(fields: dict[str, object]) -> VramtapError:
 
 
 def _main() -> None:
-    """Serve one request; the arguments are those of `_ask_helper`."""
+    """Serve one request; `_run_helper` passes the arguments."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     LIBC.prctl(_PR_SET_NAME, ctypes.c_char_p(b"vramtap-attach"), 0, 0, 0)
-    fd, board, bell, pid, allow_filtered, start, end = (int(argument) for argument in sys.argv[1:8])
-    # Nobody may be left to tell: then the descriptors close with us.
+    fd, counters, eventfd, pid, allow_filtered, start, end = (int(argument) for argument in sys.argv[1:8])
+    # If the main process has ended, the descriptors close with the helper.
     with contextlib.suppress(BrokenPipeError), socket.socket(fileno=fd) as link:
         try:
-            opened = _inject(pid, bool(allow_filtered), guarded=end > start)
+            opened = _inject(pid, allow_filtered=bool(allow_filtered), guarded=end > start)
         except VramtapError as error:
             link.send(json.dumps({"error": _describe(error)}).encode())
         except OSError as error:
@@ -251,7 +254,7 @@ def _main() -> None:
             os.close(opened.fd)
             if opened.guard is not None:
                 LIBC.prctl(_PR_SET_NAME, ctypes.c_char_p(b"vramtap-guard"), 0, 0, 0)
-                stand_guard(opened.guard, Signals(board, bell), link, start, end)
+                stand_guard(opened.guard, Signals(counters, eventfd), link, start, end)
 
 
 if __name__ == "__main__":

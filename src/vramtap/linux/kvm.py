@@ -52,7 +52,7 @@ class _KvmDescriptor(Descriptor):
         if self._fd < 0:
             raise _error(name, f"{self.name}{what}", errno.EBADF)
         try:
-            return int(fcntl.ioctl(self._fd, request, argument, True))
+            return int(fcntl.ioctl(self._fd, request, argument))
         except OSError as error:
             raise _error(name, f"{self.name}{what}", error.errno or 0) from error
 

@@ -104,7 +104,7 @@ class Pagemap(Descriptor):
         while start < end:
             arg.start = start
             try:
-                count = fcntl.ioctl(self._fd, abi.PAGEMAP_SCAN, arg, True)
+                count = fcntl.ioctl(self._fd, abi.PAGEMAP_SCAN, arg)
             except PermissionError:
                 return None
             except OSError as error:
@@ -155,7 +155,7 @@ class Pagemap(Descriptor):
 
         def any_written(_keep: abi.PageRegion = region) -> bool:
             try:
-                return bool(ioctl(fd, scan, arg, True))
+                return bool(ioctl(fd, scan, arg))
             except OSError:
                 return True
 

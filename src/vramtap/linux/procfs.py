@@ -1,4 +1,4 @@
-"""/proc of a process: its mappings, their flags, and who it is."""
+"""/proc of a process: its mappings and their flags, its names and its status."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """One line of /proc/PID/maps (proc_pid_maps(5)); addresses half-open, sizes in bytes."""
+    """A mapping `[start, end)`: one line of /proc/PID/maps (proc_pid_maps(5)); `offset` in bytes."""
 
     start: int
     end: int
@@ -32,17 +32,17 @@ class Mapping:
 
     @property
     def size_bytes(self) -> int:
-        """Length in bytes."""
+        """Length of the mapping, bytes."""
         return self.end - self.start
 
     @property
     def anonymous(self) -> bool:
-        """Whether no file is behind it (heap and stack count as anonymous)."""
+        """Whether the mapping has no file; True for heap and stack."""
         return self.inode == 0
 
 
 def _read(pid: int, name: str) -> bytes:
-    """A whole /proc/PID file."""
+    """Return the content of a /proc/PID file."""
     path = f"/proc/{pid}/{name}"
     try:
         with open(path, "rb") as file:
@@ -56,7 +56,7 @@ def _read(pid: int, name: str) -> bytes:
 
 
 def _mapping(line: str) -> Mapping:
-    """A line of /proc/PID/maps, or the one that begins a mapping in smaps."""
+    """Parse a line of /proc/PID/maps, or the first line of a mapping in smaps."""
     fields = line.split(maxsplit=5)
     start, _, end = fields[0].partition("-")
     path = fields[5] if len(fields) > 5 else ""
@@ -65,19 +65,22 @@ def _mapping(line: str) -> Mapping:
 
 
 def _lines(pid: int, name: str) -> list[str]:
-    """Of a /proc/PID file; in names that it holds only line feeds are escaped, no other breaks of Unicode."""
+    """Return the lines of a /proc/PID file.
+
+    The kernel escapes line feeds in names, but not the other line breaks of Unicode.
+    """
     return _read(pid, name).decode("utf-8", "surrogateescape").split("\n")[:-1]
 
 
 def read_maps(pid: int) -> list[Mapping]:
-    """All mappings of a process, by address.
+    """Return all mappings of a process, by address.
 
     Kernel: /proc/PID/maps, needs ptrace read rights.
     Cost: about 1 ms for a process of a few hundred mappings.
 
     Raises:
-        NotFound: no such process.
-        Refused: no permission.
+        NotFound: There is no such process.
+        Refused: No permission.
     """
     return [_mapping(line) for line in _lines(pid, "maps")]
 
@@ -101,7 +104,7 @@ def readable_end(mappings: Iterable[Mapping], start: int) -> int:
 
 
 def vm_flags(pid: int) -> list[tuple[Mapping, frozenset[str]]]:
-    """Each mapping with its two-letter VmFlags (`uw`: a userfaultfd may write-protect it).
+    """Return each mapping with its two-letter VmFlags (`uw`: registered for write protection).
 
     Kernel: /proc/PID/smaps, CONFIG_PROC_PAGE_MONITOR; walks every page table of the process.
     Cost: milliseconds; for tests and `doctor`, not for polling.
@@ -117,27 +120,22 @@ def vm_flags(pid: int) -> list[tuple[Mapping, frozenset[str]]]:
     return found
 
 
-def start_time_ticks(pid: int) -> int:
-    """When the process started, in clock ticks since boot: with the pid, its identity (proc_pid_stat(5))."""
-    return int(_read(pid, "stat").rpartition(b")")[2].split()[19])
-
-
 def cmdline(pid: int) -> list[str]:
-    """Its arguments; empty for a kernel thread or a zombie."""
+    """Return the arguments of a process; empty for a kernel thread or a zombie."""
     return [arg.decode("utf-8", "replace") for arg in _read(pid, "cmdline").split(b"\0")[:-1]]
 
 
 def comm(pid: int) -> str:
-    """Its short name (at most 15 bytes)."""
+    """Return the short name of a process, at most 15 bytes."""
     return _read(pid, "comm").decode("utf-8", "replace").rstrip("\n")
 
 
 def exe(pid: int) -> str:
-    """The path of its program.
+    """Return the path of a process's program.
 
     Raises:
-        NotFound: no such process, or a kernel thread.
-        Refused: no permission.
+        NotFound: There is no such process, or it is a kernel thread.
+        Refused: No permission.
     """
     try:
         return str(Path(f"/proc/{pid}/exe").readlink())
@@ -150,7 +148,7 @@ def exe(pid: int) -> str:
 
 
 def status_field(pid: int, name: str) -> str | None:
-    """A field of /proc/PID/status (`TracerPid`, `Seccomp`, `State`); None where the kernel has none."""
+    """Return a field of /proc/PID/status (`TracerPid`, `Seccomp`, `State`); None if it is absent."""
     for line in _lines(pid, "status"):
         key, _, value = line.partition(":")
         if key == name:
@@ -159,17 +157,17 @@ def status_field(pid: int, name: str) -> str | None:
 
 
 class MapsQuery(Descriptor):
-    """Asks whether an address range is one process's memory, without reading all of its maps.
+    """A query of a process's mappings that does not read all of its maps.
 
     Kernel: PROCMAP_QUERY ioctl on /proc/PID/maps, since 6.11 (fs/proc/task_mmu.c), ptrace read rights.
-    Cost: about 1 us a mapping asked about; where the ioctl is missing the text is parsed, about 1 ms.
+    Cost: about 1 us per mapping. On kernels without the ioctl the query parses the text: about 1 ms.
 
     Args:
-        pid: Whose memory.
+        pid: Process id.
 
     Raises:
-        NotFound: no such process.
-        Refused: no permission.
+        NotFound: There is no such process.
+        Refused: No permission.
     """
 
     def __init__(self, pid: int) -> None:
@@ -186,10 +184,10 @@ class MapsQuery(Descriptor):
         self.fast = self._probe()
 
     def _probe(self) -> bool:
-        """Whether the ioctl answers here: asked about address 0, ENOENT is an answer, ENOTTY is not."""
+        """Return whether the kernel has the ioctl: for address 0 it then succeeds or gives ENOENT."""
         self._query.query_addr = 0
         try:
-            fcntl.ioctl(self._fd, abi.PROCMAP_QUERY, self._query, True)
+            fcntl.ioctl(self._fd, abi.PROCMAP_QUERY, self._query)
         except FileNotFoundError:
             return True
         except OSError:
@@ -197,10 +195,10 @@ class MapsQuery(Descriptor):
         return True
 
     def mapped(self, start: int, end: int) -> bool:
-        """Whether every byte of `[start, end)` has a mapping behind it.
+        """Return whether every byte of `[start, end)` is mapped.
 
         Raises:
-            TargetGone: the process has ended.
+            TargetGone: The process has ended.
         """
         if not self.fast:
             return self._mapped_by_text(start, end)
@@ -208,7 +206,7 @@ class MapsQuery(Descriptor):
         while at < end:
             query.query_addr = at
             try:
-                fcntl.ioctl(self._fd, abi.PROCMAP_QUERY, query, True)
+                fcntl.ioctl(self._fd, abi.PROCMAP_QUERY, query)
             except FileNotFoundError:
                 return False
             except OSError as error:

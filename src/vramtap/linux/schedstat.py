@@ -1,4 +1,4 @@
-"""SchedstatProbe: whether a process's main thread has run since it was last looked at."""
+"""SchedstatProbe: tells whether a process's main thread has run since the last poll."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _LINE_BYTES: Final = 128
 
 
 class SchedstatProbe(Descriptor):
-    """The processor time of a process's main thread, by which one can tell that it did nothing.
+    """The processor time of a process's main thread. While it does not change, the thread has not run.
 
-    Kernel: /proc/PID/schedstat (Documentation/scheduler/sched-stats.rst), CONFIG_SCHED_INFO; the descriptor
-    stays with this very thread, and fails once it has ended. World-readable.
+    Kernel: /proc/PID/schedstat (Documentation/scheduler/sched-stats.rst), CONFIG_SCHED_INFO. World-readable.
+        The descriptor belongs to this thread; reads fail once the thread has ended.
     Cost: 1-2 us.
 
     Args:
-        pid: Of the process.
+        pid: Process id.
 
     Raises:
-        KernelError: there is none, or this kernel does not count.
+        KernelError: There is no such process, or the kernel lacks CONFIG_SCHED_INFO.
     """
 
     def __init__(self, pid: int) -> None:
@@ -33,13 +33,13 @@ class SchedstatProbe(Descriptor):
             raise error_for("open", path, error.errno or 0) from error
 
     def read(self) -> bytes | None:
-        """Something that is another after the thread has run; None if it has ended.
+        """Return a value that differs after the thread has run; None if the thread has ended.
 
-        The kernel accounts for a thread that runs at this moment at its next tick or switch, so whoever is
-        told "the same" while it runs is told otherwise soon after.
+        The kernel updates the value of a running thread at the next tick or context switch. Until then the
+        value stays the same although the thread runs.
         """
         try:
             return os.pread(self.fileno(), _LINE_BYTES, 0) or None
         except OSError:
-            # ESRCH: what has ended does nothing any more.
+            # ESRCH: the thread has ended.
             return None

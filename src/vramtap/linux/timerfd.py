@@ -1,4 +1,4 @@
-"""timerfd: a timer that one thread sets and another waits for, which costs no wake-up until it expires."""
+"""timerfd: a timer that one thread sets and another waits for, without a wake-up before it expires."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from vramtap.linux.descriptor import Descriptor
 
 _NANOSECONDS: Final = 1_000_000_000
 _COUNTER_BYTES: Final = 8
-# Not CDLL, which lets go of the interpreter's lock around a call: these take less than a microsecond, and to
-# get the lock back from a thread that computes takes up to 5 ms (sys.getswitchinterval).
+# PyDLL keeps the GIL. CDLL would release it around a call that takes less than 1 us, and to get it back
+# from a thread that computes takes up to 5 ms (sys.getswitchinterval).
 _LIBC: Final = ctypes.PyDLL(None, use_errno=True)
 _Itimerspec: Final = ctypes.c_int64 * 4
 """`struct itimerspec` (linux/time.h): interval, then first expiry, each in seconds and nanoseconds."""
 
 
 class Timerfd(Descriptor):
-    """A timer on the monotonic clock; readable once it has expired, until that is taken or it is set anew.
+    """A timer on the monotonic clock. It is readable after it has expired, until `take` or a new setting.
 
     Kernel: timerfd_create(2), since 2.6.25; no privilege.
-    Cost: about 1 us to set or to stop, two thirds of it Python's.
+    Cost: about 1 us to set or to stop, two thirds of it in Python.
 
-    It may be set from any thread while another waits in `take`.
+    Any thread may set it while another waits in `take`.
 
     Args:
         blocking: Whether `take` waits.
 
     Raises:
-        KernelError: no descriptor is left.
+        KernelError: The process has no free descriptor.
     """
 
     def __init__(self, *, blocking: bool) -> None:
@@ -43,14 +43,14 @@ class Timerfd(Descriptor):
         super().__init__(fd)
 
     def repeat(self, interval_s: float) -> None:
-        """Expire after so many seconds, and again each time they are over.
+        """Expire every `interval_s` seconds, for the first time after one interval.
 
         Raises:
-            ValueError: not a time that can be waited for.
-            KernelError: closed.
+            ValueError: The interval is not finite and positive.
+            KernelError: The timer is closed.
         """
         if not math.isfinite(interval_s) or interval_s <= 0:
-            raise ValueError(f"a timer of {interval_s} s")
+            raise ValueError(f"timer interval of {interval_s} s is not finite and positive")
         after = divmod(max(1, round(interval_s * _NANOSECONDS)), _NANOSECONDS)
         self._set(*after, *after)
 
@@ -58,15 +58,15 @@ class Timerfd(Descriptor):
         """Expire now, once.
 
         Raises:
-            KernelError: closed.
+            KernelError: The timer is closed.
         """
         self._set(0, 0, 0, 1)
 
     def stop(self) -> None:
-        """Do not expire, and do not be readable for having expired.
+        """Stop the timer and forget that it has expired.
 
         Raises:
-            KernelError: closed.
+            KernelError: The timer is closed.
         """
         self._set(0, 0, 0, 0)
 
@@ -76,13 +76,13 @@ class Timerfd(Descriptor):
             raise error_for("timerfd_settime", f"fd {self._fd}", ctypes.get_errno())
 
     def take(self) -> int:
-        """How often it has expired since it was set or this was asked.
+        """Return how often the timer has expired since it was set or since the last call.
 
         Returns:
-            0 only if not blocking.
+            At least 1 for a blocking timer; 0 is possible otherwise.
 
         Raises:
-            KernelError: closed.
+            KernelError: The timer is closed.
         """
         try:
             return int.from_bytes(os.read(self._fd, _COUNTER_BYTES), "little")

@@ -1,4 +1,4 @@
-"""userfaultfd: write protection of a range of some process's memory, resolved by the kernel."""
+"""userfaultfd: write protection of a range of a process's memory."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     import ctypes
 
 OPEN_FLAGS: Final = os.O_CLOEXEC | os.O_NONBLOCK | abi.UFFD_USER_MODE_ONLY
-"""How the log's descriptor is opened.
+"""Flags for the userfaultfd of the write log.
 
-User-mode-only needs no privilege; asynchronous write protection is resolved inside the kernel for its own
-writes too, so the flag loses nothing. Synchronous protection must never be combined with it: the kernel's own
-writes (a read(2) into the buffer) would then fail in the target.
+UFFD_USER_MODE_ONLY needs no privilege. It loses nothing: the kernel resolves asynchronous write protection
+itself, also for its own writes. Never combine the flag with synchronous protection: the kernel's own writes
+(a read(2) into the buffer) would then fail in the target.
 """
 
 FULL_OPEN_FLAGS: Final = os.O_CLOEXEC | os.O_NONBLOCK
-"""How the descriptor for synchronous protection is opened: full, so that the kernel's own writes wait too.
+"""Flags for a full userfaultfd, for synchronous protection: the kernel's own writes wait too.
 
-The process it is opened in needs CAP_SYS_PTRACE, or the system `vm.unprivileged_userfaultfd=1`.
+The process that opens it needs CAP_SYS_PTRACE, or `vm.unprivileged_userfaultfd=1`.
 """
 
 LOG_FEATURES: Final = (
@@ -39,23 +39,23 @@ GUARD_FEATURES: Final = (
     | abi.UFFD_FEATURE_EVENT_REMOVE
     | abi.UFFD_FEATURE_EVENT_UNMAP
 )
-"""For synchronous protection. The events say what changes memory without a write to it: moved, given back,
-unmapped. Whoever does that waits until the event was read, as a writer waits for its page."""
+"""Features for synchronous protection. The events report changes of memory without a write: moved, given
+back, unmapped. A thread that makes such a change waits until the event was read."""
 
 
 class Userfaultfd(Descriptor):
-    """One userfaultfd, acting on the memory of the process it was opened in.
+    """A userfaultfd. It acts on the memory of the process that opened it.
 
     Kernel: userfaultfd(2), ioctl_userfaultfd(2); WP_ASYNC since 6.7, CONFIG_USERFAULTFD and
         CONFIG_PTE_MARKER_UFFD_WP. Opened with UFFD_USER_MODE_ONLY: no privilege.
     Cost: register and protect of 2,025 pages 230 us; a first write to a protected page 0.75 us in the writer.
 
-    Closing the last reference unregisters every range and lifts every protection, also when the process
-    holding it is killed: that is what leaves the target as it was found.
+    Closing the last reference unregisters every range and lifts every protection, also when its process is
+    killed. That leaves the target as it was found.
 
     Args:
         fd: An open userfaultfd; owned from here on.
-        owner: What messages call its process.
+        owner: The process whose memory it acts on, for messages.
     """
 
     def __init__(self, fd: int, owner: str) -> None:
@@ -64,15 +64,15 @@ class Userfaultfd(Descriptor):
 
     @classmethod
     def of_self(cls) -> Self:
-        """Open one for this process.
+        """Open a userfaultfd for this process.
 
         Raises:
-            Unsupported: the kernel has no userfaultfd.
+            Unsupported: The kernel has no userfaultfd.
         """
         return cls(syscall("userfaultfd", "self", abi.SYS_USERFAULTFD, OPEN_FLAGS), "this process")
 
     def api(self, features: int) -> None:
-        """Agree on features; once, before anything else.
+        """Request features; once, before any other call.
 
         Raises:
             KernelError: EINVAL: the kernel lacks one of the features.
@@ -80,10 +80,10 @@ class Userfaultfd(Descriptor):
         self._ioctl("UFFDIO_API", abi.UFFDIO_API, abi.UffdioApi(api=abi.UFFD_API, features=features), "")
 
     def register(self, start: int, end: int) -> None:
-        """Make the mappings of `[start, end)` write-protectable.
+        """Register the mappings of `[start, end)` for write protection.
 
         Raises:
-            KernelError: EBUSY: another userfaultfd has them; EINVAL: not mapped, or a kind of memory
+            KernelError: EBUSY: another userfaultfd holds them; EINVAL: not mapped, or a kind of memory
                 that cannot be protected.
         """
         argument = abi.UffdioRegister(
@@ -92,9 +92,10 @@ class Userfaultfd(Descriptor):
         self._ioctl("UFFDIO_REGISTER", abi.UFFDIO_REGISTER, argument, f" {start:#x}-{end:#x}")
 
     def unregister(self, start: int, end: int) -> None:
-        """Lift protection and registration of `[start, end)`; who is held there is not woken.
+        """Lift protection and registration of `[start, end)`, without waking held writers.
 
-        Kernel: userfaultfd_unregister() (fs/userfaultfd.c, 6.18) wakes those waiting for a missing page only.
+        Kernel: userfaultfd_unregister() (fs/userfaultfd.c, 6.18) wakes only threads that wait for a missing
+            page.
         """
         argument = abi.UffdioRange(start=start, len=end - start)
         self._ioctl("UFFDIO_UNREGISTER", abi.UFFDIO_UNREGISTER, argument, f" {start:#x}-{end:#x}")
@@ -108,15 +109,15 @@ class Userfaultfd(Descriptor):
         self._writeprotect(start, end, abi.UFFDIO_WRITEPROTECT_MODE_WP)
 
     def lift(self, start: int, end: int) -> None:
-        """Make `[start, end)` writable again and wake who waits there.
+        """Make `[start, end)` writable again and wake the writers held there.
 
         Raises:
-            KernelError: ENOENT: some of it is not registered, with any userfaultfd.
+            KernelError: ENOENT: some of it is not registered with any userfaultfd.
         """
         self._writeprotect(start, end, 0)
 
     def wake(self, start: int, end: int) -> None:
-        """Let everybody who is held in `[start, end)` try again, whatever lies there now.
+        """Wake the threads held in `[start, end)`; each retries its access.
 
         Raises:
             KernelError: ESRCH: the process has no memory any more.
@@ -130,6 +131,6 @@ class Userfaultfd(Descriptor):
 
     def _ioctl(self, name: str, request: int, argument: ctypes.Structure, what: str) -> None:
         try:
-            fcntl.ioctl(self._fd, request, argument, True)
+            fcntl.ioctl(self._fd, request, argument)
         except OSError as error:
             raise error_for(name, f"{self.owner}{what}", error.errno or 0) from error

@@ -1,4 +1,4 @@
-"""process_vm_readv: copying another process's memory without stopping it."""
+"""process_vm_readv: copies another process's memory without stopping it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 IOV_MAX: Final = 1024
-"""iovecs a call takes at most (limits.h, UIO_MAXIOV)."""
+"""Most iovecs per call (limits.h, UIO_MAXIOV)."""
 MAX_CALL_BYTES: Final = 1 << 30
-"""Bytes asked for in one call; the kernel stops at 0x7ffff000 (MAX_RW_COUNT)."""
+"""Most bytes per call; the kernel stops at 0x7ffff000 (MAX_RW_COUNT)."""
 
 _readv: Final = LIBC.process_vm_readv
 _readv.restype = ctypes.c_ssize_t
@@ -31,18 +31,18 @@ def read_many(
     """Copy several byte ranges of another process.
 
     Kernel: process_vm_readv(2), since 3.2, CONFIG_CROSS_MEMORY_ATTACH, ptrace attach rights.
-    Cost: a page 2-14 us, 8 MB about 2.6 ms.
+    Cost: 2-14 us per page; about 2.6 ms for 8 MB.
 
     Args:
-        pid: Whose memory.
-        remote: Addresses there, shape `(n,)`.
-        lengths: Bytes of each, shape `(n,)`, each at most 1 GiB.
-        local: Addresses in this process that they are copied to, shape `(n,)`; the caller vouches that
-            they hold as many bytes.
+        pid: Process id.
+        remote: Addresses in that process, shape `(n,)`.
+        lengths: Bytes of each range, shape `(n,)`, each at most 1 GiB.
+        local: Destination addresses in this process, shape `(n,)`. The caller guarantees that each has room
+            for its range.
 
     Raises:
-        TargetGone: no such process.
-        KernelError: EFAULT: some of it is not mapped there; EPERM: no ptrace rights.
+        TargetGone: There is no such process.
+        KernelError: EFAULT: some of the memory is not mapped; EPERM: no ptrace rights.
     """
     first = 0
     while first < len(remote):
@@ -56,6 +56,6 @@ def read_many(
         got = int(_readv(pid, near.ctypes.data, count, far.ctypes.data, count, 0))
         if got != wanted:
             what = f"pid {pid} {int(remote[first]):#x} (+{wanted} bytes in {count} ranges)"
-            # A short count means the range after it could not be read, and carries no errno of its own.
+            # A short count carries no errno; it means that the next range is unreadable.
             raise_errno("process_vm_readv", what, ctypes.get_errno() if got < 0 else 14)
         first = last

@@ -1,30 +1,37 @@
-"""Watchdog: answers the first write to an armed extent, from a process that nothing else keeps busy.
+"""Watchdog: a process that answers the first write to an armed extent.
 
-Why a process of its own, and what it tells when:
+The *watchdog* is a separate process. The *main process* runs vramtap's event loop. This is why there are
+two of them, and how they communicate:
 
-Facts. A write to a page under synchronous protection stands still until somebody lifts the protection of
-that page; whoever does must get to run. Ours is a Python process with an event loop: it may be in the
-middle of an encoding that takes ten milliseconds, be stopped by Ctrl-Z or by a debugger, or swapped out.
-Lifting the protection of one page and waking the writer takes 40 us. Lifting that of a whole screen takes
-150 us, and a writer that was just woken does not get on meanwhile: it waited 300 to 500 us where the one
-followed the other at once, and 20 where not. A process that is killed closes its descriptors, and the last
-reference to the userfaultfd lifts everything; one that is stopped does nothing, and nobody is told.
+Facts. The kernel holds a write to a synchronously protected page until a process lifts the protection of
+that page. The main process may not run in time: it may spend ten milliseconds on an encoding, be stopped
+by Ctrl-Z or by a debugger, or be swapped out. To lift the protection of one page and wake the writer takes
+40 us. To lift the protection of a whole screen takes 150 us, and a writer that was just woken makes no
+progress meanwhile: it waited 300 to 500 us when the second lift followed the first at once, and 20 us when
+it did not. A killed process closes its descriptors, and the kernel lifts all protection with the last
+reference to the userfaultfd. A stopped process does nothing, and no event reports the stop.
 
-Consequences. The writer must not depend on our event loop. The page that is waited for comes first, and
-then nothing for a moment. There must be no fault that nobody will ever answer or hear of: not when the
-watchdog dies, nor when it is stopped, at whatever instruction.
+Consequences. The writer must not depend on the main process. The watchdog lifts the faulting page first,
+and then waits for a moment. Every fault must be answered and reported, even if the watchdog is killed or
+stopped at any instruction.
 
-Decision. The helper that opened the descriptor inside the target stays, in a session of its own and with
-every signal blocked, and waits for a fault or for the end of our end of its socket. We wait for the
-descriptor too: a watchdog that was stopped before leaves the fault there, and we answer it. At a fault it
-counts `begun` in memory that we share and rings, and only then takes the message out of the descriptor: so
-a fault is in the descriptor, or told, or both. It lifts the page, counts `released` and rings again: that
-is what we wait for, though no longer than it ever takes. It then gives the writer time, and us time to take
-the whole range over, which we tell by `taken`. If the writer runs into the next page before, or we do not
-come, it lifts the whole range. Then it counts `done`. Before an extent is armed anew every `begun` must
-have had its `done`: a watchdog that was late in between would lift the protection of the new round, and
-nobody would ever hear of a write. A lift that comes late while the log is in charge does no harm: an
-unprotected page counts as written.
+Decision. The helper that opened the userfaultfd inside the target stays, in its own session and with every
+signal blocked. It waits for a fault, or for the main process to close its end of the socket. The main
+process polls the userfaultfd too: a watchdog that is stopped leaves the fault there, and the main process
+answers it. At a fault the two proceed as follows.
+
+1. The watchdog increments the shared counter `begun` and signals the eventfd. Only then does it read the
+   message from the userfaultfd. So a fault is in the userfaultfd, or counted, or both.
+2. The watchdog lifts the page, increments `released` and signals the eventfd again. The main process waits
+   for this, with a timeout.
+3. The watchdog waits, so that the writer makes progress and the main process can lift the whole range. The
+   main process then sets `taken`. If it does not, or the writer faults on the next page first, the watchdog
+   lifts the whole range itself.
+4. The watchdog increments `done`.
+
+Before the tracker arms the extent again, `done` must equal `begun`. Otherwise a late watchdog could lift
+the protection of the new round, and no write of that round would be reported. A late lift while the write
+log is active does no harm: an unprotected page counts as written.
 """
 
 from __future__ import annotations
@@ -51,136 +58,135 @@ if TYPE_CHECKING:
     from vramtap.linux.userfaultfd import Userfaultfd
 
 LATE_S: Final = 0.005
-"""A writer is released after 0.15 ms. One that is not after 5 has found its watchdog stopped: we answer."""
+"""Time after which the main process answers a fault itself; a watchdog that runs needs 0.15 ms."""
 GIVE_WAY_S: Final = 0.001
-"""For the writer to get on, and for us to take over: that takes 0.2 to 0.5 ms."""
+"""Time that the watchdog waits before it lifts the range. Writer and main process need 0.2 to 0.5 ms."""
 _BEGUN, _RELEASED, _DONE, _TAKEN, _WHERE, _COUNTERS = range(6)
 _GONE: Final = frozenset({errno.EINVAL, errno.ENOENT, errno.ENOMEM, errno.ESRCH, errno.EAGAIN})
-"""How a userfaultfd refuses memory that is not there any more, is not registered, whose process has ended, or
-that is being changed (Linux: fs/userfaultfd.c, mm/userfaultfd.c)."""
+"""Errors of a userfaultfd for memory that was unmapped, is not registered, belongs to an ended process, or is
+being changed (Linux: fs/userfaultfd.c, mm/userfaultfd.c)."""
 _REHEARSE: Final = b"r"
-"""The only thing ever said to a watchdog."""
+"""The only message that the main process sends to a watchdog."""
 _MESSAGES: Final = 64
-"""Faults taken out at once; as many threads may have run into the protection together."""
+"""Messages read at once; so many threads may have faulted together."""
 _MESSAGE_BYTES: Final = ctypes.sizeof(abi.UffdMsg)
 _FAULT: Final = struct.Struct(f"=B{abi.UffdMsg.flags.offset - 1}xQQQ")
-"""Of a message: its event; of a fault flags and address, of what has moved from, to and how many bytes."""
+"""Fields: event; flags and address of a fault, or old address, new address and bytes of a move."""
 _RANGE: Final = struct.Struct("=QQQ")
-"""`abi.UffdioWriteprotect`: start, bytes, mode; packed by hand where a writer waits for it."""
+"""`abi.UffdioWriteprotect`: start, bytes, mode. Packing by hand is faster while a writer waits."""
 _REALTIME_PRIORITY: Final = 1
-"""The lowest of the real-time ones: enough to come before everything that has none."""
+"""The lowest real-time priority: it runs before every process without one."""
 
 _END_S: Final = 1.0
-"""For the watchdog to end once it has been let go; it takes a millisecond."""
+"""Time for the watchdog to end after the socket was closed; it needs a millisecond."""
 
 
 class Signals:
-    """By what a watchdog tells what it does, and hears that it need not; shared with it by descriptor.
+    """Shared counters and an eventfd, by which watchdog and main process communicate.
 
-    Counters in memory and an eventfd rather than messages: to send one takes 50 us when the caches are cold,
-    to ring takes 10 (measured), and a writer waits meanwhile.
+    They replace messages, because a writer waits meanwhile: to send a message takes 50 us when the caches
+    are cold, to signal an eventfd takes 10 us (measured).
 
     Args:
-        board: A memfd of numbers: what the watchdog has begun, released and done, what we have taken, and
-            where the last writer was held.
-        bell: An eventfd, not blocking, for the watchdog to ring.
+        counters: A memfd that holds `begun`, `released`, `done`, `taken` and `where`; owned from here on.
+        eventfd: A non-blocking eventfd that the watchdog signals; owned from here on.
     """
 
-    def __init__(self, board: int, bell: int) -> None:
-        self._board = Descriptor(board)
-        self._bell = Descriptor(bell)
-        self._counters = (ctypes.c_uint64 * _COUNTERS).from_buffer(mmap.mmap(board, mmap.PAGESIZE))
+    def __init__(self, counters: int, eventfd: int) -> None:
+        self._memfd = Descriptor(counters)
+        self._eventfd = Descriptor(eventfd)
+        self._counters = (ctypes.c_uint64 * _COUNTERS).from_buffer(mmap.mmap(counters, mmap.PAGESIZE))
 
     @classmethod
-    def make(cls) -> Self:
-        """New ones, not inheritable."""
+    def create(cls) -> Self:
+        """Create both descriptors, close-on-exec."""
         with contextlib.ExitStack() as stack:
-            board = os.memfd_create("vramtap-watchdog", os.MFD_CLOEXEC)
-            stack.callback(os.close, board)
-            os.truncate(board, mmap.PAGESIZE)
-            bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            stack.callback(os.close, bell)
-            made = cls(board, bell)
+            counters = os.memfd_create("vramtap-watchdog", os.MFD_CLOEXEC)
+            stack.callback(os.close, counters)
+            os.truncate(counters, mmap.PAGESIZE)
+            eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            stack.callback(os.close, eventfd)
+            made = cls(counters, eventfd)
             stack.pop_all()
             return made
 
     @property
     def descriptors(self) -> tuple[int, int]:
-        """What the other side makes its own of: board and bell."""
-        return self._board.fileno(), self._bell.fileno()
+        """The memfd of the counters and the eventfd, to pass on to the other process."""
+        return self._memfd.fileno(), self._eventfd.fileno()
 
     @property
     def begun(self) -> int:
-        """Faults that the watchdog was about to take."""
+        """Number of faults that the watchdog has begun to answer."""
         return self._counters[_BEGUN]
 
     @property
     def released(self) -> int:
-        """The last of them whose page was lifted."""
+        """Number of the last fault whose page the watchdog has lifted."""
         return self._counters[_RELEASED]
 
     @property
     def done(self) -> int:
-        """The last of them after which nothing is lifted any more."""
+        """Number of the last fault for which the watchdog lifts nothing more."""
         return self._counters[_DONE]
 
     @property
     def taken(self) -> int:
-        """The last of them after which we have taken the range over."""
+        """Number of the last fault after which the main process has lifted the whole range."""
         return self._counters[_TAKEN]
 
     @property
     def where(self) -> int:
-        """The address of the page that was released last; 0 where that was none."""
+        """Address of the page that was released last; 0 if no writer waited."""
         return self._counters[_WHERE]
 
     def take(self) -> None:
-        """Tell the watchdog that the range is no longer its."""
+        """Tell the watchdog that the main process has lifted the whole range."""
         self._counters[_TAKEN] = self._counters[_BEGUN]
 
     def begin(self) -> None:
-        """Tell that a fault is about to be taken."""
+        """Announce that the watchdog is about to read a fault."""
         self._counters[_BEGUN] += 1
-        self._ring()
+        self._notify()
 
     def release(self, page: int) -> None:
-        """Tell that its page was lifted.
+        """Announce that the watchdog has lifted the faulting page.
 
         Args:
-            page: Its address; 0 where no page was waited for.
+            page: Address of the page; 0 if no writer waited.
         """
         self._counters[_WHERE] = page
         self._counters[_RELEASED] = self._counters[_BEGUN]
-        self._ring()
+        self._notify()
 
     def finish(self) -> None:
-        """Tell that nothing is lifted any more."""
+        """Announce that the watchdog lifts nothing more for this fault."""
         self._counters[_DONE] = self._counters[_BEGUN]
-        self._ring()
+        self._notify()
 
-    def _ring(self) -> None:
-        # The counter cannot become full: it would take 2 ** 64 faults that we did not listen to.
-        os.eventfd_write(self._bell.fileno(), 1)
+    def _notify(self) -> None:
+        # The eventfd cannot overflow: that would take 2 ** 64 faults without a read.
+        os.eventfd_write(self._eventfd.fileno(), 1)
 
-    def hush(self) -> None:
-        """Let the bell be silent until it rings again."""
+    def drain(self) -> None:
+        """Reset the eventfd, so that it is not readable until the next signal."""
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell.fileno())
+            os.eventfd_read(self._eventfd.fileno())
 
     def close(self) -> None:
-        """Give them back."""
-        self._board.close()
-        self._bell.close()
+        """Close both descriptors; repeated calls do nothing."""
+        self._memfd.close()
+        self._eventfd.close()
 
 
 class Watchdog:
-    """Our end of a watchdog that guards one extent.
+    """The main process's end of a watchdog that guards one extent.
 
     Args:
-        guard: A duplicate of the descriptor it guards, which it waits for already.
-        signals: By which it tells; owned from here on.
-        link: The socket to it; its end is the watchdog's.
-        process: It; waited for when closed.
+        guard: A duplicate of the userfaultfd that the watchdog waits for already.
+        signals: The shared counters and eventfd; owned from here on.
+        link: The socket to the watchdog; closing it ends the watchdog.
+        process: The watchdog; `close` waits for its end.
     """
 
     def __init__(
@@ -190,84 +196,86 @@ class Watchdog:
         self._signals = signals
         self._link = link
         self._process = process
-        self._heard = self._called = 0
+        self._heard = self._done_at_ping = 0
         self._epoll = select.epoll()
         for fd in (guard.fileno(), link.fileno(), signals.descriptors[1]):
             self._epoll.register(fd, select.EPOLLIN)
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Process id of the watchdog."""
         return self._process.pid
 
     def fileno(self) -> int:
-        """Readable when there is a fault, or the watchdog tells of one, or it has ended."""
+        """Return a descriptor that is readable after a fault, a signal, or the watchdog's end."""
         return self._epoll.fileno()
 
     @property
     def fired(self) -> bool:
-        """Whether there is a fault, or was since `ready`, or the watchdog has ended."""
-        # What rings after this is counted before; what has rung and was counted long ago is forgotten.
-        self._signals.hush()
+        """Whether a fault is pending or was since `ready`, or the watchdog has ended."""
+        # The watchdog counts before it signals. So this drains signals whose counts are read below, or that
+        # were read before; a later signal makes the descriptor readable again.
+        self._signals.drain()
         if self._signals.begun != self._heard:
             return True
         return bool(self._readable(0, self.guard.fileno(), self._link.fileno()))
 
     @property
     def alive(self) -> bool:
-        """Whether it has not ended: nothing is ever said to us on the socket."""
+        """Whether the watchdog runs. It sends nothing on the socket, so readable means closed."""
         return not self._readable(0, self._link.fileno())
 
     def ready(self) -> bool:
-        """Whether it is alive and done with whatever it began; from then on `fired` is about what comes."""
-        # Silence first: what rings after it is either counted here, and rings for nothing, or is to come. Of
-        # the counters the last one first: it never overtakes the other.
-        self._signals.hush()
+        """Return whether the watchdog runs and is done with all faults; `fired` reports new ones only."""
+        # Drain first: a signal after it is either counted here, and is then spurious, or belongs to a later
+        # fault. Read `done` first: it never overtakes `begun`.
+        self._signals.drain()
         done, begun = self._signals.done, self._signals.begun
         self._heard = begun
         return begun == done and self.alive
 
     @property
     def where(self) -> int:
-        """The address of the page it released last; 0 where nobody waited for one."""
+        """Address of the page that the watchdog released last; 0 if no writer waited."""
         return self._signals.where
 
-    def settle(self, timeout_s: float) -> bool:
-        """Wait until the watchdog has released whoever ran into the protection.
+    def wait_released(self, timeout_s: float) -> bool:
+        """Wait until the watchdog has released the writer that faulted.
 
         Args:
-            timeout_s: It may have been stopped; whoever calls then lifts the protection instead.
+            timeout_s: Time limit for each signal. The watchdog may be stopped; the caller then lifts the
+                protection instead.
 
         Returns:
-            Whether it has; False too when it has ended.
+            True if the watchdog has released the writer; False after the timeout or the watchdog's end.
         """
         return self._wait(lambda: self._heard != self._signals.begun == self._signals.released, timeout_s)
 
-    def call(self) -> None:
-        """Ask one that did not answer for a sign of life; `answered` tells when it has given it."""
-        self._called = self._signals.done
-        # It has ended, or has not taken what it was sent before: either is seen by `alive` and `answered`.
+    def ping(self) -> None:
+        """Send a watchdog that did not respond a request; `answered` is True once it has handled it."""
+        self._done_at_ping = self._signals.done
+        # The watchdog has ended, or has not read earlier requests: `alive` and `answered` show either.
         with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
             self._link.send(_REHEARSE, socket.MSG_DONTWAIT)
 
     @property
     def answered(self) -> bool:
-        """Whether it has done something since it was called, and has done with it."""
+        """Whether the watchdog has handled a request or fault since `ping`, and is done with it."""
         done, begun = self._signals.done, self._signals.begun
-        return done == begun != self._called
+        return done == begun != self._done_at_ping
 
-    def take_over(self) -> None:
-        """Tell it that nothing is left to lift, and take what messages are left out of the descriptor."""
+    def acknowledge(self) -> None:
+        """Read the remaining messages, and tell the watchdog that nothing is left to lift."""
         while self._readable(0, self.guard.fileno()):
             _faults(self.guard.fileno())
         self._signals.take()
 
     def _wait(self, happened: Callable[[], bool], timeout_s: float) -> bool:
-        bell, link = self._signals.descriptors[1], self._link.fileno()
+        eventfd, link = self._signals.descriptors[1], self._link.fileno()
         while not happened():
-            if bell not in self._readable(timeout_s * 1000, bell, link):
+            if eventfd not in self._readable(timeout_s * 1000, eventfd, link):
                 return False
-            self._signals.hush()
+            self._signals.drain()
         return self.alive
 
     def _readable(self, timeout_ms: float, *fds: int) -> list[int]:
@@ -277,10 +285,10 @@ class Watchdog:
         return [fd for fd, _ in poller.poll(timeout_ms)]
 
     def rehearse(self, timeout_s: float) -> float | None:
-        """Let the watchdog do, unasked by any fault, what it does at one.
+        """Make the watchdog do what it does at a fault, and measure it.
 
         Returns:
-            Until a writer would have been released, microseconds; None if the watchdog did not answer.
+            Time until a writer would be released, us; None if the watchdog did not answer.
         """
         self.ready()
         began_ns = time.perf_counter_ns()
@@ -288,7 +296,7 @@ class Watchdog:
             self._link.send(_REHEARSE)
         except OSError:
             return None
-        if not self.settle(timeout_s):
+        if not self.wait_released(timeout_s):
             return None
         released_ns = time.perf_counter_ns()
         if not self._wait(lambda: self._signals.begun == self._signals.done, timeout_s):
@@ -296,7 +304,7 @@ class Watchdog:
         return (released_ns - began_ns) / 1000
 
     def close(self) -> None:
-        """Let it go: it ends, and with the last reference to the descriptor all protection is lifted."""
+        """End the watchdog; the kernel lifts all protection with the last reference to the userfaultfd."""
         self._epoll.close()
         self._link.close()
         self.guard.close()
@@ -304,26 +312,26 @@ class Watchdog:
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
-            # Stopped by somebody. It holds nothing but descriptors, and all they do is lift protection.
+            # It is stopped. It holds only descriptors, and closing them only lifts protection.
             self._process.kill()
             self._process.wait()
 
 
 def stand_guard(guard: Userfaultfd, signals: Signals, link: socket.socket, start: int, end: int) -> None:
-    """What the watchdog does until whoever it works for has let go or has died.
+    """Run the watchdog until the main process closes its end of the socket or ends.
 
     Args:
-        guard: The full userfaultfd, its features agreed on.
-        signals: By which it tells whoever it works for.
-        link: The socket to whoever it works for.
+        guard: The full userfaultfd, after `api`.
+        signals: The counters and eventfd shared with the main process.
+        link: The socket to the main process.
         start: First address of the extent.
         end: Address past the last.
     """
-    # Somebody stands still while we wait for a processor. Without the right to it we wait in line.
+    # A writer waits while the watchdog waits for a processor. Without CAP_SYS_NICE it keeps its priority.
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_REALTIME_PRIORITY))
     fd = guard.fileno()
-    everything = bytearray(_RANGE.pack(start, end - start, 0))
+    whole = bytearray(_RANGE.pack(start, end - start, 0))
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     poller.register(link.fileno(), select.POLLIN)
@@ -338,11 +346,12 @@ def stand_guard(guard: Userfaultfd, signals: Signals, link: socket.socket, start
             signals.release(pages[0] if pages and which == fd else 0)
             poller.poll(GIVE_WAY_S * 1000)
             if signals.taken != signals.begun:
-                _lift(fd, everything)
+                _lift(fd, whole)
             signals.finish()
 
 
 def _ended(link: socket.socket) -> bool:
+    """Read one request; return whether the main process has closed its end instead."""
     try:
         return not link.recv(len(_REHEARSE))
     except ConnectionResetError:
@@ -350,42 +359,44 @@ def _ended(link: socket.socket) -> bool:
 
 
 def _faults(fd: int) -> list[int]:
-    """Take messages out of the descriptor; returns the addresses of the pages that are waited for."""
+    """Read messages from the userfaultfd; return the addresses of the pages that writers wait for."""
     try:
-        # Once: to be told that there are no more takes 15 us when the caches are cold, and a writer waits.
+        # Once: a second read, only to get EAGAIN, takes 15 us when the caches are cold, and a writer waits.
         data = os.read(fd, _MESSAGES * _MESSAGE_BYTES)
     except BlockingIOError:
-        return []  # whoever had waited was released by the other side
+        return []  # the main process has released the writer
     pages = []
     for at in range(0, len(data), _MESSAGE_BYTES):
         event, _, address, size = _FAULT.unpack_from(data, at)
-        # Unmapped, given back: taking the event is the whole answer.
+        # For memory that was unmapped or given back, reading the event is the whole answer.
         if event == abi.UFFD_EVENT_PAGEFAULT:
             pages.append(address & -mmap.PAGESIZE)
         elif event == abi.UFFD_EVENT_REMAP:
-            _let_go(fd, address, size)
+            _release_moved(fd, address, size)
     return pages
 
 
-def _let_go(fd: int, start: int, size: int) -> None:
-    """Memory that was moved took its protection along, to where nobody looks after it."""
+def _release_moved(fd: int, start: int, size: int) -> None:
+    """Release memory at its new address: mremap(2) takes the protection along, out of the extent."""
     argument = bytearray(_RANGE.pack(start, size, 0))
     for request in (abi.UFFDIO_UNREGISTER, abi.UFFDIO_WAKE):
-        _ask(fd, request, argument)
+        _ioctl(fd, request, argument)
 
 
 def _lift(fd: int, argument: bytearray) -> None:
-    # Refused when part of it was unmapped or the other side has unregistered it, which lifts it but wakes
-    # nobody. Where only part of it has gone the rest stays protected, and who is woken runs into it again:
-    # the other side was told, and lifts all of it.
-    if not _ask(fd, abi.UFFDIO_WRITEPROTECT, argument):
-        _ask(fd, abi.UFFDIO_WAKE, argument)
+    """Lift the protection of a range and wake its writers."""
+    # The kernel refuses if part of the range was unmapped, or if the main process has unregistered it, which
+    # lifts the protection but wakes no writer. If only part of the range is gone the rest stays protected,
+    # and a woken writer faults again: the main process knows of the fault, and lifts the whole range.
+    if not _ioctl(fd, abi.UFFDIO_WRITEPROTECT, argument):
+        _ioctl(fd, abi.UFFDIO_WAKE, argument)
 
 
-def _ask(fd: int, request: int, argument: bytearray) -> bool:
-    """Make a request of a userfaultfd; returns whether it was not refused because memory has gone or changes.
+def _ioctl(fd: int, request: int, argument: bytearray) -> bool:
+    """Make a request; return False if the kernel refused it because the memory is gone or changes.
 
-    Anything else ends the watchdog: the kernel then lifts all protection, and who it works for hears of it.
+    Any other error ends the watchdog: the kernel then lifts all protection, and the main process sees the
+    socket close.
     """
     try:
         fcntl.ioctl(fd, request, argument)

@@ -133,7 +133,7 @@ class VramLog:
             return Fetched(PageRuns.from_mask(written))
 
     def has_pages(self) -> bool | None:
-        """Return whether the log holds pages; None for a form that can only be read and cleared at once.
+        """Return whether the log holds pages; None for a form that cannot be read without clearing it.
 
         Raises:
             TargetGone: the VM was closed.

@@ -309,8 +309,7 @@ class Machine:
     # Callbacks of the devices, on the machine's thread
 
     def _on_mode(self) -> None:
-        for callback in self._mode_watchers.snapshot():
-            callback()
+        self._mode_watchers.notify()
 
     def _on_frame(self, number: int) -> None:
         with self._changed:

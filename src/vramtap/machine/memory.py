@@ -85,8 +85,7 @@ class GuestMemory:
         """Report a store by a device to these bytes of the video RAM, before the guest runs on."""
         if size_bytes > 0:
             runs = PageRuns([(first_byte // PAGE_SIZE, -(-(first_byte + size_bytes) // PAGE_SIZE))])
-            for callback in self._device_watchers.snapshot():
-                callback(runs)
+            self._device_watchers.notify(runs)
 
     def store(self, address: int, data: bytes) -> None:
         """Write bytes to RAM at a guest-physical address, before the guest runs.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vramtap.errors import VramtapError
 from vramtap.machine.layout import VRAM_BASE, VRAM_BYTES
+from vramtap.machine.watch import MachineEvents
 from vramtap.memory.extent import Extent
 from vramtap.memory.own import OwnSpace
 from vramtap.pages import PAGE_SIZE
@@ -52,6 +53,11 @@ class GuestSpace(OwnSpace):
         super().__init__(keep=machine.memory)
         self.name = "machine"
         self.machine = machine
+
+    @property
+    def events(self) -> MachineEvents:
+        """Runs of the CPU and stores by devices."""
+        return MachineEvents(self.machine)
 
     def frame_of(self, address: int) -> int:
         """Return the guest-physical address of an address of this process inside the video RAM.

@@ -1,1 +1,1 @@
-"""Extents, and the address spaces they lie in."""
+"""Extents and the address spaces that they belong to."""

@@ -1,4 +1,4 @@
-"""Extent: a contiguous run of pages of one address space, and what an address space must offer."""
+"""Extent: a contiguous range of pages of one address space. AddressSpace: what an address space offers."""
 
 from __future__ import annotations
 
@@ -11,28 +11,41 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from vramtap.memory.events import WriteEvents
+    from vramtap.memory.foreign import XenFrames
+
 
 class AddressSpace(Protocol):
-    """Memory that can be read by address."""
+    """Memory that can be read by address, and the ways in which its writes can be followed."""
 
     name: str
-    """How messages call it: `pid 812`, a path."""
+    """Name in messages: `pid 812`, a path."""
     pid: int | None
-    """Whose page tables map it, for the kernel's write log; None where no single process is known."""
+    """Process whose page tables map the memory, for the kernel's write log; None if not known."""
     bytes_read: int
-    """Bytes copied out of it so far."""
+    """Bytes copied out of the memory so far."""
+
+    @property
+    def events(self) -> WriteEvents | None:
+        """Events that accompany every write; None if there are none and an idle tracker has to poll."""
+        ...
+
+    @property
+    def frames(self) -> XenFrames | None:
+        """Frames of a Xen domain that the memory consists of; None if it is other memory."""
+        ...
 
     def read_runs(self, address: int, runs: PageRuns, into: NDArray[np.uint8], base_page: int) -> None:
         """Copy whole pages out of the address space.
 
         Args:
             address: Address of page 0 of the extent.
-            runs: The pages wanted.
-            into: Shape `(bytes,)`; page `p` lands at byte `(p - base_page) * PAGE_SIZE`.
-            base_page: The page that `into` begins with.
+            runs: Pages to copy.
+            into: Shape `(bytes,)`, uint8; page `p` goes to byte `(p - base_page) * PAGE_SIZE`.
+            base_page: First page of `into`.
 
         Raises:
-            TargetGone: whose memory it is has ended.
+            TargetGone: the owner of the memory has ended.
             KernelError: a page could not be read.
         """
         ...
@@ -40,12 +53,12 @@ class AddressSpace(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """A contiguous run of pages of one address space that is watched.
+    """A contiguous range of pages of one address space.
 
     Args:
-        space: The address space it lies in.
-        address: Where it begins there; a multiple of `PAGE_SIZE`.
-        pages: How many pages long it is.
+        space: The address space.
+        address: First address; a multiple of `PAGE_SIZE`.
+        pages: Number of pages.
     """
 
     space: AddressSpace
@@ -65,20 +78,20 @@ class Extent:
 
     @property
     def end(self) -> int:
-        """First address past it."""
+        """First address after the extent."""
         return self.address + self.size_bytes
 
     def read(self, runs: PageRuns, into: NDArray[np.uint8], base_page: int = 0) -> None:
-        """Copy these pages into a buffer that begins with page `base_page`.
+        """Copy pages of the extent into a buffer.
 
         Args:
             runs: Pages relative to the extent.
-            into: Shape `(bytes,)`, long enough for the last run.
-            base_page: The page of the extent that `into` begins with.
+            into: Shape `(bytes,)`, uint8, long enough for the last run.
+            base_page: First page of `into`.
 
         Raises:
             ValueError: a run is outside the extent or the buffer.
-            TargetGone: whose memory it is has ended.
+            TargetGone: the owner of the memory has ended.
             KernelError: a page could not be read.
         """
         if not runs:
@@ -91,5 +104,5 @@ class Extent:
         self.space.read_runs(self.address, runs, into, base_page)
 
     def __str__(self) -> str:
-        """As messages name it."""
+        """Return the form used in messages."""
         return f"{self.space.name} {self.address:#x}-{self.end:#x}"

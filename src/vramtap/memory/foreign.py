@@ -1,10 +1,10 @@
-"""The video RAM of a Xen domain as an address space: it has a place while the guest gives it one."""
+"""XenSpace: the video RAM of a Xen domain as an address space, wherever the guest places it."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Protocol
 
 from vramtap.pages import PAGE_SIZE, PageRuns
 
@@ -18,29 +18,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
-    """Where video RAM is; another object whenever it may be elsewhere.
+    """Location of the video RAM. Compared by identity: a new object means that the location may have changed.
 
     Args:
-        domid: Of the domain.
-        first: Guest frame number of its first page.
+        domid: ID of the domain.
+        first: Guest frame number of the first page.
     """
 
     domid: int
     first: int
 
 
-class XenSpace:
-    """Frames of a domain that change their place; an extent's address is the offset in them.
+class XenFrames(Protocol):
+    """What a tracker needs of the frames of a Xen domain. `XenSpace` provides it."""
 
-    Firmware places the framebuffer some time after the domain has begun, may move it, and a reboot is
-    another domain: the extent stays, and `placement` says where it is now.
+    name: str
+    """Name of the domain in messages."""
+    claim: str
+    """Name that stays the same when the frames move; at most one tracker may hold it."""
+    placement: Placement | None
+    """Where the frames are now; None while the guest has placed them nowhere."""
+    model: SchedstatProbe | None
+    """CPU time of the device model, which writes frames in ways that no log records; None if not known."""
+
+
+class XenSpace:
+    """Frames of a domain that may move; an extent's address is the offset in them.
+
+    Firmware places the framebuffer some time after the domain has started and may move it. A reboot makes
+    another domain. The extent stays the same, and `placement` is where the frames are now.
 
     Args:
-        memory: Maps frames; closed by `close`.
-        pages: How much video RAM there is.
-        name: As messages call it.
-        claim: A name for it that does not change with its place, for who may be alone only.
+        memory: Maps frames; `close` closes it.
+        pages: Size of the video RAM, pages.
+        name: Name in messages.
+        claim: See `XenFrames.claim`.
     """
+
+    events: Final = None
 
     def __init__(self, memory: ForeignMemory, pages: int, name: str, claim: str) -> None:
         self.name = name
@@ -49,18 +64,22 @@ class XenSpace:
         self.claim = claim
         self.placement: Placement | None = None
         self.model: SchedstatProbe | None = None
-        """Of the device model, which writes video RAM by ways that are in no log; None if it is not known."""
         self._memory = memory
         self._pages = pages
         self._mapping: FrameMapping | None = None
-        # A tracker may read in a thread while the target hears that the domain has gone.
+        # A tracker may read in a thread while the target learns that the domain has ended.
         self._lock = threading.Lock()
 
+    @property
+    def frames(self) -> XenFrames:
+        """The space itself."""
+        return self
+
     def place(self, domid: int, first: int) -> bool:
-        """Note where the video RAM is, and map it.
+        """Map the video RAM at a new location.
 
         Returns:
-            Whether all of its frames are there; without, it has no place.
+            Whether all of its frames exist; if not, `placement` becomes None.
 
         Raises:
             TargetGone: the domain has ended.
@@ -81,7 +100,7 @@ class XenSpace:
         return True
 
     def unplace(self) -> None:
-        """It has no place now: nothing is mapped, so that a domain that has ended can go."""
+        """Unmap the video RAM, so that Xen can free a domain that has ended."""
         with self._lock:
             former, self._mapping = self._mapping, None
             self.placement = None
@@ -89,10 +108,10 @@ class XenSpace:
                 former.close()
 
     def read_runs(self, address: int, runs: PageRuns, into: NDArray[np.uint8], base_page: int) -> None:
-        """Copy whole pages, zeros while it has no place; see `AddressSpace.read_runs`.
+        """Copy whole pages, zeros while `placement` is None; see `AddressSpace.read_runs`.
 
-        Not an error: having no place is how every guest begins, and begins again. One who compares could
-        not even begin then, and would fail for ever without asking where it is by now.
+        A missing placement is not an error: every guest starts without one, and again after a reboot. With an
+        error here `CompareTracker` could not start on such a guest.
         """
         offset = address // PAGE_SIZE
         with self._lock:
@@ -105,7 +124,7 @@ class XenSpace:
                 self.bytes_read += size
 
     def close(self) -> None:
-        """Unmap and let go of the domain; harmless twice."""
+        """Unmap the video RAM and close the hypervisor's interface; harmless twice."""
         self.unplace()
         if self.model is not None:
             self.model.close()

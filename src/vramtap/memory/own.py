@@ -1,10 +1,10 @@
-"""This process's own memory as an address space."""
+"""Memory of this process as an address space."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from vramtap.memory.extent import Extent
 from vramtap.pages import PAGE_SIZE, PageRuns
@@ -13,19 +13,28 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from vramtap.memory.events import WriteEvents
+
 
 class OwnSpace:
     """Memory of this process, read by copying.
 
     Args:
-        keep: An object that owns the memory; kept alive as long as the space is.
+        keep: Owner of the memory; the space keeps it alive.
     """
+
+    frames: Final = None
 
     def __init__(self, keep: object = None) -> None:
         self.name = "this process"
         self.pid: int | None = os.getpid()
         self.bytes_read = 0
         self._keep = keep
+
+    @property
+    def events(self) -> WriteEvents | None:
+        """None: a write to plain memory causes no event."""
+        return None
 
     def read_runs(self, address: int, runs: PageRuns, into: NDArray[np.uint8], base_page: int) -> None:
         """Copy whole pages; see `AddressSpace.read_runs`."""
@@ -38,20 +47,21 @@ class OwnSpace:
 
 
 def extent_of(array: NDArray[Any]) -> tuple[Extent, int]:
-    """The pages that a writable array of this process lies in.
+    """Return the pages that a writable array of this process lies in.
 
     Args:
         array: C-contiguous and writable, any dtype and shape, at least one byte.
 
     Returns:
-        The extent, rounded outward to whole pages, and the byte offset of the array in it.
+        The extent, rounded outward to whole pages, and the offset of the array's first byte in the extent's
+        first page, `0 <= offset < PAGE_SIZE`.
 
     Raises:
         ValueError: the array is empty, read-only or not contiguous.
     """
     if not array.flags.c_contiguous or not array.flags.writeable or not array.nbytes:
         raise ValueError(
-            f"array of {array.nbytes} bytes: needs to be C-contiguous, writable and not empty to be tracked"
+            f"cannot track an array of {array.nbytes} bytes: it must be C-contiguous, writable and not empty"
         )
     start = array.ctypes.data
     first = start // PAGE_SIZE

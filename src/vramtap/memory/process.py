@@ -1,8 +1,8 @@
-"""Another process's memory as an address space."""
+"""Memory of another process as an address space."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -19,11 +19,14 @@ class ProcessSpace:
     """Memory of another process, read with process_vm_readv.
 
     Args:
-        pid: Whose.
+        pid: The process.
 
     Raises:
         TargetGone: no such process.
     """
+
+    events: Final = None
+    frames: Final = None
 
     def __init__(self, pid: int) -> None:
         self.name = f"pid {pid}"
@@ -34,8 +37,8 @@ class ProcessSpace:
     def read_runs(self, address: int, runs: PageRuns, into: NDArray[np.uint8], base_page: int) -> None:
         """Copy whole pages; see `AddressSpace.read_runs`.
 
-        The call goes by number, and a number may be given to a new process: that ours still runs after
-        the copy proves that the bytes are its own.
+        process_vm_readv takes a process ID, and the kernel may give that ID to a new process. If this process
+        still runs after the copy, the bytes are its own.
         """
         spans = runs.array
         lengths = ((spans[:, 1] - spans[:, 0]) * PAGE_SIZE).astype(np.uint64)
@@ -47,5 +50,5 @@ class ProcessSpace:
         self.bytes_read += int(lengths.sum())
 
     def close(self) -> None:
-        """Let go of the process."""
+        """Close the pidfd."""
         self.pidfd.close()

@@ -1,1 +1,1 @@
-"""Pure decisions: when to protect, when to arm, when to poll."""
+"""Online decisions of the hybrid tracker, as pure functions."""

@@ -1,25 +1,26 @@
-"""Arming: after how much looking in vain an extent is armed; ski rental that learns, and what is proved.
+"""The rule for arming: after how many scans without result an extent is armed, and what is proved of it.
 
-A *gap* is a run of looks that find nothing. Each costs `look_us`; arming, with the waking that ends it,
-costs `A = arming_us + waking_us` once, and the rest of the gap nothing. To rent or to buy, not knowing how
-long: the **break-even rule**, arm after the first look with which this gap has cost more than `A`, costs at
-most twice what the cheapest choice for each gap costs, and no deterministic rule does better (A. Karlin, M.
-Manasse, L. Rudolph, D. Sleator, "Competitive snoopy caching", Algorithmica 3, 1988). In looks: with `a = A /
-look_us` it arms at look `e = floor(a) + 1`. A gap of g < e looks costs g; a longer one e + a <= 2 e, and the
-cheapest is `min(g, 1 + a) >= e`, since one look has to find nothing before anything can be armed.
+A *gap* is a run of scans that find nothing. Each costs `look_us`. Arming, with the waking that ends it, costs
+`A = arming_us + waking_us` once, and the rest of the gap costs nothing. This is ski rental: to rent or to buy
+without knowing the length. The **break-even rule** arms after the first scan with which this gap has cost
+more than `A`. It costs at most twice the cheapest choice for each gap, and no deterministic rule does better
+(A. Karlin, M. Manasse, L. Rudolph, D. Sleator, "Competitive snoopy caching", Algorithmica 3, 1988). In scans:
+with `a = A / look_us`, it arms at scan `e = floor(a) + 1`. A gap of g < e scans costs g; a longer one costs e
++ a <= 2 e, and the cheapest choice is `min(g, 1 + a) >= e`, since one scan has to find nothing before the
+extent can be armed.
 
-Twice is much where gaps are alike: with nothing written at all, break-even pays two thirds in vain. So the
-thresholds of a geometric series are rated by what each would have cost on the gaps there were, the older
-ones counting less, and the best of them is used, **while its account allows**. The account holds what this
-gap by gap spent less than break-even would have, `budget * A` to begin with and never more. Another
-threshold than break-even is used in a gap only if the worst that it can cost more there is covered: `A` for
-an earlier one (armed in vain), what it waits longer for a later one. Hence, at every moment,
+Twice is a lot if all gaps are alike: if nothing is ever written, two thirds of what break-even pays are
+wasted. So the thresholds of a geometric series are rated by what each would have cost on the gaps so far,
+with less weight for older gaps. The best of them is used, **while its account allows**. The account holds
+what the gaps so far cost less than with break-even; it starts with `budget * A` and never holds more. A gap
+uses another threshold than break-even only if the account covers the most that this can cost more: `A` for an
+earlier threshold (armed in vain), the longer wait for a later one. Hence, at every moment,
 
     spent <= spent by break-even + budget * A <= 2 * cheapest + budget * A,
 
-for looks and armings, where every arming is charged its waking at once. Not covered: what tiles cost while
-the extent is not armed, and what an armed interval saves of it; arming can only be better than it is
-thought.
+for scans and armings, where every arming is charged its waking at once. Not covered: what tiles cost while
+the extent is not armed, and what an armed interval saves of it. So arming can only be better than this rating
+says.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 
 LONGER: Final = 2.0
-"""A gap also counts as one so many times as long: the longest so far says little of the longest to come."""
+"""Each gap is also rated as one this many times as long: later gaps may be longer than all so far."""
 LATEST: Final = 4.0
-"""The latest threshold that is rated, in break-evens: later than that, arming is as good as given up."""
+"""Latest threshold that is rated, in break-evens: with a later one the extent is hardly ever armed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArmingRule:
-    """What does not change; every cost in looks that find nothing.
+    """The constant part of the rule; the unit of all costs is one scan that finds nothing.
 
     Args:
-        whole: Arming and waking.
-        even: The break-even rule's threshold.
-        thresholds: Rated, rising, `even` among them.
-        forget: What the past still counts when a gap is over.
+        whole: Cost of arming and waking.
+        even: Threshold of the break-even rule.
+        thresholds: Rated thresholds, rising, `even` among them.
+        forget: Weight of earlier gaps, applied each time a gap ends.
         budget: The most that the account can hold.
     """
 
@@ -54,13 +55,13 @@ class ArmingRule:
 
     @classmethod
     def of(cls, whole: float, after: float, soonest: float, forget: float, budget: float) -> Self:
-        """Lay out the thresholds.
+        """Return the rule with its thresholds.
 
         Args:
-            whole: Arming and waking, in looks.
-            after: Break-even, in `whole`; 1.0 is what is proved.
-            soonest: The earliest threshold, in break-evens.
-            forget: What the past still counts when a gap is over.
+            whole: Cost of arming and waking, in scans.
+            after: Break-even, in `whole`; the proof holds for 1.0.
+            soonest: Earliest threshold, in break-evens.
+            forget: See the class.
             budget: Of the account, in `whole`.
         """
         steps = range(round(math.log2(min(soonest, 1.0))), round(math.log2(LATEST)) + 1)
@@ -70,14 +71,14 @@ class ArmingRule:
 
 
 class Arming(NamedTuple):
-    """What has been seen so far; costs in looks. A tuple, since each look that finds nothing makes one.
+    """State of the rule; costs in scans. A tuple, since each scan that finds nothing makes a new one.
 
     Args:
-        rule: What does not change.
-        rated: What each threshold would have cost.
-        account: What may be spent more than break-even would.
-        due: The threshold of this gap.
-        rent: Looks of this gap so far.
+        rule: The constant part.
+        rated: What each threshold would have cost so far.
+        account: What may be spent beyond break-even.
+        due: Threshold of this gap.
+        rent: Scans of this gap so far.
     """
 
     rule: ArmingRule
@@ -88,7 +89,7 @@ class Arming(NamedTuple):
 
     @classmethod
     def begin(cls, rule: ArmingRule) -> Self:
-        """Nothing seen: the earliest threshold is as good as any, and the only one to be right when idle."""
+        """Return the initial state, with the earliest threshold, which is right for an idle screen."""
         return cls._next_gap(rule, (0.0,) * len(rule.thresholds), rule.budget)
 
     @classmethod
@@ -98,8 +99,8 @@ class Arming(NamedTuple):
         return cls(rule, rated, account, due if worst <= account else rule.even)
 
     def quiet(self) -> Self:
-        """A look that found nothing."""
-        # Past the constructor, which costs three times as much when it is cold, as it is here.
+        """Return the state after a scan that found nothing."""
+        # Without the constructor, which takes three times as long with the cold caches of this call.
         return tuple.__new__(type(self), (self.rule, self.rated, self.account, self.due, self.rent + 1))
 
     @property
@@ -108,25 +109,25 @@ class Arming(NamedTuple):
         return self.rent >= self.due
 
     def refused(self) -> Self:
-        """It was due and could not be done: what was spent is forgotten, and break-even waited for."""
+        """Return the state after the extent could not be armed: the gap counts from 0, up to break-even."""
         return self._replace(rent=0, due=self.rule.even)
 
-    def ended(self) -> Self:
-        """A look that found something ends the gap."""
+    def gap_ended(self) -> Self:
+        """Return the state after a scan that found something."""
         if not self.rent:
             return self
-        return self._over(self.rent, armed=False)
+        return self._rate_gap(self.rent, armed=False)
 
     def woken(self, slept: float | None) -> Self:
-        """A write ends the gap, and the arming.
+        """Return the state after a write to the armed extent.
 
         Args:
-            slept: How many looks were not taken; None if nobody knows: then it is taken for armed in vain.
+            slept: Number of scans saved; None if not known, which counts as none.
         """
-        return self._over(self.rent + (slept or 0.0), armed=True)
+        return self._rate_gap(self.rent + (slept or 0.0), armed=True)
 
-    def _over(self, gap: float, *, armed: bool) -> Self:
-        """Rate the thresholds by a gap of so many looks."""
+    def _rate_gap(self, gap: float, *, armed: bool) -> Self:
+        """Rate the thresholds by a gap of `gap` scans, and return the state for the next gap."""
         rule = self.rule
         whole, forget, longer = rule.whole, rule.forget, LONGER * gap
         rated = [

@@ -1,4 +1,4 @@
-"""Policy: which tiles to log, which to leave open, when to arm; functions of what was seen and measured."""
+"""Policy: decides which tiles are logged, which are left unprotected, and when to arm. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,84 +10,85 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vramtap.policy.arming_rule import Arming, ArmingRule
-from vramtap.policy.tile_rule import TileRule, TileStates
+from vramtap.policy.tile_rule import TileMask, TileRule, TileStates
 
 if TYPE_CHECKING:
     from vramtap.policy.costs import Costs
 
-Tiles = NDArray[np.bool_]
 Counts = NDArray[np.int64]
+"""A number of pages for each tile, shape `(tiles,)`."""
 
 INTERVAL_S: Final = 1 / 60
-"""Between two looks of a tap, unless it is told another."""
+"""Default time between two scans of a tap."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a policy has decided, for the next look.
+    """Decision of a policy for the next scan.
 
     Args:
-        open: Shape `(tiles,)`: not protected, and compared at every look; the others are logged. Not written
-            to once handed out: the same object is the same decision. A tile that was open and is not any more
-            is protected again and read as a whole at the next look.
-        armed: Arm now: everything is protected and nobody looks until the first write.
-        rest_s: At least so long until the next look, seconds; 0.0 is the tap's own interval.
+        unprotected: Tiles that are not protected and are compared at every scan; the others are logged. The
+            array is never changed: the same object means the same decision. A tile that becomes logged is
+            protected again and read as a whole at the next scan.
+        armed: Whether to arm now: everything is protected, and there are no scans until the first write.
+        rest_s: Least time until the next scan, seconds; 0.0 means the tap's own interval.
     """
 
-    open: Tiles
+    unprotected: TileMask
     armed: bool = False
     rest_s: float = 0.0
 
 
 class Policy(Protocol):
-    """Decides after every look. Pure: no method changes the policy or the state it is given."""
+    """Decides after every scan. Pure: no method changes the policy or its arguments."""
 
     @property
     def name(self) -> str:
-        """What the command line calls it."""
+        """Name on the command line."""
         ...
 
     def start(self, pages: Counts, costs: Costs) -> State:
-        """The first decision, when everything is protected and was read once.
+        """Return the first decision, when everything is protected and was read once.
 
         Args:
-            pages: Of each tile, shape `(tiles,)`, each at least 1.
+            pages: Pages of each tile, each at least 1.
             costs: Measured on this target.
         """
         ...
 
     def step(self, state: State, dirty: Counts) -> State:
-        """The decision after a look.
+        """Return the decision after a scan.
 
         Args:
-            state: The last one this policy gave. If it says armed, the arming was not carried out.
-            dirty: Pages found written (logged tile) or changed (open tile, and one that is protected again at
-                this look), shape `(tiles,)`.
+            state: The policy's last decision. If `armed`, the extent could not be armed.
+            dirty: Pages of each tile that were written (logged tiles), or changed (unprotected tiles, and
+            tiles
+                that this scan protects again).
         """
         ...
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
-        """The decision after the first write to an armed extent: all tiles logged, not armed.
+        """Return the decision after the first write to an armed extent: all tiles logged, not armed.
 
         Args:
-            state: The last one this policy gave.
-            slept_s: For how long the extent was armed, seconds; None if nobody knows.
+            state: The policy's last decision.
+            slept_s: How long the extent was armed, seconds; None if not known.
         """
         ...
 
 
-def _closed(tiles: int) -> Tiles:
+def _all_logged(tiles: int) -> TileMask:
     return np.zeros(tiles, dtype=np.bool_)
 
 
 class LogAlways:
-    """Every tile logged, never armed."""
+    """Logs every tile and never arms."""
 
     name: Final = "log"
 
     def start(self, pages: Counts, costs: Costs) -> State:
         """See `Policy.start`."""
-        return State(_closed(len(pages)))
+        return State(_all_logged(len(pages)))
 
     def step(self, state: State, dirty: Counts) -> State:
         """See `Policy.step`."""
@@ -99,7 +100,7 @@ class LogAlways:
 
 
 class CompareAlways:
-    """Every tile open, never armed."""
+    """Leaves every tile unprotected and never arms."""
 
     name: Final = "compare"
 
@@ -116,31 +117,48 @@ class CompareAlways:
         return dataclasses.replace(state, armed=False)
 
 
+class ArmAlways:
+    """Logs every tile and arms after every scan that finds nothing, for trials."""
+
+    name: Final = "arm"
+
+    def start(self, pages: Counts, costs: Costs) -> State:
+        """See `Policy.start`."""
+        return State(_all_logged(len(pages)))
+
+    def step(self, state: State, dirty: Counts) -> State:
+        """See `Policy.step`."""
+        return State(state.unprotected, armed=not dirty.any())
+
+    def woken(self, state: State, slept_s: float | None = None) -> State:
+        """See `Policy.woken`."""
+        return dataclasses.replace(state, armed=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Of `OnlinePolicy`; none is a time or a count of looks: those follow from the target's costs.
+    """Parameters of `OnlinePolicy`. None is a time or a number of scans: the target's costs determine those.
 
-    The defaults cost the eight workloads and the three real traces of the tests at most 1.1 times their
-    optimum, with the costs measured on the real targets and with `REFERENCE`; around them costs change by a
-    hundredth or two, and the closest is a console that boots. Smaller tiles cost less by themselves and more
-    against their own optimum. `vramtap tune` finds others for other guests.
+    With the defaults, the eight workloads and the three real traces of the tests cost at most 1.1 times their
+    optimum, both with costs measured on real targets and with `REFERENCE`. Nearby values change the costs by
+    one or two per cent; the closest to the limit is a console that boots. Smaller tiles cost less in total,
+    but more relative to their own optimum. `vramtap tune` finds values for other guests.
 
     Args:
-        tile_pages: Pages of a tile; for whoever cuts the extent into tiles.
-        patience: A tile is opened when that would have saved so many times what opening and closing cost; 1.0
-            is the work-function rule. Where a tile begins; it learns.
-        patience_closing: The same for closing.
-        most_patience: The most that it learns.
-        margin: What learning may cost more than the rule that is proved, as a share of that.
-        trust: What it may cost more besides, at once: in openings and closings for a tile, in armings for the
-            extent.
-        arm_after: The rule that is proved arms when so many armings have been spent on looking in vain.
-        arm_soonest: The earliest that is learned, as a share of that.
-        forget: What the gaps before still count, each time another one is over.
-        arms: Whether it arms at all.
+        tile_pages: Pages of a tile, for the code that divides the extent into tiles.
+        patience: A logged tile becomes unprotected when that would have saved this many times the costs of
+            both changes. 1.0 is the work-function rule. The initial value for each tile; it adapts.
+        patience_closing: The same for an unprotected tile that becomes logged.
+        most_patience: Upper limit of the adapted values.
+        margin: How much more the adapted decisions may cost than the proved rule, as a share of its cost.
+        trust: How much more they may cost at once: in pairs of changes for a tile, in armings for the extent.
+        arm_after: The proved rule arms after scans without result have cost this many armings.
+        arm_soonest: Earliest adapted threshold, as a share of that.
+        forget: Weight of earlier gaps, applied each time another gap ends.
+        arms: Whether the policy arms at all.
 
     Raises:
-        ValueError: one is out of its range.
+        ValueError: a value is out of range.
     """
 
     tile_pages: int = 40
@@ -181,17 +199,17 @@ class _OnlineState(State):
 
 
 class OnlinePolicy:
-    """Ours: a two-state task system for each tile (`twostate`), ski rental for the arming (`arming`).
+    """vramtap's policy: a two-state task system for each tile, and ski rental for arming.
 
-    What is proved of either, and what is not, stands there. A look that finds nothing in a settled extent
-    looks at no tile.
+    `tile_rule` and `arming_rule` say what is proved and what is not. A scan that finds nothing in a settled
+    extent evaluates no tile.
 
     Args:
         parameters: Tuned on traces.
-        interval_s: Between two looks, seconds: what a time asleep is measured with.
+        interval_s: Time between two scans, seconds; converts the time armed into scans.
     """
 
-    name: Final = "hybrid"
+    name: Final = "ours"
 
     def __init__(self, parameters: Parameters | None = None, interval_s: float = INTERVAL_S) -> None:
         self.parameters = parameters or Parameters()
@@ -205,7 +223,7 @@ class OnlinePolicy:
         )
         whole = (costs.arming_us(total) + costs.waking_us(total)) / costs.look_us
         rule = ArmingRule.of(whole, p.arm_after, p.arm_soonest, p.forget, p.trust)
-        return _OnlineState(tiles.open, tiles=tiles, arming=Arming.begin(rule))
+        return _OnlineState(tiles.unprotected, tiles=tiles, arming=Arming.begin(rule))
 
     def step(self, state: State, dirty: Counts) -> State:
         """See `Policy.step`."""
@@ -215,23 +233,23 @@ class OnlinePolicy:
             arming = arming.refused()
         written = _written(dirty)
         if written:
-            arming = arming.ended()
+            arming = arming.gap_ended()
         elif self.parameters.arms:
             arming = arming.quiet()
             if arming.is_due:
-                return _OnlineState(tiles.open, True, tiles=tiles, arming=arming)
+                return _OnlineState(tiles.unprotected, armed=True, tiles=tiles, arming=arming)
         if written or not tiles.settled:
-            tiles = tiles.look(written)
+            tiles = tiles.scanned(written)
         if tiles is own.tiles and arming is own.arming:
             return state
-        return _OnlineState(tiles.open, tiles=tiles, arming=arming)
+        return _OnlineState(tiles.unprotected, tiles=tiles, arming=arming)
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
         """See `Policy.woken`."""
         own = _own(state)
-        tiles = own.tiles.logged_again()
+        tiles = own.tiles.all_logged()
         arming = own.arming.woken(None if slept_s is None else slept_s / self._interval_s)
-        return _OnlineState(tiles.open, tiles=tiles, arming=arming)
+        return _OnlineState(tiles.unprotected, tiles=tiles, arming=arming)
 
 
 def _own(state: State) -> _OnlineState:
@@ -241,9 +259,6 @@ def _own(state: State) -> _OnlineState:
 
 
 def _written(dirty: Counts) -> dict[int, int]:
-    """How many pages were, for each tile where any were."""
-    # Methods that are no reductions: `any` alone costs more, at 60 looks a second, than all of this.
-    written: dict[int, int] = {}
-    for tile in dirty.nonzero()[0].tolist():
-        written[tile] = dirty.item(tile)
-    return written
+    """Return the number of dirty pages of each tile that has any."""
+    # No numpy reductions: at 60 scans a second, `any` alone costs more than all of this.
+    return {tile: dirty.item(tile) for tile in dirty.nonzero()[0].tolist()}

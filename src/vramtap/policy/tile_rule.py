@@ -1,56 +1,56 @@
-"""Two states for each tile, logged or open, and when to change: the online rule and what is proved of it.
+"""The rule for tiles: when a tile changes between logged and unprotected, and what is proved of it.
 
-The task system. In a look a tile of `n` pages, `w` of them written, costs
+The task system. In a scan, a tile of `n` pages, `w` of them written, costs
 
-    logged   w * (fault + page) + share, if w > 0;        0 otherwise
-    open     n * page
+    logged        w * (fault + page) + share, if w > 0;        0 otherwise
+    unprotected   n * page
 
-where `fault` is weighted, and `share` is an equal part of the look's one protecting call, among the logged
-tiles hit in it; for an open tile, what its part would be were it logged. Changing costs `D_open = n *
-fault` (each of its pages faults once more) and `D_close = n * page + protect` (all of it is read once more,
-and the call, as if it were made for this tile alone). Every look is a task, given as two costs; it is paid
-in the state the tile is in, and only then is the state changed.
+where `fault` is weighted. `share` is an equal part of the scan's one protecting call, among the logged tiles
+written in it; for an unprotected tile, the part that it would have if it were logged. The changes cost
+`D_unprotect = n * fault` (each of its pages faults once more) and `D_log = n * page + protect` (all of it is
+read once more, plus the call, as if it were made for this tile alone). Every scan is a task, given as two
+costs. The tile pays it in its current state, and only then may it change its state.
 
 The theorem. A. Borodin, N. Linial, M. Saks, "An optimal on-line algorithm for metrical task system", JACM
-39(4), 1992: with N states no deterministic rule stays below 2N - 1 times the optimum (and a constant), and
-the work-function rule reaches it: **3** here. Costs of changing that differ between the two ways are the
-same as equal ones, half the sum each, up to one constant, since a tile goes there as often as back. The
-rule: with `wl` and `wo` the least cost of serving all so far and ending logged or open, `d = wl - wo` in
-[-D_open, D_close]; a logged tile is opened when d reaches D_close, an open one closed when it reaches
--D_open.
+39(4), 1992: with N states no deterministic rule costs less than 2N - 1 times the optimum (plus a constant),
+and the work-function rule reaches this: **3** here. If the two changes cost different amounts, the result is
+the same as with half the sum for each, up to a constant, since a tile changes as often in one direction as in
+the other. The rule: let `wl` and `wu` be the least cost of serving all tasks so far and ending logged or
+unprotected, and `d = wl - wu`, which lies in [-D_unprotect, D_log]. A logged tile becomes unprotected when d
+reaches D_log, an unprotected one becomes logged when d reaches -D_unprotect.
 
-What it means here, where a look is paid first and decided on after. Let `C = D_open + D_close`. In a whole
-cycle (open and close) d goes up by C and down by C, so `wl` rises by W >= C, and adding up what is paid in
-either state gives W + C for the looks, C for the changes, and what the two deciding looks overshoot, which
-is at most what the dearest look of either kind moves d by: `n * fault + protect` and `n * page`, together
-C. So a cycle costs W + 3 C <= **4 W**: at most 4 times the optimum and a constant of 2 C, of which 1 is the
-price of not knowing a look before it is paid.
+What it means here, where a scan is paid first and decided on afterwards. Let `C = D_unprotect + D_log`. In a
+whole cycle (both changes) d rises by C and falls by C, so `wl` rises by W >= C. Adding up the payments in
+either state gives W + C for the scans, C for the changes, and the overshoot of the two deciding scans. The
+overshoot is at most the largest move of d by one scan of either kind, `n * fault + protect` and `n * page`,
+together C. So a cycle costs W + 3 C <= **4 W**: at most 4 times the optimum and a constant of 2 C, of which
+one C is the price of paying a scan before its cost is known.
 
-Hysteresis is in it: d has to cross all of [-D_open, D_close] between two changes, so each change is paid
-for by looks that were dearer, by at least C - (one look), than they would have been in the other state.
+Hysteresis follows from it: d has to cross all of [-D_unprotect, D_log] between two changes. So before each
+change the tile has paid, in scans, at least C - (one scan) more than it would have paid in the other state.
 
-What is done with it. For traces this is too slow to open where opening pays and too quick where it does
-not: the **adviser** opens and closes at `patience * C`, a patience for each tile and way, which doubles (up
-to `most`) when the stay it led to never earned C, and halves (down to where it began) when it did. Tiles
-that are hit together count one call among them in C, and are closed together as soon as together they have
-regretted one. It is followed while it is **in
-credit**: what it spent on the tile beyond `1 + margin` times the work-function rule, counted from the last
-time that it was not behind, must stay within `trust * C`; else the rule itself is followed until it is
-again. One look and one change may pass before that is seen, C each. Hence at every moment
+What is done with it. On traces this rule is too slow to leave tiles unprotected where that pays, and too fast
+where it does not. So the **adviser** changes tiles at `patience * C`. Each tile has a patience for each
+direction. It doubles (up to `most`) if the stay that it led to never earned C, and halves (down to its
+initial value) if it did. Tiles that are written together count one call among them in C, and become logged
+together once their common regret covers a call. The adviser is followed while it is **in credit**: its
+spending on the tile beyond `1 + margin` times that of the work-function rule, counted from the last time that
+it was not behind, must stay within `trust * C`. Otherwise the rule itself is followed until the adviser is in
+credit again. One scan and one change may pass before that is noticed, C each. Hence at every moment
 
     spent on a tile <= (1 + margin) * (4 * optimum + 2 * C) + (trust + 2) * C.
 
-Not covered. (1) The shares: the bound is against the best schedule of this tile *with these shares*; the
-one call made for all makes the tiles depend on each other, and nothing is proved of the best schedule of
-all. `trace.optimum` bounds that one for recorded traces. An armed stretch begins the count anew: the
-constant is for each waking, which by itself costs that much. (2) A change is done at the look after the
-decision: an open tile is read once more, and that look is charged as if it were the change. (3) D_open is
-the most that opening can cost; pages that are not written again never pay it.
+Not covered. (1) The shares: the bound is against the best schedule of this tile *with these shares*. The one
+call for all makes the tiles depend on each other, and nothing is proved about the best schedule of all tiles.
+`trace.optimum` bounds that one for recorded traces. An armed stretch starts the count again: the constant is
+for each waking, which by itself costs that much. (2) A change is made at the scan after the decision: an
+unprotected tile is read once more, and that scan is charged as if it were the change. (3) D_unprotect is the
+most that leaving a tile unprotected can cost; pages that are not written again never cost it.
 
-How it is done. A tile that is logged, that d is lowest for, that regrets nothing and has earned its stay
-*rests*: a look that finds nothing in it changes nothing of it, so it is not even touched. Most do. For the
-others plain numbers are quicker than arrays up to the number of tiles that a screen has: at 60 looks a
-second everything is cold when it is called, and each call of numpy costs as much as a tile or two.
+How it is computed. A tile *rests* if it is logged, d is lowest for it, it has no regret and it has earned its
+stay. A scan that finds nothing in it changes nothing, so it is not evaluated. Most tiles rest. For the
+others, plain numbers are faster than arrays, up to the number of tiles of a screen: at 60 scans a second, the
+caches are cold at each call, and each call of numpy costs as much as a tile or two.
 """
 
 from __future__ import annotations
@@ -67,81 +67,91 @@ if TYPE_CHECKING:
 
     from vramtap.policy.costs import Costs
 
-Flags = NDArray[np.bool_]
+TileMask = NDArray[np.bool_]
+"""One boolean for each tile, shape `(tiles,)`."""
 
 
 class TilePrices(NamedTuple):
-    """What things cost for tiles of one size, microseconds.
+    """Prices for tiles of one size, microseconds.
 
     Args:
-        read_us: A whole tile.
-        lowest_us: -D_open, the least that d can be.
-        open_us: D_open, what opening costs.
-        close_us: D_close, what closing costs.
-        cycle_us: C, both.
+        read_us: Reading the whole tile.
+        lowest_us: -D_unprotect, the least value of d.
+        unprotect_us: D_unprotect, the change from logged to unprotected.
+        log_us: D_log, the change from unprotected to logged.
+        cycle_us: C, both changes.
         own_us: C without the call.
-        trust_us: What the adviser may be behind.
+        trust_us: How far the adviser may be behind the rule.
     """
 
     read_us: float
     lowest_us: float
-    open_us: float
-    close_us: float
+    unprotect_us: float
+    log_us: float
     cycle_us: float
     own_us: float
     trust_us: float
 
     @classmethod
     def of(cls, pages: int, costs: Costs, trust: float) -> Self:
-        """Of tiles of so many pages."""
-        read_us, open_us = pages * costs.page_us, pages * costs.fault_weighted_us
-        close_us = read_us + costs.protect_us
-        cycle_us = open_us + close_us
-        return cls(read_us, -open_us, open_us, close_us, cycle_us, read_us + open_us, trust * cycle_us)
+        """Return the prices for tiles of `pages` pages."""
+        read_us, unprotect_us = pages * costs.page_us, pages * costs.fault_weighted_us
+        log_us = read_us + costs.protect_us
+        cycle_us = unprotect_us + log_us
+        return cls(
+            read_us, -unprotect_us, unprotect_us, log_us, cycle_us, read_us + unprotect_us, trust * cycle_us
+        )
 
 
 class Tile(NamedTuple):
-    """What has been seen of a tile and decided.
+    """State of a tile.
 
     Args:
-        open: Whether it is.
-        regret_us: What the other state would have been cheaper by, since that was last nothing.
-        gain_us: What this state has been cheaper by, since it was entered; not counted on once it has earned.
-        earned: Whether that has ever been C.
-        rule_open: Whether it would be open by the work-function rule.
+        unprotected: Whether the tile is unprotected; otherwise it is logged.
+        regret_us: How much cheaper the other state would have been, since this was last 0.
+        gain_us: How much cheaper this state has been since it was entered; fixed once it has earned.
+        earned: Whether the gain has ever been C.
+        rule_unprotected: Whether the tile would be unprotected by the work-function rule.
         ahead_us: The rule's d.
-        behind_us: What was spent more than it allows.
-        to_open: Patience of opening, in cycles.
-        to_close: Patience of closing.
+        behind_us: What was spent beyond the allowance.
+        to_unprotect: Patience for becoming unprotected, in cycles.
+        to_log: Patience for becoming logged, in cycles.
     """
 
-    open: bool
+    unprotected: bool
     regret_us: float
     gain_us: float
     earned: bool
-    rule_open: bool
+    rule_unprotected: bool
     ahead_us: float
     behind_us: float
-    to_open: float
-    to_close: float
+    to_unprotect: float
+    to_log: float
+
+    def rests(self, prices: TilePrices) -> bool:
+        """Return whether a scan that finds nothing in the tile changes nothing."""
+        # If d is lowest, the rule has the tile logged.
+        return (
+            self.earned and not self.unprotected and not self.regret_us and self.ahead_us == prices.lowest_us
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class TileRule:
-    """What does not change.
+    """The constant part of the rule.
 
     Args:
-        prices: Of each tile.
-        begun: Each tile as it begins: logged and at rest.
-        written_us: A page written while logged, microseconds.
+        prices: Prices of each tile.
+        initial: Initial state of each tile: logged and at rest.
+        written_us: A written page of a logged tile, microseconds.
         protect_us: The call, microseconds.
-        patience: Of the adviser where it begins: to open and to close, in cycles; more than 0.
-        most: Its highest.
-        margin: What the adviser may spend more than the rule, as a share.
+        patience: Initial patience of the adviser for becoming unprotected and logged, in cycles; more than 0.
+        most: Highest patience.
+        margin: How much more than the rule the adviser may spend, as a share.
     """
 
     prices: tuple[TilePrices, ...]
-    begun: tuple[Tile, ...]
+    initial: tuple[Tile, ...]
     written_us: float
     protect_us: float
     patience: tuple[float, float]
@@ -158,17 +168,36 @@ class TileRule:
         margin: float,
         trust: float,
     ) -> Self:
-        """Work out what a target's costs make of tiles of so many pages."""
+        """Return the rule for a target.
+
+        Args:
+            pages: Pages of each tile, shape `(tiles,)`.
+            costs: Measured on the target.
+            patience: Initial patience, see the class.
+            most: Highest patience.
+            margin: See the class.
+            trust: How far the adviser may be behind the rule, in cycles.
+        """
         sizes: list[int] = pages.tolist()
-        # One object for all tiles of a size: there are two sizes at most.
+        # Tiles of one size share their objects; there are two sizes at most.
         prices = {size: TilePrices.of(size, costs, trust) for size in set(sizes)}
-        begun = {
-            size: Tile(False, 0.0, 0.0, True, False, price.lowest_us, 0.0, *patience)
+        initial = {
+            size: Tile(
+                unprotected=False,
+                regret_us=0.0,
+                gain_us=0.0,
+                earned=True,
+                rule_unprotected=False,
+                ahead_us=price.lowest_us,
+                behind_us=0.0,
+                to_unprotect=patience[0],
+                to_log=patience[1],
+            )
             for size, price in prices.items()
         }
         return cls(
             tuple(prices[size] for size in sizes),
-            tuple(begun[size] for size in sizes),
+            tuple(initial[size] for size in sizes),
             costs.fault_weighted_us + costs.page_us,
             costs.protect_us,
             patience,
@@ -176,172 +205,175 @@ class TileRule:
             margin,
         )
 
-    def looked(self, number: int, tile: Tile, dearer: float, call_us: float, closing: bool) -> Tile:
-        """A tile after a look; the same object if nothing has changed.
+    def after_scan(self, number: int, tile: Tile, dearer_us: float, call_us: float, *, log: bool) -> Tile:
+        """Return the state of a tile after a scan; the same object if nothing changed.
 
         Args:
-            number: Which.
-            tile: Before.
-            dearer: What the look cost more logged than open, microseconds.
-            call_us: A logged tile's share of the call, microseconds.
-            closing: Whether the tiles that want to be closed are.
+            number: Number of the tile.
+            tile: Its state before.
+            dearer_us: How much more the scan cost logged than unprotected, microseconds.
+            call_us: Share of a logged tile in the call, microseconds.
+            log: Whether unprotected tiles with enough regret become logged.
         """
-        was, regret, gain, earned, rule_was, ahead, behind, to_open, to_close = tile
-        read_us, lowest_us, open_us, close_us, cycle_us, own_us, trust_us = self.prices[number]
-        # Nothing more to be seen: d is as far as it can go, and further the same way.
-        if (
-            earned
-            and was == rule_was
-            and not regret
-            and not behind
-            and (ahead == close_us and dearer >= 0 if was else ahead == lowest_us and dearer <= 0)
-        ):
+        prices = self.prices[number]
+        if _is_constant(tile, dearer_us, prices):
             return tile
-        worse = -dearer if was else dearer
-        regret += worse
-        if regret < 0.0:
-            regret = 0.0
+        worse_us = -dearer_us if tile.unprotected else dearer_us
+        regret_us = max(tile.regret_us + worse_us, 0.0)
+        gain_us, earned = tile.gain_us, tile.earned
         if not earned:
-            gain -= worse
-            earned = gain >= cycle_us
-        ahead += dearer
-        if ahead < lowest_us:
-            ahead = lowest_us
-        if ahead > close_us:
-            ahead = close_us
-        rule = ahead >= close_us or (rule_was and ahead > lowest_us)
-        if was:
-            now = not (closing and regret / to_close - own_us >= 0)
-        else:
-            now = regret >= to_open * (own_us + call_us)
-        # What was spent more than the rule allows: this look in either state, and the rule's own changes.
-        if rule_was != was:
-            behind += -dearer if was else dearer
-        behind -= self.margin * (read_us if rule_was else read_us + dearer)
-        if rule != rule_was:
-            behind -= (open_us if rule else close_us) * (1 + self.margin)
-        if behind > trust_us:
+            gain_us -= worse_us
+            earned = gain_us >= prices.cycle_us
+        ahead_us = min(max(tile.ahead_us + dearer_us, prices.lowest_us), prices.log_us)
+        rule = ahead_us >= prices.log_us or (tile.rule_unprotected and ahead_us > prices.lowest_us)
+        behind_us = self._behind_us(tile, dearer_us, prices, rule_unprotected=rule)
+        if behind_us > prices.trust_us:
             now = rule
-        if now != was:
-            # Whoever wanted it: the stay that ends was the adviser's.
-            if was:
-                to_open = self._learned(to_open, earned, self.patience[0])
+        elif tile.unprotected:
+            now = not (log and regret_us / tile.to_log - prices.own_us >= 0)
+        else:
+            now = regret_us >= tile.to_unprotect * (prices.own_us + call_us)
+        to_unprotect, to_log = tile.to_unprotect, tile.to_log
+        if now != tile.unprotected:
+            # Whether the rule or the adviser changes the tile: the stay that ends was the adviser's.
+            if tile.unprotected:
+                to_unprotect = self._adapted(to_unprotect, self.patience[0], earned=earned)
             else:
-                to_close = self._learned(to_close, earned, self.patience[1])
-            behind += open_us if now else close_us
-            regret, gain, earned = 0.0, 0.0, False
-        if behind < 0.0:
-            behind = 0.0
-        return Tile(now, regret, gain, earned, rule, ahead, behind, to_open, to_close)
+                to_log = self._adapted(to_log, self.patience[1], earned=earned)
+            behind_us += prices.unprotect_us if now else prices.log_us
+            regret_us, gain_us, earned = 0.0, 0.0, False
+        return Tile(
+            now, regret_us, gain_us, earned, rule, ahead_us, max(behind_us, 0.0), to_unprotect, to_log
+        )
 
-    def _learned(self, patience: float, earned: bool, least: float) -> float:
-        """A stay that ends has earned a cycle or not: so much was the patience right that led to it."""
+    def _behind_us(
+        self, tile: Tile, dearer_us: float, prices: TilePrices, *, rule_unprotected: bool
+    ) -> float:
+        """Return what was spent beyond the allowance: by this scan, and less the rule's own change.
+
+        Args:
+            tile: State before the scan.
+            dearer_us: As in `after_scan`.
+            prices: Prices of the tile.
+            rule_unprotected: Whether the rule has the tile unprotected after the scan.
+        """
+        behind_us = tile.behind_us
+        if tile.rule_unprotected != tile.unprotected:
+            behind_us += -dearer_us if tile.unprotected else dearer_us
+        behind_us -= self.margin * (prices.read_us if tile.rule_unprotected else prices.read_us + dearer_us)
+        if rule_unprotected != tile.rule_unprotected:
+            behind_us -= (prices.unprotect_us if rule_unprotected else prices.log_us) * (1 + self.margin)
+        return behind_us
+
+    def _adapted(self, patience: float, least: float, *, earned: bool) -> float:
+        """Return the patience that led to a stay, after the stay: lower if it earned a cycle, else higher."""
         return min(max(patience * (0.5 if earned else 2.0), least), max(least, self.most))
+
+
+def _is_constant(tile: Tile, dearer_us: float, prices: TilePrices) -> bool:
+    """Return whether the scan changes nothing: d is at its limit, and the scan moves it further that way."""
+    if not tile.earned or tile.unprotected != tile.rule_unprotected or tile.regret_us or tile.behind_us:
+        return False
+    if tile.unprotected:
+        return tile.ahead_us == prices.log_us and dearer_us >= 0
+    return tile.ahead_us == prices.lowest_us and dearer_us <= 0
 
 
 @dataclass(frozen=True, slots=True)
 class TileStates:
-    """All tiles of an extent. Neither array nor mappings are ever written to.
+    """States of all tiles of an extent. The array and the mappings are never changed.
 
     Args:
-        rule: What does not change.
-        open: Which are open, shape `(tiles,)`; the same object as long as they are the same.
-        opened: Their numbers.
-        active: Those that do not rest.
-        resting: Those that do, where they are not as they began; what it says of active ones is outdated.
+        rule: The constant part.
+        unprotected: Which tiles are unprotected; the same object as long as they are the same.
+        numbers: Numbers of the unprotected tiles.
+        active: Tiles that do not rest.
+        resting: Tiles that rest and differ from their initial state. Entries of active tiles are outdated.
     """
 
     rule: TileRule
-    open: Flags
-    opened: frozenset[int]
+    unprotected: TileMask
+    numbers: frozenset[int]
     active: Mapping[int, Tile]
     resting: Mapping[int, Tile]
 
     @classmethod
     def begin(cls, rule: TileRule) -> Self:
-        """All logged, nothing seen."""
+        """Return the initial state: all tiles logged."""
         return cls(rule, np.zeros(len(rule.prices), dtype=np.bool_), frozenset(), {}, {})
 
     @property
     def settled(self) -> bool:
-        """Looks that find nothing change nothing any more."""
+        """Whether scans that find nothing change nothing any more."""
         return not self.active
 
     def tile(self, number: int) -> Tile:
-        """One of them."""
-        return self.active.get(number) or self.resting.get(number) or self.rule.begun[number]
+        """Return the state of a tile."""
+        return self.active.get(number) or self.resting.get(number) or self.rule.initial[number]
 
-    def logged_again(self) -> Self:
-        """After a waking: all logged, and what was learned kept."""
+    def all_logged(self) -> Self:
+        """Return the state after a waking: all tiles logged, with the adapted patience."""
         if not self.active:
             return self
         rested = {
-            number: self.rule.begun[number]._replace(
-                behind_us=tile.behind_us, to_open=tile.to_open, to_close=tile.to_close
+            number: self.rule.initial[number]._replace(
+                behind_us=tile.behind_us, to_unprotect=tile.to_unprotect, to_log=tile.to_log
             )
             for number, tile in self.active.items()
         }
-        none = np.zeros_like(self.open) if self.opened else self.open
+        none = np.zeros_like(self.unprotected) if self.numbers else self.unprotected
         return type(self)(self.rule, none, frozenset(), {}, {**self.resting, **rested})
 
-    def look(self, written: Mapping[int, int]) -> Self:
-        """The decision after a look.
+    def scanned(self, written: Mapping[int, int]) -> Self:
+        """Return the state after a scan; the same object if nothing changed.
 
         Args:
-            written: Pages found written or changed, for each tile where there are any.
-
-        Returns:
-            The same object if nothing has changed.
+            written: Number of pages found written or changed, for each tile that has any.
         """
-        rule, opened, active = self.rule, self.opened, self.active
-        prices, written_us = rule.prices, rule.written_us
-        logged = len(written) - len(opened.intersection(written)) if opened else len(written)
-        call_us, open_call_us = rule.protect_us / (logged or 1), rule.protect_us / (logged + 1)
-        closing = bool(opened) and self._closing(written, open_call_us)
-        before = dict(active)
+        rule = self.rule
+        logged = len(written) - len(self.numbers.intersection(written))
+        call_us, unprotected_call_us = rule.protect_us / (logged or 1), rule.protect_us / (logged + 1)
+        log = bool(self.numbers) and self._regret_covers_call(written, unprotected_call_us)
+        before = dict(self.active)
         for number in written:
             if number not in before:
                 before[number] = self.tile(number)
-        after: dict[int, Tile] = {}
-        rested: dict[int, Tile] = {}
-        turned: list[int] = []
-        same = True
+        changed: dict[int, Tile] = {}
         for number, was in before.items():
-            read_us, lowest_us = prices[number][:2]
-            dearer = -read_us
-            if number in written:
-                dearer = written[number] * written_us + (open_call_us if was.open else call_us) - read_us
-            now = rule.looked(number, was, dearer, call_us, closing)
+            dearer_us = self._dearer_us(number, written, unprotected_call_us if was.unprotected else call_us)
+            now = rule.after_scan(number, was, dearer_us, call_us, log=log)
             if now is not was:
-                same = False
-                if now.open != was.open:
-                    turned.append(number)
-            # Where d is lowest, the rule has it logged.
-            if now.open or now.regret_us or not now.earned or now.ahead_us != lowest_us:
-                after[number] = now
-            elif now is not was:
-                rested[number] = now
-        if same:
-            return self
-        resting, is_open = self.resting, self.open
-        if rested:
-            resting = {**resting, **rested}
-        if turned:
-            is_open, opened = is_open.copy(), opened.symmetric_difference(turned)
-            is_open[turned] ^= True
-        return type(self)(rule, is_open, opened, after, resting)
+                changed[number] = now
+        return self._with({**before, **changed}, changed) if changed else self
 
-    def _closing(self, written: Mapping[int, int], call_us: float) -> bool:
-        """Whether those that are open have together regretted a call."""
+    def _dearer_us(self, number: int, written: Mapping[int, int], call_us: float) -> float:
+        """Return how much more a scan costs if the tile is logged than if it is unprotected, microseconds."""
+        read_us = self.rule.prices[number].read_us
+        if number not in written:
+            return -read_us
+        return written[number] * self.rule.written_us + call_us - read_us
+
+    def _with(self, tiles: Mapping[int, Tile], changed: Mapping[int, Tile]) -> Self:
+        """Return these states with some tiles evaluated, and some of those changed."""
+        prices = self.rule.prices
+        active = {number: tile for number, tile in tiles.items() if not tile.rests(prices[number])}
+        rested = {number: tile for number, tile in changed.items() if number not in active}
+        turned = [number for number, tile in changed.items() if tile.unprotected != (number in self.numbers)]
+        resting = {**self.resting, **rested} if rested else self.resting
+        if not turned:
+            return type(self)(self.rule, self.unprotected, self.numbers, active, resting)
+        unprotected = self.unprotected.copy()
+        unprotected[turned] ^= True
+        return type(self)(self.rule, unprotected, self.numbers.symmetric_difference(turned), active, resting)
+
+    def _regret_covers_call(self, written: Mapping[int, int], call_us: float) -> bool:
+        """Return whether the unprotected tiles together regret as much as one call costs."""
         rule, calls_us = self.rule, []
-        for number in self.opened:
-            tile, prices = self.active[number], rule.prices[number]
-            dearer = -prices.read_us
-            if number in written:
-                dearer = written[number] * rule.written_us + call_us - prices.read_us
-            # What it has regretted beyond its own part, towards a call.
-            towards_us = (tile.regret_us - dearer) / tile.to_close - prices.own_us
+        for number in self.numbers:
+            tile, own_us = self.active[number], rule.prices[number].own_us
+            # Regret beyond the tile's own part of C counts towards a call.
+            towards_us = (tile.regret_us - self._dearer_us(number, written, call_us)) / tile.to_log - own_us
             if towards_us >= 0:
                 calls_us.append(towards_us)
-        # Exact, so that it does not depend on their order.
+        # fsum is exact, so the result does not depend on the order.
         return bool(calls_us) and math.fsum(calls_us) >= rule.protect_us

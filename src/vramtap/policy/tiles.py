@@ -1,4 +1,4 @@
-"""Tiles: an extent cut into runs of pages that are decided on together."""
+"""Tiles: an extent divided into groups of adjacent pages, the units of the policy's decisions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ if TYPE_CHECKING:
 
 
 class Tiles:
-    """An extent's pages in tiles of so many; the last may be smaller.
+    """Tiles of an extent; the last may be smaller.
 
     Args:
-        pages: Of the extent.
-        tile_pages: Of each tile; at least 1.
+        pages: Pages of the extent, at least 1.
+        tile_pages: Pages of a tile, at least 1.
+
+    Raises:
+        ValueError: a number is less than 1.
     """
 
     def __init__(self, pages: int, tile_pages: int) -> None:
         if pages < 1 or tile_pages < 1:
-            raise ValueError(f"{pages} pages in tiles of {tile_pages}")
+            raise ValueError(f"cannot divide {pages} pages into tiles of {tile_pages}")
         self._tile_pages = tile_pages
         edges = np.arange(0, pages + tile_pages, tile_pages, dtype=np.int64)
         self._edges: Final = np.minimum(edges, pages)
@@ -36,13 +39,13 @@ class Tiles:
         return len(self._edges) - 1
 
     def count(self, runs: PageRuns) -> NDArray[np.int64]:
-        """How many of these pages lie in each tile, shape `(tiles,)`."""
+        """Return how many of these pages lie in each tile, int64, shape `(tiles,)`."""
         array = runs.array
         if not len(array):
             return np.zeros(len(self), dtype=np.int64)
         if len(array) <= FEW:
             return self._count_few(array.tolist())
-        # Pages before each edge: all of the runs that begin before it, less what of the last reaches past it.
+        # Pages before each edge: the runs that begin before it, less the part of the last run past the edge.
         before = np.concatenate([[0], np.cumsum(array[:, 1] - array[:, 0])])
         begun = np.searchsorted(array[:, 0], self._edges, side="left")
         past = np.where(begun > 0, np.maximum(array[begun - 1, 1] - self._edges, 0), 0)
@@ -60,6 +63,6 @@ class Tiles:
         return counts
 
     def runs(self, chosen: NDArray[np.bool_]) -> PageRuns:
-        """The pages of the tiles where `chosen` (shape `(tiles,)`) is true."""
+        """Return the pages of the tiles where `chosen`, shape `(tiles,)`, is true."""
         at = np.flatnonzero(chosen)
         return PageRuns(np.stack([self._edges[at], self._edges[at + 1]], axis=1))

@@ -1,1 +1,1 @@
-"""The RFB protocol (RFC 6143 and its registered extensions), sans I/O."""
+"""The server side of the RFB protocol (RFC 6143 and its registered extensions), without I/O."""

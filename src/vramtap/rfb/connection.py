@@ -1,4 +1,4 @@
-"""ServerConnection: one RFB client as the server sees it, without I/O."""
+"""ServerConnection: the server's side of one RFB connection, without I/O."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vramtap.rfb.events import (
 from vramtap.rfb.formats import NATIVE, WireFormat
 from vramtap.rfb.handshake import Handshake
 from vramtap.rfb.messages import read_message
-from vramtap.rfb.updates import PixelRect, Update
+from vramtap.rfb.updates import FramebufferUpdate, PixelRect
 from vramtap.rfb.wire import (
     COMPRESSION_LEVEL,
     JPEG_QUALITY,
@@ -44,16 +44,16 @@ _MAX_NAME_BYTES: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class ClientEncodings:
-    """What a SetEncodings means here.
+    """What a client's SetEncodings allows.
 
     Args:
-        picture: The encoding for pixels: the first in the client's order that we have.
-        copy_rect: It can copy its own pixels.
-        desktop_size: It can follow a change of size.
-        extended_desktop_size: It can follow one, and asks for the layout of screens.
-        qemu_keys: It can send scancodes.
-        quality: JPEG quality level; None if it did not allow JPEG.
-        compression: Compression level; None if it named none.
+        picture: Encoding for pixels: the first in the client's list that vramtap supports.
+        copy_rect: The client can copy its own pixels (CopyRect).
+        desktop_size: The client can change its framebuffer's size (DesktopSize).
+        extended_desktop_size: The client can do so, and wants the layout of screens (ExtendedDesktopSize).
+        qemu_keys: The client can send scancodes (QEMU Extended Key Event).
+        quality: JPEG quality level 0..9. None if the client does not allow JPEG.
+        compression: Compression level 0..9. None if the client set none.
     """
 
     picture: int = Encoding.RAW
@@ -66,7 +66,11 @@ class ClientEncodings:
 
     @classmethod
     def parse(cls, numbers: tuple[int, ...]) -> ClientEncodings:
-        """From a client's list, the first being what it likes best."""
+        """Return what a list of encodings allows.
+
+        Args:
+            numbers: Encodings and pseudo-encodings, the client's favourite first.
+        """
         return cls(
             picture=next((number for number in numbers if number in ENCODERS), Encoding.RAW),
             copy_rect=Encoding.COPY_RECT in numbers,
@@ -79,22 +83,22 @@ class ClientEncodings:
 
     @property
     def can_resize(self) -> bool:
-        """Whether it can follow a change of size in any way."""
+        """Whether the client can change its framebuffer's size."""
         return self.desktop_size or self.extended_desktop_size
 
 
 class ServerConnection:
-    """The protocol with one client: bytes in, events out; and updates begun in the state it has reached.
+    """The server's side of one RFB connection: `receive` returns events, `begin_update` returns updates.
 
-    Nothing that a client can repeat makes anything here grow: what is owed to it is kept as flags,
-    to be worked into the next update, and its input as one message that is not complete.
+    A client cannot make its memory grow. What the next update has to contain is kept in flags. Of the
+    client's input, only one incomplete message is kept.
 
     Args:
-        name: Of the desktop, shown by clients.
-        width: Of the screen, pixels.
-        height: Of the screen, pixels.
-        password: For VNC authentication; None lets everyone in.
-        challenge: Set by tests; random if None.
+        name: Name of the desktop. Clients show it.
+        width: Width of the screen, pixels.
+        height: Height of the screen, pixels.
+        password: Password for VNC authentication. None accepts every client.
+        challenge: Challenge for tests. None makes a random one.
     """
 
     def __init__(
@@ -102,46 +106,42 @@ class ServerConnection:
     ) -> None:
         self.name: Final = name
         self.width = width
-        """Of the framebuffer as the client knows it, pixels."""
+        """Width of the client's framebuffer, pixels."""
         self.height = height
-        """Of the framebuffer as the client knows it, pixels."""
+        """Height of the client's framebuffer, pixels."""
         self.format: WireFormat = NATIVE
         self.encodings = ClientEncodings()
         self.initialised = False
-        """The handshake is done."""
+        """Whether the handshake is complete."""
         self.failed = False
-        """It is over: a wrong password or a broken client. More input is thrown away."""
+        """Whether the connection ended: a wrong password or a protocol error. Later input is ignored."""
         self._handshake = Handshake(password, challenge)
         self._greeting = bytearray()
         self._input = bytearray()
         self._events: list[Event] = []
-        self._conversation = self._converse()
-        self._needed = next(self._conversation)
-        self._owes_colour_map = False
-        self._owes_key_notice = False
-        self._told_of_keys = False
-        self._owes_desktop_size = False
-        self._owes_layout: tuple[int, int] | None = None
+        self._steps = self._run()
+        self._needed = next(self._steps)
+        self._colour_map_due = False
+        self.key_rect_due = False
+        """Whether the next update has a pseudo-rectangle for QEMU keys, even if no pixel changed."""
+        self._key_rect_sent = False
+        self._desktop_size_due = False
+        self._layout_due: tuple[int, int] | None = None
         self._layout_was_last = False
 
     @property
     def version(self) -> tuple[int, int]:
-        """The protocol version agreed on."""
+        """Protocol version, for example `(3, 8)`."""
         return self._handshake.version
 
-    @property
-    def buffered_bytes(self) -> int:
-        """Input kept because a message is not complete; less than the longest message kept whole."""
-        return len(self._input)
-
     def receive(self, data: bytes) -> list[Event]:
-        """Take what came from the client.
+        """Process bytes from the client.
 
         Returns:
-            What it did, in order. An event of a state change (format, encodings) has taken effect.
+            Events, in order. A change of format or encodings has already taken effect.
 
         Raises:
-            ProtocolError: it broke the protocol; the connection is over.
+            ProtocolError: the client broke the protocol. The connection has failed.
         """
         if self.failed:
             return []
@@ -151,7 +151,7 @@ class ServerConnection:
             while not self.failed and len(self._input) - at >= self._needed:
                 taken = bytes(self._input[at : at + self._needed])
                 at += self._needed
-                self._needed = self._conversation.send(taken)
+                self._needed = self._steps.send(taken)
         except ProtocolError:
             self.failed = True
             self._input.clear()
@@ -164,18 +164,22 @@ class ServerConnection:
         return events
 
     def data_to_send(self) -> bytes:
-        """What the handshake has to say; nothing once it is done, when everything goes through updates."""
+        """Return the handshake's bytes to send, and remove them. After the handshake there are none."""
         data = bytes(self._handshake.to_send + self._greeting)
         self._handshake.to_send.clear()
         self._greeting.clear()
         return data
 
     def resize(self, width: int, height: int) -> bool:
-        """The screen has another size.
+        """Report a new size of the screen.
+
+        Args:
+            width: New width, pixels.
+            height: New height, pixels.
 
         Returns:
-            Whether the client follows: before ServerInit always, after it if it can. If not, its
-            framebuffer stays `width` x `height` of this object.
+            Whether the client's framebuffer gets this size. Before ServerInit it always does. Later it does
+            if the client supports it; if not, `width` and `height` stay as they are.
         """
         if (width, height) == (self.width, self.height):
             return True
@@ -186,68 +190,68 @@ class ServerConnection:
             return False
         self.width, self.height = width, height
         if self.encodings.extended_desktop_size:
-            self._owe_layout(_REASON_SERVER, _STATUS_OK)
+            self._request_layout(_REASON_SERVER, _STATUS_OK)
         else:
-            self._owes_desktop_size = True
+            self._desktop_size_due = True
         return True
 
     @property
-    def is_urgent(self) -> bool:
-        """Whether a `notice` should go out without waiting for a request: the answer to SetDesktopSize."""
-        return self._owes_layout is not None and self._owes_layout[0] == _REASON_THIS_CLIENT
+    def size_update_is_urgent(self) -> bool:
+        """Whether `size_update` answers a SetDesktopSize, and so is sent without a request."""
+        return self._layout_due is not None and self._layout_due[0] == _REASON_THIS_CLIENT
 
-    def notice(self) -> Update | None:
-        """The size of the framebuffer, if it has to be told: an update that may hold nothing else.
+    def size_update(self) -> FramebufferUpdate | None:
+        """Return an update with the size of the framebuffer. None if the client knows the size.
 
-        Source: rfbproto, DesktopSize and ExtendedDesktopSize.
+        Such an update has no pixels. Source: rfbproto, DesktopSize and ExtendedDesktopSize.
         """
-        if self._owes_layout is not None:
-            (x, y), self._owes_layout = self._owes_layout, None
-            self._owes_desktop_size = False
+        if self._layout_due is not None:
+            (x, y), self._layout_due = self._layout_due, None
+            self._desktop_size_due = False
             self._layout_was_last = True
             header = rect_header(x, y, self.width, self.height, Encoding.EXTENDED_DESKTOP_SIZE)
             return self._update((header + SCREEN_LAYOUT.pack(1, 0, 0, 0, self.width, self.height, 0),))
-        if self._owes_desktop_size:
-            self._owes_desktop_size = False
+        if self._desktop_size_due:
+            self._desktop_size_due = False
             return self._update((rect_header(0, 0, self.width, self.height, Encoding.DESKTOP_SIZE),))
         return None
 
-    @property
-    def owes_extension_notice(self) -> bool:
-        """Whether there is a pseudo-rectangle to send even if no pixel has changed."""
-        return self._owes_key_notice
-
-    def begin_update(self, moves: Iterable[Move], pieces: Iterable[PixelRect]) -> Update:
-        """An update in the format and encodings that hold now, with what else is owed worked in.
+    def begin_update(self, moves: Iterable[Move], pixel_rects: Iterable[PixelRect]) -> FramebufferUpdate:
+        """Return an update in the client's current format and encodings.
 
         Args:
-            moves: In an order in which none reads what an earlier one wrote; only if `encodings.copy_rect`.
-            pieces: Inside the client's framebuffer.
+            moves: Moves, only if `encodings.copy_rect`. None reads pixels that an earlier one wrote.
+            pixel_rects: Rectangles inside the client's framebuffer.
         """
         pseudo: tuple[bytes, ...] = ()
-        if self._owes_key_notice:
-            self._owes_key_notice = False
+        if self.key_rect_due:
+            self.key_rect_due = False
             pseudo = (rect_header(0, 0, 0, 0, Encoding.QEMU_EXTENDED_KEY),)
         self._layout_was_last = False
-        return self._update(pseudo, tuple(moves), tuple(pieces))
+        return self._update(pseudo, tuple(moves), tuple(pixel_rects))
 
     def _update(
-        self, pseudo: tuple[bytes, ...], moves: tuple[Move, ...] = (), pieces: tuple[PixelRect, ...] = ()
-    ) -> Update:
-        before = b""
-        if self._owes_colour_map:
-            self._owes_colour_map = False
-            before = colour_map(self.format)
+        self,
+        pseudo_rects: tuple[bytes, ...],
+        moves: tuple[Move, ...] = (),
+        pixel_rects: tuple[PixelRect, ...] = (),
+    ) -> FramebufferUpdate:
+        preceding = b""
+        if self._colour_map_due:
+            self._colour_map_due = False
+            preceding = colour_map(self.format)
         options = EncodeOptions(self.format, self.encodings.quality, self.encodings.compression)
-        return Update(options, self.encodings.picture, before, pseudo, moves, pieces)
+        return FramebufferUpdate(options, self.encodings.picture, preceding, pseudo_rects, moves, pixel_rects)
 
-    def _owe_layout(self, reason: int, status: int) -> None:
-        # An answer the client waits for is not replaced by the news that nothing asked for.
-        if self._owes_layout is None or reason == _REASON_THIS_CLIENT:
-            self._owes_layout = (reason, status)
+    def _request_layout(self, reason: int, status: int) -> None:
+        """Put the layout of screens into the next size update."""
+        # The answer to the client's SetDesktopSize is not replaced by a layout that the client did not
+        # request.
+        if self._layout_due is None or reason == _REASON_THIS_CLIENT:
+            self._layout_due = (reason, status)
 
-    def _converse(self) -> Generator[int, bytes, None]:
-        outcome = yield from self._handshake.converse()
+    def _run(self) -> Generator[int, bytes, None]:
+        outcome = yield from self._handshake.run()
         self._events.append(outcome)
         if isinstance(outcome, AuthenticationFailed):
             self.failed = True
@@ -259,31 +263,32 @@ class ServerConnection:
         self.initialised = True
         while True:
             message = yield from read_message()
-            self._events.append(self._react(message))
+            self._events.append(self._apply(message))
 
-    def _react(self, event: Event) -> Event:
-        """Let a message take effect; what it reports may be cut down to what is valid."""
+    def _apply(self, event: Event) -> Event:
+        """Apply a message to the state. Return its event, with an update request clipped."""
         match event:
             case SetPixelFormat(wanted):
                 self.format = wanted
-                self._owes_colour_map = not wanted.true_colour
+                self._colour_map_due = not wanted.true_colour
             case SetEncodings(numbers):
                 self.encodings = ClientEncodings.parse(numbers)
-                if self.encodings.qemu_keys and not self._told_of_keys:
-                    self._told_of_keys = self._owes_key_notice = True
+                if self.encodings.qemu_keys and not self._key_rect_sent:
+                    self._key_rect_sent = self.key_rect_due = True
             case FramebufferUpdateRequest(incremental, area):
-                return self._requested(incremental, area)
+                return self._clip_request(area, incremental=incremental)
             case SetDesktopSize() if self.encodings.extended_desktop_size:
-                self._owe_layout(_REASON_THIS_CLIENT, _STATUS_PROHIBITED)
+                self._request_layout(_REASON_THIS_CLIENT, _STATUS_PROHIBITED)
         return event
 
-    def _requested(self, incremental: bool, area: Rect | None) -> FramebufferUpdateRequest:
-        """Clip to the framebuffer (rfbproto); tell the layout to those who ask afresh and know what it is.
+    def _clip_request(self, area: Rect | None, *, incremental: bool) -> FramebufferUpdateRequest:
+        """Return the request, clipped to the framebuffer (rfbproto).
 
-        A client that answers the layout by asking afresh again would go round in circles: having
-        just been told, it gets its pixels.
+        A request that is not incremental is answered with the layout of screens first, if the client
+        supports that. Some clients answer the layout with another such request. To avoid a loop, the
+        next answer after a layout has pixels.
         """
         if not incremental and self.encodings.extended_desktop_size and not self._layout_was_last:
-            self._owe_layout(_REASON_SERVER, _STATUS_OK)
+            self._request_layout(_REASON_SERVER, _STATUS_OK)
         clipped = area.intersect(Rect(0, 0, self.width, self.height)) if area is not None else None
         return FramebufferUpdateRequest(incremental, clipped)

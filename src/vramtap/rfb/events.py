@@ -1,4 +1,4 @@
-"""What a client did, as `ServerConnection.receive` tells it."""
+"""Events that `ServerConnection.receive` returns. They have the names of RFC 6143's messages."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AuthenticationFailed:
-    """The password was wrong. The answer waits in `data_to_send`; the connection is over after it."""
+    """The client sent a wrong password. `data_to_send` holds the answer; then the connection ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientInit:
-    """The handshake is done.
+    """The client completed the handshake.
 
     Args:
-        shared: The client would leave other clients connected.
+        shared: Whether other clients may stay connected.
     """
 
     shared: bool
@@ -30,25 +30,34 @@ class ClientInit:
 
 @dataclass(frozen=True, slots=True)
 class SetPixelFormat:
-    """From the next update on, pixels go out in this format."""
+    """The client set its pixel format. It holds from the next update.
+
+    Args:
+        format: The new format.
+    """
 
     format: WireFormat
 
 
 @dataclass(frozen=True, slots=True)
 class SetEncodings:
-    """From the next update on, these encodings may be used, the first one best."""
+    """The client listed its encodings. They hold from the next update.
+
+    Args:
+        numbers: Encodings and pseudo-encodings, the client's favourite first.
+    """
 
     numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FramebufferUpdateRequest:
-    """The client waits for an update.
+    """The client requested an update.
 
     Args:
-        incremental: It has this area and wants what changes; False: it wants all of it.
-        area: Inside the client's framebuffer; None: nothing of it, only pseudo-rectangles.
+        incremental: True: the client has the area and wants its changes. False: it wants the whole area.
+        area: An area of the client's framebuffer. None if the request lies outside; then only
+            pseudo-rectangles are sent.
     """
 
     incremental: bool
@@ -60,7 +69,7 @@ class ClientCutText:
     """The client's clipboard changed.
 
     Args:
-        text: Latin-1 (RFC 6143, 7.5.6); None if it was too long to keep or in an extended form.
+        text: Latin-1 text (RFC 6143, 7.5.6). None if it was too long or in an extended form.
     """
 
     text: bytes | None
@@ -68,7 +77,12 @@ class ClientCutText:
 
 @dataclass(frozen=True, slots=True)
 class SetDesktopSize:
-    """The client asked for another size. It is refused: the size is the guest's."""
+    """The client requested another screen size. The server refuses it, because the guest sets the size.
+
+    Args:
+        width: Requested width, pixels.
+        height: Requested height, pixels.
+    """
 
     width: int
     height: int
@@ -85,4 +99,4 @@ Event: TypeAlias = (
     | ClientCutText
     | SetDesktopSize
 )
-"""Anything `receive` returns."""
+"""Any event that `receive` returns."""

@@ -1,4 +1,4 @@
-"""WireFormat: the PIXEL_FORMAT a client asked for, checked, and what follows from it."""
+"""WireFormat: RFC 6143's PIXEL_FORMAT, checked, with the properties that the encoders need."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from vramtap.errors import ProtocolError
 
 _PIXEL_FORMAT: Final = struct.Struct(">BBBBHHHBBB3x")
 _COLOUR_MAP_LAYOUT: Final = (7, 7, 3, 5, 2, 0)
-"""Where a colour map is wanted: red, green and blue maxima and shifts of the index into our map."""
+"""Layout of the index into vramtap's colour map: maxima of red, green and blue, then their shifts."""
 
 
 @dataclass(frozen=True, slots=True)
 class WireFormat:
-    """How one client wants its pixels (RFC 6143, 7.4).
+    """Pixel format of one client (RFC 6143, 7.4).
 
     Args:
         bits_per_pixel: 8, 16 or 32.
-        depth: Useful bits of these; decides how compact CPIXEL and TPIXEL are.
-        big_endian: Order of a pixel's bytes.
-        true_colour: The pixel is made of three intensities; False: it is an index into a colour map.
-        red_max: Greatest red value. With a colour map, the maxima and shifts tell how our map is laid out.
-        green_max: Greatest green value.
-        blue_max: Greatest blue value.
-        red_shift: Bits that red stands left of the lowest.
-        green_shift: Bits that green stands left of the lowest.
-        blue_shift: Bits that blue stands left of the lowest.
+        depth: Number of these bits that are used. CPIXEL and TPIXEL depend on it.
+        big_endian: Whether the highest byte of a pixel is sent first.
+        true_colour: True: a pixel holds red, green and blue. False: it is an index into a colour map.
+        red_max: Maximum of red. With a colour map, maxima and shifts give the layout of the index.
+        green_max: Maximum of green.
+        blue_max: Maximum of blue.
+        red_shift: Position of red's lowest bit in the pixel.
+        green_shift: Position of green's lowest bit.
+        blue_shift: Position of blue's lowest bit.
 
     Raises:
         ProtocolError: the fields contradict each other or RFC 6143.
@@ -48,23 +48,26 @@ class WireFormat:
 
     def __post_init__(self) -> None:
         if self.bits_per_pixel not in (8, 16, 32):
-            raise _refused(self, f"{self.bits_per_pixel} bits per pixel, not 8, 16 or 32")
+            raise _error(self, f"{self.bits_per_pixel} bits per pixel, not 8, 16 or 32")
         if self.depth > self.bits_per_pixel:
-            raise _refused(self, f"depth {self.depth} of {self.bits_per_pixel} bits")
+            raise _error(self, f"depth {self.depth} of {self.bits_per_pixel} bits")
         if not self.true_colour and self.bits_per_pixel != 8:
-            raise _refused(self, f"a colour map of {self.bits_per_pixel} bits (only 8 are supported)")
+            raise _error(self, f"a colour map of {self.bits_per_pixel} bits (only 8 are supported)")
         used = 0
         for maximum, shift in self.channels:
             mask = ((1 << maximum.bit_length()) - 1) << shift
             if mask >> self.bits_per_pixel:
-                raise _refused(self, f"maximum {maximum} at shift {shift} passes {self.bits_per_pixel} bits")
+                raise _error(self, f"maximum {maximum} at shift {shift} passes {self.bits_per_pixel} bits")
             if mask & used:
-                raise _refused(self, f"maximum {maximum} at shift {shift} overlaps another colour")
+                raise _error(self, f"maximum {maximum} at shift {shift} overlaps another colour")
             used |= mask
 
     @classmethod
     def parse(cls, data: bytes) -> WireFormat:
-        """From the 16 bytes of a SetPixelFormat.
+        """Return the format in a SetPixelFormat message.
+
+        Args:
+            data: The 16 bytes of its PIXEL_FORMAT.
 
         Raises:
             ProtocolError: the fields contradict each other or RFC 6143.
@@ -75,7 +78,7 @@ class WireFormat:
         return cls(bits, depth, bool(big), bool(true), *channels)
 
     def pack(self) -> bytes:
-        """The 16 bytes, as ServerInit carries them."""
+        """Return the 16 bytes of PIXEL_FORMAT, as in ServerInit."""
         return _PIXEL_FORMAT.pack(
             self.bits_per_pixel,
             self.depth,
@@ -100,19 +103,20 @@ class WireFormat:
 
     @property
     def bytes_per_pixel(self) -> int:
-        """Of a PIXEL."""
+        """Size of a PIXEL, bytes."""
         return self.bits_per_pixel // 8
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger]:
-        """Of a PIXEL, in the client's byte order."""
+        """Dtype of a PIXEL, in the client's byte order."""
         return np.dtype(f"{'>' if self.big_endian else '<'}u{self.bytes_per_pixel}")
 
     @property
     def cpixel_offset(self) -> int | None:
-        """First byte on the wire of the three a compact CPIXEL keeps; None if it keeps all.
+        """Offset of the three bytes of a compact CPIXEL in the PIXEL on the wire. None if it keeps all bytes.
 
-        Source: RFC 6143, 7.7.5; where both ends would do, the least significant bytes are sent (rfbproto).
+        Source: RFC 6143, 7.7.5. If the colours fit the three low and the three high bytes, the low ones are
+        sent (rfbproto).
         """
         if not self.true_colour or self.bits_per_pixel != 32 or self.depth > 24:
             return None
@@ -125,7 +129,7 @@ class WireFormat:
 
     @property
     def compact_tpixel(self) -> bool:
-        """Whether a TPIXEL is the three bytes red, green, blue (rfbproto, Tight encoding)."""
+        """Whether a TPIXEL has three bytes: red, green, blue (rfbproto, Tight encoding)."""
         return (
             self.true_colour
             and self.bits_per_pixel == 32
@@ -135,11 +139,11 @@ class WireFormat:
 
     @property
     def allows_jpeg(self) -> bool:
-        """Whether Tight may send JPEG in it: 16 or 32 bits, true colour (rfbproto, Tight encoding)."""
+        """Whether Tight can use JPEG: true colour of 16 or 32 bits (rfbproto, Tight encoding)."""
         return self.true_colour and self.bits_per_pixel in (16, 32)
 
     def __str__(self) -> str:
-        """As a log line shows it: `32 bpp depth 24 little-endian 255<<16 255<<8 255<<0`."""
+        """Return the format as text: `32 bpp depth 24 little-endian 255<<16 255<<8 255<<0`."""
         order = "big-endian" if self.big_endian else "little-endian"
         colours = " ".join(f"{maximum}<<{shift}" for maximum, shift in self.channels)
         kind = colours if self.true_colour else "colour map"
@@ -147,8 +151,8 @@ class WireFormat:
 
 
 NATIVE: Final = WireFormat()
-"""What ServerInit offers: the bytes of XR24, the form in which the screen is kept."""
+"""The format in ServerInit: XR24, the format of the screen's own pixels."""
 
 
-def _refused(wanted: WireFormat, reason: str) -> ProtocolError:
+def _error(wanted: WireFormat, reason: str) -> ProtocolError:
     return ProtocolError("SetPixelFormat", str(wanted), reason)

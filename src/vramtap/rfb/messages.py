@@ -1,4 +1,4 @@
-"""The messages of a client once the handshake is done, each length bounded before it is waited for."""
+"""Parser of the client's messages after the handshake. It checks a length before it waits for the data."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from vramtap.rfb.events import (
     SetPixelFormat,
 )
 from vramtap.rfb.formats import WireFormat
-from vramtap.rfb.wire import FromClient
+from vramtap.rfb.wire import ClientMessage
 
 MAX_ENCODINGS: Final = 1024
-"""Entries of a SetEncodings. Clients list some tens; the protocol has some hundreds."""
+"""Maximum number of encodings in a SetEncodings. Clients list some tens. The protocol has some hundreds."""
 MAX_CUT_TEXT_BYTES: Final = 256 * 1024
-"""Clipboard text that is kept; longer text is read past."""
+"""Maximum clipboard text that is kept. Longer text is skipped."""
 MAX_SKIPPED_BYTES: Final = 64 * 1024 * 1024
-"""Clipboard text that is read past; with a greater length the client is taken to be broken."""
+"""Maximum clipboard text that is skipped. A greater length is a protocol error."""
 _SKIP_BYTES: Final = 64 * 1024
-"""Read past in pieces of this size, so that nothing long is ever held."""
+"""Text is skipped in pieces of this size, so that memory stays small."""
 _QEMU_KEY: Final = 0
 
 _UPDATE_REQUEST: Final = struct.Struct(">BHHHH")
@@ -40,40 +40,41 @@ _SCREEN_BYTES: Final = 16
 _QEMU_EXTENDED_KEY: Final = struct.Struct(">HII")
 
 Reading: TypeAlias = Generator[int, bytes, Event]
-"""A parser without I/O: it yields how many bytes it needs next, is sent just these, and returns an event."""
+"""A parser without I/O. It yields the number of bytes that it needs next, is sent these, and returns an
+event."""
 
 
 def read_message() -> Reading:
     """Parse one message.
 
     Raises:
-        ProtocolError: its type is unknown, or a length or value in it is out of bounds.
+        ProtocolError: the message's type is unknown, or one of its values is out of bounds.
     """
     (kind,) = yield 1
     match kind:
-        case FromClient.SET_PIXEL_FORMAT:
+        case ClientMessage.SET_PIXEL_FORMAT:
             return SetPixelFormat(WireFormat.parse((yield 19)[3:]))
-        case FromClient.SET_ENCODINGS:
+        case ClientMessage.SET_ENCODINGS:
             return (yield from _encodings())
-        case FromClient.UPDATE_REQUEST:
+        case ClientMessage.FRAMEBUFFER_UPDATE_REQUEST:
             incremental, *area = _UPDATE_REQUEST.unpack((yield _UPDATE_REQUEST.size))
             return FramebufferUpdateRequest(bool(incremental), Rect(*area))
-        case FromClient.KEY:
+        case ClientMessage.KEY_EVENT:
             down, keysym = _KEY.unpack((yield _KEY.size))
             return KeyEvent(keysym=keysym, scancode=0, down=bool(down))
-        case FromClient.POINTER:
+        case ClientMessage.POINTER_EVENT:
             buttons, x, y = _POINTER.unpack((yield _POINTER.size))
             return PointerEvent(x, y, buttons)
-        case FromClient.CUT_TEXT:
+        case ClientMessage.CLIENT_CUT_TEXT:
             return (yield from _cut_text())
-        case FromClient.SET_DESKTOP_SIZE:
+        case ClientMessage.SET_DESKTOP_SIZE:
             width, height, screens = _SET_DESKTOP_SIZE.unpack((yield _SET_DESKTOP_SIZE.size))
             if screens:
                 yield screens * _SCREEN_BYTES
             return SetDesktopSize(width, height)
-        case FromClient.QEMU:
+        case ClientMessage.QEMU:
             return (yield from _qemu())
-    raise ProtocolError("read message", f"type {kind}", "no such message, or one that was never offered")
+    raise ProtocolError("read message", f"type {kind}", "the message is unknown or was not offered")
 
 
 def _encodings() -> Reading:
@@ -85,7 +86,8 @@ def _encodings() -> Reading:
 
 
 def _cut_text() -> Reading:
-    # A negative length is the extended clipboard's, which was never offered; some clients send it anyway.
+    # A negative length belongs to the extended clipboard. vramtap does not offer it, but some clients send
+    # it.
     (length,) = _CUT_TEXT.unpack((yield _CUT_TEXT.size))
     if abs(length) > MAX_SKIPPED_BYTES:
         raise ProtocolError("ClientCutText", "", f"{abs(length)} bytes, more than {MAX_SKIPPED_BYTES}")
@@ -100,13 +102,16 @@ def _cut_text() -> Reading:
 def _qemu() -> Reading:
     (subtype,) = yield 1
     if subtype != _QEMU_KEY:
-        raise ProtocolError("read message", f"type 255 subtype {subtype}", "it was never offered")
+        raise ProtocolError("read message", f"type 255 subtype {subtype}", "it was not offered")
     down, keysym, keycode = _QEMU_EXTENDED_KEY.unpack((yield _QEMU_EXTENDED_KEY.size))
     return KeyEvent(keysym=keysym, scancode=_scancode(keycode), down=bool(down))
 
 
 def _scancode(keycode: int) -> int:
-    """One byte for an XT set 1 code: clients send 0xE0nn either as that or folded, as rfbproto wants it."""
+    """Return a client's XT keycode as one byte. 0 means no scancode.
+
+    rfbproto folds 0xE0nn into one byte: nn with the high bit set. Some clients send 0xE0nn instead.
+    """
     if keycode >> 8 == 0xE0:
         return keycode & 0x7F | 0x80
     return keycode if keycode <= 0xFF else 0

@@ -1,4 +1,4 @@
-"""Update: one FramebufferUpdate to be made, as a snapshot, and what makes it on any thread."""
+"""FramebufferUpdate: a snapshot of what to send. UpdateEncoder: makes its bytes, on any thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vramtap.rfb.convert import converter
 from vramtap.rfb.encodings import ENCODERS
 from vramtap.rfb.encodings.base import Encoded, EncodeOptions, Encoder
 from vramtap.rfb.encodings.copyrect import copy_rect
-from vramtap.rfb.wire import MAX_RECTS_IN_MESSAGE, UPDATE_HEADER, Buffer, Encoding, FromServer
+from vramtap.rfb.wire import MAX_RECTS_IN_MESSAGE, UPDATE_HEADER, Buffer, Encoding, ServerMessage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PixelRect:
-    """Pixels to be sent.
+    """A rectangle of pixels to send.
 
     Args:
-        rect: Where they go.
-        pixels: Shape `(rect.height, rect.width)`, `0x00RRGGBB`, contiguous, never changed again.
+        rect: Its place in the client's framebuffer.
+        pixels: Shape `(rect.height, rect.width)`, `0x00RRGGBB`, contiguous. They never change.
     """
 
     rect: Rect
@@ -36,74 +36,79 @@ class PixelRect:
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
-    """Everything one update is made from: nothing that a later message changes can reach into it.
+class FramebufferUpdate:
+    """Snapshot of one FramebufferUpdate (RFC 6143, 7.6.1). Later messages of the client do not change it.
 
     Args:
-        options: The client's, when it was begun.
-        encoding: The number of the one for its pixels.
-        before: Whole messages to go out ahead of it.
-        pseudo: Pseudo-rectangles, whole.
-        moves: Copies of what the client has, in order.
-        pieces: Pixels.
+        options: The client's options when the update began.
+        encoding: Number of the encoding for pixels.
+        preceding: Complete messages to send before the update.
+        pseudo_rects: Complete pseudo-rectangles.
+        moves: Copies of pixels that the client has, in this order.
+        pixel_rects: Pixels to send.
     """
 
     options: EncodeOptions
     encoding: int
-    before: bytes = b""
-    pseudo: tuple[bytes, ...] = ()
+    preceding: bytes = b""
+    pseudo_rects: tuple[bytes, ...] = ()
     moves: tuple[Move, ...] = ()
-    pieces: tuple[PixelRect, ...] = field(default=(), repr=False)
+    pixel_rects: tuple[PixelRect, ...] = field(default=(), repr=False)
 
     @property
-    def is_light(self) -> bool:
-        """Whether making it is a matter of microseconds: no pixel is looked at."""
-        return not self.pieces or (self.encoding == Encoding.RAW and converter(self.options.format).is_copy)
+    def is_cheap(self) -> bool:
+        """Whether it takes only microseconds to encode, because no pixel is converted."""
+        return not self.pixel_rects or (
+            self.encoding == Encoding.RAW and converter(self.options.format).is_copy
+        )
 
     @property
     def area(self) -> int:
-        """Pixels to be encoded."""
-        return sum(piece.rect.area for piece in self.pieces)
+        """Number of pixels to encode."""
+        return sum(part.rect.area for part in self.pixel_rects)
 
 
 class UpdateEncoder:
-    """A connection's encoders with the streams that run through them. One update at a time, on any thread."""
+    """The encoders of one connection, with their compression streams.
+
+    It encodes one update at a time. Each call can be on a different thread.
+    """
 
     def __init__(self) -> None:
         self._encoders: dict[int, Encoder] = {}
         self._busy = threading.Lock()
 
-    def encode(self, update: Update) -> list[Buffer]:
-        """The bytes of an update, to be sent whole and in the order of these calls.
+    def encode(self, update: FramebufferUpdate) -> list[Buffer]:
+        """Return the bytes of an update. The caller sends all of them, in the order of the calls.
 
         Raises:
-            RuntimeError: another update of this connection is being made: its streams would mix.
+            RuntimeError: another thread encodes an update of this connection. Their streams would mix.
         """
         if not self._busy.acquire(blocking=False):
-            raise RuntimeError("two updates of one connection encoded at once")
+            raise RuntimeError("two updates of one connection are encoded at once")
         try:
             return self._encode(update)
         finally:
             self._busy.release()
 
-    def _encode(self, update: Update) -> list[Buffer]:
+    def _encode(self, update: FramebufferUpdate) -> list[Buffer]:
         encoder = self._encoders.get(update.encoding)
         if encoder is None:
             encoder = self._encoders[update.encoding] = ENCODERS[update.encoding]()
-        parts = [Encoded(1, [rect]) for rect in (*update.pseudo, *map(copy_rect, update.moves))]
-        parts += (encoder.encode(piece.rect, piece.pixels, update.options) for piece in update.pieces)
-        return [update.before, *_messages(parts)]
+        parts = [Encoded(1, [rect]) for rect in (*update.pseudo_rects, *map(copy_rect, update.moves))]
+        parts += (encoder.encode(part.rect, part.pixels, update.options) for part in update.pixel_rects)
+        return [update.preceding, *_messages(parts)]
 
 
 def _messages(parts: Sequence[Encoded]) -> list[Buffer]:
-    """Put headers before the rectangles: one, but for screens so large that 16 bits cannot count them."""
+    """Return the parts as messages: one, or several if there are more rectangles than one can count."""
     messages: list[Buffer] = []
     inside: list[Buffer] = []
     count = 0
     for part in parts:
         if count + part.rects > MAX_RECTS_IN_MESSAGE:
-            messages += [UPDATE_HEADER.pack(FromServer.UPDATE, count), *inside]
+            messages += [UPDATE_HEADER.pack(ServerMessage.FRAMEBUFFER_UPDATE, count), *inside]
             inside, count = [], 0
         inside += part.buffers
         count += part.rects
-    return [*messages, UPDATE_HEADER.pack(FromServer.UPDATE, count), *inside]
+    return [*messages, UPDATE_HEADER.pack(ServerMessage.FRAMEBUFFER_UPDATE, count), *inside]

@@ -11,11 +11,12 @@ from vramtap.servers.listen import MAX_PORT, ListenAddress, host_port, parse_add
 from vramtap.servers.vnc.server import VncServer
 from vramtap.servers.vnc.session import SessionOptions
 from vramtap.servers.web.server import WebServer
+from vramtap.tap.tap import Tap
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
-    from vramtap.tap.tap import Tap
+    from vramtap.machine.machine import Machine
 
 Server = TypeVar("Server", VncServer, WebServer)
 
@@ -135,3 +136,36 @@ async def _start(
         if not address.or_any_port:
             raise
     return await stack.enter_async_context(make(0))
+
+
+@contextlib.asynccontextmanager
+async def serve_targets(
+    *targets: str | Machine | Tap,
+    open_target: Callable[[str | Machine], Tap],
+    vnc: str | None,
+    web: str | None,
+    password: str | None,
+    token: str | None,
+    view_only: bool,
+) -> AsyncIterator[Endpoints]:
+    """Open targets and serve them while the context is open. See `vramtap.serve`.
+
+    Args:
+        targets: URLs and machines, which are opened and closed here; and open taps, which stay open.
+        open_target: Returns the tap of a URL or a machine.
+        vnc: As for `serve`.
+        web: As for `serve`.
+        password: As for `serve`.
+        token: As for `serve`.
+        view_only: As for `serve`.
+
+    Yields:
+        Where clients reach the taps.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        taps = [
+            target if isinstance(target, Tap) else await stack.enter_async_context(open_target(target))
+            for target in targets
+        ]
+        serving = serve(taps, vnc=vnc, web=web, password=password, token=token, view_only=view_only)
+        yield await stack.enter_async_context(serving)

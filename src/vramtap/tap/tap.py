@@ -11,6 +11,7 @@ from vramtap.concurrency import run_in_thread
 from vramtap.display.screen import Screen
 from vramtap.errors import TargetGone, VramtapError
 from vramtap.pages import NO_PAGES
+from vramtap.tap.controls import Controls
 from vramtap.tap.pipeline import Pipeline
 from vramtap.tap.scheduler import Due, HandToWaker, Scheduler
 from vramtap.tap.stats import TapStats
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Tap:
+class Tap(Controls):
     r"""One watched target: target, tracker and screen, giving damage to viewers.
 
     An async context manager for one event loop. Nothing is polled while no viewer waits.
@@ -60,6 +61,7 @@ class Tap:
         timings: TapTimings = DEFAULT_TIMINGS,
         choose: Callable[..., Choice] = choose,
     ) -> None:
+        super().__init__()
         self.target = target
         self.screen = Screen()
         self.stats = TapStats()
@@ -96,7 +98,7 @@ class Tap:
             choice = await self._start_tracker()
             self._tracker = choice.tracker
             self.stats.tracker, self.stats.tracker_why = choice.tracker.name, choice.why
-            self.stats.stopped_us = getattr(choice.tracker, "stopped_us", 0.0)
+            self.stats.stopped_us = choice.stopped_us
             self._pipeline = Pipeline(
                 self.target,
                 self._tracker,
@@ -107,13 +109,14 @@ class Tap:
                 self._timings,
             )
             # Before the first scan, so that no event after it is missed.
-            self.target.watch(self._target_active)
+            self._unwatch = self.target.watch(self._target_active)
             try:
                 now_s = self._loop.time()
                 self._scheduler.scan_began(now_s)
                 await self._pipeline.first_scan(now_s)
                 self._scheduler.scan_ended(now_s)
             except BaseException:
+                self._unwatch()
                 self._tracker.stop()
                 raise
         except BaseException as error:
@@ -143,6 +146,7 @@ class Tap:
             if tasks:
                 await asyncio.wait(tasks)
         finally:
+            self._unwatch()
             self._tracker.stop()
             await self.target.__aexit__(kind, error, trace)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from vramtap.display.backlog import DamageBacklog
 from vramtap.display.damage import Damage
@@ -11,36 +11,9 @@ from vramtap.display.region import Region
 from vramtap.errors import TargetGone
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from vramtap.display.screen import Screen
-
-
-class Source(Protocol):
-    """What a viewer needs of its tap."""
-
-    screen: Screen
-
-    def join(self, viewer: Viewer) -> None:
-        """Give this viewer all damage from now on."""
-        ...
-
-    def leave(self, viewer: Viewer) -> None:
-        """Give this viewer no more damage."""
-        ...
-
-    def wanted(self) -> AbstractContextManager[None]:
-        """Scan while the context is open."""
-        ...
-
-    async def fresh(self) -> None:
-        """Make sure that the screen is not stale."""
-        ...
-
-    def check(self) -> None:
-        """Raise `TargetGone` if the tap has ended."""
-        ...
+    from vramtap.tap.tap import Tap
 
 
 class Viewer:
@@ -49,11 +22,11 @@ class Viewer:
     A viewer asks when it wants more. While it does not ask, it costs nothing.
 
     Args:
-        tap: Source of the damage.
+        tap: Tap of the damage.
         name: For log lines.
     """
 
-    def __init__(self, tap: Source, name: str) -> None:
+    def __init__(self, tap: Tap, name: str) -> None:
         self._tap = tap
         self.name = name
         self.backlog = DamageBacklog(tap.screen.width, tap.screen.height)
@@ -103,7 +76,7 @@ class Viewer:
 class Watcher(Viewer):
     """A viewer that takes whole `Damage` objects, merged while it is busy."""
 
-    def __init__(self, tap: Source, name: str) -> None:
+    def __init__(self, tap: Tap, name: str) -> None:
         super().__init__(tap, name)
         self._damage: Damage | None = None
 

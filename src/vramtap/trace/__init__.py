@@ -1,1 +1,1 @@
-"""Research: recorded traces of written pages, replay of policies, the optimum, and tuning."""
+"""Traces: which pages were written when, and what any policy would have made of it."""

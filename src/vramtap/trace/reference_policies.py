@@ -1,4 +1,4 @@
-"""Reference policies for replay: how Xen's shadow code and QEMU's VNC server track writes."""
+"""Policies of others, to be compared with: what Xen's shadow code and QEMU's VNC server do."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ if TYPE_CHECKING:
     from vramtap.policy.costs import Costs
 
 XEN_QUIET_S: Final = 2.0
-"""Time without a write after which Xen removes all write permissions, seconds (`last_dirty + SECONDS(2)` in
+"""Without a write for so long, Xen takes all write permission (`last_dirty + SECONDS(2)` in
 shadow_track_dirty_vram, xen/arch/x86/mm/shadow)."""
 QEMU_BASE_S: Final = 0.030
-"""Shortest refresh interval of QEMU, seconds (GUI_REFRESH_INTERVAL_DEFAULT in include/ui/console.h)."""
+"""GUI_REFRESH_INTERVAL_DEFAULT (include/ui/console.h, QEMU)."""
 QEMU_MORE_S: Final = 0.050
-"""Increase of QEMU's refresh interval after a refresh without a change, seconds (VNC_REFRESH_INTERVAL_INC in
-ui/vnc.c)."""
+"""VNC_REFRESH_INTERVAL_INC (ui/vnc.c, QEMU): longer by this after each refresh that found nothing."""
 QEMU_MOST_S: Final = 3.000
-"""Longest refresh interval of QEMU, seconds (GUI_REFRESH_INTERVAL_IDLE in include/ui/console.h)."""
+"""GUI_REFRESH_INTERVAL_IDLE (include/ui/console.h, QEMU)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +29,10 @@ class _QuietState(State):
 
 
 class XenTwoSeconds:
-    """Xen's policy: log every tile, and arm after two seconds without a write.
+    """Every tile logged; after two seconds without a write all is armed.
 
     Args:
-        interval_s: Poll interval, seconds.
+        interval_s: Between two looks, seconds.
     """
 
     name: Final = "xen"
@@ -50,20 +49,20 @@ class XenTwoSeconds:
         if not isinstance(state, _QuietState):
             raise TypeError(f"{type(state).__name__} is another policy's state")
         if dirty.any():
-            return _QuietState(state.open)
+            return _QuietState(state.unprotected)
         quiet_s = (0.0 if state.armed else state.quiet_s) + self._interval_s
-        return _QuietState(state.open, armed=quiet_s >= XEN_QUIET_S, quiet_s=quiet_s)
+        return _QuietState(state.unprotected, armed=quiet_s >= XEN_QUIET_S, quiet_s=quiet_s)
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
         """See `Policy.woken`."""
-        return _QuietState(state.open)
+        return _QuietState(state.unprotected)
 
 
 class QemuBackOff:
-    """QEMU's policy: log every tile, poll less and less often while nothing is written, and never arm.
+    """Every tile logged, looked at ever less often while nothing is written; never armed.
 
-    A poll that finds a write halves the poll interval. In QEMU the viewer's keyboard and mouse also reset it.
-    A trace has neither, so this policy is QEMU with a viewer who only watches.
+    A look that finds something halves the time to the next one. Only the viewer's keyboard and mouse bring it
+    down at once, and a trace has neither: this is QEMU with somebody who only watches.
     """
 
     name: Final = "qemu"
@@ -75,9 +74,9 @@ class QemuBackOff:
     def step(self, state: State, dirty: Counts) -> State:
         """See `Policy.step`."""
         if dirty.any():
-            return State(state.open, rest_s=max(state.rest_s / 2, QEMU_BASE_S))
-        return State(state.open, rest_s=min(state.rest_s + QEMU_MORE_S, QEMU_MOST_S))
+            return State(state.unprotected, rest_s=max(state.rest_s / 2, QEMU_BASE_S))
+        return State(state.unprotected, rest_s=min(state.rest_s + QEMU_MORE_S, QEMU_MOST_S))
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
         """See `Policy.woken`."""
-        return State(state.open, rest_s=QEMU_BASE_S)
+        return State(state.unprotected, rest_s=QEMU_BASE_S)

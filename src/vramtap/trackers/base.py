@@ -1,10 +1,13 @@
-"""Tracker: the contract every way of finding written pages fulfils."""
+"""Tracker: the contract of all trackers, and the answers they give."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from vramtap.errors import VramtapError
+from vramtap.memory.events import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,182 +15,177 @@ if TYPE_CHECKING:
     from vramtap.memory.extent import Extent
     from vramtap.pages import PageRuns
 
+__all__ = ["AllDirty", "Reason", "Tracker", "TrackerDefaults", "Waker", "started"]
+
 
 class Reason(StrEnum):
-    """Why a tracker cannot vouch for its log."""
+    """Why a tracker's log is not complete."""
 
     FIRST = "first"
-    """These pages have not been asked about before."""
+    """The first scan of these pages."""
     REMAPPED = "remapped"
-    """The memory behind the extent was replaced, moved or lost its registration."""
+    """The memory behind the extent was replaced or moved, or lost its registration."""
     OVERFLOW = "overflow"
-    """The log filled up and could not be continued."""
+    """The log was full."""
     UNMAPPED = "unmapped"
-    """Part of the extent has no memory behind it now, or the guest maps no part of it."""
+    """Part of the extent has no memory behind it, or the guest maps no part of it."""
     ALIASED = "aliased"
     """A frame is mapped at more than one address, or may have been for a while."""
     ARMED = "armed"
-    """The extent was armed: what was written while the log changed hands is found by looking once."""
+    """The tracker was armed: writes while the protection changed are in no log."""
     WOKEN = "woken"
-    """The first write after it was armed: what was written until the log was back is found by looking."""
+    """The first write after arming: later writes, until the log was back, are in no log."""
     LARGE_PAGE = "large-page"
-    """A mapping has no dirty bit for each page: one large page covers many."""
+    """A large page maps the extent and has one dirty bit for many pages."""
     TAKEN = "taken"
-    """Somebody else asked for the same log meanwhile, or asking failed halfway: what it held is not known."""
+    """Another program read the same log meanwhile, or reading it failed halfway."""
     UNLOGGED = "unlogged"
-    """Something may have written by a way that is in no log."""
+    """Something may have written in a way that no log records."""
 
 
 @dataclass(frozen=True, slots=True)
 class AllDirty:
-    """The answer of a tracker that cannot vouch for its log: look at all pages asked about.
+    """Answer of a tracker whose log is not complete: treat all pages of the window as dirty.
 
     Args:
         reason: Why.
-        detail: What was seen, for a log line.
+        detail: What the tracker saw, for a log message.
     """
 
     reason: Reason
     detail: str = ""
 
 
-class Waker(Protocol):
-    """A wait for the first write that is under way."""
-
-    @property
-    def fd(self) -> int | None:
-        """What becomes readable at the first write: whoever waits watches it, and nobody calls back.
-
-        None where the callback comes.
-        """
-        ...
-
-    def cancel(self) -> None:
-        """End it; called exactly once, before the next collect, restore or disarm."""
-        ...
-
-
 class Tracker(Protocol):
-    """Says which pages of an extent were written since it was last asked.
+    """Reports which pages of an extent were written since the last scan.
 
-    1. A write is never missed: whatever was written before `collect` returned and has not been
-       reported is in this answer or in the next one.
-    2. It may report too much; `precision` says whether it does.
-    3. It clears first, and the caller reads pixels after, from `read_from`. It is armed before the first
-       full read.
-    4. However the process leaves, the target is left as it was found.
+    1. It never misses a write: a write before `collect` returned is in that answer or in the next one.
+    2. It may report pages that were not written.
+    3. It clears its log first, and the caller reads the pixels afterwards, from `read_from`. It is started
+       before the first full read.
+    4. However the process ends, the target is left as it was found.
     """
 
     @property
     def name(self) -> str:
-        """What `--tracker` calls it."""
-        ...
-
-    @property
-    def precision(self) -> Literal["exact", "superset"]:
-        """Whether only pages written are reported, or pages near them too."""
+        """Value of `--tracker` that selects it."""
         ...
 
     @property
     def prefers_window(self) -> bool:
-        """Whether asking about less costs less, so that only what is shown should be asked about."""
+        """Whether a smaller window costs less, so that the caller should pass only the pages it shows."""
         ...
 
     @property
     def read_from(self) -> Extent:
-        """Where the consumer reads what was collected: the armed extent, or a copy of the same shape.
+        """Extent to read the reported pages from: the tracked extent, or a copy of the same shape.
 
         Raises:
-            VramtapError: not armed.
+            VramtapError: not started.
         """
         ...
 
     def start(self, extent: Extent) -> None:
-        """Start watching.
+        """Start tracking.
 
         Raises:
-            VramtapError: the extent cannot be watched this way.
+            VramtapError: this tracker cannot track the extent.
         """
         ...
 
     def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
-        """Read and clear what was written since the last collect.
+        """Return the pages written since the last collect, and clear the log of them.
 
         Args:
-            window: Half-open page range to ask about; all pages by default. What was written
-                outside is kept for a later call.
+            window: Half-open page range; the whole extent by default. Writes outside it are kept for a later
+                call.
 
         Returns:
-            Page runs relative to the extent and inside the window, or `AllDirty` of the window.
+            Page runs relative to the extent and inside the window, or `AllDirty` for the window.
 
         Raises:
-            TargetGone: whose memory it is has ended.
+            VramtapError: not started, or the log could not be read.
+            TargetGone: the owner of the memory has ended.
         """
         ...
 
     def restore(self, runs: PageRuns) -> None:
-        """Report these pages again: whoever collected them could not use them."""
+        """Report these pages again: the caller collected them but could not use them."""
         ...
 
     @property
     def has_more(self) -> bool:
-        """Whether the last answer was the part that somebody waits for: the next one has the rest."""
+        """Whether the last answer held only the most urgent pages; the next one holds the rest."""
         ...
 
     @property
     def wants_feedback(self) -> bool:
-        """Whether `feedback` is of use now: pages were reported that may or may not have been written."""
+        """Whether `feedback` is useful now: the last answer had pages that may not have been written."""
         ...
 
     def feedback(self, changed: PageRuns) -> None:
-        """Hear what the consumer found changed in what was last collected, once it has read it.
+        """Learn what the caller found changed in the last answer, once it has read the pages.
 
-        Not to call it costs speed, never a write.
+        Without this call tracking gets slower, but no write is missed.
 
         Args:
-            changed: Pages relative to the extent whose bytes differed from those read before.
+            changed: Pages relative to the extent whose bytes differ from those read before.
         """
         ...
 
     @property
     def idle_after_s(self) -> float:
-        """How long nothing must have changed before `wake` is worth the change of hands, at most, seconds."""
+        """Longest time without a change before the caller should call `wake`, seconds."""
         ...
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
-        """Wait for the first write without being asked.
+        """Wait for the first write in the background.
 
         Args:
-            callback: Called once, from any thread, when a collect may have something to say.
+            callback: Called once, by any thread, when a collect may have an answer.
 
         Returns:
-            What ends the waiting, also after the callback; None where this tracker must be asked, at
-            least for now.
+            Ends the wait, also after the callback; None if the caller has to poll, at least for now.
         """
         ...
 
     def stop(self) -> None:
-        """Stop watching and leave the target as it was found; harmless when not armed."""
+        """Stop tracking and leave the target as it was found; harmless if not started."""
         ...
 
 
 class TrackerDefaults:
-    """What a tracker answers that reports at once all that was written, and nothing else."""
+    """The optional part of `Tracker`, for trackers that report all written pages at once and no others."""
 
     @property
     def has_more(self) -> bool:
-        """Never."""
+        """False: every answer is complete."""
         return False
 
     @property
     def wants_feedback(self) -> bool:
-        """Never."""
+        """False: every reported page was written."""
         return False
 
     def feedback(self, changed: PageRuns) -> None:
-        """Nothing depends on it."""
+        """Do nothing."""
 
     @property
     def idle_after_s(self) -> float:
-        """As long as for anybody."""
+        """Infinite: the caller decides."""
         return float("inf")
+
+
+def started(extent: Extent | None, tracker: str) -> Extent:
+    """Return the extent of a tracker.
+
+    Args:
+        extent: The tracked extent; None before `start` and after `stop`.
+        tracker: Name of the tracker.
+
+    Raises:
+        VramtapError: `extent` is None.
+    """
+    if extent is None:
+        raise VramtapError("tracker", tracker, "not started", "call start() first")
+    return extent

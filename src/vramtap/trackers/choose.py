@@ -1,4 +1,4 @@
-"""Which tracker an extent gets: the one asked for, or the first that a trial shows to work."""
+"""Choose the tracker of an extent: the one named by the user, or the first that a trial shows to work."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from vramtap.errors import NotFound, TargetGone, UsageError, VramtapError
-from vramtap.machine.space import GuestSpace
-from vramtap.memory.foreign import XenSpace
-from vramtap.policy.costs import HEAVIEST_WEIGHT
+from vramtap.policy.costs import MAX_GUEST_COST_FACTOR
 from vramtap.trackers.compare import CompareTracker
 from vramtap.trackers.poller import IDLE_INTERVAL_S
 from vramtap.trackers.userfault.hybrid import HybridTracker
@@ -20,52 +18,54 @@ if TYPE_CHECKING:
     from vramtap.trackers.base import Tracker
 
 NAMES: Final = ("auto", "hybrid", "log", "compare", "dirtybits", "kvmlog", "xen")
-"""What `--tracker` takes; the last are for the embedded machine (two), and for Xen domains."""
-SOONEST_S: Final = 0.001
-"""To be asked more often costs more than looking all the time."""
-LATEST_S: Final = 10.0
-"""To be asked more rarely is not to be watched."""
+"""Values of `--tracker`. `dirtybits` and `kvmlog` are for the built-in VM, `xen` is for Xen domains."""
+MIN_LATENCY_S: Final = 0.001
+"""Polling more often costs more than scanning without a pause."""
+MAX_LATENCY_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An armed tracker and why it is this one.
+    """A tracker that was started, and why it was chosen.
 
     Args:
-        tracker: Armed on the extent.
-        why: One clause for people: `the kernel logs writes (probe passed)`.
+        tracker: The tracker, started on the extent.
+        why: The reason as one clause: `the kernel logs writes (probe passed)`.
+        stopped_us: How long attaching stopped a thread of the target, microseconds.
     """
 
     tracker: Tracker
     why: str
+    stopped_us: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class TrackerOptions:
-    """What a user asks of whichever tracker it becomes.
+    """The user's options for trackers; each tracker uses those that apply to it.
 
     Args:
-        latency_s: How late the first change after a while may be noticed where nothing but asking notices
-            it, seconds: how often an idle target is asked that cannot be armed.
-        guest_cost_factor: A microsecond taken from the guest counts as so many of ours.
+        latency_s: Poll interval for idle targets that cannot wake vramtap, seconds: the longest time until
+        the
+            first change is noticed.
+        guest_cost_factor: Weight of guest CPU time relative to vramtap's.
 
     Raises:
-        UsageError: a value that nothing can be done with.
+        UsageError: a value is out of range.
     """
 
     latency_s: float = IDLE_INTERVAL_S
     guest_cost_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if not SOONEST_S <= self.latency_s <= LATEST_S:
-            bounds = f"{SOONEST_S * 1000:g} to {LATEST_S * 1000:g} ms"
-            raise UsageError("--latency", f"{self.latency_s * 1000:g} ms", "is not waited for", bounds)
-        if not 0 <= self.guest_cost_factor <= HEAVIEST_WEIGHT:
+        if not MIN_LATENCY_S <= self.latency_s <= MAX_LATENCY_S:
+            bounds = f"{MIN_LATENCY_S * 1000:g} to {MAX_LATENCY_S * 1000:g} ms"
+            raise UsageError("--latency", f"{self.latency_s * 1000:g} ms", "out of range", f"give {bounds}")
+        if not 0 <= self.guest_cost_factor <= MAX_GUEST_COST_FACTOR:
             raise UsageError(
                 "--guest-cost-factor",
                 f"{self.guest_cost_factor:g}",
-                "is no weight",
-                f"0 to {HEAVIEST_WEIGHT:g}",
+                "out of range",
+                f"give 0 to {MAX_GUEST_COST_FACTOR:g}",
             )
 
 
@@ -77,38 +77,37 @@ def choose(
     wants_feedback: bool = True,
     options: TrackerOptions | None = None,
 ) -> Choice:
-    """Arm the tracker of this name on an extent.
+    """Start the tracker with this name on an extent.
 
-    `auto` takes `hybrid` where writing a page of our own shows that the kernel logs it and the target lets
-    itself be attached to; else `compare`, with the reason.
+    `auto` takes `hybrid` if a trial write on this kernel is logged and the target accepts the attach.
+    Otherwise it takes `compare`, and `Choice.why` has the reason.
 
     Args:
         name: One of `NAMES`.
-        extent: What to watch.
+        extent: What to track.
         allow_filtered: Attach to a target with a seccomp filter; see `linux.inject`.
-        options: Of the user, for those trackers that can heed them.
-        wants_feedback: Whether the consumer reports what changed (`Tracker.feedback`). If it does not,
-            `auto` takes `log`.
+        wants_feedback: Whether the caller reports what changed (`Tracker.feedback`). If not, `auto` takes
+            `log` instead of `hybrid`.
+        options: Options of the user.
 
     Raises:
         UsageError: no tracker has this name.
-        VramtapError: the tracker asked for by name cannot watch this extent.
-        TargetGone: whose memory it is has ended.
+        VramtapError: the named tracker cannot track this extent.
+        TargetGone: the owner of the memory has ended.
     """
     if name not in NAMES:
         raise UsageError("--tracker", name, "no such tracker", f"one of {', '.join(NAMES)}")
     if name == "compare":
         return _compare(extent, "asked for")
     options = options or TrackerOptions()
-    if name == "xen" or isinstance(extent.space, XenSpace):
+    if name == "xen" or extent.space.frames is not None:
         return _xen(name, extent, options)
     if name in ("dirtybits", "kvmlog"):
-        tracker = _of_the_machine(name)
+        tracker = _machine_tracker(name)
         tracker.start(extent)
         return Choice(tracker, "asked for")
-    hybrid = name == "hybrid" or (name == "auto" and wants_feedback)
     log: HybridTracker | LogTracker
-    if hybrid:
+    if name == "hybrid" or (name == "auto" and wants_feedback):
         log = HybridTracker(
             allow_filtered=allow_filtered,
             latency_s=options.latency_s,
@@ -118,7 +117,11 @@ def choose(
         log = LogTracker(allow_filtered=allow_filtered, latency_s=options.latency_s)
     if name != "auto":
         log.start(extent)
-        return Choice(log, "asked for" + _unarmable(log, extent))
+        return Choice(log, "asked for" + _while_idle(log, extent), log.stopped_us)
+    return _log_or_compare(log, extent)
+
+
+def _log_or_compare(log: HybridTracker | LogTracker, extent: Extent) -> Choice:
     refusal = probe_log()
     if refusal is not None:
         return _compare(extent, f"log does not work on this kernel: {refusal}")
@@ -130,19 +133,21 @@ def choose(
         raise TargetGone(error.operation, error.object, error.reason) from error
     except VramtapError as error:
         return _compare(extent, f"log refused: {error}")
-    return Choice(log, "the kernel logs writes here (a page was written and seen)" + _unarmable(log, extent))
+    why = "the kernel logs writes here (a page was written and seen)"
+    return Choice(log, why + _while_idle(log, extent), log.stopped_us)
 
 
-def _unarmable(tracker: Tracker, extent: Extent) -> str:
-    if isinstance(extent.space, GuestSpace):
-        return "; the machine wakes us"
+def _while_idle(tracker: HybridTracker | LogTracker, extent: Extent) -> str:
+    """Return how changes are noticed while idle, as a clause; empty if the tracker can be armed."""
+    if extent.space.events is not None:
+        return "; the machine wakes vramtap"
     if isinstance(tracker, HybridTracker) and tracker.unarmable:
-        return f"; asked while idle, not armed: {tracker.unarmable}"
+        return f"; polled while idle, not armed: {tracker.unarmable}"
     return ""
 
 
-def _of_the_machine(name: str) -> Tracker:
-    # Loaded when asked for: only the embedded machine has use for them.
+def _machine_tracker(name: str) -> Tracker:
+    # Imported here: only the built-in VM needs these.
     if name == "dirtybits":
         from vramtap.trackers.machine.dirtybits import DirtyBitsTracker
 
@@ -153,11 +158,11 @@ def _of_the_machine(name: str) -> Tracker:
 
 
 def _xen(name: str, extent: Extent, options: TrackerOptions) -> Choice:
-    """In a domain the hypervisor's log is all there is, and nothing wakes us: `hybrid` is the same."""
+    """Start the tracker of a Xen domain. Only the hypervisor logs its writes, so `hybrid` means `xen` too."""
     from vramtap.trackers.xen.tracker import XenTracker
 
     if name not in ("auto", "hybrid", "xen"):
-        raise UsageError("--tracker", name, "does not follow a Xen domain", "xen, compare or auto")
+        raise UsageError("--tracker", name, "cannot track a Xen domain", "use xen, compare or auto")
     tracker = XenTracker(latency_s=options.latency_s)
     try:
         tracker.start(extent)

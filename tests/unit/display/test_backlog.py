@@ -1,4 +1,4 @@
-"""Pending against a viewer that is an array: whatever happens, it ends with exactly the screen."""
+"""Tests of DamageBacklog, against a model viewer that holds its pixels in an array."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WHOLE = Rect(0, 0, 1 << 16, 1 << 16)
 
 
 class Viewer:
-    """What a client does with updates."""
+    """Model of a client that applies updates."""
 
     def __init__(self, width: int, height: int) -> None:
         self.pixels: NDArray[np.uint32] = np.full((height, width), 0xDEAD, dtype=np.uint32)
@@ -38,7 +38,7 @@ class Viewer:
 
 
 class World:
-    """A screen that is drawn on, scrolled and resized, and a viewer that asks when it likes."""
+    """A screen that is drawn on, scrolled and resized, and a viewer that takes updates at any time."""
 
     def __init__(self, width: int, height: int) -> None:
         self.color = 0
@@ -55,7 +55,7 @@ class World:
         return Damage(self.whole.width, self.whole.height, rects, moves)
 
     def paint(self, rect: Rect) -> None:
-        """Every pixel ever drawn has a value of its own: nothing is right by accident."""
+        """Fill a rectangle with new values. Each pixel gets a different one, so none is right by accident."""
         height, width = self.screen[rect.slices].shape
         self.color += 1
         numbers = np.arange(width * height, dtype=np.uint32).reshape(height, width)
@@ -68,7 +68,7 @@ class World:
             self.backlog.add(self.damage(inside))
 
     def move_of(self, source: Rect, x: int, y: int) -> Move | None:
-        """As much of a move as fits the screen."""
+        """Return the part of a move that fits the screen, or None."""
         inside = source.intersect(self.whole)
         fits = inside and Rect(x, y, inside.width, inside.height).intersect(self.whole)
         return Move(Rect(inside.x, inside.y, fits.width, fits.height), x, y) if inside and fits else None
@@ -98,7 +98,7 @@ class World:
         self.backlog.add(self.damage(part, moves=(Move(source, moved.x, moved.y),)))
 
     def several_moves(self, at: list[tuple[Rect, tuple[int, int]]]) -> None:
-        """Moves of one damage all read the old screen; where destinations overlap it is no valid damage."""
+        """Add one damage with several moves. All read the old screen; their destinations are disjoint."""
         old = self.screen.copy()
         moves: list[Move] = []
         for source, to in at:
@@ -128,7 +128,7 @@ class World:
         assert not self.backlog.touches(area)
 
     def lose(self, area: Rect) -> None:
-        """The viewer asks for an area because it does not have it."""
+        """Make the viewer lose an area and request it again."""
         inside = area.intersect(self.whole)
         if inside is not None:
             self.viewer.pixels[inside.slices] = 0xBAD
@@ -145,7 +145,7 @@ class World:
         assert not self.backlog.resized
 
     def check(self) -> None:
-        """Whoever took everything at this moment would have the screen."""
+        """Check that a viewer that takes the whole backlog now has the screen."""
         viewer = Viewer(0, 0)
         viewer.pixels = self.viewer.pixels.copy()
         viewer.apply(deepcopy(self.backlog).take(WHOLE, moves=True), self.screen)
@@ -179,7 +179,7 @@ def run(world: World, steps: list[tuple[Any, ...]]) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(SIDES, SIDES, st.lists(st.one_of(DRAWS, SCROLLS, OTHER_STEPS), max_size=12))
-def test_whatever_happens_the_viewer_ends_with_the_screen(
+def test_any_steps_leave_the_viewer_with_the_screen(
     width: int, height: int, steps: list[tuple[Any, ...]]
 ) -> None:
     run(World(width, height), steps)
@@ -194,14 +194,14 @@ def test_whatever_happens_the_viewer_ends_with_the_screen(
 def test_a_viewer_that_misses_scrolls_ends_with_the_screen(
     width: int, height: int, steps: list[tuple[Any, ...]]
 ) -> None:
-    """Begins with the screen, since moves are kept only for a viewer that has most of it."""
+    """The viewer starts with the screen, since moves are kept only for a viewer that has most of it."""
     world = World(width, height)
     run(world, [("take", WHOLE, False), *steps])
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.one_of(st.tuples(st.just("draw"), SMALL), st.tuples(st.just("lose"), SMALL)), max_size=2))
-def test_what_happens_between_two_scrolls_that_join_is_not_lost(steps: list[tuple[Any, ...]]) -> None:
+def test_changes_between_two_joined_scrolls_are_not_lost(steps: list[tuple[Any, ...]]) -> None:
     scroll = ("scroll", -16, 0, 100)
     world = World(100, 100)
     run(world, [("take", WHOLE, False), scroll, *steps, scroll])
@@ -218,14 +218,14 @@ def scrolled(lines: int, width: int = 1024, height: int = 768) -> Damage:
     return Damage(width, height, (Rect(0, 0, width, height),), (move,))
 
 
-def test_a_new_viewer_lacks_the_whole_screen() -> None:
+def test_a_new_backlog_is_the_whole_screen() -> None:
     backlog = DamageBacklog(100, 50)
     assert backlog
     assert backlog.take(WHOLE, moves=True) == ScreenUpdate((), (Rect(0, 0, 100, 50),))
     assert not backlog
 
 
-def test_a_scroll_is_a_move_and_the_line_that_came_in() -> None:
+def test_a_scroll_gives_a_move_and_the_new_line() -> None:
     backlog = caught_up(1024, 768)
     backlog.add(scrolled(16))
     assert backlog.take(WHOLE, moves=True) == ScreenUpdate(scrolled(16).moves, (Rect(0, 752, 1024, 16),))
@@ -237,7 +237,7 @@ def test_a_viewer_that_cannot_copy_gets_pixels() -> None:
     assert backlog.take(WHOLE, moves=False) == ScreenUpdate((), (Rect(0, 0, 1024, 768),))
 
 
-def test_scrolls_that_were_not_fetched_join_to_one() -> None:
+def test_scrolls_that_the_viewer_did_not_take_join_to_one() -> None:
     backlog = caught_up(1024, 768)
     for _ in range(5):
         backlog.add(scrolled(16))
@@ -246,7 +246,7 @@ def test_scrolls_that_were_not_fetched_join_to_one() -> None:
     assert update.rects == (Rect(0, 688, 1024, 80),)
 
 
-def test_scrolling_there_and_back_leaves_what_was_lost() -> None:
+def test_a_scroll_down_and_back_leaves_the_lost_line() -> None:
     backlog = caught_up(1024, 768)
     backlog.add(scrolled(16))
     back = Move(Rect(0, 0, 1024, 752), 0, 16)
@@ -254,7 +254,7 @@ def test_scrolling_there_and_back_leaves_what_was_lost() -> None:
     assert backlog.take(WHOLE, moves=True) == ScreenUpdate((), (Rect(0, 0, 1024, 16),))
 
 
-def test_what_was_pending_where_a_move_reads_is_pending_where_it_writes() -> None:
+def test_damage_in_a_moves_source_moves_to_its_destination() -> None:
     backlog = caught_up(1024, 768)
     backlog.add(Damage(1024, 768, (Rect(64, 96, 8, 16),)))
     backlog.add(scrolled(16))
@@ -263,13 +263,13 @@ def test_what_was_pending_where_a_move_reads_is_pending_where_it_writes() -> Non
     assert update.rects == (Rect(64, 80, 16, 16), Rect(0, 752, 1024, 16))
 
 
-def test_a_move_that_reads_mostly_pending_pixels_is_plain_damage() -> None:
+def test_a_move_of_mostly_damaged_pixels_becomes_plain_damage() -> None:
     backlog = DamageBacklog(1024, 768)
     backlog.add(scrolled(16))
     assert backlog.take(WHOLE, moves=True) == ScreenUpdate((), (Rect(0, 0, 1024, 768),))
 
 
-def test_a_request_for_less_than_a_move_writes_gets_pixels_and_the_rest_stays() -> None:
+def test_a_request_for_part_of_a_move_gets_pixels_and_the_rest_stays() -> None:
     backlog = caught_up(1024, 768)
     backlog.add(scrolled(16))
     assert backlog.take(Rect(0, 0, 512, 768), moves=True) == ScreenUpdate((), (Rect(0, 0, 512, 768),))
@@ -283,20 +283,20 @@ def test_rects_of_an_update_are_bounded() -> None:
     assert 1 < len(backlog.take(WHOLE, moves=True).rects) <= MAX_RECTS
 
 
-def test_an_area_off_the_screen_holds_nothing() -> None:
+def test_an_area_outside_the_screen_is_empty() -> None:
     backlog = DamageBacklog(10, 10)
     assert backlog.take(Rect(10, 0, 5, 5), moves=True) == ScreenUpdate((), ())
     assert not backlog.touches(Rect(10, 0, 5, 5))
     assert backlog
 
 
-def test_damage_of_another_size_must_say_so() -> None:
+def test_damage_of_another_size_must_be_marked_resized() -> None:
     with pytest.raises(ValueError, match="11x10 screen added to a backlog of 10x10"):
         DamageBacklog(10, 10).add(Damage(11, 10, (Rect(0, 0, 1, 1),)))
 
 
 @given(st.integers(1, 100), st.integers(1, 100), RECTS)
-def test_asking_again_for_an_odd_area_gives_nothing_new(width: int, height: int, area: Rect) -> None:
+def test_a_second_take_of_an_area_gives_nothing(width: int, height: int, area: Rect) -> None:
     backlog = DamageBacklog(width, height)
     backlog.take(area, moves=True)
     assert not backlog.touches(area)

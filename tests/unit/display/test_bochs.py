@@ -1,4 +1,4 @@
-"""DISPI registers: what a real guest sets, and whatever a hostile one may."""
+"""Tests of the DISPI registers: values of real guests, and any values of hostile ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ words = st.integers(0, 0xFFFF)
 
 
 def registers(**changed: int) -> Dispi:
-    """As QEMU shows them at 1024x768x32, with some changed."""
+    """Return the registers of QEMU at 1024x768x32, with some changed."""
     named = {
         "id": 0xB0C5,
         "width": 1024,
@@ -28,12 +28,12 @@ def registers(**changed: int) -> Dispi:
     return Dispi(**(named | changed))
 
 
-def test_the_mode_of_a_linux_console() -> None:
+def test_registers_of_a_linux_console_give_its_mode() -> None:
     read = [0xB0C5, 1024, 768, 32, 0x41, 0, 1024, 4096, 0, 0, 256]
     assert Dispi.from_words(read).mode(VRAM_BYTES) == Mode(1024, 768, 4096, PixelFormat.XR24, 0)
 
 
-def test_a_page_flip_is_an_offset() -> None:
+def test_a_page_flip_changes_the_offset() -> None:
     mode = registers(y_offset=768, x_offset=4).mode(VRAM_BYTES)
     assert mode is not None
     assert mode.offset_bytes == 768 * 4096 + 16
@@ -42,7 +42,7 @@ def test_a_page_flip_is_an_offset() -> None:
 @pytest.mark.parametrize(
     ("bpp", "x_offset", "offset_bytes"), [(16, 33, 64), (16, 34, 68), (24, 1, 0), (24, 5, 12), (32, 1, 4)]
 )
-def test_the_scanout_begins_at_a_multiple_of_four_bytes(bpp: int, x_offset: int, offset_bytes: int) -> None:
+def test_the_offset_is_a_multiple_of_four_bytes(bpp: int, x_offset: int, offset_bytes: int) -> None:
     mode = registers(bpp=bpp, x_offset=x_offset).mode(VRAM_BYTES)
     assert mode is not None
     assert mode.offset_bytes == offset_bytes
@@ -56,7 +56,7 @@ def test_the_scanout_begins_at_a_multiple_of_four_bytes(bpp: int, x_offset: int,
         (32, PixelFormat.XR24, 4096),
     ],
 )
-def test_depths(bpp: int, pixel_format: PixelFormat, stride_bytes: int) -> None:
+def test_bits_per_pixel_select_the_format(bpp: int, pixel_format: PixelFormat, stride_bytes: int) -> None:
     mode = registers(bpp=bpp).mode(VRAM_BYTES)
     assert mode == Mode(1024, 768, stride_bytes, pixel_format)
 
@@ -78,7 +78,7 @@ def test_depths(bpp: int, pixel_format: PixelFormat, stride_bytes: int) -> None:
         {"height": 0xFFFF},
     ],
 )
-def test_what_is_no_linear_framebuffer_is_none(changed: dict[str, int]) -> None:
+def test_registers_without_a_linear_framebuffer_give_none(changed: dict[str, int]) -> None:
     assert registers(**changed).mode(VRAM_BYTES) is None
 
 
@@ -98,6 +98,6 @@ def test_enabled_registers_give_none_or_a_mode_that_fits(
     assert mode is None or (mode.end_bytes <= VRAM_BYTES and (mode.width, mode.height) == (width, height))
 
 
-def test_too_few_registers_are_refused() -> None:
+def test_too_few_registers_raise() -> None:
     with pytest.raises(ValueError, match="10 DISPI registers, not 11"):
         Dispi.from_words([0] * 10)

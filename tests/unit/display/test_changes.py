@@ -1,4 +1,4 @@
-"""Rectangles of change against the plain inequality of two arrays."""
+"""Tests of ChangeFinder, against the plain inequality of two arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint32]
 
 @st.composite
 def states(draw: st.DrawFn) -> tuple[Pixels, Pixels]:
-    """A screen, and the same with a few pixels and rectangles of it changed."""
+    """Return a screen, and a copy with a few pixels and rectangles changed."""
     width, height = draw(st.integers(1, 150)), draw(st.integers(1, 80))
     old = np.zeros((height, width), dtype=np.uint32)
     new = old.copy()
@@ -34,10 +34,10 @@ def states(draw: st.DrawFn) -> tuple[Pixels, Pixels]:
     return old, new
 
 
-def check(old: Pixels, new: Pixels, looked_at: NDArray[np.bool_], rects: list[Rect]) -> None:
+def check(old: Pixels, new: Pixels, compared: NDArray[np.bool_], rects: list[Rect]) -> None:
     height, width = old.shape
     count = painted(width, height, rects)
-    differs = (old != new) & looked_at[:, None]
+    differs = (old != new) & compared[:, None]
     assert count.max(initial=0) <= 1
     assert count[differs].all()
     for rect in rects:
@@ -49,19 +49,19 @@ def check(old: Pixels, new: Pixels, looked_at: NDArray[np.bool_], rects: list[Re
 
 
 @given(states(), st.lists(st.tuples(st.integers(0, 80), st.integers(0, 80)), max_size=4))
-def test_rects_are_disjoint_tight_and_cover_what_differs_in_the_bands(
+def test_rects_are_disjoint_tight_and_cover_all_differences_in_the_bands(
     both: tuple[Pixels, Pixels], cuts: list[tuple[int, int]]
 ) -> None:
     old, new = both
-    looked_at = np.zeros(len(old), dtype=np.bool_)
+    compared = np.zeros(len(old), dtype=np.bool_)
     for one, other in cuts:
-        looked_at[min(one, other) : max(one, other)] = True
-    edges = np.flatnonzero(np.diff(looked_at, prepend=False, append=False)).tolist()
+        compared[min(one, other) : max(one, other)] = True
+    edges = np.flatnonzero(np.diff(compared, prepend=False, append=False)).tolist()
     bands = list(zip(edges[::2], edges[1::2], strict=True))
     everywhere = np.ones(len(old), dtype=np.bool_)
     finder = ChangeFinder(old.shape[1], len(old))
     in_bands = finder.find(old, new, bands)
-    check(old, new, looked_at, in_bands)
+    check(old, new, compared, in_bands)
     check(old, new, everywhere, finder.find(old, new, [(0, len(old))]))
     assert finder.find(old, new, bands) == in_bands, "nothing is left of what another call saw"
     assert finder.find(new, new, [(0, len(old))]) == []
@@ -79,7 +79,7 @@ def test_many_changes_give_a_bounded_number_of_rects(seed: int, limit: int) -> N
     check(old, new, np.ones(120, dtype=np.bool_), found)
 
 
-def test_changes_all_over_a_large_screen_are_bounded() -> None:
+def test_scattered_changes_of_a_large_screen_give_at_most_max_rects() -> None:
     old = np.zeros((1080, 1920), dtype=np.uint32)
     new = (np.random.default_rng(2).random(old.shape) < 0.001).astype(np.uint32)
     found = ChangeFinder(1920, 1080).find(old, new, [(0, 1080)])
@@ -87,7 +87,7 @@ def test_changes_all_over_a_large_screen_are_bounded() -> None:
     check(old, new, np.ones(1080, dtype=np.bool_), found)
 
 
-def test_single_pixels_far_apart_are_rects_of_their_own() -> None:
+def test_single_pixels_far_apart_give_separate_rects() -> None:
     old = np.zeros((4 * DIFF_TILE_ROWS, 4 * DIFF_TILE_COLUMNS), dtype=np.uint32)
     new = old.copy()
     at = [(0, 0), (4 * DIFF_TILE_COLUMNS - 1, 0), (5, 4 * DIFF_TILE_ROWS - 1)]
@@ -97,13 +97,13 @@ def test_single_pixels_far_apart_are_rects_of_their_own() -> None:
     assert found == [Rect(x, y, 1, 1) for x, y in at]
 
 
-def test_a_change_across_tiles_is_one_rect() -> None:
+def test_a_change_across_tiles_gives_one_rect() -> None:
     old = np.zeros((100, 300), dtype=np.uint32)
     new = old.copy()
     new[7:91, 3:299] = 5
     assert ChangeFinder(300, 100).find(old, new, [(0, 100)]) == [Rect(3, 7, 296, 84)]
 
 
-def test_no_bands_are_no_change() -> None:
+def test_no_bands_give_no_rects() -> None:
     old = np.zeros((10, 10), dtype=np.uint32)
     assert ChangeFinder(10, 10).find(old, old + 1, []) == []

@@ -1,4 +1,4 @@
-"""A mode is bounded whatever it is made of."""
+"""Tests of Mode: every value is checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEAR = st.integers(-2, 40_000)
 
 
 @given(st.one_of(ANY, NEAR), st.one_of(ANY, NEAR), st.one_of(ANY, NEAR), st.sampled_from(PixelFormat), ANY)
-def test_nonsense_is_refused_and_sense_is_bounded(
+def test_a_mode_raises_or_all_its_values_are_within_bounds(
     width: int, height: int, stride: int, pixel_format: PixelFormat, offset: int
 ) -> None:
     palette = (0,) * 256 if pixel_format is PixelFormat.C8 else None
@@ -38,7 +38,7 @@ def test_nonsense_is_refused_and_sense_is_bounded(
 
 
 @given(modes())
-def test_the_window_holds_every_pixel_and_begins_and_ends_with_one(mode: Mode) -> None:
+def test_the_windows_first_and_last_page_hold_pixels(mode: Mode) -> None:
     first, last = mode.window
     assert first * PAGE_SIZE <= mode.offset_bytes < (first + 1) * PAGE_SIZE
     assert (last - 1) * PAGE_SIZE < mode.end_bytes <= last * PAGE_SIZE
@@ -53,9 +53,9 @@ def test_a_palette_belongs_to_c8_and_has_256_colors() -> None:
     mode = Mode(1, 1, 1, PixelFormat.C8, palette=(0,) * 256)
     for palette, complaint in (
         (None, "belongs to the format C8"),
-        ((0,) * 255, "of 255 entries"),
-        ((0,) * 255 + (1 << 24,), "no 24-bit colour"),
-        ((0,) * 255 + (-1,), "no 24-bit colour"),
+        ((0,) * 255, "has 255 entries"),
+        ((0,) * 255 + (1 << 24,), "not a 24-bit colour"),
+        ((0,) * 255 + (-1,), "not a 24-bit colour"),
     ):
         with pytest.raises(ModeError, match=complaint):
             replace(mode, palette=palette)
@@ -63,5 +63,5 @@ def test_a_palette_belongs_to_c8_and_has_256_colors() -> None:
         Mode(1, 1, 4, palette=(0,) * 256)
 
 
-def test_it_reads_as_people_write_it() -> None:
+def test_str_shows_size_format_stride_and_offset() -> None:
     assert str(Mode(1024, 768, 4096)) == "1024x768 XR24 stride 4096 offset 0"

@@ -1,4 +1,4 @@
-"""Moves: what is reported is always exact, and what scrolls is found."""
+"""Tests of find_move: every reported move is exact, and scrolls are found."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def found(old: Pixels, new: Pixels) -> Move | None:
 
 
 class Console:
-    """Text in an 8x16 font of our own."""
+    """Text in a random 8x16 font."""
 
     def __init__(self, seed: int = 1) -> None:
         self.random = np.random.default_rng(seed)
@@ -51,7 +51,7 @@ class Console:
         return " ".join(WORDS[at] for at in self.random.integers(0, len(WORDS), count))
 
     def page(self, first: int, width: int, height: int) -> Pixels:
-        """As many lines as fit, from that line of the log on."""
+        """Return a page of the log that starts at line `first`."""
         while len(self.lines) < first + height // ROWS:
             self.lines.append(self.line())
         pixels = np.zeros((height, width), dtype=np.uint32)
@@ -64,18 +64,18 @@ class Console:
 
 
 @pytest.mark.parametrize("lines", [1, 2, 5, 20])
-def test_a_console_that_scrolls_is_one_move(lines: int) -> None:
+def test_a_scrolling_console_gives_one_move(lines: int) -> None:
     console = Console()
     move = found(console.page(0, 1024, 768), console.page(lines, 1024, 768))
     assert move is not None
     assert (move.right, move.down) == (0, -16 * lines)
     assert move.destination.y == 0
     assert move.destination.bottom == 768 - 16 * lines
-    # Only as wide as what changed: the rest is black before and after.
+    # The move is only as wide as the damage. The rest is black before and after.
     assert move.source.width >= 400
 
 
-def test_a_console_that_scrolls_back_is_one_move() -> None:
+def test_a_console_that_scrolls_back_gives_one_move() -> None:
     console = Console()
     move = found(console.page(3, 1024, 768), console.page(0, 1024, 768))
     assert move is not None
@@ -83,7 +83,7 @@ def test_a_console_that_scrolls_back_is_one_move() -> None:
     assert (move.destination.y, move.destination.bottom) == (48, 768)
 
 
-def test_a_window_that_scrolls_is_found_beside_a_clock() -> None:
+def test_a_scrolling_window_next_to_a_changing_clock_is_found() -> None:
     console = Console()
 
     def desktop(first: int, clock: int) -> Pixels:
@@ -98,7 +98,7 @@ def test_a_window_that_scrolls_is_found_beside_a_clock() -> None:
     assert move.destination.contains(Rect(203, 150, 400, 384))
 
 
-def test_a_line_that_stays_below_what_scrolls_is_left_out() -> None:
+def test_a_fixed_status_line_is_not_part_of_the_move() -> None:
     console = Console()
 
     def pager(first: int) -> Pixels:
@@ -112,7 +112,7 @@ def test_a_line_that_stays_below_what_scrolls_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("right", "down"), [(0, -37), (0, 1), (-5, 0), (300, 0)])
-def test_a_picture_that_moves_straight_is_found_whole(right: int, down: int) -> None:
+def test_a_picture_that_moves_straight_is_found_completely(right: int, down: int) -> None:
     old = np.random.default_rng(3).integers(0, 1 << 24, (480, 640), dtype=np.uint32)
     new = np.roll(old, (down, right), (0, 1))
     move = found(old, new)
@@ -122,7 +122,7 @@ def test_a_picture_that_moves_straight_is_found_whole(right: int, down: int) -> 
 
 
 @pytest.mark.parametrize(("right", "down"), [(0, -20), (0, 20), (-20, 0), (20, 0)])
-def test_what_moved_is_found_up_to_the_edges_of_an_odd_screen(right: int, down: int) -> None:
+def test_a_move_on_an_odd_sized_screen_is_found_up_to_its_edges(right: int, down: int) -> None:
     old = np.random.default_rng(3).integers(0, 1 << 24, (333, 555), dtype=np.uint32)
     new = np.roll(old, (down, right), (0, 1))
     new[150:190, 250:300] = 7
@@ -139,30 +139,30 @@ def test_what_moved_is_found_up_to_the_edges_of_an_odd_screen(right: int, down: 
     )
 
 
-def test_another_picture_is_no_move() -> None:
+def test_a_different_picture_gives_no_move() -> None:
     random = np.random.default_rng(4)
     old, new = random.integers(0, 1 << 24, (2, 480, 640), dtype=np.uint32)
     assert found(old, new) is None
 
 
-def test_a_flat_color_is_no_move() -> None:
+def test_a_change_of_a_flat_color_gives_no_move() -> None:
     assert found(np.zeros((480, 640), np.uint32), np.ones((480, 640), np.uint32)) is None
 
 
-def test_little_damage_is_not_searched() -> None:
+def test_small_damage_is_not_searched() -> None:
     old = np.random.default_rng(5).integers(0, 1 << 24, (480, 640), dtype=np.uint32)
     new = old.copy()
     new[0:100, 0:100] = old[1:101, 0:100]
     assert found(old, new) is None
 
 
-def test_nothing_changed_is_no_move() -> None:
+def test_no_damage_gives_no_move() -> None:
     old = np.zeros((480, 640), np.uint32)
     assert found(old, old) is None
 
 
-def test_equal_signatures_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were every signature a lie, what is reported would still be exact: `found` compares each pixel."""
+def test_equal_signatures_alone_give_no_wrong_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All signatures are equal here. A reported move is still exact: `found` compares each pixel."""
     console = Console()
     old, new = console.page(0, 640, 480), console.page(1, 640, 480)
     new[::40] ^= 1
@@ -182,7 +182,7 @@ def test_equal_signatures_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> N
     st.lists(st.tuples(st.integers(0, 190), st.integers(0, 190), st.integers(1, 30)), max_size=4),
     st.integers(0, 2**32 - 1),
 )
-def test_whatever_is_reported_is_exact(
+def test_every_reported_move_is_exact(
     width: int,
     height: int,
     colors: int,
@@ -191,7 +191,7 @@ def test_whatever_is_reported_is_exact(
     blots: list[tuple[int, int, int]],
     seed: int,
 ) -> None:
-    """`found` checks it. Few colors, so that much looks alike; blots, so that no move is whole."""
+    """`found` checks each pixel. Few colors make many lines equal. Blots interrupt every move."""
     old = np.random.default_rng(seed).integers(0, colors, (height, width), dtype=np.uint32)
     new = np.roll(old, (down, right), (0, 1))
     for x, y, size in blots:

@@ -1,4 +1,4 @@
-"""Which pages pixels lie in, against asking each pixel."""
+"""Tests of pages_of, against a loop over each pixel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rects_of(draw: st.DrawFn, mode: Mode) -> Rect:
 
 
 @given(st.data())
-def test_the_pages_are_those_of_each_pixel(data: st.DataObject) -> None:
+def test_pages_of_equals_the_pages_of_each_pixel(data: st.DataObject) -> None:
     mode = data.draw(modes())
     rects = data.draw(st.lists(rects_of(mode), max_size=4))
     size = mode.format.bytes_per_pixel
@@ -35,22 +35,22 @@ def test_the_pages_are_those_of_each_pixel(data: st.DataObject) -> None:
     for rect in rects:
         for y in range(rect.y, rect.bottom):
             row = mode.offset_bytes + y * mode.stride_bytes
-            # A pixel of three bytes may lie in two pages: both ends of each are asked.
+            # A pixel of three bytes can lie in two pages, so its first and last byte are checked.
             pages |= {(row + x * size) // PAGE_SIZE for x in range(rect.x, rect.right)}
             pages |= {(row + x * size + size - 1) // PAGE_SIZE for x in range(rect.x, rect.right)}
     assert pages_of(rects, mode) == PageRuns.from_pages(sorted(pages))
 
 
-def test_no_rectangles_lie_in_no_page() -> None:
+def test_no_rects_give_no_pages() -> None:
     assert pages_of([], Mode(10, 10, 40)) == NO_PAGES
 
 
-def test_what_lies_between_rows_is_in_none() -> None:
-    """A column of a wide screen touches a page a row, not what is between."""
+def test_pages_between_two_rows_are_left_out() -> None:
+    """A column of a wide screen touches one page per row, not the pages between them."""
     mode = Mode(1024, 4, 4 * PAGE_SIZE)
     assert pages_of([Rect(0, 0, 1, 4)], mode) == PageRuns.from_pages([0, 4, 8, 12])
     assert pages_of([Rect(1023, 1, 1, 1)], mode) == PageRuns([(4, 5)])
 
 
-def test_a_row_that_ends_with_its_page_is_in_that_page_alone() -> None:
+def test_a_row_that_ends_at_a_page_boundary_is_in_one_page() -> None:
     assert pages_of([Rect(0, 0, 1024, 1)], Mode(1024, 2, PAGE_SIZE)) == PageRuns([(0, 1)])

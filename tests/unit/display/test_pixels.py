@@ -1,4 +1,4 @@
-"""Every format against the slow reference, and against colors written down by hand."""
+"""Tests of the pixel conversion, against the slow reference and against colors calculated by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vramtap.display.pixels import to_rgb, to_xr24
 
 
 @given(modes(max_width=70, max_height=12, max_padding=20), st.integers(0, 2**32 - 1))
-def test_every_format_reads_like_the_reference(mode: Mode, seed: int) -> None:
+def test_every_format_equals_the_reference(mode: Mode, seed: int) -> None:
     memory = random.Random(seed).randbytes(mode.end_bytes)
     rows = np.ndarray(
         (mode.height, mode.width * mode.format.bytes_per_pixel),
@@ -29,7 +29,7 @@ def test_every_format_reads_like_the_reference(mode: Mode, seed: int) -> None:
 
 
 @pytest.mark.parametrize("pixel_format", [PixelFormat.RG16, PixelFormat.XR15], ids=lambda f: f.fourcc)
-def test_every_value_of_16_bits_reads_like_the_reference(pixel_format: PixelFormat) -> None:
+def test_every_16_bit_value_equals_the_reference(pixel_format: PixelFormat) -> None:
     mode = Mode(256, 256, 512, pixel_format)
     memory = np.arange(1 << 16, dtype="<u2").tobytes()
     found = to_xr24(np.frombuffer(memory, dtype=np.uint8).reshape(256, 512), mode)
@@ -52,13 +52,13 @@ def test_every_value_of_16_bits_reads_like_the_reference(pixel_format: PixelForm
         (PixelFormat.XR15, b"\x10\x80", 0x000084),
     ],
 )
-def test_colors_known_by_heart(pixel_format: PixelFormat, data: bytes, color: int) -> None:
+def test_known_bytes_give_known_colors(pixel_format: PixelFormat, data: bytes, color: int) -> None:
     raw = np.frombuffer(data, dtype=np.uint8).reshape(1, -1)
     assert to_xr24(raw, Mode(1, 1, len(data), pixel_format)).tolist() == [[color]]
 
 
 @pytest.mark.parametrize("pixel_format", PixelFormat, ids=lambda f: f.fourcc)
-def test_pieces_that_fit_the_cache_are_put_together_right(
+def test_conversion_in_several_steps_equals_the_reference(
     pixel_format: PixelFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = pixel_format.bytes_per_pixel
@@ -78,18 +78,18 @@ def test_padding_of_rows_is_ignored() -> None:
     assert np.array_equal(to_xr24(raw, mode), decode(raw.tobytes(), mode))
 
 
-def test_no_rows_are_no_pixels() -> None:
+def test_no_rows_give_no_pixels() -> None:
     assert to_xr24(np.empty((0, 8), dtype=np.uint8), Mode(2, 5, 8)).shape == (0, 2)
 
 
-def test_wrong_shapes_are_refused() -> None:
+def test_wrong_shapes_raise() -> None:
     mode = Mode(2, 5, 8)
-    with pytest.raises(ValueError, match="hold no 8 bytes of 2x5 XR24"):
+    with pytest.raises(ValueError, match="too short for the 8 bytes of 2x5 XR24"):
         to_xr24(np.empty((3, 7), dtype=np.uint8), mode)
     with pytest.raises(ValueError, match=r"\(3, 2\) pixels do not go into shape \(2, 2\)"):
         to_xr24(np.empty((3, 8), dtype=np.uint8), mode, np.empty((2, 2), dtype=np.uint32))
 
 
-def test_rgb_bytes_are_in_the_order_of_image_files() -> None:
+def test_to_rgb_returns_red_green_blue() -> None:
     rgb = to_rgb(np.array([[0x112233, 0xAABBCC]], dtype=np.uint32))
     assert rgb.tolist() == [[[0x11, 0x22, 0x33], [0xAA, 0xBB, 0xCC]]]

@@ -1,4 +1,4 @@
-"""PNG files as another decoder reads them."""
+"""Tests of the PNG writer, with another decoder."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def decoded(data: bytes) -> NDArray[np.uint8]:
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1), st.integers(0, 9))
-def test_another_decoder_sees_the_same_pixels(width: int, height: int, seed: int, level: int) -> None:
+def test_another_decoder_returns_the_same_pixels(width: int, height: int, seed: int, level: int) -> None:
     pixels = noise(width, height, seed)
     file = io.BytesIO()
     write_png(file, pixels, level)
     assert np.array_equal(decoded(file.getvalue()), to_rgb(pixels))
 
 
-def test_an_image_of_many_bands_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_of_many_bands_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BAND_BYTES", 1000)
     pixels = noise(100, 77)
     file = io.BytesIO()
@@ -66,7 +66,7 @@ def test_a_flat_screen_is_small() -> None:
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_a_path_is_replaced_and_nothing_is_left_beside_it(
+def test_a_path_is_replaced_and_no_temporary_file_remains(
     tmp_path: Path, kind: type[str] | type[Path]
 ) -> None:
     path = tmp_path / "screen.png"
@@ -77,7 +77,7 @@ def test_a_path_is_replaced_and_nothing_is_left_beside_it(
     assert os.listdir(tmp_path) == ["screen.png"]
 
 
-def test_a_link_stays_one(tmp_path: Path) -> None:
+def test_a_symbolic_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     path, target = tmp_path / "latest.png", tmp_path / "elsewhere" / "screen.png"
     path.symlink_to(target)
@@ -89,7 +89,7 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
     assert os.listdir(target.parent) == ["screen.png"]
 
 
-def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path: Path) -> None:
+def test_a_pipe_or_device_is_written_to_directly(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     pixels = noise(20, 10)
@@ -104,13 +104,13 @@ def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path: Path) -> N
         write_png(tmp_path, pixels)
 
 
-def test_a_new_file_has_the_rights_any_program_gives(tmp_path: Path) -> None:
+def test_a_new_file_has_the_default_permissions(tmp_path: Path) -> None:
     write_png(tmp_path / "screen.png", noise(3, 3))
     (tmp_path / "plain").touch()
     assert (tmp_path / "screen.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_else(
+def test_a_failure_keeps_the_old_file_and_leaves_no_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "screen.png"
@@ -126,13 +126,13 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
     assert os.listdir(tmp_path) == ["screen.png"]
 
 
-def test_a_path_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+def test_an_unwritable_path_raises_with_the_path_and_errno(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "screen.png"
-    with pytest.raises(KernelError, match=r"write .*missing/screen\.png: ENOENT \(see the directory"):
+    with pytest.raises(KernelError, match=r"write .*missing/screen\.png: ENOENT \(check the directory"):
         write_png(path, noise(3, 3))
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5,), (2, 2, 2)])
-def test_no_image_is_refused(shape: tuple[int, ...]) -> None:
+def test_an_empty_image_raises(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="no image in pixels of shape"):
         write_png(io.BytesIO(), np.zeros(shape, dtype=np.uint32))

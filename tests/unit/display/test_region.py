@@ -62,13 +62,13 @@ class TilePixels:
 
 
 @given(MASKS)
-def test_boxes_cover_exactly_what_is_true_once(mask: NDArray[np.bool_]) -> None:
+def test_boxes_cover_each_true_cell_once_and_no_other(mask: NDArray[np.bool_]) -> None:
     count = painted(mask.shape[1], mask.shape[0], boxes(mask))
     assert np.array_equal(count, mask.astype(np.int64))
 
 
 @given(MASKS, st.integers(1, 8))
-def test_limited_boxes_are_few_disjoint_and_cover_what_is_true(mask: NDArray[np.bool_], limit: int) -> None:
+def test_limited_boxes_are_disjoint_and_cover_all_true_cells(mask: NDArray[np.bool_], limit: int) -> None:
     found = boxes(mask, limit)
     count = painted(mask.shape[1], mask.shape[0], found)
     assert len(found) <= limit
@@ -83,9 +83,7 @@ def test_boxes_join_equal_runs_of_following_rows() -> None:
 
 
 @given(SIZES, st.lists(st.tuples(st.booleans(), RECTS), max_size=12), RECTS)
-def test_region_holds_the_same_pixels_as_the_obvious_one(
-    size: tuple[int, int], steps: list[tuple[bool, Rect]], within: Rect
-) -> None:
+def test_region_equals_the_model(size: tuple[int, int], steps: list[tuple[bool, Rect]], within: Rect) -> None:
     region, model = Region(*size), TilePixels(*size)
     for adds, rect in steps:
         (region.add if adds else region.remove)(rect)

@@ -1,4 +1,4 @@
-"""The screen against a slow reading of the same memory, whatever is written, read, lost or changed."""
+"""Tests of Screen, against a slow decoder of the same memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WRITES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 20
 
 
 class Guest:
-    """Memory, what was written to it since it was last asked, and a screen that follows it."""
+    """Guest memory, the pages written since the last `collect`, and a screen that follows it."""
 
     def __init__(self, mode: Mode, seed: int = 0) -> None:
         self.random = random.Random(seed)
@@ -64,7 +64,7 @@ class Guest:
 
 
 def check(damage: Damage, before: NDArray[np.uint32], after: NDArray[np.uint32]) -> None:
-    """Damage against two states of a screen of one size."""
+    """Check a damage against two states of a screen of one size."""
     height, width = after.shape
     assert (damage.width, damage.height, damage.resized) == (width, height, False)
     count = painted(width, height, damage.rects)
@@ -79,7 +79,7 @@ def check(damage: Damage, before: NDArray[np.uint32], after: NDArray[np.uint32])
 
 @settings(max_examples=150, deadline=None)
 @given(modes(), st.lists(WRITES, max_size=4), st.sets(st.integers(0, 60)), st.integers(0, 2**32 - 1))
-def test_after_a_refresh_the_pixels_are_the_memory_and_the_damage_what_changed(
+def test_refresh_copies_the_memory_and_returns_the_exact_damage(
     mode: Mode, rounds: list[list[tuple[float, int]]], extra: set[int], seed: int
 ) -> None:
     guest = Guest(mode, seed)
@@ -105,7 +105,7 @@ def test_after_a_refresh_the_pixels_are_the_memory_and_the_damage_what_changed(
     st.lists(st.tuples(WRITES, WRITES, st.booleans()), min_size=1, max_size=5),
     st.integers(0, 2**32 - 1),
 )
-def test_writes_that_land_while_pages_are_read_reach_every_viewer(
+def test_writes_during_a_refresh_reach_every_viewer(
     mode: Mode, rounds: list[tuple[list[tuple[float, int]], list[tuple[float, int]], bool]], seed: int
 ) -> None:
     guest = Guest(mode, seed)
@@ -140,7 +140,7 @@ def test_writes_that_land_while_pages_are_read_reach_every_viewer(
 
 @settings(max_examples=100, deadline=None)
 @given(modes(), WRITES, WRITES, st.integers(0, 5), st.integers(0, 2**32 - 1))
-def test_a_read_that_fails_loses_nothing(
+def test_a_failed_read_loses_no_change(
     mode: Mode,
     writes: list[tuple[float, int]],
     later: list[tuple[float, int]],
@@ -169,7 +169,7 @@ def test_a_read_that_fails_loses_nothing(
 
 
 @given(modes(), st.integers(0, 2**32 - 1))
-def test_rows_of_pages_are_those_with_a_pixel_on_them(mode: Mode, seed: int) -> None:
+def test_row_bands_hold_every_row_with_a_pixel_on_the_pages(mode: Mode, seed: int) -> None:
     choice = random.Random(seed)
     pages = [page for page in range(mode.window[1] + 2) if choice.random() < 0.3]
     row_bytes = mode.width * mode.format.bytes_per_pixel
@@ -189,7 +189,7 @@ def test_rows_of_pages_are_those_with_a_pixel_on_them(mode: Mode, seed: int) -> 
     assert all(0 <= top < bottom <= mode.height for top, bottom in joined)
 
 
-def test_what_was_not_reported_is_not_read() -> None:
+def test_pages_that_were_not_reported_are_not_read() -> None:
     guest = Guest(Mode(1024, 8, 4096))
     before = guest.screen.pixels.copy()
     guest.space.memory[0] ^= 0xFF
@@ -199,7 +199,7 @@ def test_what_was_not_reported_is_not_read() -> None:
     assert np.array_equal(guest.screen.pixels[0], before[0])
 
 
-def test_a_write_to_padding_or_the_unused_byte_is_no_damage() -> None:
+def test_a_write_to_padding_or_the_unused_byte_gives_no_damage() -> None:
     guest = Guest(Mode(4, 4, 64))
     for at in (3, 16, 63, 64 + 7):
         guest.space.memory[at] ^= 0xFF
@@ -208,7 +208,7 @@ def test_a_write_to_padding_or_the_unused_byte_is_no_damage() -> None:
 
 
 @pytest.mark.parametrize("changed", [4095, 4096, 4097])
-def test_a_pixel_across_two_pages_is_put_together_from_both(changed: int) -> None:
+def test_a_pixel_that_crosses_two_pages_is_read_from_both(changed: int) -> None:
     mode = Mode(2000, 2, 6000, PixelFormat.RG24, offset_bytes=2)
     assert (4095 - mode.offset_bytes) % 3 == 1, "the pixel has bytes on both sides"
     guest = Guest(mode)
@@ -218,7 +218,7 @@ def test_a_pixel_across_two_pages_is_put_together_from_both(changed: int) -> Non
     assert np.array_equal(guest.screen.pixels, guest.truth)
 
 
-def test_pixels_are_one_view_that_cannot_be_written() -> None:
+def test_pixels_is_one_read_only_view() -> None:
     guest = Guest(Mode(8, 8, 32))
     view = guest.screen.pixels
     with pytest.raises(ValueError, match="read-only"):
@@ -229,7 +229,7 @@ def test_pixels_are_one_view_that_cannot_be_written() -> None:
     assert np.array_equal(view, guest.truth)
 
 
-def test_a_scrolling_console_is_a_move() -> None:
+def test_a_scrolling_console_gives_a_move() -> None:
     guest = Guest(Mode(640, 480, 2560))
     guest.space.memory[: 464 * 2560] = guest.space.memory[16 * 2560 : 480 * 2560]
     before = guest.screen.pixels.copy()
@@ -241,7 +241,7 @@ def test_a_scrolling_console_is_a_move() -> None:
 # Modes
 
 
-def test_a_screen_begins_without_pixels() -> None:
+def test_a_new_screen_has_no_pixels() -> None:
     screen = Screen()
     assert (screen.mode, screen.width, screen.height, screen.window) == (None, 0, 0, (0, 0))
     assert screen.pixels.shape == (0, 0)
@@ -249,7 +249,7 @@ def test_a_screen_begins_without_pixels() -> None:
         screen.refresh(FakeSpace(1, random.Random(0)).extent, NO_PAGES)
 
 
-def test_the_first_refresh_reads_everything_and_is_the_whole_screen() -> None:
+def test_the_first_refresh_reads_the_window_and_damages_the_whole_screen() -> None:
     space = FakeSpace(4, random.Random(0))
     screen = Screen()
     assert screen.set_mode(Mode(10, 10, 400, offset_bytes=5000))
@@ -262,7 +262,7 @@ def test_the_first_refresh_reads_everything_and_is_the_whole_screen() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(modes(), modes(), st.booleans(), st.integers(0, 2**32 - 1))
-def test_another_mode_is_read_whole_and_compared_where_the_size_stays(
+def test_a_new_mode_reads_the_window_and_compares_if_the_size_stays(
     one: Mode, other: Mode, same_size: bool, seed: int
 ) -> None:
     if same_size:
@@ -290,7 +290,7 @@ def replace_palette(one: Mode, other: Mode) -> Mode:
     return replace(one, palette=other.palette) if one.format is other.format else one
 
 
-def test_a_palette_alone_needs_no_reading() -> None:
+def test_a_new_palette_needs_no_reading() -> None:
     palette = tuple(range(256))
     guest = Guest(Mode(16, 16, 16, PixelFormat.C8, palette=palette))
     before = guest.screen.pixels.copy()
@@ -305,7 +305,7 @@ def test_a_palette_alone_needs_no_reading() -> None:
     assert np.array_equal(guest.screen.pixels, guest.truth)
 
 
-def test_a_mode_whose_first_read_fails_is_read_whole_by_the_next() -> None:
+def test_after_a_failed_first_read_the_next_refresh_reads_the_window() -> None:
     guest = Guest(Mode(16, 16, 64))
     before = guest.screen.pixels.copy()
     guest.mode = Mode(32, 8, 128, offset_bytes=16)
@@ -321,7 +321,7 @@ def test_a_mode_whose_first_read_fails_is_read_whole_by_the_next() -> None:
     assert np.array_equal(guest.screen.pixels, guest.truth)
 
 
-def test_an_error_halfway_does_not_leave_half_a_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_an_error_in_the_middle_the_next_refresh_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     guest = Guest(Mode(64, 64, 256))
     before = guest.screen.pixels.copy()
     guest.write(0, 8000)
@@ -338,7 +338,7 @@ def test_an_error_halfway_does_not_leave_half_a_refresh(monkeypatch: pytest.Monk
     assert np.array_equal(guest.screen.pixels, guest.truth)
 
 
-def test_an_extent_too_small_for_the_mode_is_refused_before_memory_is_taken() -> None:
+def test_a_too_small_extent_raises_before_memory_is_allocated() -> None:
     screen = Screen()
     screen.set_mode(Mode(8, 16384, 1 << 20))
     with pytest.raises(ModeError, match="the extent has 8192"):
@@ -348,7 +348,7 @@ def test_an_extent_too_small_for_the_mode_is_refused_before_memory_is_taken() ->
 # Targets without a linear framebuffer
 
 
-def test_replaced_pixels_are_compared_like_read_ones() -> None:
+def test_replace_returns_the_exact_damage() -> None:
     screen = Screen()
     pixels = np.arange(0xFF000000, 0xFF000000 + 64 * 48, dtype=np.uint32).reshape(48, 64)
     assert screen.replace(pixels) == Damage(64, 48, (Rect(0, 0, 64, 48),), resized=True)
@@ -359,7 +359,7 @@ def test_replaced_pixels_are_compared_like_read_ones() -> None:
     assert screen.replace(pixels) == Damage(64, 48, (Rect(3, 40, 1, 1),))
 
 
-def test_after_a_replacement_the_same_mode_is_read_again() -> None:
+def test_after_replace_the_same_mode_reads_the_window() -> None:
     guest = Guest(Mode(16, 16, 64))
     guest.screen.replace(np.zeros((16, 16), dtype=np.uint32))
     before = guest.screen.pixels.copy()
@@ -369,6 +369,6 @@ def test_after_a_replacement_the_same_mode_is_read_again() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (5,), (1, 16385), (16384, 16384)])
-def test_what_is_no_screen_is_refused(shape: tuple[int, ...]) -> None:
+def test_replace_with_a_wrong_shape_raises(shape: tuple[int, ...]) -> None:
     with pytest.raises(ModeError, match="replace"):
         Screen().replace(np.broadcast_to(np.uint32(0), shape))

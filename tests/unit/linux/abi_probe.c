@@ -60,9 +60,6 @@ int main(void) {
     /* The union ends where its longest member does. */
     printf("offsetof UffdMsg.pad %zu\n",
            offsetof(struct uffd_msg, arg.pagefault.feat) + sizeof(((struct uffd_msg *)0)->arg.pagefault.feat));
-    SIZE(struct iovec, "Iovec");
-    AT(struct iovec, "Iovec", iov_base, "base");
-    AT(struct iovec, "Iovec", iov_len, "len");
     SIZE(struct user_regs_struct, "UserRegs");
 #define REG(name) AT(struct user_regs_struct, "UserRegs", name, #name)
     REG(r15); REG(r14); REG(r13); REG(r12); REG(rbp); REG(rbx); REG(r11); REG(r10); REG(r9); REG(r8);

@@ -14,8 +14,8 @@ from vramtap.linux.abstract_lock import AbstractLock
 
 HOLD = """
 import sys
-from vramtap.linux.abstract_lock import Claim
-held = Claim(sys.argv[1], "it")
+from vramtap.linux.abstract_lock import AbstractLock
+held = AbstractLock(sys.argv[1], "it")
 print("HELD", flush=True)
 sys.stdin.read()
 """
@@ -24,7 +24,9 @@ sys.stdin.read()
 def test_one_holder() -> None:
     name = f"test/{uuid.uuid4()}"
     held = AbstractLock(name, "the log of domain 3")
-    with pytest.raises(Refused, match=r"claim the log of domain 3: another vramtap has it \(end that one"):
+    with pytest.raises(
+        Refused, match=r"lock the log of domain 3: another vramtap holds it \(end the other vramtap"
+    ):
         AbstractLock(name, "the log of domain 3")
     other = AbstractLock(name + "x", "another")
     held.close()

@@ -120,7 +120,7 @@ def test_the_signal_mask_is_the_kernels_set_of_signals(
     path.write_bytes(bytes(4096))
     seen = []
 
-    def ioctl(fd: int, request: int, argument: ctypes.Structure, mutate: bool) -> int:
+    def ioctl(fd: int, request: int, argument: ctypes.Structure) -> int:
         seen.append((request, bytes(argument)))
         return 0
 
@@ -133,7 +133,7 @@ def test_the_signal_mask_is_the_kernels_set_of_signals(
 def test_an_interrupted_reset_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([errno.EINTR, errno.EINTR, 0])
 
-    def ioctl(fd: int, request: int, argument: int, mutate: bool) -> int:
+    def ioctl(fd: int, request: int, argument: int) -> int:
         number = next(answers)
         if number:
             raise OSError(number, "")

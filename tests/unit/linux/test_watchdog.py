@@ -44,7 +44,7 @@ class Bench:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.signals = Signals.make()
+        self.signals = Signals.create()
         ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.process = Process()
         self.guard = Userfaultfd(reader, "nobody")
@@ -91,7 +91,7 @@ class Bench:
         poller.register(self.signals.descriptors[1], select.POLLIN)
         while self.signals.done < number:
             assert poller.poll(WAIT_S * 1000)
-            self.signals.hush()
+            self.signals.drain()
 
 
 class Process:
@@ -156,7 +156,7 @@ def test_what_was_taken_over_is_not_lifted_again(bench: Bench, monkeypatch: pyte
 
     def release_and_take(signals: Signals, page: int) -> None:
         release(signals, page)
-        bench.dog.take_over()
+        bench.dog.acknowledge()
 
     monkeypatch.setattr(Signals, "release", release_and_take)
     os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
@@ -243,7 +243,7 @@ def test_nothing_has_happened_at_first(bench: Bench) -> None:
     assert bench.dog.alive
     assert bench.dog.ready()
     assert not bench.dog.fired
-    assert not bench.dog.settle(LATE_S)
+    assert not bench.dog.wait_released(LATE_S)
     assert bench.dog.pid == 4711
     assert not _readable(bench.dog.fileno())
 
@@ -257,8 +257,8 @@ def test_a_fault_that_nobody_answers_fires(bench: Bench) -> None:
     os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
     assert bench.dog.fired
     assert _readable(bench.dog.fileno())
-    assert not bench.dog.settle(LATE_S)
-    bench.dog.take_over()
+    assert not bench.dog.wait_released(LATE_S)
+    bench.dog.acknowledge()
     assert not bench.dog.fired, "its message was taken"
 
 
@@ -267,7 +267,7 @@ def test_it_is_not_ready_until_it_is_done(bench: Bench) -> None:
     bench.signals.begin()
     assert _readable(bench.dog.fileno())
     assert bench.dog.fired
-    assert not bench.dog.settle(LATE_S)
+    assert not bench.dog.wait_released(LATE_S)
     assert not bench.dog.ready()
     bench.signals.release(START)
     assert not bench.dog.ready(), "it may still lift everything"
@@ -281,7 +281,7 @@ def test_it_has_settled_when_the_page_is_released(bench: Bench) -> None:
     assert bench.dog.ready()
     bench.signals.begin()
     bench.signals.release(START)
-    assert bench.dog.settle(LATE_S)
+    assert bench.dog.wait_released(LATE_S)
     assert bench.dog.fired, "until it is ready again"
 
 
@@ -290,7 +290,7 @@ def test_settling_waits_for_the_word(bench: Bench) -> None:
     bench.signals.begin()
     later = threading.Timer(0.01, bench.signals.release, [START])
     later.start()
-    assert bench.dog.settle(WAIT_S)
+    assert bench.dog.wait_released(WAIT_S)
     later.join()
 
 
@@ -318,7 +318,7 @@ def test_one_that_has_ended_is_known(bench: Bench) -> None:
     assert bench.dog.fired
     assert _readable(bench.dog.fileno())
     assert not bench.dog.ready()
-    assert not bench.dog.settle(WAIT_S)
+    assert not bench.dog.wait_released(WAIT_S)
     assert bench.dog.rehearse(WAIT_S) is None
 
 
@@ -326,7 +326,7 @@ def test_one_that_ended_in_the_middle_is_never_ready(bench: Bench) -> None:
     assert bench.dog.ready()
     bench.signals.begin()
     bench.theirs.close()
-    assert not bench.dog.settle(WAIT_S)
+    assert not bench.dog.wait_released(WAIT_S)
     assert not bench.dog.ready()
 
 
@@ -343,7 +343,7 @@ def test_rehearsing_takes_as_long_as_it_takes_each_time(bench: Bench) -> None:
 def test_taking_over_lets_go_of_what_has_moved(bench: Bench) -> None:
     elsewhere = END + PAGE
     os.write(bench.writer, message(UNMAPPED, START, START + PAGE) + message(MOVED, START, elsewhere, PAGE))
-    bench.dog.take_over()
+    bench.dog.acknowledge()
     assert bench.asked == [(UNREGISTER, elsewhere, PAGE), (WAKE, elsewhere, PAGE)]
 
 
@@ -352,7 +352,7 @@ def test_one_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> Non
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reader, writer = os.pipe2(os.O_NONBLOCK)
     with subprocess.Popen(["sleep", "inf"]) as process:
-        Watchdog(Userfaultfd(reader, "nobody"), Signals.make(), ours, cast("Any", process)).close()
+        Watchdog(Userfaultfd(reader, "nobody"), Signals.create(), ours, cast("Any", process)).close()
         assert process.returncode is not None
     theirs.close()
     os.close(writer)
@@ -362,7 +362,7 @@ def test_one_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_counters_are_shared_by_descriptor() -> None:
-    ours = Signals.make()
+    ours = Signals.create()
     theirs = Signals(*(os.dup(fd) for fd in ours.descriptors))
     assert (ours.begun, ours.released, ours.done, ours.taken) == (0, 0, 0, 0)
     theirs.begin()
@@ -373,9 +373,9 @@ def test_the_counters_are_shared_by_descriptor() -> None:
     ours.take()
     assert (theirs.begun, theirs.released, theirs.done, theirs.taken) == (2, 1, 1, 2)
     assert _readable(ours.descriptors[1])
-    ours.hush()
+    ours.drain()
     assert not _readable(ours.descriptors[1])
-    ours.hush()
+    ours.drain()
     ours.close()
     theirs.close()
 
@@ -389,7 +389,7 @@ def test_signals_leave_no_descriptor_where_one_is_missing() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + room - 1, hard))
         try:
             with pytest.raises(OSError, match="Too many open files"):
-                Signals.make()
+                Signals.create()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert set(os.listdir("/proc/self/fd")) == before

@@ -1,4 +1,4 @@
-"""What a guest finds in RAM when it is entered."""
+"""Boot data: what a guest finds in RAM when it starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vramtap.machine.layout import (
 from vramtap.machine.memory import GuestMemory
 
 
-def test_the_information_describes_the_machine() -> None:
+def test_boot_info_describes_the_vm() -> None:
     memory = GuestMemory()
     prepare(memory, "workload=idle seed=1")
     info = BootInfo.from_buffer_copy(memory.ram.tobytes(), BOOT_INFO)
@@ -30,7 +30,7 @@ def test_the_information_describes_the_machine() -> None:
     assert text.split(b"\0")[0] == b"workload=idle seed=1"
 
 
-def test_the_boot_tables_map_four_gib_to_themselves() -> None:
+def test_boot_tables_identity_map_four_gib() -> None:
     memory = GuestMemory()
     prepare(memory, "")
     entries = memory.words(BOOT_PDS, 2048)
@@ -38,12 +38,12 @@ def test_the_boot_tables_map_four_gib_to_themselves() -> None:
 
 
 @pytest.mark.parametrize("line", ["x" * COMMAND_LINE_BYTES, "caf\u00e9", "a\nb", "a\0b"])
-def test_a_command_line_that_cannot_be_given_is_refused(line: str) -> None:
+def test_invalid_command_line_is_refused(line: str) -> None:
     with pytest.raises(UsageError, match="command line"):
         prepare(GuestMemory(), line)
 
 
-def test_the_longest_command_line_ends_inside_its_room() -> None:
+def test_longest_command_line_stays_within_its_room() -> None:
     memory = GuestMemory()
     prepare(memory, "x" * (COMMAND_LINE_BYTES - 1))
     assert not memory.ram[

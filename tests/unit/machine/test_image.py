@@ -1,4 +1,4 @@
-"""Images put into RAM, whole ones and broken ones."""
+"""Images: loading of valid and of damaged ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEGMENT = struct.Struct("<IIQQQQQQ")
 def elf(
     *segments: tuple[int, bytes, int], entry: int = 0x20_0000, machine: int = 62, kind: int = 2, bits: int = 2
 ) -> bytes:
-    """An ELF file with these segments: physical address, content, bytes in memory."""
+    """Return an ELF file with these segments: physical address, content, size in memory."""
     ident = b"\x7fELF" + bytes([bits, 1, 1]) + bytes(9)
     count = len(segments)
     head = HEADER.pack(
@@ -44,19 +44,19 @@ def ram(address: int, size: int) -> bytes:
     return MEMORY.ram[address : address + size].tobytes()
 
 
-def test_a_flat_image_goes_to_its_place_and_is_entered_there() -> None:
+def test_flat_image_is_loaded_and_entered_at_image_base() -> None:
     assert load(MEMORY, b"\xf4flat") == IMAGE_BASE
     assert ram(IMAGE_BASE, 5) == b"\xf4flat"
 
 
-def test_an_elf_image_goes_where_its_segments_say() -> None:
+def test_elf_segments_go_to_their_physical_addresses() -> None:
     image = elf((0x20_0000, b"code", 4), (0x30_0000, b"data", 4096), entry=0x20_0002)
     assert load(MEMORY, image) == 0x20_0002
     assert ram(0x20_0000, 4) == b"code"
     assert ram(0x30_0000, 6) == b"data\0\0"
 
 
-def test_the_largest_flat_image_fits_and_one_byte_more_does_not() -> None:
+def test_largest_flat_image_fits_and_a_larger_one_is_refused() -> None:
     largest = bytes(RAM_BYTES - IMAGE_BASE)
     assert load(GuestMemory(), largest) == IMAGE_BASE
     with pytest.raises(UsageError, match="room for"):
@@ -64,7 +64,7 @@ def test_the_largest_flat_image_fits_and_one_byte_more_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "said"),
+    ("image", "message"),
     [
         (b"", "is empty"),
         (b"\x7fELF", "cut off in its header"),
@@ -82,12 +82,12 @@ def test_the_largest_flat_image_fits_and_one_byte_more_does_not() -> None:
         (elf((0x20_0000, b"", 0)), "nothing to load"),
     ],
 )
-def test_an_image_that_does_not_fit_says_why(image: bytes, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_invalid_image_is_refused_with_a_reason(image: bytes, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         load(MEMORY, image, "kernel")
 
 
-def test_a_refused_image_changes_no_memory() -> None:
+def test_refused_image_changes_no_memory() -> None:
     memory = GuestMemory()
     with pytest.raises(UsageError):
         load(memory, elf((0x20_0000, b"good", 4), (RAM_BYTES, b"bad", 3)))
@@ -102,7 +102,7 @@ def test_a_refused_image_changes_no_memory() -> None:
         )
     )
 )
-def test_a_damaged_file_is_loaded_or_refused_and_nothing_else(image: bytes) -> None:
+def test_damaged_elf_is_loaded_or_refused(image: bytes) -> None:
     try:
         entry = load(MEMORY, image)
     except UsageError:
@@ -110,7 +110,7 @@ def test_a_damaged_file_is_loaded_or_refused_and_nothing_else(image: bytes) -> N
     assert 0 <= entry < 1 << 32
 
 
-def test_files_are_read_and_those_that_cannot_be_are_named(tmp_path: Path) -> None:
+def test_unreadable_image_file_is_named_in_the_error(tmp_path: Path) -> None:
     path = tmp_path / "kernel"
     path.write_bytes(b"content")
     assert read_image(path) == b"content"

@@ -1,4 +1,4 @@
-"""The KVM CPU on the real /dev/kvm: what it tells the machine, and how it is stopped."""
+"""KvmCpu on the real /dev/kvm: exits, ports, and how a kick stops it."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ KICKED = Exit(ExitKind.KICKED)
 DIRTY = np.uint64(0x40)
 
 
-class NotedPorts:
-    """Notes what is written, answers with numbers counted up, and may fail."""
+class RecordingPorts:
+    """Ports that record writes and return increasing numbers. One of them may fail."""
 
     def __init__(self, fail_at: int = -1) -> None:
         self.written: list[tuple[int, int, int]] = []
         self.fail_at = fail_at
-        self.answers = 0
+        self.reads = 0
 
     def read(self, port: int, size: int) -> int:
         self._fail(port)
-        self.answers += 1
-        return self.answers
+        self.reads += 1
+        return self.reads
 
     def write(self, port: int, size: int, value: int) -> None:
         self._fail(port)
@@ -55,11 +55,11 @@ class NotedPorts:
 
 @contextmanager
 def machine(code: str, ports: Ports | None = None) -> Iterator[TinyMachine]:
-    with TinyMachine(bytes.fromhex(code), ports=ports or NotedPorts()) as tiny:
+    with TinyMachine(bytes.fromhex(code), ports=ports or RecordingPorts()) as tiny:
         yield tiny
 
 
-def test_a_guest_is_entered_as_the_layout_says() -> None:
+def test_guest_starts_in_the_state_of_the_layout() -> None:
     # mov rax, cs; mov rbx, ds; mov rcx, ss; mov [rdi], rax; mov [rdi+8], rbx; mov [rdi+16], rcx; pushfq; hlt
     with machine("8cc8 8cdb 8cd1 488907 48895f08 48894f10 9c f4") as tiny:
         assert tiny.kvm.run() == HALT
@@ -70,25 +70,25 @@ def test_a_guest_is_entered_as_the_layout_says() -> None:
         assert int(tiny.memory.words(BOOT_STACK - 8, 1)[0]) & 0x200 == 0, "interrupts are off"
 
 
-def test_segments_can_be_loaded_from_the_table() -> None:
+def test_segments_can_be_loaded_from_the_gdt() -> None:
     # mov eax, 16; mov ds, eax; mov ss, eax; push 8; lea rax, [rip+3]; push rax; retfq; hlt
     with machine("b810000000 8ed8 8ed0 6a08 488d0503000000 50 48cb f4") as tiny:
         assert tiny.kvm.run() == HALT
 
 
-def test_ports_are_asked_with_their_sizes() -> None:
+def test_port_accesses_carry_their_sizes() -> None:
     # mov eax, 0x12345678; mov dx, 0x1cf; out dx, al; out dx, ax; out dx, eax; in ax, dx; mov [rdi], ax; hlt
-    ports = NotedPorts()
+    ports = RecordingPorts()
     with machine("b878563412 66bacf01 ee 66ef ef 66ed 668907 f4", ports) as tiny:
         assert tiny.kvm.run() == HALT
         assert ports.written == [(0x1CF, 1, 0x78), (0x1CF, 2, 0x5678), (0x1CF, 4, 0x12345678)]
         assert int(tiny.memory.words(BOOT_INFO, 1)[0]) & 0xFFFF == 1
 
 
-def test_strings_of_port_accesses_come_one_by_one() -> None:
+def test_string_io_calls_the_port_for_each_element() -> None:
     # mov rsi, rdi; mov ecx, 5; mov dx, 0xe9; rep outsb;
     # mov edi, 0x9000; mov ecx, 3; mov dx, 0x60; rep insb; hlt
-    ports = NotedPorts()
+    ports = RecordingPorts()
     with machine("4889fe b905000000 66bae900 f36e bf00900000 b903000000 66ba6000 f36c f4", ports) as tiny:
         tiny.memory.ram[BOOT_INFO : BOOT_INFO + 5] = np.frombuffer(b"hello", dtype=np.uint8)
         assert tiny.kvm.run() == HALT
@@ -97,8 +97,8 @@ def test_strings_of_port_accesses_come_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("code", ["b001 e6f4 f4", "e4f4 f4"], ids=["out", "in"])
-def test_what_a_port_raises_comes_out_and_the_guest_stands_behind_the_instruction(code: str) -> None:
-    ports = NotedPorts(fail_at=0xF4)
+def test_port_error_propagates_with_the_instruction_completed(code: str) -> None:
+    ports = RecordingPorts(fail_at=0xF4)
     with machine(code, ports) as tiny:
         with pytest.raises(KernelError, match="port 0xf4"):
             tiny.kvm.run()
@@ -116,7 +116,7 @@ def test_what_a_port_raises_comes_out_and_the_guest_stands_behind_the_instructio
         ("b800000090 8b00", "access to guest-physical 0x90000000, where there is no memory"),
     ],
 )
-def test_a_guest_that_cannot_go_on_says_why(code: str, detail: str) -> None:
+def test_fault_describes_why_the_guest_stopped(code: str, detail: str) -> None:
     with machine(code) as tiny:
         assert tiny.kvm.run() == Exit(ExitKind.FAULT, detail)
         tiny.kvm.registers()
@@ -131,18 +131,18 @@ def test_a_guest_that_cannot_go_on_says_why(code: str, detail: str) -> None:
         (exits.Other(37), "reason 37"),
     ],
 )
-def test_what_kvm_cannot_do_is_told_with_its_number(
+def test_kvm_failure_is_a_fault_with_its_number(
     stop: exits.VmExit, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with machine("f4") as tiny:
         monkeypatch.setattr(Vcpu, "run", lambda self: stop)
-        told = tiny.kvm.run()
-    assert told.kind is ExitKind.FAULT
-    assert re.search(words, told.detail)
+        fault = tiny.kvm.run()
+    assert fault.kind is ExitKind.FAULT
+    assert re.search(words, fault.detail)
 
 
 @pytest.mark.parametrize("ring", [0, 3])
-def test_an_endless_loop_is_kicked_out_of_and_can_be_gone_on_with(ring: int) -> None:
+def test_kick_stops_an_endless_loop_which_can_continue(ring: int) -> None:
     with machine("ff07 ebfc") as tiny:  # 1: inc dword [rdi]; jmp 1b
         if ring == 3:
             enter_user_mode(tiny.memory, tiny.kvm)
@@ -159,15 +159,15 @@ def test_an_endless_loop_is_kicked_out_of_and_can_be_gone_on_with(ring: int) -> 
                 tiny.kvm.kick()
             assert stops == [KICKED]
             counted = int(tiny.memory.words(BOOT_INFO, 1)[0])
-            tiny.kvm.kick()  # It does not run: nothing comes of it.
+            tiny.kvm.kick()  # without a run, a kick has no effect
 
 
-def test_kicks_lose_no_port_access_and_make_none_twice() -> None:
+def test_kicks_neither_lose_nor_repeat_port_accesses() -> None:
     # mov ecx, 3000; mov dx, 0x60;
     # 1: mov eax, ecx; out dx, eax; in eax, dx; add [rdi], rax; dec ecx; jnz 1b; hlt
     kick_given = threading.Event()
 
-    class WaitingPorts(NotedPorts):
+    class WaitingPorts(RecordingPorts):
         def write(self, port: int, size: int, value: int) -> None:
             super().write(port, size, value)
             if value == 1500:
@@ -196,11 +196,11 @@ def test_kicks_lose_no_port_access_and_make_none_twice() -> None:
         assert stop == HALT
         assert kicked > 0
         assert [value for _, _, value in ports.written] == list(range(3000, 0, -1))
-        assert ports.answers == 3000
+        assert ports.reads == 3000
         assert int(tiny.memory.words(BOOT_INFO, 1)[0]) == 3000 * 3001 // 2
 
 
-def test_a_port_may_kick_the_run_it_is_asked_in() -> None:
+def test_port_may_kick_its_own_run() -> None:
     with machine("e610 e610 f4", KickingPorts(lambda: tiny.kvm.kick())) as tiny:
         assert tiny.kvm.run() == KICKED
         assert tiny.kvm.registers().rip == IMAGE_BASE + 2
@@ -208,7 +208,7 @@ def test_a_port_may_kick_the_run_it_is_asked_in() -> None:
         assert tiny.kvm.run() == HALT
 
 
-def test_a_kick_leaves_the_process_and_the_thread_as_they_were() -> None:
+def test_kick_leaves_signal_mask_and_handlers_unchanged() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     with machine("e610 ebfe", KickingPorts(lambda: tiny.kvm.kick())) as tiny:
         assert tiny.kvm.run() == KICKED
@@ -218,13 +218,13 @@ def test_a_kick_leaves_the_process_and_the_thread_as_they_were() -> None:
 
 
 # 1: mov byte [rdi], 1; out 0x10, al; jmp 1b
-STORE_AND_SAY = "c60701 e610 ebf9"
+STORE_AND_OUT = "c60701 e610 ebf9"
 
 
 @contextmanager
 def storing(ring: int) -> Iterator[tuple[TinyMachine, Callable[[], None], NDArray[np.uint64]]]:
-    """A guest that stores into the video RAM, what runs it to the next store, and the entry that maps it."""
-    with machine(STORE_AND_SAY, KickingPorts(lambda: tiny.kvm.kick())) as tiny:
+    """Yield a guest that stores into the video RAM, a function that runs it to its next store, its entry."""
+    with machine(STORE_AND_OUT, KickingPorts(lambda: tiny.kvm.kick())) as tiny:
         tiny.kvm.start_at(IMAGE_BASE, stack=BOOT_STACK, argument=VRAM_BASE, tables=BOOT_PML4)
         if ring == 3:
             enter_user_mode(tiny.memory, tiny.kvm)
@@ -236,7 +236,7 @@ def storing(ring: int) -> Iterator[tuple[TinyMachine, Callable[[], None], NDArra
 
 
 @pytest.mark.parametrize("ring", [0, 3])
-def test_after_a_flush_a_store_sets_the_dirty_bit_again(ring: int) -> None:
+def test_store_after_a_flush_sets_the_dirty_bit_again(ring: int) -> None:
     with storing(ring) as (tiny, store, entry):
         for _ in range(3):
             store()
@@ -247,7 +247,7 @@ def test_after_a_flush_a_store_sets_the_dirty_bit_again(ring: int) -> None:
 
 
 @pytest.mark.parametrize("ring", [0, 3])
-def test_a_translation_that_was_changed_holds_after_a_flush(ring: int) -> None:
+def test_changed_translation_takes_effect_after_a_flush(ring: int) -> None:
     with storing(ring) as (tiny, store, entry):
         store()
         entry[0] += np.uint64(2 << 20)
@@ -257,7 +257,7 @@ def test_a_translation_that_was_changed_holds_after_a_flush(ring: int) -> None:
         assert tiny.memory.vram[2 << 20] == 1
 
 
-def test_a_flush_takes_nothing_from_the_log() -> None:
+def test_flush_loses_nothing_from_the_log() -> None:
     with storing(3) as (tiny, store, _):
         tiny.kvm.vram_log.start()
         store()
@@ -269,22 +269,24 @@ def test_a_flush_takes_nothing_from_the_log() -> None:
         assert tiny.kvm.vram_log.fetch().pages == PageRuns([(0, 1)])
 
 
-# Beginnings and ends
+# Errors and closing
 
 
-def test_an_unknown_form_of_log_is_a_usage_error() -> None:
+def test_unknown_form_of_log_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="one of bitmap, manual, ring"):
         KvmCpu(GuestMemory(), SilentPorts(), log="syslog")
 
 
 @pytest.mark.parametrize(("form", "remedy"), [("ring", "use log=bitmap"), ("bitmap", "use cpu=unicorn")])
-def test_what_kvm_lacks_is_named(form: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_capability_is_named_with_a_remedy(
+    form: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Kvm, "check_extension", lambda self, number: 0)
     with pytest.raises(VramtapError, match=f"this kernel has no KVM_CAP_.* \\({remedy}\\)"):
         KvmCpu(GuestMemory(), SilentPorts(), log=form)
 
 
-def test_once_closed_it_says_so() -> None:
+def test_run_after_close_raises_target_gone() -> None:
     with machine("f4") as tiny:
         cpu = tiny.kvm
         cpu.close()

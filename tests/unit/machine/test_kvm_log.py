@@ -1,4 +1,4 @@
-"""KVM's log of the video RAM on the real /dev/kvm: exact, in each form, and with a ring that fills."""
+"""VramLog on the real /dev/kvm: exact in each form, also with a full ring."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAGES = 4096
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_log_names_what_was_written_once(form: str) -> None:
+def test_log_reports_each_written_page_once(form: str) -> None:
     with TinyMachine(STORES, form) as tiny:
         tiny.until_halt()
         tiny.kvm.vram_log.start()
@@ -37,7 +37,7 @@ def test_the_log_names_what_was_written_once(form: str) -> None:
             assert tiny.kvm.vram_log.fetch().pages == PageRuns()
 
 
-def test_the_manual_form_clears_nothing_that_was_not_asked_for() -> None:
+def test_manual_form_clears_only_the_fetched_range() -> None:
     with TinyMachine(STORES, "manual") as tiny:
         tiny.kvm.vram_log.start()
         tiny.until_halt()
@@ -46,7 +46,7 @@ def test_the_manual_form_clears_nothing_that_was_not_asked_for() -> None:
 
 
 LIST = 0x2_0000
-"""Where the guest below finds how many stores to make, and their offsets, 32 bits each."""
+"""Address of the list for the guest below: number of stores, then their offsets, 32 bits each."""
 # 3: mov esi, LIST; lodsd; mov ecx, eax;
 # 1: jrcxz 2f; lodsd; mov byte [rdi + rax], 1; dec ecx; jmp 1b; 2: out 0x10, al; jmp 3b
 STORE_LIST = bytes.fromhex("be00000200 ad 89c1 e309 ad c6040701 ffc9 ebf5 e610 ebe9")
@@ -54,7 +54,7 @@ STORE_LIST = bytes.fromhex("be00000200 ad 89c1 e309 ad c6040701 ffc9 ebf5 e610 e
 
 @pytest.mark.parametrize("ring", [0, 3])
 @pytest.mark.parametrize("form", FORMS)
-def test_the_log_is_exact(form: str, ring: int) -> None:
+def test_log_is_exact(form: str, ring: int) -> None:
     with TinyMachine(STORE_LIST, form, ports=KickingPorts(lambda: tiny.kvm.kick())) as tiny:
         tiny.kvm.start_at(IMAGE_BASE, stack=BOOT_STACK, argument=VRAM_BASE, tables=BOOT_PML4)
         if ring == 3:
@@ -75,7 +75,7 @@ def test_the_log_is_exact(form: str, ring: int) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_one_reader_at_a_time_and_none_of_the_others_pages(form: str) -> None:
+def test_second_reader_is_refused_and_a_later_one_starts_empty(form: str) -> None:
     with TinyMachine(STORES, form) as tiny:
         tiny.kvm.vram_log.start()
         with pytest.raises(Refused, match="another tracker"):
@@ -94,7 +94,7 @@ def test_one_reader_at_a_time_and_none_of_the_others_pages(form: str) -> None:
 ALL_PAGES = bytes.fromhex("bf000000e0 b900100000 ff07 81c700100000 ffc9 75f4 f4 ebe7")
 
 
-def test_a_ring_that_fills_loses_no_page_or_says_so() -> None:
+def test_full_ring_loses_no_page_or_reports_overflow() -> None:
     with TinyMachine(ALL_PAGES, "ring", ring_entries=1024) as tiny:
         tiny.kvm.vram_log.start()
         for turn in range(1, 6):
@@ -105,7 +105,7 @@ def test_a_ring_that_fills_loses_no_page_or_says_so() -> None:
             assert tiny.kvm.vram_log.fetch().pages == PageRuns()
 
 
-def test_a_ring_of_the_usual_size_holds_all_pages() -> None:
+def test_default_ring_holds_all_pages() -> None:
     with TinyMachine(ALL_PAGES, "ring") as tiny:
         tiny.kvm.vram_log.start()
         for _ in range(3):
@@ -115,7 +115,7 @@ def test_a_ring_of_the_usual_size_holds_all_pages() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_once_the_machine_is_closed_it_says_so(form: str) -> None:
+def test_closed_vm_raises_target_gone(form: str) -> None:
     with TinyMachine(STORES, form) as tiny:
         log = tiny.kvm.vram_log
         log.start()

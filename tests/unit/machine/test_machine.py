@@ -1,4 +1,4 @@
-"""The machine as a whole, with guests of a few instructions: running, holding, stopping, ending."""
+"""Machine, with guests of a few instructions: run, hold, pause, end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COUNTING = f"""
     hlt
     jmp 1b
 """
-"""Counts its frames in video RAM, as fast as it can."""
+"""Counts its frames in video RAM, as fast as possible."""
 ENDLESS = f"cli; mov ${VRAM_BASE}, %edi; 1: incq (%rdi); jmp 1b"
 ECHOING = f"""
     mov ${VRAM_BASE}, %edi
@@ -39,7 +39,7 @@ ECHOING = f"""
     mov %al, 1(%rdi)
     jmp 2b
 """
-"""Halts until the keyboard has something; counts and keeps the bytes."""
+"""Halts until the keyboard sends a byte; counts the bytes and stores the last one."""
 
 CPUS = ("unicorn", "kvm")
 
@@ -57,7 +57,7 @@ def word(machine: Machine) -> int:
     return int(machine.memory.words(VRAM_BASE, 1)[0])
 
 
-def test_exactly_the_frames_asked_for_are_drawn(cpu: str) -> None:
+def test_run_frames_draws_exactly_that_many(cpu: str) -> None:
     with machine(COUNTING, cpu, held=True) as guest:
         assert word(guest) == 0
         for count in (1, 1, 5):
@@ -69,7 +69,7 @@ def test_exactly_the_frames_asked_for_are_drawn(cpu: str) -> None:
         assert word(guest) == guest.frames >= 8
 
 
-def test_nothing_is_stored_while_it_is_paused(cpu: str) -> None:
+def test_paused_guest_stores_nothing(cpu: str) -> None:
     with machine(ENDLESS, cpu) as guest:
         for _ in range(20):
             with guest.paused():
@@ -82,7 +82,7 @@ def test_nothing_is_stored_while_it_is_paused(cpu: str) -> None:
                 assert not guest.running
 
 
-def test_it_goes_on_after_each_pause(cpu: str) -> None:
+def test_guest_continues_after_each_pause(cpu: str) -> None:
     with machine(COUNTING, cpu) as guest:
         for _ in range(5):
             with guest.paused():
@@ -92,7 +92,7 @@ def test_it_goes_on_after_each_pause(cpu: str) -> None:
             guest.release()
 
 
-def test_many_who_pause_at_once_all_get_their_stop(cpu: str) -> None:
+def test_concurrent_pauses_all_stop_the_guest(cpu: str) -> None:
     with machine(ENDLESS, cpu) as guest:
         moved: list[int] = []
 
@@ -111,7 +111,7 @@ def test_many_who_pause_at_once_all_get_their_stop(cpu: str) -> None:
         assert moved == [0] * 90
 
 
-def test_a_key_ends_the_halt_and_only_that(cpu: str) -> None:
+def test_key_ends_one_halt(cpu: str) -> None:
     with machine(ECHOING, cpu) as guest:
         for scancode in (0x1E, 0x30):
             before = int(guest.memory.vram[0])
@@ -122,18 +122,18 @@ def test_a_key_ends_the_halt_and_only_that(cpu: str) -> None:
             assert int(guest.memory.vram[0]) == before + 1
 
 
-def test_a_guest_that_halts_for_good_costs_nothing() -> None:
+def test_halted_guest_does_not_run() -> None:
     with machine("1: hlt; jmp 1b", "unicorn") as guest:
         guest.raise_line()
         with guest.paused():
             before = guest.progress
         with guest.paused():
-            assert guest.progress - before <= 2  # the line raised once, however late it is seen
+            assert guest.progress - before <= 2  # one for the raised line, which the guest may see late
             assert guest.rtc.due_ns() == NEVER_NS
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("mov $0xffff900000000123, %rdi; mov (%rdi), %rax; hlt", "cr2 0xffff900000000123"),
         ("xor %ecx, %ecx; div %rcx; hlt", "rip 0x100002"),
@@ -142,40 +142,40 @@ def test_a_guest_that_halts_for_good_costs_nothing() -> None:
         ("mov $7, %al; out %al, $0xF4; hlt", "status 7"),
     ],
 )
-def test_a_guest_that_ends_says_why_and_everybody_hears(cpu: str, source: str, said: str) -> None:
+def test_end_is_reported_with_its_reason_to_all_callers(cpu: str, source: str, message: str) -> None:
     guest = machine(source, cpu)
-    told = threading.Event()
-    guest.watch_end(told.set)
+    ended = threading.Event()
+    guest.watch_end(ended.set)
     with guest:
         assert guest.wait_end(60)
-        assert told.wait(60)
+        assert ended.wait(60)
         assert guest.ended is not None
-        assert said in guest.ended
+        assert message in guest.ended
         with pytest.raises(TargetGone, match="guest"), guest.paused():
             pass
         with pytest.raises(TargetGone):
             guest.run_frames(1)
 
 
-def test_a_defect_of_a_device_ends_the_machine_and_is_logged(
+def test_device_defect_ends_the_machine_and_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     guest = machine(COUNTING, "unicorn")
-    told = threading.Event()
-    guest.watch_end(told.set)
+    ended = threading.Event()
+    guest.watch_end(ended.set)
 
     def broken(number: int) -> None:
-        raise ZeroDivisionError("of a device")
+        raise ZeroDivisionError("broken device")
 
     monkeypatch.setattr(guest.debug, "_on_frame", broken)
     with guest:
         assert guest.wait_end(60)
-        assert told.wait(60)
+        assert ended.wait(60)
     assert "defect" in str(guest.ended)
-    assert "of a device" in caplog.text
+    assert "broken device" in caplog.text
 
 
-def test_watchers_of_the_end_are_called_once_and_late_ones_at_once() -> None:
+def test_end_watchers_are_called_once_and_late_ones_at_once() -> None:
     guest = machine("ud2", "unicorn")
     calls: list[str] = []
     remove = guest.watch_end(lambda: calls.append("removed"))
@@ -188,7 +188,7 @@ def test_watchers_of_the_end_are_called_once_and_late_ones_at_once() -> None:
     assert calls == ["early", "late"]
 
 
-def test_closing_ends_a_loop_without_interrupts(cpu: str) -> None:
+def test_close_ends_a_loop_without_interrupts(cpu: str) -> None:
     guest = machine(ENDLESS, cpu)
     guest.start()
     guest.close()
@@ -196,18 +196,18 @@ def test_closing_ends_a_loop_without_interrupts(cpu: str) -> None:
     assert guest.ended == "the machine was closed"
 
 
-def test_one_that_never_started_can_be_closed(cpu: str) -> None:
+def test_close_before_start(cpu: str) -> None:
     guest = machine(ENDLESS, cpu)
     guest.close()
     assert guest.ended is None
 
 
-def test_frames_that_do_not_come_are_not_waited_for_for_ever() -> None:
+def test_run_frames_times_out() -> None:
     with machine("1: hlt; jmp 1b", "unicorn") as guest, pytest.raises(TimedOut, match="1 frames"):
         guest.run_frames(1, timeout_s=0.01)
 
 
-def test_the_true_set_of_pages_is_known_with_unicorn() -> None:
+def test_unicorn_records_the_exact_pages() -> None:
     source = f"mov ${VRAM_BASE}, %edi; movb $1, 0x3fff(%rdi); movw $1, 0x4fff(%rdi); mov $1, %eax;"
     with machine(source + "out %eax, $0xEA; hlt", "unicorn", record_writes=True, held=True) as guest:
         guest.run_frames(1)
@@ -215,7 +215,7 @@ def test_the_true_set_of_pages_is_known_with_unicorn() -> None:
         assert guest.written() == PageRuns()
 
 
-def test_an_endless_loop_is_paused_while_stores_are_recorded() -> None:
+def test_endless_loop_can_be_paused_while_stores_are_recorded() -> None:
     with machine(ENDLESS, "unicorn", record_writes=True) as guest:
         before = 0
         for _ in range(5):
@@ -228,7 +228,7 @@ def test_an_endless_loop_is_paused_while_stores_are_recorded() -> None:
         assert guest.written() == PageRuns([(0, 1)])
 
 
-def test_progress_tells_a_stuck_guest_from_one_that_works() -> None:
+def test_progress_distinguishes_a_stuck_guest() -> None:
     with machine(COUNTING, "unicorn", held=True) as guest:
         before = guest.progress
         guest.run_frames(1)
@@ -241,20 +241,20 @@ def test_progress_tells_a_stuck_guest_from_one_that_works() -> None:
             assert guest.progress == before
 
 
-def test_wishes_that_cannot_be_fulfilled_are_refused(tmp_path: Path) -> None:
-    for options, said in [
+def test_invalid_options_are_refused(tmp_path: Path) -> None:
+    for options, message in [
         ({"cpu": "z80"}, "no such CPU"),
         ({"log": "book"}, "no such form"),
         ({"cpu": "unicorn", "log": "ring"}, "form of KVM's log"),
         ({"cpu": "kvm", "record_writes": True}, "does not record stores"),
     ]:
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             Machine(b"\xf4", **options)  # type: ignore[arg-type]  # that is what is tested
     with pytest.raises(UsageError, match="nowhere"):
         Machine(tmp_path / "nowhere")
 
 
-def test_the_cpu_is_chosen_by_trial() -> None:
+def test_auto_chooses_the_cpu_by_trial() -> None:
     with Machine(b"\xf4") as guest:
         assert guest.cpu.name in CPUS
         assert "trial" in guest.cpu_reason or "does not work here" in guest.cpu_reason

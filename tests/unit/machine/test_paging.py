@@ -1,4 +1,4 @@
-"""Page tables read by us and by a plain model of the CPU: they agree, whatever the guest wrote into them."""
+"""Page tables: the reverse lookup and a simple model of the CPU agree on any content."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ TABLES = (0x1000, 0x2000, 0x3000, 0x40_0000, 0x3FF_F000, VRAM_BASE, VRAM_BASE + 
 """RAM's last frame and video RAM too."""
 OUTSIDE = (0x400_0000, VRAM_BASE - FRAME, VRAM_BASE + (16 << 20), 1 << 40, (1 << 52) - FRAME)
 INDICES = (0, 1, 255, 256, 511)
-ASKED = (VRAM_BASE // FRAME + 4, 4)
+WANTED = (VRAM_BASE // FRAME + 4, 4)
 
 frames = st.sampled_from(
     [*TABLES, *TABLES, *OUTSIDE, 0, 0x20_0000, 0x4000_0000, 0xC000_0000, 0xE000_0000]
-) | st.integers(ASKED[0] - 1, ASKED[0] + ASKED[1]).map(lambda frame: frame * FRAME)
+) | st.integers(WANTED[0] - 1, WANTED[0] + WANTED[1]).map(lambda frame: frame * FRAME)
 flags = st.integers(0, 0xFFF) | st.sampled_from([PRESENT, PRESENT | LARGE, PRESENT | LARGE | 0x1000])
 high = st.sampled_from([0, 0, 1 << 63, 0x7FF << 52])
 words = st.builds(lambda frame, low, top: frame | low | PRESENT | top, frames, flags, high) | st.integers(
@@ -58,7 +58,7 @@ def addresses() -> Iterator[int]:
 
 
 def model(memory: GuestMemory, cr3: int) -> dict[tuple[int, int], tuple[int, int]]:
-    """By entry and page size: the lowest address it maps, and where to."""
+    """Return by entry and page size: the lowest virtual address that it maps, and its physical address."""
     found: dict[tuple[int, int], tuple[int, int]] = {}
     for virtual in addresses():
         try:
@@ -72,7 +72,7 @@ def model(memory: GuestMemory, cr3: int) -> dict[tuple[int, int], tuple[int, int
 
 
 def leaves_memory(memory: GuestMemory, cr3: int) -> bool:
-    """Whether an entry leads to a table where nothing is."""
+    """Return whether an entry leads to a table outside memory."""
     level = {cr3 % (1 << 52) // FRAME * FRAME}
     for _ in (3, 2, 1):
         if not all(has_memory(table) for table in level):
@@ -82,7 +82,7 @@ def leaves_memory(memory: GuestMemory, cr3: int) -> bool:
     return not all(has_memory(table) for table in level)
 
 
-def told(leaves: Leaves) -> dict[tuple[int, int], tuple[int, int]]:
+def listed(leaves: Leaves) -> dict[tuple[int, int], tuple[int, int]]:
     rows = zip(
         leaves.entry.tolist(),
         leaves.virtual.tolist(),
@@ -90,20 +90,20 @@ def told(leaves: Leaves) -> dict[tuple[int, int], tuple[int, int]]:
         leaves.frames.tolist(),
         strict=True,
     )
-    listed = [((entry, count * FRAME), (virtual, frame * FRAME)) for entry, virtual, frame, count in rows]
-    assert len({key for key, _ in listed}) == len(listed), "an entry is told twice"
-    return dict(listed)
+    rows_found = [((entry, count * FRAME), (virtual, frame * FRAME)) for entry, virtual, frame, count in rows]
+    assert len({key for key, _ in rows_found}) == len(rows_found), "an entry is reported twice"
+    return dict(rows_found)
 
 
 @given(content=contents, cr3=st.sampled_from([*TABLES, TABLES[0] | 0xFFF, *OUTSIDE]))
 @settings(deadline=None, max_examples=150)
-def test_the_reverse_finds_what_translating_every_address_finds(
+def test_reverse_lookup_agrees_with_translating_every_address(
     memory: GuestMemory, content: dict[tuple[int, int], int], cr3: int
 ) -> None:
     fill(memory, content)
     expected = model(memory, cr3)
     before = memory.ram[:0x4000].copy()
-    answer = mappings(memory, cr3, *ASKED)
+    answer = mappings(memory, cr3, *WANTED)
     assert np.array_equal(memory.ram[:0x4000], before), "the lookup changes no entry"
     assert answer.complete is not leaves_memory(memory, cr3)
     tables = set(answer.tables.tolist())
@@ -111,26 +111,26 @@ def test_the_reverse_finds_what_translating_every_address_finds(
     def maps(key: tuple[int, int], base: int, wanted: set[int]) -> bool:
         return any(base <= frame * FRAME < base + key[1] for frame in wanted)
 
-    extent = set(range(ASKED[0], ASKED[0] + ASKED[1]))
-    assert told(answer.leaves) == {k: v for k, v in expected.items() if maps(k, v[1], extent)}
-    assert told(answer.table_leaves) == {k: v for k, v in expected.items() if maps(k, v[1], tables)}
+    extent = set(range(WANTED[0], WANTED[0] + WANTED[1]))
+    assert listed(answer.leaves) == {k: v for k, v in expected.items() if maps(k, v[1], extent)}
+    assert listed(answer.table_leaves) == {k: v for k, v in expected.items() if maps(k, v[1], tables)}
     assert {key[0] // FRAME for key in expected} <= tables
     assert all(has_memory(frame * FRAME) for frame in tables)
 
 
-def test_the_boot_tables_are_understood() -> None:
+def test_reverse_lookup_of_the_boot_tables() -> None:
     memory = GuestMemory()
     prepare(memory, "")
     entry = BOOT_PDS + (VRAM_BASE >> 21) * 8
     answer = mappings(memory, BOOT_PML4, VRAM_BASE // FRAME, 4096)
-    assert told(answer.leaves) == {
+    assert listed(answer.leaves) == {
         (entry + 8 * n, 2 << 20): (VRAM_BASE + (n << 21), VRAM_BASE + (n << 21)) for n in range(8)
     }
     assert answer.tables.tolist() == [BOOT_PML4 // FRAME, BOOT_PDPT // FRAME, *range(3, 7)]
-    assert told(answer.table_leaves) == {(BOOT_PDS, 2 << 20): (0, 0)}
+    assert listed(answer.table_leaves) == {(BOOT_PDS, 2 << 20): (0, 0)}
 
 
-def test_a_table_that_leads_to_itself_is_looked_at_once_a_level() -> None:
+def test_self_referencing_table_is_read_once_a_level() -> None:
     memory = GuestMemory()
     memory.words(0x1000, 512)[:] = 0x1000 | PRESENT
     answer = mappings(memory, 0x1000, VRAM_BASE // FRAME, 16)
@@ -140,7 +140,7 @@ def test_a_table_that_leads_to_itself_is_looked_at_once_a_level() -> None:
     assert len(answer.leaves.entry) == 0
 
 
-def test_a_shared_table_is_told_once_at_its_lowest_address() -> None:
+def test_shared_table_is_reported_once_at_its_lowest_address() -> None:
     memory = GuestMemory()
     for table, below in ((0x1000, 0x2000), (0x2000, 0x3000), (0x3000, 0x4000)):
         memory.words(table, 512)[7:] = below | PRESENT
@@ -151,7 +151,7 @@ def test_a_shared_table_is_told_once_at_its_lowest_address() -> None:
     assert answer.leaves.virtual.tolist() == [lowest + page * FRAME for page in range(512)]
 
 
-def test_more_tables_than_are_looked_at_are_admitted() -> None:
+def test_too_many_tables_give_an_incomplete_result() -> None:
     memory = GuestMemory()
     ram = memory.ram.view(np.uint64)
     ram[:] = (np.random.default_rng(1).integers(0, 1 << 14, len(ram)) << 12).astype(np.uint64) | np.uint64(1)
@@ -160,7 +160,7 @@ def test_more_tables_than_are_looked_at_are_admitted() -> None:
     assert len(answer.tables) <= MAX_TABLES
 
 
-def test_as_many_tables_as_are_looked_at_are_complete() -> None:
+def test_max_tables_give_a_complete_result() -> None:
     memory = GuestMemory()
     tables = Tables(memory, 0x1000)
     for number in range(MAX_TABLES - 4):  # and 1 of level 4, 1 of level 3, 2 of level 2
@@ -175,7 +175,7 @@ def test_as_many_tables_as_are_looked_at_are_complete() -> None:
     content=st.lists(st.integers(0, (1 << 64) - 1), min_size=40, max_size=40),
 )
 @settings(deadline=None)
-def test_dirty_bits_are_read_and_only_they_are_cleared(
+def test_fetch_and_clear_dirty_changes_only_dirty_bits(
     memory: GuestMemory, at: list[int], content: list[int]
 ) -> None:
     places = [0x5000 + 8 * n for n in range(20)] + [VRAM_BASE + 0x5000 + 8 * n for n in range(20)]
@@ -190,7 +190,7 @@ def test_dirty_bits_are_read_and_only_they_are_cleared(
     assert all(int(word) & DIRTY for word in paging.read_entries(memory, entries))
 
 
-def test_the_model_forgets_that_a_page_is_dirty_only_when_it_is_flushed() -> None:
+def test_model_cpu_sets_dirty_again_only_after_a_flush() -> None:
     memory = GuestMemory()
     tables = Tables(memory, 0x1000)
     tables.map(0x7000, 0x9000)

@@ -1,4 +1,4 @@
-"""The absolute pointer, with a guest that moves its own as guests do."""
+"""Pointer, with a model of a guest that moves its pointer by the mouse's packets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vramtap.machine.pointer import LEFT, MIDDLE, RIGHT, WHEEL_DOWN, WHEEL_UP, P
 
 
 class Guest:
-    """A screen with a pointer that packets move; it begins in the middle."""
+    """A screen with a pointer that packets move. It starts in the middle."""
 
     def __init__(self, *, wheel: bool = False) -> None:
         self.ps2 = Ps2Device(lambda: None)
@@ -22,9 +22,9 @@ class Guest:
         self.notches = 0
         self._wheel = wheel
         if wheel:
-            self.tell(0xF3, 200, 0xF3, 100, 0xF3, 80)
+            self.command(0xF3, 200, 0xF3, 100, 0xF3, 80)
 
-    def tell(self, *values: int) -> None:
+    def command(self, *values: int) -> None:
         for value in values:
             self.ps2.write(PORT_PS2_STATUS, 1, 0xD4)
             self.ps2.write(PORT_PS2_DATA, 1, value)
@@ -38,7 +38,7 @@ class Guest:
         return found
 
     def read(self) -> None:
-        """Move the pointer by all that has come."""
+        """Move the pointer by all packets that have arrived."""
         data, size = self._bytes(), 4 if self._wheel else 3
         for start in range(0, len(data), size):
             head, dx, dy = data[start : start + 3]
@@ -54,61 +54,61 @@ class Guest:
         self.pointer.move_to(x, y, buttons, self.width, self.height)
 
 
-def test_the_pointer_goes_where_it_is_sent() -> None:
+def test_pointer_reaches_each_position() -> None:
     guest = Guest()
-    guest.tell(0xF4)
+    guest.command(0xF4)
     for x, y in ((0, 0), (639, 479), (17, 300), (18, 300), (639, 0)):
         guest.go(x, y)
         guest.read()
         assert (guest.x, guest.y) == (x, y)
 
 
-def test_a_guest_that_reads_late_is_led_as_well() -> None:
+def test_pointer_reaches_its_position_in_a_slow_guest() -> None:
     guest = Guest()
-    guest.tell(0xF4)
+    guest.command(0xF4)
     for x in range(600):
         guest.go(x, 479 - x % 480, LEFT if x & 8 else 0)
     guest.read()
     assert (guest.x, guest.y) == (599, 479 - 599 % 480)
 
 
-def test_motions_before_the_mouse_is_enabled_lead_nowhere_wrong() -> None:
+def test_motions_before_the_mouse_is_enabled_do_no_harm() -> None:
     guest = Guest()
     guest.go(100, 100)
-    guest.tell(0xF4)
+    guest.command(0xF4)
     guest.go(50, 60)
     guest.read()
     assert (guest.x, guest.y) == (50, 60)
 
 
-def test_a_guest_that_starts_over_is_led_home_anew() -> None:
+def test_mouse_reset_sends_the_pointer_to_the_corner_again() -> None:
     guest = Guest()
-    guest.tell(0xF4)
+    guest.command(0xF4)
     guest.go(10, 10)
     guest.read()
     guest.x, guest.y = 320, 240
-    guest.tell(0xFF, 0xF4)
+    guest.command(0xFF, 0xF4)
     guest.go(11, 10)
     guest.read()
     assert (guest.x, guest.y) == (11, 10)
 
 
-def test_a_mode_change_leads_home_from_wherever_the_larger_screen_had_it() -> None:
+def test_mode_change_sends_the_pointer_to_the_corner_again() -> None:
     guest = Guest()
-    guest.tell(0xF4)
+    guest.command(0xF4)
     guest.width, guest.height = 1600, 1200
     guest.go(1599, 1199)
     guest.read()
     guest.width, guest.height = 320, 200
-    guest.x, guest.y = 1599, 1199  # not yet held inside the new screen
+    guest.x, guest.y = 1599, 1199  # not yet moved inside the new screen
     guest.go(5, 6)
     guest.read()
     assert (guest.x, guest.y) == (5, 6)
 
 
-def test_buttons_are_the_mouses_and_are_let_go_of() -> None:
+def test_buttons_are_converted_and_released() -> None:
     guest = Guest()
-    guest.tell(0xF4)
+    guest.command(0xF4)
     for buttons in (LEFT, MIDDLE, RIGHT, LEFT | RIGHT):
         guest.go(1, 1, buttons)
     guest.pointer.release()
@@ -116,9 +116,9 @@ def test_buttons_are_the_mouses_and_are_let_go_of() -> None:
     assert guest.buttons == [0, 1, 4, 2, 3, 0]
 
 
-def test_the_wheel_turns_by_a_notch_each_time_its_button_comes() -> None:
+def test_wheel_turns_one_notch_for_each_press() -> None:
     guest = Guest(wheel=True)
-    guest.tell(0xF4)
+    guest.command(0xF4)
     for buttons in (WHEEL_DOWN, 0, WHEEL_DOWN, WHEEL_DOWN, 0, WHEEL_UP, 0):
         guest.go(3, 3, buttons)
     guest.read()
@@ -138,7 +138,7 @@ places = st.tuples(st.integers(-10, 2000), st.integers(-10, 2000), st.integers(0
     ),
     places,
 )
-def test_whatever_happened_before_the_pointer_goes_where_it_is_sent(
+def test_pointer_reaches_its_position_whatever_happened_before(
     events: list[tuple[str, tuple[int, int, int]]], last: tuple[int, int, int]
 ) -> None:
     guest = Guest()
@@ -148,13 +148,13 @@ def test_whatever_happened_before_the_pointer_goes_where_it_is_sent(
         elif what == "read":
             guest.read()
         elif what == "size":
-            guest.read()  # what was meant for the old screen is done on it
+            guest.read()  # finish the motions meant for the old screen
             guest.width, guest.height = max(1, x), max(1, y)
         else:
             guest.read()
-            guest.tell({"reset": 0xFF, "disable": 0xF5, "enable": 0xF4}[what])
+            guest.command({"reset": 0xFF, "disable": 0xF5, "enable": 0xF4}[what])
             guest.x, guest.y = guest.width // 2, guest.height // 2
-    guest.tell(0xF4)
+    guest.command(0xF4)
     guest.go(*last)
     guest.read()
     x, y, _ = last

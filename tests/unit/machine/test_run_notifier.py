@@ -1,4 +1,4 @@
-"""Runs and their watchers: whatever the order of joining and leaving, no run goes unnoticed."""
+"""RunNotifier: watchers receive every run, whenever they are added and removed."""
 
 from __future__ import annotations
 
@@ -20,81 +20,81 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Diary:
-    """Keeps what it is told."""
+class Recorder:
+    """Records the events it receives."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.events: list[str] = []
         self.threads: set[int] = set()
         self.halted = threading.Event()
         self.stopped = threading.Event()
 
     def run_began(self) -> None:
-        self.told.append("begins")
+        self.events.append("begins")
 
     def run_ended(self, *, halted: bool) -> None:
-        self.told.append("halted" if halted else "stopped")
+        self.events.append("halted" if halted else "stopped")
         self.threads.add(threading.get_ident())
         (self.halted if halted else self.stopped).set()
 
 
 class Step(Enum):
     RUN = auto()
-    JOIN = auto()
-    LEAVE = auto()
+    WATCH = auto()
+    REMOVE = auto()
 
 
 @given(st.lists(st.sampled_from(Step), max_size=30))
-def test_who_joins_is_told_every_end_that_follows_and_each_beginning_before_it(steps: list[Step]) -> None:
-    runs, joined = RunNotifier(), Diary()
+def test_watcher_receives_every_end_and_the_beginning_before_it(steps: list[Step]) -> None:
+    runs, watcher = RunNotifier(), Recorder()
     expected: list[str] = []
-    leave: Callable[[], None] | None = None
+    remove: Callable[[], None] | None = None
     running = False
     for step in steps:
         if step is Step.RUN:
             running = not running
             runs.begin() if running else runs.end(halted=True)
-            expected += ["begins" if running else "halted"] * (leave is not None)
-        elif step is Step.JOIN and leave is None:
-            leave = runs.watch(joined)
+            expected += ["begins" if running else "halted"] * (remove is not None)
+        elif step is Step.WATCH and remove is None:
+            remove = runs.watch(watcher)
             expected += ["begins"] * running
-        elif step is Step.LEAVE and leave is not None:
-            leave()
-            leave = None
-    assert joined.told == expected
+        elif step is Step.REMOVE and remove is not None:
+            remove()
+            remove = None
+    assert watcher.events == expected
 
 
-def test_each_of_many_is_told_and_one_leaves_alone() -> None:
-    runs, one, other = RunNotifier(), Diary(), Diary()
-    leave = runs.watch(one)
+def test_removing_one_watcher_keeps_the_others() -> None:
+    runs, one, other = RunNotifier(), Recorder(), Recorder()
+    remove = runs.watch(one)
     runs.watch(other)
     runs.begin()
-    leave()
-    leave()
+    remove()
+    remove()
     runs.end(halted=False)
-    assert one.told == ["begins"]
-    assert other.told == ["begins", "stopped"]
+    assert one.events == ["begins"]
+    assert other.events == ["begins", "stopped"]
 
 
-def test_one_may_leave_while_it_is_told_an_end() -> None:
-    runs, after = RunNotifier(), Diary()
+def test_watcher_may_remove_itself_at_the_end_of_a_run() -> None:
+    runs, after = RunNotifier(), Recorder()
 
-    class Leaving(Diary):
+    class RemovesItself(Recorder):
         def run_ended(self, *, halted: bool) -> None:
             super().run_ended(halted=halted)
-            leave()
+            remove()
 
-    leaving = Leaving()
-    leave = runs.watch(leaving)
+    removing = RemovesItself()
+    remove = runs.watch(removing)
     runs.watch(after)
     for _ in range(2):
         runs.begin()
         runs.end(halted=True)
-    assert leaving.told == ["begins", "halted"]
-    assert after.told == ["begins", "halted"] * 2
+    assert removing.events == ["begins", "halted"]
+    assert after.events == ["begins", "halted"] * 2
 
 
-# The machine's
+# With a machine
 
 WAITING = "1: hlt; jmp 1b"
 ENDLESS = "1: jmp 1b"
@@ -107,62 +107,62 @@ def await_run(guest: Machine) -> None:
 
 
 @pytest.mark.parametrize("cpu", ["unicorn", "kvm"])
-def test_a_machine_tells_each_halt_on_its_thread(cpu: str) -> None:
-    diary = Diary()
+def test_machine_reports_each_halt_on_its_thread(cpu: str) -> None:
+    recorder = Recorder()
     guest = Machine(assemble(WAITING), cpu=cpu)  # type: ignore[arg-type]  # of a parameter
-    guest.runs.watch(diary)
+    guest.runs.watch(recorder)
     with guest:
         for _ in range(3):
-            assert diary.halted.wait(60)
-            diary.halted.clear()
+            assert recorder.halted.wait(60)
+            recorder.halted.clear()
             assert not guest.running
             guest.raise_line()
-    assert len(diary.told) >= 6
-    assert diary.told == ["begins", "halted"] * (len(diary.told) // 2)
-    assert diary.threads == {guest._thread.ident}
-    assert guest.halts == len(diary.told) // 2
+    assert len(recorder.events) >= 6
+    assert recorder.events == ["begins", "halted"] * (len(recorder.events) // 2)
+    assert recorder.threads == {guest._thread.ident}
+    assert guest.halts == len(recorder.events) // 2
 
 
 @pytest.mark.parametrize("cpu", ["unicorn", "kvm"])
-def test_a_machine_tells_that_it_was_stopped_and_goes_on(cpu: str) -> None:
+def test_machine_reports_stops_from_outside(cpu: str) -> None:
     with Machine(assemble(ENDLESS), cpu=cpu) as guest:  # type: ignore[arg-type]  # of a parameter
-        diary = Diary()
-        guest.runs.watch(diary)
+        recorder = Recorder()
+        guest.runs.watch(recorder)
         await_run(guest)
         with guest.paused():
-            assert diary.stopped.wait(60)
+            assert recorder.stopped.wait(60)
             assert not guest.running
         await_run(guest)
-    assert diary.told[-1] == "stopped", "closed"
-    assert not diary.halted.is_set()
+    assert recorder.events[-1] == "stopped", "closed"
+    assert not recorder.halted.is_set()
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         (f"mov ${VRAM_BASE}, %edi; incq (%rdi); ud2", "invalid opcode"),
         ("mov $7, %al; out %al, $0xF4; hlt", "status 7"),
     ],
 )
-def test_the_last_run_of_a_machine_has_an_end_too(source: str, said: str) -> None:
-    diary = Diary()
+def test_last_run_of_a_machine_has_an_end(source: str, message: str) -> None:
+    recorder = Recorder()
     guest = Machine(assemble(source), cpu="unicorn")
-    guest.runs.watch(diary)
+    guest.runs.watch(recorder)
     with guest:
-        assert diary.stopped.wait(60)
+        assert recorder.stopped.wait(60)
         assert guest.wait_end(60)
-    assert diary.told == ["begins", "stopped"]
-    assert said in str(guest.ended)
+    assert recorder.events == ["begins", "stopped"]
+    assert message in str(guest.ended)
 
 
-def test_it_has_an_end_where_the_cpu_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_of_a_failing_cpu_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise VramtapError("KVM_RUN", "machine", "for the test")
 
-    diary = Diary()
+    recorder = Recorder()
     guest = Machine(assemble(WAITING), cpu="unicorn")
-    guest.runs.watch(diary)
+    guest.runs.watch(recorder)
     monkeypatch.setattr(guest.cpu, "run", fail)
     with guest:
         assert guest.wait_end(60)
-    assert diary.told == ["begins", "stopped"]
+    assert recorder.events == ["begins", "stopped"]

@@ -1,4 +1,4 @@
-"""The emulated CPU, with guests of a few instructions."""
+"""UnicornCpu, with guests of a few instructions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """Ports that remember what was written and answer with the number of the port."""
+    """Ports that record writes. A read returns the number of the port."""
 
     def __init__(self) -> None:
         self.written: list[tuple[int, int, int]] = []
@@ -34,9 +34,9 @@ class Recorder:
         self.written.append((port, size, value))
 
 
-def made(source: str, *, record_writes: bool = False) -> tuple[UnicornCpu, GuestMemory, Recorder]:
+def make(source: str, *, record_writes: bool = False) -> tuple[UnicornCpu, GuestMemory, Recorder]:
     memory, ports = GuestMemory(), Recorder()
-    prepare(memory, "words for the guest")
+    prepare(memory, "command line")
     code = assemble(source)
     memory.ram[IMAGE_BASE : IMAGE_BASE + len(code)] = np.frombuffer(code, dtype=np.uint8)
     cpu = UnicornCpu(memory, ports, record_writes=record_writes)
@@ -44,8 +44,8 @@ def made(source: str, *, record_writes: bool = False) -> tuple[UnicornCpu, Guest
     return cpu, memory, ports
 
 
-def kicked(cpu: UnicornCpu) -> Exit:
-    """One run, kicked from another thread until it ends."""
+def run_kicked(cpu: UnicornCpu) -> Exit:
+    """Run once, kicked by another thread until the run ends."""
     done = threading.Event()
 
     def kick() -> None:
@@ -61,22 +61,22 @@ def kicked(cpu: UnicornCpu) -> Exit:
         kicker.join()
 
 
-def test_a_guest_finds_what_the_layout_promises() -> None:
-    cpu, memory, ports = made("mov (%rdi), %eax; mov $0x80, %dx; out %eax, %dx; push %rax; hlt")
+def test_guest_starts_in_the_state_of_the_layout() -> None:
+    cpu, memory, ports = make("mov (%rdi), %eax; mov $0x80, %dx; out %eax, %dx; push %rax; hlt")
     assert cpu.run().kind is ExitKind.HALT
     assert ports.written == [(0x80, 4, BOOT_MAGIC)]
     assert cpu.registers().rsp == BOOT_STACK - 8
     assert memory.words(BOOT_STACK - 8, 1)[0] == BOOT_MAGIC
 
 
-def test_halting_goes_on_behind_the_halt() -> None:
-    cpu, _, ports = made("mov $1, %al; out %al, $0x10; hlt; mov $2, %al; out %al, $0x10; hlt")
+def test_next_run_continues_after_hlt() -> None:
+    cpu, _, ports = make("mov $1, %al; out %al, $0x10; hlt; mov $2, %al; out %al, $0x10; hlt")
     assert [cpu.run().kind for _ in range(2)] == [ExitKind.HALT] * 2
     assert ports.written == [(0x10, 1, 1), (0x10, 1, 2)]
 
 
-def test_ports_of_each_width_answer() -> None:
-    cpu, memory, _ = made(
+def test_port_reads_of_each_width() -> None:
+    cpu, memory, _ = make(
         "in $0x21, %al; mov %al, 0x200000; mov $0x1234, %dx; in %dx, %ax; mov %ax, 0x200002;"
         "in %dx, %eax; mov %eax, 0x200004; hlt"
     )
@@ -86,8 +86,8 @@ def test_ports_of_each_width_answer() -> None:
     assert memory.ram[0x200004:0x200008].tobytes() == b"\x34\x12\0\0"
 
 
-def test_an_error_of_a_port_comes_out_of_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu, _, ports = made("out %al, $0x10; hlt")
+def test_port_error_propagates_from_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, _, ports = make("out %al, $0x10; hlt")
 
     def refuse(port: int, size: int, value: int) -> None:
         raise RuntimeError("no such thing")
@@ -97,11 +97,11 @@ def test_an_error_of_a_port_comes_out_of_run(monkeypatch: pytest.MonkeyPatch) ->
         cpu.run()
 
 
-def test_an_endless_loop_ends_by_a_kick_and_goes_on() -> None:
-    cpu, memory, _ = made("cli; 1: incq 0x200000; jmp 1b")
+def test_kick_stops_an_endless_loop_which_can_continue() -> None:
+    cpu, memory, _ = make("cli; 1: incq 0x200000; jmp 1b")
     turns = []
     for _ in range(3):
-        assert kicked(cpu).kind is ExitKind.KICKED
+        assert run_kicked(cpu).kind is ExitKind.KICKED
         turns.append(int(memory.words(0x200000, 1)[0]))
     assert turns[0] < turns[1] < turns[2]
 
@@ -116,18 +116,18 @@ LOOPS = [
 
 @pytest.mark.parametrize("record_writes", [False, True])
 @pytest.mark.parametrize("loop", LOOPS)
-def test_no_instruction_is_made_twice_however_often_it_is_kicked(loop: str, record_writes: bool) -> None:
-    # The counts in a register and in memory, both moved by every turn, stay equal only if each store is
-    # made once: a run that ends with RIP before what it has done would do it again.
-    cpu, memory, _ = made(f"mov ${VRAM_BASE}, %rdi; xor %ecx, %ecx; {loop}", record_writes=record_writes)
+def test_kicks_repeat_no_instruction(loop: str, record_writes: bool) -> None:
+    # Every turn increments a counter in a register and one in memory. They stay equal only if each store is
+    # made once: a run that ended with RIP before a finished instruction would repeat it.
+    cpu, memory, _ = make(f"mov ${VRAM_BASE}, %rdi; xor %ecx, %ecx; {loop}", record_writes=record_writes)
     for _ in range(100):
-        assert kicked(cpu).kind is ExitKind.KICKED
+        assert run_kicked(cpu).kind is ExitKind.KICKED
         first, _, turns = (int(word) for word in memory.words(VRAM_BASE, 3))
         assert turns <= first <= turns + 1
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("mov $0xffff900000000123, %rdi; mov (%rdi), %rax", "page fault"),
         ("mov $0xffff900000000123, %rdi; mov %rax, (%rdi)", "page fault"),
@@ -142,38 +142,38 @@ def test_no_instruction_is_made_twice_however_often_it_is_kicked(loop: str, reco
         ("mov $0x40000000, %rdi; jmp *%rdi", "guest-physical 0x40000000, where there is no memory"),
     ],
 )
-def test_what_a_guest_does_wrong_is_a_fault_that_says_what(source: str, said: str) -> None:
-    cpu, _, _ = made(source + "; hlt")
+def test_guest_exception_is_a_fault_with_its_name(source: str, message: str) -> None:
+    cpu, _, _ = make(source + "; hlt")
     stop = cpu.run()
     assert stop.kind is ExitKind.FAULT
-    assert said in stop.detail
+    assert message in stop.detail
 
 
-def test_a_page_fault_leaves_its_address() -> None:
-    cpu, _, _ = made("mov $0xffff900000000123, %rdi; mov (%rdi), %rax; hlt")
+def test_page_fault_sets_cr2_and_rip() -> None:
+    cpu, _, _ = make("mov $0xffff900000000123, %rdi; mov (%rdi), %rax; hlt")
     cpu.run()
     found = cpu.registers()
     assert found.cr2 == 0xFFFF_9000_0000_0123
-    assert found.rip == IMAGE_BASE + 10  # the instruction that faulted
+    assert found.rip == IMAGE_BASE + 10  # the faulting instruction
 
 
 DIRTY = 0x40
 
 
-def test_dirty_bits_are_set_again_once_the_translations_are_flushed() -> None:
-    # The boot tables map video RAM by 2 MiB pages: the entry's dirty bit stands for all of one.
-    cpu, memory, _ = made(f"mov ${VRAM_BASE}, %rdi; 1: incq (%rdi); hlt; jmp 1b")
+def test_store_sets_dirty_bit_again_only_after_a_tlb_flush() -> None:
+    # The boot tables map video RAM by 2 MiB pages, so one dirty bit covers 2 MiB.
+    cpu, memory, _ = make(f"mov ${VRAM_BASE}, %rdi; 1: incq (%rdi); hlt; jmp 1b")
     entry = memory.words(0x3000 + (VRAM_BASE >> 21) * 8, 1)
     cpu.run()
     assert entry[0] & DIRTY
-    seen = []
+    dirty = []
     for flush in (False, True):
         entry[0] &= ~np.uint64(DIRTY)
         if flush:
             cpu.flush_tlb()
         cpu.run()
-        seen.append(bool(entry[0] & DIRTY))
-    assert seen == [False, True]  # without the flush the translation remembers that it is dirty
+        dirty.append(bool(entry[0] & DIRTY))
+    assert dirty == [False, True]  # without a flush the TLB remembers the bit as set
 
 
 STORES: list[tuple[str, Callable[[], PageRuns]]] = [
@@ -188,20 +188,20 @@ STORES: list[tuple[str, Callable[[], PageRuns]]] = [
 
 @pytest.mark.parametrize(("source", "expected"), STORES, ids=[source for source, _ in STORES])
 def test_stores_are_recorded_by_page(source: str, expected: Callable[[], PageRuns]) -> None:
-    cpu, _, _ = made(f"mov ${VRAM_BASE}, %rdi; {source}; movl $1, 0x200000; hlt", record_writes=True)
+    cpu, _, _ = make(f"mov ${VRAM_BASE}, %rdi; {source}; movl $1, 0x200000; hlt", record_writes=True)
     cpu.run()
     assert cpu.written() == expected()
     assert cpu.written() == NO_PAGES
 
 
-def test_stores_that_are_not_recorded_cannot_be_asked_for() -> None:
-    cpu, _, _ = made("hlt")
+def test_written_without_recording_raises() -> None:
+    cpu, _, _ = make("hlt")
     with pytest.raises(ValueError, match="record_writes"):
         cpu.written()
 
 
 def test_closing_twice_is_harmless() -> None:
-    cpu, _, _ = made("hlt")
+    cpu, _, _ = make("hlt")
     for _ in itertools.repeat(None, 2):
         cpu.close()
     assert cpu.run().kind is ExitKind.HALT

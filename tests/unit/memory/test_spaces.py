@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,16 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.scribe import PAGE, Scribe
-from vramtap.errors import KernelError, NotFound, TargetGone, VramtapError
-from vramtap.linux.calls import LIBC
+from vramtap.errors import NotFound, TargetGone, VramtapError
 from vramtap.memory.extent import Extent
-from vramtap.memory.mapped import FileSpace, SysvSpace
+from vramtap.memory.mapped import FileSpace
 from vramtap.memory.own import OwnSpace, extent_of
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PageRuns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 PAGES = 32
 CONTENT = np.random.default_rng(7).integers(0, 256, PAGES * PAGE, dtype=np.uint8)
@@ -55,24 +53,7 @@ def file(path: Path) -> Iterator[Extent]:
     space.close()
 
 
-@contextmanager
-def sysv(path: Path) -> Iterator[Extent]:
-    shmid = LIBC.shmget(0, PAGES * PAGE, 0o1600)
-    assert shmid >= 0
-    LIBC.shmat.restype = ctypes.c_void_p
-    at = LIBC.shmat(shmid, None, 0)
-    try:
-        ctypes.memmove(at, CONTENT.ctypes.data, CONTENT.nbytes)
-        space = SysvSpace(shmid, PAGES * PAGE)
-        yield Extent(space, 0, PAGES)
-        space.close()
-        space.close()
-    finally:
-        LIBC.shmdt(at)
-        LIBC.shmctl(shmid, 0, None)
-
-
-@pytest.fixture(params=[own, process, file, sysv], ids=lambda factory: factory.__name__)
+@pytest.fixture(params=[own, process, file], ids=lambda factory: factory.__name__)
 def extent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Extent]:
     path = tmp_path / "content"
     path.write_bytes(CONTENT.tobytes())
@@ -120,7 +101,7 @@ def test_a_file_cut_short_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
         os.truncate(path, 3 * PAGE)
         into = np.zeros(PAGES * PAGE, dtype=np.uint8)
         extent.read(PageRuns([(0, 3)]), into)
-        with pytest.raises(TargetGone, match=f"cut short to {3 * PAGE} bytes"):
+        with pytest.raises(TargetGone, match=f"truncated to {3 * PAGE} bytes"):
             extent.read(PageRuns([(2, 4)]), into)
 
 
@@ -141,22 +122,6 @@ def test_files_that_cannot_be_opened_say_so(tmp_path: Path) -> None:
         FileSpace(str(tmp_path / "missing"))
     with pytest.raises(VramtapError, match=str(tmp_path)):
         Extent(FileSpace(str(tmp_path)), 0, 1).read(PageRuns([(0, 1)]), np.zeros(PAGE, dtype=np.uint8))
-
-
-def test_a_segment_that_is_not_there_is_said() -> None:
-    with pytest.raises(KernelError, match="shmat shmid 2147483647: EINVAL"):
-        SysvSpace(2147483647, PAGE)
-
-
-def test_a_segment_is_not_read_past_its_end_nor_after_close() -> None:
-    with sysv(Path()) as extent:
-        space = extent.space
-        assert isinstance(space, SysvSpace)
-        with pytest.raises(ValueError, match="read past"):
-            space.read_runs(0, PageRuns([(PAGES, PAGES + 1)]), np.zeros(PAGE, dtype=np.uint8), PAGES)
-        space.close()
-        with pytest.raises(TargetGone, match="detached"):
-            extent.read(PageRuns([(0, 1)]), np.zeros(PAGE, dtype=np.uint8))
 
 
 def test_a_process_that_ended_is_said(tmp_path: Path) -> None:

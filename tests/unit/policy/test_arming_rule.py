@@ -25,7 +25,7 @@ def _live(arming: Arming, gap: int) -> tuple[Arming, float]:
         if arming.is_due:
             cost = looks + arming.rule.whole
             return arming.woken(gap - looks), cost
-    return arming.ended(), gap
+    return arming.gap_ended(), gap
 
 
 @settings(deadline=None)
@@ -75,7 +75,7 @@ def test_gaps_that_are_always_long_are_armed_early() -> None:
 
 def test_without_a_gap_nothing_changes() -> None:
     arming = Arming.begin(_rule(200.0))
-    assert arming.ended() is arming
+    assert arming.gap_ended() is arming
 
 
 def test_refused_it_waits_for_break_even() -> None:

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from vramtap.errors import VramtapError
-from vramtap.policy.costs import LONGEST_US, REFERENCE, Costs
+from vramtap.policy.costs import MAX_COST_US, REFERENCE, Costs
 
 FIELDS = [field.name for field in dataclasses.fields(Costs)]
 
@@ -22,7 +22,7 @@ def test_what_a_file_says_is_taken_whole() -> None:
 
 @pytest.mark.parametrize("name", FIELDS)
 @pytest.mark.parametrize(
-    "value", [-1.0, math.nan, math.inf, True, None, "1", [1.0], LONGEST_US * 1.01, 10**400]
+    "value", [-1.0, math.nan, math.inf, True, None, "1", [1.0], MAX_COST_US * 1.01, 10**400]
 )
 def test_what_is_no_measurement_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(VramtapError, match=f"costs {name}"):

@@ -41,7 +41,7 @@ every_policy = pytest.mark.parametrize("make", MAKERS, ids=lambda make: make().n
 
 
 def _decided(state: State) -> tuple[list[bool], bool, float]:
-    return state.open.tolist(), state.armed, state.rest_s
+    return state.unprotected.tolist(), state.armed, state.rest_s
 
 
 @every_policy
@@ -73,7 +73,7 @@ def test_woken_all_tiles_are_logged(make: Callable[[], Policy]) -> None:
     state = policy.start(SIZES, REFERENCE)
     for _ in range(20):
         state = policy.step(state, SIZES)
-    assert not policy.woken(state).open.any()
+    assert not policy.woken(state).unprotected.any()
 
 
 @pytest.mark.parametrize("policy", [OnlinePolicy(), XenTwoSeconds()], ids=lambda policy: policy.name)
@@ -117,7 +117,7 @@ def test_a_caret_is_armed_for_once_and_then_no_more() -> None:
         else:
             state = policy.step(state, caret)
     assert armings == 1
-    assert not state.open.any()
+    assert not state.unprotected.any()
 
 
 def test_a_settled_extent_is_not_thought_about() -> None:
@@ -178,8 +178,8 @@ def test_the_random_policy_makes_every_transition() -> None:
     opened = closed = armed = 0
     for _ in range(200):
         after = policy.step(state, NOTHING)
-        opened += int((after.open & ~state.open).sum())
-        closed += int((state.open & ~after.open).sum())
+        opened += int((after.unprotected & ~state.unprotected).sum())
+        closed += int((state.unprotected & ~after.unprotected).sum())
         armed += after.armed
         state = policy.woken(after) if after.armed else after
     assert min(opened, closed, armed) > 10

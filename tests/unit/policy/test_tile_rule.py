@@ -76,7 +76,7 @@ class _Bill:
 def _run(states: TileStates, looks: list[int]) -> list[TileStates]:
     seen = [states]
     for written in looks:
-        seen.append(seen[-1].look(_written([written])))
+        seen.append(seen[-1].scanned(_written([written])))
     return seen
 
 
@@ -85,7 +85,7 @@ def _written(look: Sequence[int]) -> dict[int, int]:
 
 
 def _tiles(states: TileStates) -> list[Tile]:
-    return [states.tile(number) for number in range(len(states.open))]
+    return [states.tile(number) for number in range(len(states.unprotected))]
 
 
 @settings(deadline=None)
@@ -95,7 +95,7 @@ def test_the_work_function_rule_costs_four_times_the_optimum_at_most(costs: Cost
     seen = _run(TileStates.begin(_rule(costs)), looks)
     # The shares of one tile do not depend on its state, so the rule can be followed beside the adviser.
     for written, before, after in zip(looks, seen, seen[1:], strict=False):
-        bill.look(written, before.tile(0).rule_open, after.tile(0).rule_open)
+        bill.look(written, before.tile(0).rule_unprotected, after.tile(0).rule_unprotected)
         assert bill.spent <= (4 * bill.cheapest + 2 * bill.cycle) * (1 + 1e-9)
 
 
@@ -107,7 +107,7 @@ def test_whatever_is_advised_the_bound_holds(
     bill = _Bill(costs)
     seen = _run(TileStates.begin(_rule(costs, 1, patience, margin, trust)), looks)
     for written, before, after in zip(looks, seen, seen[1:], strict=False):
-        bill.look(written, bool(before.open[0]), bool(after.open[0]))
+        bill.look(written, bool(before.unprotected[0]), bool(after.unprotected[0]))
         bound = (1 + margin) * (4 * bill.cheapest + 2 * bill.cycle) + (trust + 2) * bill.cycle
         assert bill.spent <= bound * (1 + 1e-9)
 
@@ -120,9 +120,9 @@ def test_the_rule_changes_only_when_a_cycle_has_been_paid_for_it(costs: Costs, l
     dearer_than_other = 0.0
     for written, before, after in zip(looks, seen, seen[1:], strict=False):
         logged, opened = _prices(costs, written)
-        is_open = before.tile(0).rule_open
+        is_open = before.tile(0).rule_unprotected
         dearer_than_other += max(0.0, opened - logged if is_open else logged - opened)
-        if after.tile(0).rule_open != is_open:
+        if after.tile(0).rule_unprotected != is_open:
             assert dearer_than_other >= cycle * (1 - 1e-9)
             dearer_than_other = 0.0
 
@@ -137,34 +137,34 @@ def test_what_goes_on_alike_is_left_alone_after_a_few_changes(pattern: list[int]
     """Logged or open, either may be right; to and fro is not."""
     costs = dataclasses.replace(REFERENCE, protect_us=protect_us)
     seen = _run(TileStates.begin(_rule(costs)), pattern * 300)
-    opens = np.array([bool(states.open[0]) for states in seen])
+    opens = np.array([bool(states.unprotected[0]) for states in seen])
     changes = np.flatnonzero(opens[1:] != opens[:-1])
     # A patience doubles seven times at most from where it begins to where it ends.
     assert len(changes) <= 8
     assert all(changes < 150)
 
 
-def test_a_video_is_opened_soon_and_what_rests_is_logged_again() -> None:
+def test_a_video_is_opened_soon_and_what_rests_is_all_logged() -> None:
     video = _run(TileStates.begin(_rule(REFERENCE)), [PAGES] * 10)
-    assert video[2].open[0]
+    assert video[2].unprotected[0]
     rest = _run(video[-1], [0] * 60)
-    assert not rest[-1].open[0]
+    assert not rest[-1].unprotected[0]
     assert rest[-1].settled
     assert not rest[1].settled
 
 
 def test_a_tile_that_is_written_now_and_then_stays_logged() -> None:
     seen = _run(TileStates.begin(_rule(REFERENCE)), ([1] + [0] * 29) * 20)
-    assert not any(states.open[0] for states in seen)
+    assert not any(states.unprotected[0] for states in seen)
 
 
 def test_tiles_that_are_hit_together_share_the_call() -> None:
     """Alone the call makes opening right; shared by fifty it does not."""
     alone, many = TileStates.begin(_rule(REFERENCE)), TileStates.begin(_rule(REFERENCE, 50))
     for _ in range(50):
-        alone, many = alone.look({0: 4}), many.look(dict.fromkeys(range(50), 4))
-    assert alone.open.all()
-    assert not many.open.any()
+        alone, many = alone.scanned({0: 4}), many.scanned(dict.fromkeys(range(50), 4))
+    assert alone.unprotected.all()
+    assert not many.unprotected.any()
 
 
 def test_tiles_are_closed_together() -> None:
@@ -172,14 +172,14 @@ def test_tiles_are_closed_together() -> None:
     costs = dataclasses.replace(REFERENCE, protect_us=1000.0)
     alone, many = TileStates.begin(_rule(costs)), TileStates.begin(_rule(costs, 20))
     for _ in range(60):
-        alone, many = alone.look({0: PAGES}), many.look(dict.fromkeys(range(20), PAGES))
-    assert alone.open.all()
-    assert many.open.all()
+        alone, many = alone.scanned({0: PAGES}), many.scanned(dict.fromkeys(range(20), PAGES))
+    assert alone.unprotected.all()
+    assert many.unprotected.all()
 
     def until_closed(states: TileStates) -> int:
         looks = 0
-        while states.open.any():
-            states, looks = states.look({}), looks + 1
+        while states.unprotected.any():
+            states, looks = states.scanned({}), looks + 1
         return looks
 
     assert until_closed(many) < until_closed(alone)
@@ -191,12 +191,18 @@ def test_a_look_changes_nothing_it_was_given_and_says_the_same_twice(looks: list
     states = TileStates.begin(_rule(REFERENCE, 3))
     for look in looks:
         written, before = _written(look), pickle.dumps(states)
-        once, twice = states.look(written), states.look(written)
+        once, twice = states.scanned(written), states.scanned(written)
         assert written == _written(look)
         assert pickle.dumps(states) == before
         assert _tiles(once) == _tiles(twice)
-        assert once.open.tolist() == twice.open.tolist() == [tile.open for tile in _tiles(once)]
-        assert (once.open is states.open) == (once.open.tolist() == states.open.tolist())
+        assert (
+            once.unprotected.tolist()
+            == twice.unprotected.tolist()
+            == [tile.unprotected for tile in _tiles(once)]
+        )
+        assert (once.unprotected is states.unprotected) == (
+            once.unprotected.tolist() == states.unprotected.tolist()
+        )
         states = once
 
 
@@ -205,33 +211,33 @@ def test_a_look_changes_nothing_it_was_given_and_says_the_same_twice(looks: list
 def test_settled_means_that_nothing_changes_any_more(looks: list[list[int]]) -> None:
     states = TileStates.begin(_rule(REFERENCE, 3))
     for look in looks:
-        states = states.look(_written(look))
+        states = states.scanned(_written(look))
     for _ in range(400):
         if states.settled:
             break
-        states = states.look({})
+        states = states.scanned({})
     assert states.settled
-    assert states.look({}) is states
+    assert states.scanned({}) is states
 
 
 def test_after_a_waking_all_is_logged_and_what_was_learned_is_kept() -> None:
     states = TileStates.begin(_rule(REFERENCE, 3, patience=0.01))
     for written in ([PAGES] + [0] * 12) * 6:
-        states = states.look(_written([written, 0, PAGES]))
-    assert states.open.any()
-    again = states.logged_again()
-    assert not again.open.any()
+        states = states.scanned(_written([written, 0, PAGES]))
+    assert states.unprotected.any()
+    again = states.all_logged()
+    assert not again.unprotected.any()
     assert again.settled
     for before, after in zip(_tiles(states), _tiles(again), strict=True):
-        assert (after.open, after.rule_open) == (False, False)
-        assert (after.to_open, after.to_close) == (before.to_open, before.to_close)
+        assert (after.unprotected, after.rule_unprotected) == (False, False)
+        assert (after.to_unprotect, after.to_log) == (before.to_unprotect, before.to_log)
         assert after.behind_us == before.behind_us
-    assert states.tile(0).to_open != again.rule.patience[0]
+    assert states.tile(0).to_unprotect != again.rule.patience[0]
 
 
 def test_a_waking_of_what_rests_changes_nothing() -> None:
     states = TileStates.begin(_rule(REFERENCE, 3))
-    assert states.logged_again() is states
+    assert states.all_logged() is states
 
 
 def test_what_goes_on_as_it_is_makes_nothing_new() -> None:
@@ -239,9 +245,9 @@ def test_what_goes_on_as_it_is_makes_nothing_new() -> None:
     costs = dataclasses.replace(REFERENCE, protect_us=1.0)
     states = TileStates.begin(_rule(costs, 3))
     for _ in range(100):
-        states = states.look({0: PAGES, 2: 1})
-    assert states.open.tolist() == [True, False, False]
-    assert states.look({0: PAGES, 2: 1}) is states
+        states = states.scanned({0: PAGES, 2: 1})
+    assert states.unprotected.tolist() == [True, False, False]
+    assert states.scanned({0: PAGES, 2: 1}) is states
 
 
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=24)
@@ -277,12 +283,12 @@ def test_it_decides_what_the_arrays_decide(
     states, dense = TileStates.begin(TileRule.of(*told)), DenseStates.begin(DenseRule.of(*told))
     looks = [_laid_out(runs[number % len(runs)], size) for number, size in enumerate(sizes)]
     for at, look in enumerate(zip(*looks, strict=True)):
-        states, dense = states.look(_written(look)), dense.look(np.array(look, dtype=np.int64))
+        states, dense = states.scanned(_written(look)), dense.scanned(np.array(look, dtype=np.int64))
         if at in woken:
-            states, dense = states.logged_again(), dense.logged_again()
+            states, dense = states.all_logged(), dense.all_logged()
         assert not dense.settled or states.settled
-        assert states.open.tolist() == dense.open.tolist()
-        assert states.opened == set(np.flatnonzero(dense.open).tolist())
+        assert states.unprotected.tolist() == dense.unprotected.tolist()
+        assert states.numbers == set(np.flatnonzero(dense.unprotected).tolist())
         _same(_tiles(states), dense)
 
 
@@ -293,10 +299,10 @@ def _laid_out(runs: list[tuple[float, int]], size: int) -> list[int]:
 
 
 def _same(tiles: list[Tile], dense: DenseStates) -> None:
-    for name in ("open", "regret_us", "earned", "rule_open", "ahead_us", "behind_us"):
+    for name in ("unprotected", "regret_us", "earned", "rule_unprotected", "ahead_us", "behind_us"):
         assert [getattr(tile, name) for tile in tiles] == getattr(dense, name).tolist(), name
-    assert [tile.to_open for tile in tiles] == dense.patience[0].tolist()
-    assert [tile.to_close for tile in tiles] == dense.patience[1].tolist()
+    assert [tile.to_unprotect for tile in tiles] == dense.patience[0].tolist()
+    assert [tile.to_log for tile in tiles] == dense.patience[1].tolist()
     # What is not counted on any more is not counted.
     gains = zip(tiles, dense.gain_us.tolist(), strict=True)
     assert all(tile.gain_us == gain for tile, gain in gains if not tile.earned)

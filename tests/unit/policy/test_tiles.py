@@ -53,5 +53,5 @@ def test_none_chosen_is_no_page() -> None:
 
 @pytest.mark.parametrize(("pages", "tile_pages"), [(0, 1), (1, 0), (-1, 4)])
 def test_tiles_of_nothing_are_refused(pages: int, tile_pages: int) -> None:
-    with pytest.raises(ValueError, match="pages in tiles of"):
+    with pytest.raises(ValueError, match="pages into tiles of"):
         Tiles(pages, tile_pages)

@@ -1,4 +1,4 @@
-"""Converter: each intensity to the nearest the format has, and the bytes in the order it wants."""
+"""Tests of Converter: intensities are rounded to the nearest, and bytes are in the format's order."""
 
 from __future__ import annotations
 
@@ -41,15 +41,17 @@ def wire(wanted: PixelFormat) -> WireFormat:
         (WireFormat(16, 16, False, True, 31, 63, 31, 11, 5, 0), "00fc", "00fc", "00fc"),
         (WireFormat(16, 16, True, True, 31, 63, 31, 11, 5, 0), "fc00", "fc00", "fc00"),
         (WireFormat(8, 8, False, True, 7, 7, 3, 0, 3, 6), "27", "27", "27"),
-        # Ten bits a channel do not fit three bytes: 1023 << 20 | round(128 * 1023 / 255) << 10 | 4
+        # Three channels of ten bits do not fit three bytes: 1023 << 20 | round(128 * 1023 / 255) << 10 | 4
         (WireFormat(32, 30, True, True, 1023, 1023, 1023, 20, 10, 0), "3ff80804", "3ff80804", "3ff80804"),
-        # 16 useful bits of 32 in both ends' reach: the three least significant bytes.
+        # 16 used bits that fit the low and the high three bytes: the low ones are sent.
         (WireFormat(32, 16, True, True, 31, 63, 31, 19, 13, 8), "00fc0000", "fc0000", "00fc0000"),
     ],
 )
-def test_the_bytes_of_one_colour(wanted: WireFormat, pixel: str, cpixel: str, tpixel: str) -> None:
+def test_one_colour_gives_the_bytes_of_the_format(
+    wanted: WireFormat, pixel: str, cpixel: str, tpixel: str
+) -> None:
     convert = Converter(wanted)
-    work = convert.work(ORANGE)
+    work = convert.working(ORANGE)
     assert convert.pixels(work).tobytes().hex() == pixel
     assert convert.cpixels(work).tobytes().hex() == cpixel
     assert convert.tpixels(work).tobytes().hex() == tpixel
@@ -57,9 +59,9 @@ def test_the_bytes_of_one_colour(wanted: WireFormat, pixel: str, cpixel: str, tp
 
 
 @given(pictures(40), pixel_formats())
-def test_any_picture_in_any_format(pixels: Pixels, wanted: PixelFormat) -> None:
+def test_any_picture_in_any_format_equals_the_reference(pixels: Pixels, wanted: PixelFormat) -> None:
     convert = converter(wire(wanted))
-    work = convert.work(pixels)
+    work = convert.working(pixels)
     expected = expected_values(pixels, wanted)
     assert np.array_equal(wanted.pixels(convert.pixels(work).tobytes()).reshape(pixels.shape), expected)
     assert np.array_equal(wanted.cpixels(convert.cpixels(work).tobytes()).reshape(pixels.shape), expected)
@@ -67,22 +69,22 @@ def test_any_picture_in_any_format(pixels: Pixels, wanted: PixelFormat) -> None:
 
 
 @given(pictures(40), pixel_formats())
-def test_part_of_a_picture_is_converted_like_the_whole(pixels: Pixels, wanted: PixelFormat) -> None:
+def test_a_part_of_a_picture_is_converted_like_the_whole(pixels: Pixels, wanted: PixelFormat) -> None:
     convert = converter(wire(wanted))
-    work = convert.work(pixels)
+    work = convert.working(pixels)
     rows, columns = slice(pixels.shape[0] // 3, None), slice(pixels.shape[1] // 2, None)
     for make in (convert.pixels, convert.cpixels, convert.tpixels):
         assert np.array_equal(make(work[rows, columns]), make(work)[rows, columns])
 
 
-def test_our_own_format_is_not_copied() -> None:
+def test_xr24_is_not_copied() -> None:
     pixels = np.arange(12, dtype=np.uint32).reshape(3, 4)
     convert = converter(NATIVE)
     assert convert.is_copy
-    assert np.shares_memory(np.frombuffer(flat(convert.pixels(convert.work(pixels))), np.uint8), pixels)
+    assert np.shares_memory(np.frombuffer(flat(convert.pixels(convert.working(pixels))), np.uint8), pixels)
 
 
-def test_a_colour_map_says_what_the_indices_mean() -> None:
+def test_the_colour_map_matches_the_indices() -> None:
     message = colour_map(wire(COLOUR_MAP))
     assert message[:6] == bytes.fromhex("01 00 0000 0100")
     colours = struct.unpack(">768H", message[6:])

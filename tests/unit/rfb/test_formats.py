@@ -1,4 +1,4 @@
-"""WireFormat: the sixteen bytes, what is refused, and which pixels may be compact."""
+"""Tests of WireFormat: its sixteen bytes, invalid formats, and compact pixels."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ NATIVE_BYTES = bytes.fromhex("20180001 00ff00ff00ff 100800 000000")
 BIG = {"big_endian": True}
 
 
-def test_native_is_xr24_in_the_bytes_of_rfc_6143() -> None:
+def test_native_packs_to_xr24() -> None:
     assert NATIVE.pack() == NATIVE_BYTES
     assert WireFormat.parse(NATIVE_BYTES) == NATIVE
 
 
 @given(pixel_formats())
-def test_every_valid_format_is_taken(wanted: PixelFormat) -> None:
+def test_every_valid_format_is_accepted(wanted: PixelFormat) -> None:
     parsed = WireFormat.parse(wanted.pack())
     assert parsed.bits_per_pixel == wanted.bits_per_pixel
     assert parsed.dtype == wanted.dtype
@@ -28,7 +28,7 @@ def test_every_valid_format_is_taken(wanted: PixelFormat) -> None:
         assert parsed.pack() == wanted.pack()
 
 
-def test_flags_are_true_for_any_value_but_zero() -> None:
+def test_a_flag_is_true_for_any_nonzero_value() -> None:
     data = bytearray(NATIVE_BYTES)
     data[2] = data[3] = 0x80
     assert WireFormat.parse(bytes(data)) == WireFormat(big_endian=True)
@@ -47,12 +47,12 @@ def test_flags_are_true_for_any_value_but_zero() -> None:
         (PixelFormat(16, 16, true_colour=False), "a colour map of 16 bits"),
     ],
 )
-def test_contradictions_are_refused(wanted: PixelFormat, reason: str) -> None:
+def test_contradicting_fields_raise(wanted: PixelFormat, reason: str) -> None:
     with pytest.raises(ProtocolError, match=reason):
         WireFormat.parse(wanted.pack())
 
 
-def test_maxima_and_shifts_of_a_colour_map_are_ours_whatever_the_client_sent() -> None:
+def test_a_colour_map_ignores_the_clients_maxima_and_shifts() -> None:
     parsed = WireFormat.parse(
         PixelFormat(8, 8, true_colour=False, maxima=(9999, 1, 2), shifts=(99, 98, 97)).pack()
     )
@@ -67,17 +67,17 @@ def test_maxima_and_shifts_of_a_colour_map_are_ours_whatever_the_client_sent() -
         (WireFormat(big_endian=True), 1),
         (WireFormat(red_shift=24, green_shift=16, blue_shift=8), 1),
         (WireFormat(red_shift=24, green_shift=16, blue_shift=8, big_endian=True), 0),
-        # Both ends would do: the least significant bytes are sent.
+        # The colours fit the low and the high three bytes: the low ones are sent.
         (WireFormat(red_max=31, green_max=63, blue_max=31, red_shift=19, green_shift=13, blue_shift=8), 0),
         (WireFormat(depth=16, red_max=31, green_max=63, blue_max=31, red_shift=11, green_shift=5), 0),
-        # 25 useful bits, or bits at both ends: four bytes.
+        # More than 24 used bits, or bits in the low and the high byte: four bytes.
         (WireFormat(depth=32), None),
         (WireFormat(red_shift=24), None),
         (WireFormat(16, 16, red_max=31, green_max=63, blue_max=31, red_shift=11, green_shift=5), None),
         (WireFormat(8, 8, True, False, 7, 7, 3, 5, 2, 0), None),
     ],
 )
-def test_cpixels_are_compact_as_rfc_6143_says(wire: WireFormat, first_byte: int | None) -> None:
+def test_cpixel_offset_follows_rfc_6143(wire: WireFormat, first_byte: int | None) -> None:
     assert wire.cpixel_offset == first_byte
 
 
@@ -98,14 +98,12 @@ def test_cpixels_are_compact_as_rfc_6143_says(wire: WireFormat, first_byte: int 
         (WireFormat(8, 8, False, False, 7, 7, 3, 5, 2, 0), False, False),
     ],
 )
-def test_tpixels_are_compact_and_jpeg_allowed_as_rfbproto_says(
-    wire: WireFormat, compact: bool, jpeg: bool
-) -> None:
+def test_compact_tpixel_and_allows_jpeg_follow_rfbproto(wire: WireFormat, compact: bool, jpeg: bool) -> None:
     assert wire.compact_tpixel is compact
     assert wire.allows_jpeg is jpeg
 
 
-def test_log_lines_show_a_format_shortly() -> None:
+def test_str_shows_the_format() -> None:
     assert str(NATIVE) == "32 bpp depth 24 little-endian 255<<16 255<<8 255<<0"
     assert (
         str(WireFormat.parse(PixelFormat(8, 8, true_colour=False).pack()))

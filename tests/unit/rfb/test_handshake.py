@@ -1,10 +1,11 @@
-"""The handshake, byte for byte as RFC 6143 (7.1 to 7.3) has it for each version."""
+"""Tests of the handshake, byte for byte, for each version of RFC 6143 (7.1 to 7.3)."""
 
 from __future__ import annotations
 
 import pytest
 
 from support.rfb_client import vnc_response
+from support.rfb_input import buffered_bytes
 from vramtap.errors import ProtocolError
 from vramtap.rfb.connection import ServerConnection
 from vramtap.rfb.events import AuthenticationFailed, ClientInit
@@ -32,7 +33,7 @@ def connection(password: str | None = None) -> ServerConnection:
         (b"004.001", (3, 3)),
     ],
 )
-def test_version_3_3_is_told_the_security_type(version: bytes, agreed: tuple[int, int]) -> None:
+def test_version_3_3_gets_the_security_type(version: bytes, agreed: tuple[int, int]) -> None:
     rfb = connection()
     assert rfb.receive(b"RFB " + version + b"\n") == []
     assert rfb.version == agreed
@@ -41,7 +42,7 @@ def test_version_3_3_is_told_the_security_type(version: bytes, agreed: tuple[int
     assert rfb.data_to_send() == SERVER_INIT
 
 
-def test_version_3_7_chooses_and_has_no_result_without_password() -> None:
+def test_version_3_7_chooses_and_gets_no_result_without_a_password() -> None:
     rfb = connection()
     rfb.receive(b"RFB 003.007\n")
     assert rfb.data_to_send() == bytes([1, 1])
@@ -51,7 +52,7 @@ def test_version_3_7_chooses_and_has_no_result_without_password() -> None:
     assert rfb.data_to_send() == SERVER_INIT
 
 
-def test_version_3_8_has_a_result_always() -> None:
+def test_version_3_8_always_gets_a_result() -> None:
     rfb = connection()
     rfb.receive(b"RFB 003.008\n")
     assert rfb.data_to_send() == bytes([1, 1])
@@ -64,7 +65,7 @@ def test_version_3_8_has_a_result_always() -> None:
 @pytest.mark.parametrize(
     ("version", "offer"), [(b"003.003", FAILED[:3] + b"\2"), (b"003.007", b"\1\2"), (b"003.008", b"\1\2")]
 )
-def test_the_right_password_lets_in(version: bytes, offer: bytes) -> None:
+def test_the_right_password_is_accepted(version: bytes, offer: bytes) -> None:
     rfb = connection("secret")
     rfb.receive(b"RFB " + version + b"\n")
     if rfb.version == (3, 3):
@@ -82,7 +83,7 @@ def test_the_right_password_lets_in(version: bytes, offer: bytes) -> None:
 @pytest.mark.parametrize(
     ("version", "answer"), [(b"003.003", FAILED), (b"003.007", FAILED), (b"003.008", FAILED + REASON)]
 )
-def test_the_wrong_password_does_not(version: bytes, answer: bytes) -> None:
+def test_a_wrong_password_fails_with_a_reason_from_3_8(version: bytes, answer: bytes) -> None:
     rfb = connection("secret")
     rfb.receive(b"RFB " + version + b"\n")
     if rfb.version != (3, 3):
@@ -93,11 +94,11 @@ def test_the_wrong_password_does_not(version: bytes, answer: bytes) -> None:
     assert rfb.failed
     assert not rfb.initialised
     assert rfb.receive(b"\1") == []
-    assert rfb.buffered_bytes == 0
+    assert buffered_bytes(rfb) == 0
 
 
 @pytest.mark.parametrize(("password", "chosen"), [(None, 2), ("secret", 1), (None, 0), ("secret", 16)])
-def test_what_was_not_offered_cannot_be_chosen(password: str | None, chosen: int) -> None:
+def test_a_security_type_that_was_not_offered_raises(password: str | None, chosen: int) -> None:
     rfb = connection(password)
     with pytest.raises(ProtocolError, match=f"security type {chosen}: only . was offered"):
         rfb.receive(b"RFB 003.008\n" + bytes([chosen]))
@@ -107,18 +108,18 @@ def test_what_was_not_offered_cannot_be_chosen(password: str | None, chosen: int
 @pytest.mark.parametrize(
     "line", [b"GET / HTTP/1.1\r\n", b"RFB 003.8\n\n\n\n", b"rfb 003.008\n", bytes(12), b"RFB 003.008\0"]
 )
-def test_what_is_no_rfb_client_is_told_from_its_first_bytes(line: bytes) -> None:
+def test_other_first_bytes_than_an_rfb_version_raise(line: bytes) -> None:
     with pytest.raises(ProtocolError, match="not an RFB version"):
         connection().receive(line)
 
 
-def test_everything_at_once_is_taken_in_order() -> None:
+def test_a_handshake_in_one_piece_is_processed_in_order() -> None:
     rfb = connection("secret")
     assert rfb.receive(b"RFB 003.008\n\2" + RIGHT + b"\0") == [ClientInit(shared=False)]
     assert rfb.data_to_send() == b"\1\2" + CHALLENGE + OK + SERVER_INIT
 
 
-def test_the_screen_may_change_size_until_it_is_announced() -> None:
+def test_server_init_has_the_latest_size() -> None:
     rfb = connection()
     rfb.receive(b"RFB 003.003\n")
     rfb.data_to_send()

@@ -9,6 +9,7 @@ import aiohttp
 import numpy as np
 import pytest
 
+import vramtap
 from support.pictures import picture
 from support.rfb_client import Rejected, RfbClient
 from support.synthetic_tap import SyntheticTap
@@ -93,3 +94,17 @@ async def test_invalid_options_are_a_usage_error(taps: int, vnc: str | None, mes
 def test_vnc_endpoint_is_written_as_viewers_take_it() -> None:
     assert str(VncEndpoint(SyntheticTap(), "127.0.0.1", 5901)) == "127.0.0.1::5901"
     assert str(VncEndpoint(SyntheticTap(), "::1", 5901)) == "[::1]::5901"
+
+
+async def test_vramtap_serve_opens_urls_and_serves_open_taps() -> None:
+    """Targets given by URL are opened and closed with the servers; an open tap stays open."""
+    shown = SyntheticTap(picture("noise", 64, 48, 3))
+    demo = "demo:?workload=idle&mode=320x200&cpu=unicorn"
+    async with vramtap.serve(demo, shown, vnc=ANY, web=None, view_only=True) as endpoints:
+        opened = endpoints.vnc[0].tap
+        assert (opened.target.url, endpoints.vnc[1].tap) == (demo, shown)
+        with await off(RfbClient.connect, endpoints.vnc[0].host, endpoints.vnc[0].port) as client:
+            await off(client.refresh)
+            assert np.array_equal(client.pixels, opened.screen.pixels)
+    assert opened.closed == "the tap was closed"
+    assert shown.closed is None

@@ -15,6 +15,7 @@ from vramtap.display.damage import Damage, Move
 from vramtap.display.region import Rect
 from vramtap.display.screen import Screen
 from vramtap.errors import TargetGone
+from vramtap.tap.tap import Tap
 from vramtap.tap.viewer import Viewer, Watcher
 
 if TYPE_CHECKING:
@@ -24,13 +25,13 @@ WIDTH, HEIGHT = 64, 48
 WHOLE = Rect(0, 0, WIDTH, HEIGHT)
 
 
-class Source:
+class Source(Tap):
     """What a tap is to a viewer."""
 
     def __init__(self) -> None:
         self.screen = Screen()
         self.screen.replace(np.zeros((HEIGHT, WIDTH), np.uint32))
-        self.closed = ""
+        self.closed = None
         self.wanting = 0
         self.refreshed = 0
         self.joined: list[Viewer] = []

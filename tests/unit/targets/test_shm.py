@@ -88,7 +88,7 @@ async def test_a_file_that_is_too_short_is_refused(file: Path) -> None:
 async def test_a_truncated_file_raises_target_gone(file: Path) -> None:
     async with target_of(file, "mode=32x128") as target:
         os.truncate(file, PAGE_SIZE)
-        with pytest.raises(TargetGone, match="cut short to 4096 bytes"):
+        with pytest.raises(TargetGone, match="truncated to 4096 bytes"):
             read(target)
         with pytest.raises(TargetGone, match="truncated to 4096 bytes, 16384 are needed"):
             await target.mode()

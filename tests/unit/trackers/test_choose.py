@@ -16,7 +16,7 @@ from vramtap.memory.mapped import FileSpace
 from vramtap.memory.own import extent_of
 from vramtap.memory.process import ProcessSpace
 from vramtap.trackers import choose as module
-from vramtap.trackers.choose import LATEST_S, SOONEST_S, TrackerOptions, choose
+from vramtap.trackers.choose import MAX_LATENCY_S, MIN_LATENCY_S, TrackerOptions, choose
 from vramtap.trackers.userfault import log as writelog
 from vramtap.trackers.userfault.hybrid import HybridTracker
 from vramtap.trackers.userfault.probe import probe_log
@@ -48,7 +48,7 @@ def test_auto_takes_the_hybrid_and_says_why_it_is_never_armed(ours: Extent) -> N
     choice = choose("auto", ours)
     assert choice.tracker.name == "hybrid"
     assert "a page was written and seen" in choice.why
-    assert "asked while idle, not armed: memory of this process" in choice.why
+    assert "polled while idle, not armed: it is memory of this process" in choice.why
     choice.tracker.stop()
 
 
@@ -72,9 +72,9 @@ def test_auto_takes_the_log_for_who_does_not_tell_what_changed(ours: Extent) -> 
 def test_the_hybrid_asked_for_by_name_says_why_it_is_never_armed(ours: Extent, nobodys: Extent) -> None:
     choice = choose("hybrid", ours, wants_feedback=False)
     assert choice.tracker.name == "hybrid"
-    assert choice.why.startswith("asked for; asked while idle, not armed: memory of this process")
+    assert choice.why.startswith("asked for; polled while idle, not armed: it is memory of this process")
     choice.tracker.stop()
-    with pytest.raises(VramtapError, match="no process is known"):
+    with pytest.raises(VramtapError, match="no single process maps"):
         choose("hybrid", nobodys)
 
 
@@ -97,7 +97,9 @@ def test_wishes_reach_the_tracker(name: str, ours: Extent, monkeypatch: pytest.M
     choice.tracker.stop()
 
 
-@pytest.mark.parametrize("latency_s", [0, SOONEST_S / 2, LATEST_S * 1.1, float("nan"), float("inf"), -1])
+@pytest.mark.parametrize(
+    "latency_s", [0, MIN_LATENCY_S / 2, MAX_LATENCY_S * 1.1, float("nan"), float("inf"), -1]
+)
 def test_a_latency_that_cannot_be_had_is_a_usage_error(latency_s: float) -> None:
     with pytest.raises(UsageError, match="--latency"):
         TrackerOptions(latency_s=latency_s)
@@ -112,7 +114,7 @@ def test_a_weight_that_is_none_is_a_usage_error(weight: float) -> None:
 def test_auto_compares_where_no_process_is_known_and_says_why(nobodys: Extent) -> None:
     choice = choose("auto", nobodys)
     assert choice.tracker.name == "compare"
-    assert "no process is known" in choice.why
+    assert "no single process maps" in choice.why
 
 
 def test_auto_compares_where_the_kernel_does_not_log(ours: Extent, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +139,7 @@ def test_a_tracker_asked_for_by_name_is_taken_or_refused(ours: Extent, nobodys: 
         choice = choose(name, ours)
         assert (choice.tracker.name, choice.why) == (name, "asked for")
         choice.tracker.stop()
-    with pytest.raises(VramtapError, match="no process is known"):
+    with pytest.raises(VramtapError, match="no single process maps"):
         choose("log", nobodys)
 
 

@@ -22,6 +22,9 @@ PAGES = 3 * CHUNK_PAGES
 class Blinking:
     """Memory whose first byte changes at every single read, and that can fail."""
 
+    events = None
+    frames = None
+
     def __init__(self) -> None:
         self.name = "blinking"
         self.pid: int | None = None
@@ -90,5 +93,5 @@ def test_pages_found_before_a_read_failed_are_named_next_time() -> None:
 def test_it_has_nothing_to_wait_with_and_says_when_it_is_not_armed() -> None:
     tracker = CompareTracker()
     assert tracker.wake(lambda: None) is None
-    with pytest.raises(VramtapError, match="not armed"):
+    with pytest.raises(VramtapError, match="not started"):
         _ = tracker.read_from

@@ -115,7 +115,7 @@ def whole_is_refused(guest: BootSectorGuest) -> None:
         assert space.place(guest.domid, guest.lfb_gfn)
         tracker.start(Extent(space, 0, pages))
         with pytest.raises(
-            VramtapError, match=r"32769 pages at once: Xen tells of 32768 \(128 MiB\) \(ask about"
+            VramtapError, match=r"32769 pages in one call: Xen reports at most 32768 \(128 MiB\) \(pass a"
         ):
             tracker.collect()
     finally:

@@ -29,8 +29,8 @@ ROUNDS, FILLS = 20, 15
 class RangeOfQemu(XenTracker):
     """Broken on purpose: asks for the very range that QEMU asks for."""
 
-    def _follow(self, first: int, last: int) -> None:
-        super()._follow(first, last)
+    def _choose_range(self, first: int, last: int) -> None:
+        super()._choose_range(first, last)
         self._range = first, last
 
 
@@ -94,7 +94,7 @@ def test_the_very_range_of_qemu_would_lose_bits(spare: StagedGuest, whole: Exten
 def test_the_second_compares_or_is_refused(machine: BootSectorGuest, served: Served) -> None:
     url = f"xen:{machine.name}"
     complaint = run("serve", url, "--vnc", "127.0.0.1:0", "--tracker", "xen").complaint
-    assert complaint.endswith("another vramtap has it (end that one, or use --tracker compare)")
+    assert complaint.endswith("another vramtap holds it (end the other vramtap, or use --tracker compare)")
     with serving(url) as second:
         with served.viewer() as first_viewer, viewer_at(second.port()) as second_viewer:
             for at in range(4):

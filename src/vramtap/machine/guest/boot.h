@@ -1,4 +1,4 @@
-/* What the machine and its guest agree on; machine/layout.py has the same, with the reasons. */
+/* Boot information and port numbers, shared with the built-in VM: the same as in machine/layout.py. */
 #ifndef BOOT_H
 #define BOOT_H
 

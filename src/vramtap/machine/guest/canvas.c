@@ -1,4 +1,4 @@
-/* A picture in RAM that the desktop is composed in, and its way to the framebuffer: only what differs. */
+/* Canvas: a picture in RAM where the desktop is composed. Only changed pixels are copied to the screen. */
 #include "canvas.h"
 
 #include "font.h"
@@ -105,7 +105,7 @@ uint32_t colour_between(uint32_t from, uint32_t to, uint32_t step, uint32_t step
     return mixed;
 }
 
-/* Looks at two pixels at a time, and stores those of them that differ. */
+/* Compare two pixels, and store those that differ. */
 static void store_changed(uint32_t *to, const uint32_t *from)
 {
     uint64_t pixels = *(const uint64_t *)from, differ = *(const uint64_t *)to ^ pixels;

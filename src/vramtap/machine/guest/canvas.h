@@ -1,4 +1,4 @@
-/* A picture in RAM that the desktop is composed in, and its way to the framebuffer: only what differs. */
+/* Canvas: a picture in RAM where the desktop is composed. Only changed pixels are copied to the screen. */
 #ifndef CANVAS_H
 #define CANVAS_H
 
@@ -9,27 +9,27 @@
 
 #define CANVAS 0x1000000u
 
-/* Empty when they do not meet. */
+/* Return the intersection, which may be empty. */
 struct rect rect_within(struct rect one, struct rect other);
 bool rect_empty(struct rect area);
 bool rect_has(struct rect area, int x, int y);
 
-/* From here on nothing outside is touched. */
+/* Limit all drawing to this area. */
 void canvas_clip(struct rect area);
 struct rect canvas_clipped(void);
 
 void canvas_fill(struct rect area, uint32_t colour);
-/* Half as bright. */
+/* Halve the brightness. */
 void canvas_shade(struct rect area);
 void canvas_glyph(int x, int y, char character, uint32_t colour);
 void canvas_text(int x, int y, const char *text, uint32_t colour);
-/* pixels: (x1 - x0) * (y1 - y0) of them. */
+/* Copy (x1 - x0) * (y1 - y0) pixels, row by row. */
 void canvas_picture(struct rect area, const uint32_t *pixels);
 
-/* Colours from one to the other: step of steps. */
+/* Mix two colours: step of steps on the way from one to the other. */
 uint32_t colour_between(uint32_t from, uint32_t to, uint32_t step, uint32_t steps);
 
-/* This part of the canvas goes to the framebuffer; pixels that are as they should be are not touched. */
+/* Copy the changed pixels of this area to the framebuffer; equal pixels are not written. */
 void canvas_present(struct rect area);
 
 #endif

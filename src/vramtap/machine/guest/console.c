@@ -1,4 +1,4 @@
-/* A grid of characters with a caret, that knows which of its cells look different from before. */
+/* Console: a grid of characters with a caret, which knows which cells have changed. */
 #include "console.h"
 
 #include "canvas.h"
@@ -9,16 +9,16 @@
 #define CARET 0xF2B950
 #define TAB 8
 #define CARET_BIT 0x80u
-#define PROMPT '\x01' /* a cell that shows the prompt's sign */
+#define PROMPT '\x01' /* in a cell: the prompt's sign */
 #define PROMPT_SIGN '>'
 
 static int left, above, columns, rows, column, row;
-static int typed; /* characters that can be taken back */
+static int typed; /* characters that backspace can delete */
 static bool caret;
 static char cells[CONSOLE_MAX_ROWS][CONSOLE_MAX_COLUMNS];
 static uint8_t shown[CONSOLE_MAX_ROWS][CONSOLE_MAX_COLUMNS];
 
-static uint8_t look(int y, int x)
+static uint8_t appearance(int y, int x)
 {
     uint8_t cell = (uint8_t)cells[y][x];
     return caret && y == row && x == column ? cell | CARET_BIT : cell;
@@ -103,7 +103,7 @@ void console_type(char character)
             new_line();
         prompt();
     } else {
-        /* As far as the prompt is still in sight. */
+        /* Count only while the prompt has not scrolled away. */
         int cells_before = typed;
         put_cell(character == '\t' ? ' ' : character);
         if (cells_before < columns * (rows - 1) - 2)
@@ -132,8 +132,8 @@ void console_changes(void (*changed)(struct rect))
     for (int y = 0; y < rows; y++) {
         int first = columns, last = -1;
         for (int x = 0; x < columns; x++)
-            if (shown[y][x] != look(y, x)) {
-                shown[y][x] = look(y, x);
+            if (shown[y][x] != appearance(y, x)) {
+                shown[y][x] = appearance(y, x);
                 first = x < first ? x : first;
                 last = x;
             }
@@ -153,8 +153,8 @@ void console_paint(void)
     for (int y = y0; y < y1; y++)
         for (int x = x0; x < x1; x++) {
             struct rect cell = cell_area(y, x, x + 1);
-            char character = (char)(look(y, x) & ~CARET_BIT);
-            bool sign = character == PROMPT, here = look(y, x) & CARET_BIT;
+            char character = (char)(appearance(y, x) & ~CARET_BIT);
+            bool sign = character == PROMPT, here = appearance(y, x) & CARET_BIT;
             if (here)
                 canvas_fill(cell, CARET);
             canvas_glyph(cell.x0, cell.y0, sign ? PROMPT_SIGN : character,

@@ -1,4 +1,4 @@
-/* A grid of characters with a caret, that knows which of its cells look different from before. */
+/* Console: a grid of characters with a caret, which knows which cells have changed. */
 #ifndef CONSOLE_H
 #define CONSOLE_H
 
@@ -10,23 +10,23 @@
 #define CONSOLE_MAX_ROWS 25
 #define CONSOLE_PAPER 0x10171F
 
-/* Empty, at this place on the screen. */
+/* Start an empty console at this place on the screen. */
 void console_start(int x, int y, int columns, int rows);
 
-/* A character of output: printable, '\n' or '\t'. Wraps and scrolls. */
+/* Print a character: printable, '\n' or '\t'. Wraps and scrolls. */
 void console_put(char character);
 void console_print(const char *text);
 
-/* A character somebody typed: '\b' takes one back, '\n' gives a new prompt. */
+/* Echo a typed character: '\b' deletes one, '\n' prints a new prompt. */
 void console_type(char character);
 
 void console_show_caret(bool shown);
 bool console_caret_is_shown(void);
 
-/* Calls for each rectangle of cells that look different from the last call. */
+/* Call back for each rectangle of cells that has changed since the last call. */
 void console_changes(void (*changed)(struct rect));
 
-/* The part of it inside the canvas's clip. */
+/* Paint the part inside the canvas's clip. */
 void console_paint(void);
 
 #endif

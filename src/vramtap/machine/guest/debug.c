@@ -1,4 +1,4 @@
-/* Lines for people, through port 0xE9, and the end of a guest that cannot go on. */
+/* Log lines through port 0xE9, and the end of a guest that cannot continue. */
 #include "debug.h"
 
 #include "boot.h"

@@ -1,4 +1,4 @@
-/* Lines for people, through port 0xE9, and the end of a guest that cannot go on. */
+/* Log lines through port 0xE9, and the end of a guest that cannot continue. */
 #ifndef DEBUG_H
 #define DEBUG_H
 
@@ -7,10 +7,10 @@
 void say(const char *text);
 void say_number(uint64_t number);
 
-/* Print `vramtap guest: WHAT` and, when given, the word that is to blame; end the machine. */
+/* Print `vramtap guest: WHAT` and the offending word, if any; end the machine. */
 _Noreturn void die(const char *what, const char *word);
 
-/* Nothing more will happen: turn no wheel. */
+/* Halt for ever. */
 _Noreturn void rest(void);
 
 #endif

@@ -1,4 +1,4 @@
-/* The desktop: a backdrop, a bar with a clock, a console, a window that can be dragged, a mouse pointer. */
+/* Desktop: a backdrop, a bar with a clock, a console, a window that can be dragged, a mouse pointer. */
 #include "desktop.h"
 
 #include "canvas.h"
@@ -20,7 +20,7 @@
 #define CLOCK_LETTERS 8
 #define CONSOLE_MARGIN 4
 #define DAMAGES 64
-#define KEPT_IN_SIGHT 40 /* pixels of a window that is pushed over the edge */
+#define KEPT_VISIBLE 40 /* pixels that stay visible of a window pushed over the edge */
 
 static struct window console_window, picture_window;
 static const uint32_t *picture_pixels;
@@ -113,13 +113,13 @@ void desktop_start(void)
     picture_pixels = picture(picture_width, picture_height);
     console_start(console_window.inside.x0 + CONSOLE_MARGIN, console_window.inside.y0 + CONSOLE_MARGIN,
                   columns, rows);
-    console_print("This is the guest of vramtap's embedded machine.\n");
+    console_print("This is the guest of vramtap's built-in VM.\n");
     console_print("What you type is echoed here.\n");
     console_type('\n');
     pointer_place(width / 2, height / 2);
     dragging = false;
     clock[0] = 0;
-    /* All of it is drawn, once. */
+    /* Draw the whole desktop once. */
     console_changes(damage);
     pointer_changes(damage);
     damage_count = 0;
@@ -224,7 +224,7 @@ struct rect desktop_drag_range(void)
 {
     struct rect outside = picture_window.outside;
     int width = outside.x1 - outside.x0;
-    return (struct rect){KEPT_IN_SIGHT - width, BAR_HEIGHT, screen.width - KEPT_IN_SIGHT,
+    return (struct rect){KEPT_VISIBLE - width, BAR_HEIGHT, screen.width - KEPT_VISIBLE,
                          screen.height - BAR_HEIGHT};
 }
 

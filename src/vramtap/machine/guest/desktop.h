@@ -1,4 +1,4 @@
-/* The desktop: a backdrop, a bar with a clock, a console, a window that can be dragged, a mouse pointer. */
+/* Desktop: a backdrop, a bar with a clock, a console, a window that can be dragged, a mouse pointer. */
 #ifndef DESKTOP_H
 #define DESKTOP_H
 
@@ -7,13 +7,13 @@
 #include "rtc.h"
 #include "screen.h"
 
-/* As after booting, for the mode that is set: the pointer at (width / 2, height / 2). */
+/* Start a fresh desktop in the current mode, with the pointer at (width / 2, height / 2). */
 void desktop_start(void);
 
-/* Bring what has changed to the screen; whether there was anything. */
+/* Draw what has changed; return whether anything had. */
 bool desktop_show(void);
 
-/* Take what keyboard and mouse have to say; whether they had anything. */
+/* Process input from keyboard and mouse; return whether there was any. */
 bool desktop_input(void);
 
 void desktop_blink(void);
@@ -21,8 +21,8 @@ void desktop_clock(struct time now);
 void desktop_type(char character);
 void desktop_print(const char *text);
 
-/* The window that can be dragged: how far its left upper corner can go, where it is, and moving it, with
- * the pointer on its title bar. */
+/* The window that can be dragged: the range of its top-left corner, and moving it with the pointer on its
+ * title bar. */
 struct rect desktop_drag_range(void);
 void desktop_drag_to(int x, int y);
 

@@ -1,4 +1,4 @@
-/* Entry: a stack of our own, then C. RDI still holds the address of struct boot_info. */
+/* Entry point: set up the guest's own stack, then call C. RDI still holds the address of struct boot_info. */
     .file "entry.S"
     .section .text.entry, "ax", @progbits
     .globl _start

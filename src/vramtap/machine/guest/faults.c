@@ -1,4 +1,4 @@
-/* Ways to die, for tests of what the machine makes of them. */
+/* Deliberate crashes, to test how the VM reports them. */
 #include "faults.h"
 
 #include <stdint.h>
@@ -6,9 +6,9 @@
 #include "debug.h"
 #include "paging.h"
 
-/* Mapped by nobody. */
+/* Not mapped. */
 #define NOWHERE 0xFFFFDEADBEEF0000u
-/* Below the video RAM and above any RAM: no memory, no device. */
+/* Between RAM and video RAM: neither memory nor a device. */
 #define HOLE 0xB0000000u
 
 _Noreturn void crash(enum fault fault)
@@ -29,7 +29,7 @@ _Noreturn void crash(enum fault fault)
         __asm__ volatile("xorl %%ecx, %%ecx; divl %%ecx" : : : "eax", "ecx", "edx", "cc");
         break;
     case FAULT_TRIPLE:
-        /* Neither the breakpoint nor the faults it leads to find a gate. */
+        /* The breakpoint and the faults that follow all lack a handler. */
         __asm__ volatile("lidt %0; int3" : : "m"(no_handlers));
         break;
     case FAULT_LOOP:

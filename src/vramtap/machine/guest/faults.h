@@ -1,4 +1,4 @@
-/* Ways to die, for tests of what the machine makes of them. */
+/* Deliberate crashes, to test how the VM reports them. */
 #ifndef FAULTS_H
 #define FAULTS_H
 

@@ -1,8 +1,8 @@
-/* The font: printable ASCII, 8 by 16, drawn for this guest.
+/* Font: printable ASCII, 8 by 16, drawn for this guest.
  *
- * A line a glyph, a byte a row from the top. Capitals and digits stand on rows 2 to 11, small letters on
- * 5 to 11, what hangs below ends at 14; strokes are one pixel wide, in columns 1 to 6, or 0 to 6 where a
- * letter has a middle.
+ * One line a glyph, one byte a row from the top. Capitals and digits use rows 2 to 11, small letters rows 5 to
+ * 11, descenders end at row 14. Strokes are one pixel wide, in columns 1 to 6, or 0 to 6 for a letter with a
+ * middle stroke.
  */
 #include "font.h"
 

@@ -1,4 +1,4 @@
-/* The font: printable ASCII, 8 by 16. */
+/* Font: printable ASCII, 8 by 16. */
 #ifndef FONT_H
 #define FONT_H
 
@@ -7,7 +7,7 @@
 #define FONT_WIDTH 8
 #define FONT_HEIGHT 16
 
-/* A byte for each row from the top, the leftmost pixel in bit 7; a blank for what is not printable. */
+/* Return one byte for each row from the top, leftmost pixel in bit 7. Not printable: a blank. */
 const uint8_t *font_glyph(char character);
 
 #endif

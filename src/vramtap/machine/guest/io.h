@@ -1,10 +1,10 @@
-/* The instructions C has no words for: ports, hlt, the TLB. */
+/* Instructions that C lacks: ports, hlt, the TLB. */
 #ifndef IO_H
 #define IO_H
 
 #include <stdint.h>
 
-/* All of them clobber memory: the compiler may not move a store across what makes it visible. */
+/* All clobber memory, so that the compiler does not move a store across them. */
 
 static inline void outb(uint16_t port, uint8_t value)
 {
@@ -35,7 +35,7 @@ static inline uint16_t inw(uint16_t port)
     return value;
 }
 
-/* Returns when a device has raised its line since the last one returned; may return for nothing. */
+/* Return when a device has raised its line since the last return; may return without a reason. */
 static inline void halt(void)
 {
     __asm__ volatile("hlt" : : : "memory");

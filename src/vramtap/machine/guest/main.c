@@ -1,4 +1,4 @@
-/* From the boot information to a workload that runs for ever. */
+/* Main: from the boot information to a workload that runs for ever. */
 #include <stddef.h>
 
 #include "boot.h"
@@ -13,7 +13,7 @@
 #include "screen.h"
 #include "workloads.h"
 
-/* The build finds by it whether what it compiled is still what it would compile. */
+/* The build compares this digest with that of the sources, to decide whether to compile again. */
 __attribute__((used, section(".digest"))) static const char digest[] = "vramtap guest source " GUEST_DIGEST;
 
 const struct workload workloads[] = {
@@ -35,7 +35,7 @@ const struct workload workloads[] = {
 };
 const struct workload random_program = {"program", frame_program, 0, false, false};
 
-/* A frame is drawn: say so, stop if it was the last one. */
+/* Report a drawn frame; stop if it was the last one. */
 static void finish(uint32_t n)
 {
     outl(PORT_FRAME, n);
@@ -52,7 +52,7 @@ static void finish(uint32_t n)
     }
 }
 
-/* One hlt at least, so that the machine can hold us between two frames. */
+/* Halt at least once, so that the VM can hold the guest between two frames. */
 static void wait_for_next_frame(void)
 {
     if (options.hz == 0) {
@@ -67,7 +67,7 @@ static void wait_for_next_frame(void)
     } while (!(rtc_flags() & RTC_PERIODIC));
 }
 
-/* A frame for each tick. */
+/* Draw one frame for each tick. */
 static void run_steady(void)
 {
     if (options.hz)
@@ -79,7 +79,7 @@ static void run_steady(void)
     }
 }
 
-/* A frame for each time that something has changed. */
+/* Draw one frame whenever something has changed. */
 static void run_by_events(void)
 {
     if (options.workload->clocked) {
@@ -106,7 +106,7 @@ static void run_by_events(void)
 static void check(const struct boot_info *boot)
 {
     if (boot->magic != BOOT_MAGIC || boot->size < sizeof *boot)
-        die("started without the machine's boot information", NULL);
+        die("started without boot information", NULL);
     bool fits = boot->ram_bytes >= COMMAND_LINE_BYTES;
     if (!fits || boot->command_line > boot->ram_bytes - COMMAND_LINE_BYTES)
         die("the command line is not in RAM", NULL);

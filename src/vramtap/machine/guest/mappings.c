@@ -1,4 +1,4 @@
-/* Workloads that change how the framebuffer is mapped, and go on drawing. */
+/* Workloads that change the mapping of the framebuffer while they draw. */
 #include "options.h"
 #include "paging.h"
 #include "random.h"
@@ -8,10 +8,10 @@
 #define ALIAS_CYCLE 16
 #define ALIAS_MOST 64
 #define MOVE_FRAMES 6
-#define FIRST_MOVE 2 /* early: a run of a few frames has seen one */
+#define FIRST_MOVE 2 /* early, so that a run of a few frames includes one */
 #define LARGE_CYCLE 16
 
-/* The frames that are mapped twice in one cycle: some of those that are shown. */
+/* Map some of the shown frames a second time. */
 static void map_some(uint32_t cycle)
 {
     struct random random = random_of(options.seed ^ 0x7361696C61ull, cycle);
@@ -32,9 +32,8 @@ static void write_alias(uint32_t n)
     }
 }
 
-/* Frames 0 to 3 of a cycle: mapped, written, written, unmapped; 10 and 11: all three within the frame;
- * 12: mapped and written, 13: written and unmapped; none of it in the others. In each, something is written
- * the usual way too. */
+/* Frames 0 to 3 of a cycle map, write, write and unmap an alias. Frames 10 and 11 do all three. Frame 12 maps
+ * and writes, 13 writes and unmaps. Every frame also writes through the usual mapping. */
 void frame_alias(uint32_t n)
 {
     uint32_t cycle = n / ALIAS_CYCLE, phase = n % ALIAS_CYCLE;
@@ -48,14 +47,14 @@ void frame_alias(uint32_t n)
     frame_random(n);
 }
 
-/* Every few frames to another address: in turn with the same tables, and with new and clean ones. */
+/* Move the framebuffer every few frames: alternately with the same tables and with new, clean ones. */
 void frame_remap(uint32_t n)
 {
     if (n % MOVE_FRAMES == FIRST_MOVE) {
         struct random random = random_of(options.seed, n);
         uint64_t at = (uint64_t)framebuffer - FRAMEBUFFER_HOME;
         uint32_t step = 1 + random_below(&random, FRAMEBUFFER_PLACES - 1);
-        frame_random(~n); /* dirty bits that nobody has seen yet */
+        frame_random(~n); /* sets dirty bits that no tracker has read yet */
         framebuffer_move((uint32_t)(at / FRAMEBUFFER_STEP) + step, n / MOVE_FRAMES % 2);
     }
     frame_random(n);

@@ -1,4 +1,4 @@
-/* The four functions a compiler may call on its own, even without a library (GCC manual, 2.1). */
+/* The four functions that the compiler may call even without a library (GCC manual, 2.1). */
 #include <stddef.h>
 #include <stdint.h>
 

@@ -1,4 +1,4 @@
-/* The command line: key=value words, each known, each bounded. */
+/* Command line: key=value words. Every key is known and every value is bounded. */
 #include "options.h"
 
 #include <stddef.h>
@@ -15,7 +15,7 @@
 
 struct options options;
 
-/* One word of the line: what is left of it. It ends at a space or at the line's end. */
+/* The current word, and the rest of it. A word ends at a space or at the end of the line. */
 static const char *word, *cursor;
 
 static bool at_end(void)
@@ -122,7 +122,7 @@ static void parse_word(void)
         parse_fault();
     else if (take("dispi=")) {
         if (!take("garbage"))
-            die("command line: dispi is garbage or not given", word);
+            die("command line: dispi must be garbage", word);
         options.dispi_garbage = true;
     } else
         die("command line: not understood", word);

@@ -1,4 +1,4 @@
-/* The command line: key=value words, each known, each bounded. */
+/* Command line: key=value words. Every key is known and every value is bounded. */
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
@@ -15,8 +15,8 @@ enum fault { FAULT_NONE, FAULT_UD, FAULT_PF, FAULT_DIV, FAULT_TRIPLE, FAULT_LOOP
 struct options {
     const struct workload *workload;
     uint64_t seed;
-    uint32_t hz;     /* frames a second, a power of two in 2..1024; 0: as fast as it can */
-    uint32_t frames; /* stop drawing after so many; 0: never */
+    uint32_t hz;     /* frames a second, a power of two in 2..1024; 0: as fast as possible */
+    uint32_t frames; /* stop drawing after this many; 0: never */
     uint32_t width, height;
     enum fault fault;
     bool dispi_garbage;
@@ -24,7 +24,7 @@ struct options {
 
 extern struct options options;
 
-/* Dies of any word that it does not understand. `line` is zero-terminated or COMMAND_LINE_BYTES long. */
+/* Parse the command line; die at an unknown word. `line` is zero-terminated or COMMAND_LINE_BYTES long. */
 void options_parse(const char *line);
 
 #endif

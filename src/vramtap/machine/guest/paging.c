@@ -1,4 +1,4 @@
-/* The guest's page tables: RAM to itself by large pages, the framebuffer in the kernel half by small ones. */
+/* Page tables of the guest: RAM one to one by large pages; the framebuffer in the upper half, by small pages. */
 #include "paging.h"
 
 #include <stddef.h>
@@ -53,7 +53,7 @@ static uint64_t *table_of(uint64_t entry)
     return (uint64_t *)(entry & ADDRESS);
 }
 
-/* The table that an entry leads to, made when there is none. */
+/* Return the table that an entry points to; make it if there is none. */
 static uint64_t *below(uint64_t *entry)
 {
     if (!(*entry & PRESENT))
@@ -66,7 +66,7 @@ static uint32_t slot(uint64_t address, int level)
     return (uint32_t)(address >> (12 + 9 * (level - 1))) & (ENTRIES - 1);
 }
 
-/* The directory entry for an address: each stands for 2 MiB. */
+/* Return the directory entry for an address; each covers 2 MiB. */
 static uint64_t *directory_entry(uint64_t address)
 {
     uint64_t *pointers = below(&top[slot(address, 4)]);
@@ -89,7 +89,7 @@ static uint64_t home_of(uint32_t at)
     return FRAMEBUFFER_HOME + (uint64_t)at * FRAMEBUFFER_STEP;
 }
 
-static void forget_translations(void)
+static void flush_tlb(void)
 {
     load_cr3(read_cr3());
 }
@@ -115,7 +115,7 @@ static void unmap_framebuffer(void)
         if (!(old & LARGE))
             free_table(old);
     }
-    forget_translations();
+    flush_tlb();
 }
 
 void paging_start(const struct boot_info *boot)
@@ -146,7 +146,7 @@ uint64_t framebuffer_physical(uint64_t offset)
 uint8_t *map_alias(uint64_t physical, uint32_t pages)
 {
     if (pages > ALIAS_MAX_PAGES)
-        die("too long an alias", NULL);
+        die("the alias is too long", NULL);
     unmap_alias();
     map_small(ALIAS_HOME, physical, pages);
     aliased = pages;
@@ -177,7 +177,7 @@ void framebuffer_move(uint32_t to, bool same_tables)
         uint64_t *target = &pointers[slot(home_of(to), 3)];
         uint64_t moved = *from, spare = *target;
         *from = 0;
-        forget_translations();
+        flush_tlb();
         if (spare & PRESENT)
             free_table(spare);
         *target = moved;
@@ -215,6 +215,6 @@ void framebuffer_retable(uint32_t which, bool keep_dirty)
     for (uint32_t i = 0; i < ENTRIES; i++)
         copy[i] = table_of(old)[i] & kept;
     *entry = (uint64_t)copy | TABLE;
-    forget_translations();
+    flush_tlb();
     free_table(old);
 }

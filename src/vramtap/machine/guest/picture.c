@@ -1,4 +1,4 @@
-/* The picture in the window that can be dragged: the sun behind two ranges of hills. */
+/* Picture in the window that can be dragged: the sun behind two ranges of hills. */
 #include "picture.h"
 
 #include "canvas.h"
@@ -16,7 +16,7 @@
 
 static uint32_t pixels[PICTURE_MAX_WIDTH * PICTURE_MAX_HEIGHT];
 
-/* Lines below the top where a range of hills begins at column x. */
+/* Return the line where a range of hills begins in column x. */
 static int ridge(int x, int width, int height, int level, int roughness, int phase)
 {
     int at = x * DETAIL / width + phase;
@@ -36,7 +36,7 @@ static uint32_t sky(int x, int y, uint32_t colour, const struct sun *sun)
         return SUN;
     if (distance >= far)
         return colour;
-    /* Fades with the square, so that no edge is seen where it ends. */
+    /* Fade with the square, so that the glow ends without a visible edge. */
     uint32_t glow = (uint32_t)(far - distance) * FADE / (uint32_t)far;
     return colour_between(colour, GLOW, glow * glow / FADE, FADE);
 }

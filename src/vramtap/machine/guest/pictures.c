@@ -1,4 +1,4 @@
-/* Workloads that draw on the screen as it is mapped. */
+/* Workloads that draw and leave the mapping alone. */
 #include <stddef.h>
 
 #include "canvas.h"
@@ -33,7 +33,7 @@ void frame_caret(uint32_t n)
     desktop_show();
 }
 
-/* Character n of an endless text: the word it lies in is found by its number, each with room for 8. */
+/* Return character n of an endless text, in which each word takes 8 characters. */
 static char letter(uint32_t n)
 {
     struct random random = random_of(options.seed, n / 8);
@@ -64,7 +64,7 @@ void frame_scroll(uint32_t n)
     desktop_show();
 }
 
-/* To and fro between 0 and length. */
+/* Move back and forth between 0 and length. */
 static int bounce(uint32_t way, int length)
 {
     uint32_t at = way % (2 * (uint32_t)length);
@@ -82,7 +82,7 @@ void frame_drag(uint32_t n)
     desktop_show();
 }
 
-/* Three waves over each other, as colours: every page of the area is written in each frame. */
+/* Draw three overlaid waves as colours. Every frame writes every page of the area. */
 static void video(struct rect area, uint32_t n)
 {
     struct random random = random_of(options.seed, 0);
@@ -137,7 +137,7 @@ static struct rect flip_box(uint32_t n)
     return (struct rect){x, y, x + FLIP_BOX, y + FLIP_BOX};
 }
 
-/* Two pages: the one that is not shown is drawn on, then shown. */
+/* Draw on the hidden one of two pages, then show it. */
 void frame_flip(uint32_t n)
 {
     if (!screen_fits((uint32_t)screen.width, (uint32_t)screen.height, 2))
@@ -158,7 +158,7 @@ static const struct {
 } modes[] = {{320, 200}, {400, 300}, {512, 384}, {640, 480}, {800, 600}, {1024, 768}, {1280, 800}};
 #define MODES (sizeof modes / sizeof modes[0])
 
-/* Every few frames another mode, none with more pixels than the one asked for, unless that is tiny. */
+/* Set another mode every few frames. None has more pixels than options.width x height, unless that is tiny. */
 void frame_modes(uint32_t n)
 {
     if (n % MODE_FRAMES == 0) {

@@ -1,4 +1,4 @@
-/* The mouse pointer: moved pixel by pixel, stopped at the edges. */
+/* Mouse pointer: one pixel a count, kept inside the screen. */
 #include "pointer.h"
 
 #include "canvas.h"
@@ -8,7 +8,7 @@
 #define OUTLINE 0x05080B
 #define BODY 0xFFFFFF
 
-/* Its tip is at the left upper corner. */
+/* The tip is in the top-left corner. */
 static const char shape[HEIGHT][WIDTH + 1] = {
     "#          ", "##         ", "#.#        ", "#..#       ", "#...#      ", "#....#     ",
     "#.....#    ", "#......#   ", "#.......#  ", "#........# ", "#.........#", "#.....#####",

@@ -1,4 +1,4 @@
-/* The mouse pointer: moved pixel by pixel, stopped at the edges. */
+/* Mouse pointer: one pixel a count, kept inside the screen. */
 #ifndef POINTER_H
 #define POINTER_H
 
@@ -9,7 +9,7 @@ void pointer_move(int right, int down);
 int pointer_x(void);
 int pointer_y(void);
 
-/* Calls for where it was and where it is, if it has moved since the last call. */
+/* If the pointer has moved since the last call, call back for its old and its new area. */
 void pointer_changes(void (*changed)(struct rect));
 void pointer_paint(void);
 

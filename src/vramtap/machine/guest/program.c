@@ -1,7 +1,6 @@
-/* A random program for each frame: every kind of store the framebuffer can meet, and changes of its mapping.
+/* Random program for each frame: every kind of store to the framebuffer, and changes of its mapping.
  *
- * The stores are single instructions, so that what is written by one is known: a compiler may split, join
- * or widen what C says.
+ * The stores are single instructions, because a compiler may split, join or widen the stores of C code.
  */
 #include <stddef.h>
 
@@ -15,7 +14,7 @@
 #define MOST_FILL 0x4000u
 #define MOST_POKES 64
 
-/* Somewhere in the framebuffer, mostly on the screen, with room for so many bytes behind it. */
+/* Return a random place in the framebuffer, mostly on the screen, with room for this many bytes. */
 static uint8_t *somewhere(struct random *random, uint32_t room)
 {
     uint64_t shown = (uint64_t)screen.stride * (uint32_t)screen.height * 4;
@@ -46,7 +45,7 @@ static void poke(struct random *random)
         store(somewhere(random, 8), random_next(random), random_below(random, 4));
 }
 
-/* Stores of which a part lies in one page and the rest in the next. */
+/* Store across the end of a page. */
 static void straddle(struct random *random)
 {
     for (int i = 0; i < 8; i++) {
@@ -112,7 +111,7 @@ static void modify(struct random *random)
             __asm__ volatile("lock xaddl %k1, %0" : "+m"(*(uint32_t *)at), "+r"(value) : : "cc");
             break;
         default: {
-            /* Where it does not match, what was there is stored again: written, but not changed. */
+            /* Without a match the CPU stores the old value again: a write that changes nothing. */
             uint16_t expected = (uint16_t)(value >> 32);
             if (value >> 63)
                 __builtin_memcpy(&expected, at, sizeof expected);
@@ -125,7 +124,7 @@ static void modify(struct random *random)
     }
 }
 
-/* Mapped for longer than a frame, as a rule. */
+/* Map or unmap an alias, which usually lives for longer than a frame. */
 static void change_alias(struct random *random)
 {
     if (alias_pages() && random_below(random, 2)) {
@@ -159,7 +158,7 @@ static void change_mapping(struct random *random)
     }
 }
 
-/* How often each kind of step is chosen, in so many of the sum. */
+/* Each kind of step, and its weight in the random choice. */
 static const struct {
     uint32_t weight;
     void (*step)(struct random *random);
@@ -175,7 +174,7 @@ void frame_program(uint32_t n)
     uint32_t sum = 0;
     for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++)
         sum += steps[i].weight;
-    /* A frame in eight writes nothing. */
+    /* One frame in eight writes nothing. */
     uint32_t count = random_below(&random, 8) ? 1 + random_below(&random, MOST_STEPS) : 0;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t chosen = random_below(&random, sum);

@@ -1,4 +1,4 @@
-/* Keyboard and mouse behind the i8042: codes in, characters and movements out. */
+/* Keyboard and mouse behind the i8042: turns scan codes into characters and motions. */
 #include "ps2.h"
 
 #include <stdint.h>
@@ -37,7 +37,7 @@
 #define MOUSE_Y_SIGN 0x20u
 #define MOUSE_OVERFLOW 0xC0u
 
-/* A US keyboard, by scan code; the keypad as with Num Lock. */
+/* Characters of a US keyboard by scan code; the keypad as with Num Lock. */
 static const char plain[] = "\0\0"
                             "1234567890-=\b\tqwertyuiop[]\n\0asdfghjkl;'`\0\\zxcvbnm,./\0*\0 \0"
                             "\0\0\0\0\0\0\0\0\0\0\0\0"
@@ -60,7 +60,7 @@ static void send(uint16_t port, uint8_t value)
     outb(port, value);
 }
 
-/* A byte of an answer; nothing comes: 0. */
+/* Return a byte of an answer; 0 if none comes. */
 static uint8_t answer(void)
 {
     for (int i = 0; i < POLLS; i++)
@@ -122,7 +122,7 @@ static struct ps2_event mouse(uint8_t byte)
 {
     struct ps2_event event = {PS2_NOTHING, 0, 0, 0, false};
     if (packet_length == 0 && !(byte & MOUSE_ALWAYS))
-        return event; /* not the first byte of a packet: wait for one */
+        return event; /* not the first byte of a packet: skip it */
     packet[packet_length++] = byte;
     if (packet_length < 3)
         return event;

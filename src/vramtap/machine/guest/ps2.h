@@ -1,4 +1,4 @@
-/* Keyboard and mouse behind the i8042: codes in, characters and movements out. */
+/* Keyboard and mouse behind the i8042: turns scan codes into characters and motions. */
 #ifndef PS2_H
 #define PS2_H
 
@@ -9,13 +9,13 @@ enum ps2_kind { PS2_NOTHING, PS2_CHARACTER, PS2_MOUSE };
 struct ps2_event {
     enum ps2_kind kind;
     char character;  /* printable, '\n', '\b' or '\t' */
-    int right, down; /* pixels, as the mouse says, without acceleration */
+    int right, down; /* pixels, without acceleration */
     bool left_button;
 };
 
 void ps2_start(void);
 
-/* The next thing that happened; PS2_NOTHING when the controller has no more bytes. */
+/* Return the next event; PS2_NOTHING if the controller has no more bytes. */
 struct ps2_event ps2_next(void);
 
 #endif

@@ -1,4 +1,4 @@
-/* Numbers that depend on a seed and a frame and nothing else (splitmix64: Steele, Lea, Flood 2014). */
+/* Random numbers that depend only on a seed and a frame (splitmix64: Steele, Lea, Flood 2014). */
 #ifndef RANDOM_H
 #define RANDOM_H
 
@@ -16,7 +16,7 @@ static inline uint64_t random_next(struct random *random)
     return mixed ^ (mixed >> 31);
 }
 
-/* The stream of one frame. */
+/* Return the stream of one frame. */
 static inline struct random random_of(uint64_t seed, uint64_t frame)
 {
     struct random random = {seed};
@@ -25,7 +25,7 @@ static inline struct random random_of(uint64_t seed, uint64_t frame)
     return random;
 }
 
-/* Uniform enough in [0, bound); bound > 0 and below 2^32. */
+/* Return a nearly uniform number in [0, bound); bound > 0 and below 2^32. */
 static inline uint32_t random_below(struct random *random, uint32_t bound)
 {
     return (uint32_t)(((random_next(random) >> 32) * bound) >> 32);

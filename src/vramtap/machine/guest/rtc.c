@@ -1,4 +1,4 @@
-/* The real-time clock: a periodic tick, an update each second, the time of day (MC146818A data sheet). */
+/* Real-time clock: a periodic tick, an update each second, the time of day (MC146818A data sheet). */
 #include "rtc.h"
 
 #include "boot.h"
@@ -32,7 +32,7 @@ static void rtc_write(uint8_t index, uint8_t value)
     outb(PORT_RTC_DATA, value);
 }
 
-/* Rate bits RS3..RS0: 32768 Hz >> (RS - 1), for RS from 3 on. */
+/* Return rate bits RS3..RS0: 32768 Hz >> (RS - 1), for RS from 3 on. */
 static uint8_t rate_of(uint32_t hz)
 {
     uint8_t rate = 16;

@@ -1,4 +1,4 @@
-/* The real-time clock: a periodic tick, an update each second, the time of day. */
+/* Real-time clock: a periodic tick, an update each second, the time of day. */
 #ifndef RTC_H
 #define RTC_H
 
@@ -12,11 +12,11 @@ struct time {
     uint8_t hour, minute, second;
 };
 
-/* hz: a power of two in 2..1024. seconds: a line is raised at each new second too. */
+/* hz: a power of two in 2..1024. seconds: also raise the line at each new second. */
 void rtc_start(uint32_t hz, bool seconds);
 void rtc_stop(void);
 
-/* What has happened since the last call: RTC_PERIODIC, RTC_UPDATED. */
+/* Return the events since the last call: RTC_PERIODIC, RTC_UPDATED. */
 uint8_t rtc_flags(void);
 
 struct time rtc_time(void);

@@ -1,4 +1,4 @@
-/* The display: modes through the Bochs DISPI registers, and where the picture lies in the video RAM. */
+/* Display: sets modes by the Bochs DISPI registers, and draws into the video RAM. */
 #include "screen.h"
 
 #include <stddef.h>
@@ -26,7 +26,7 @@ enum dispi {
 };
 #define ID_LOWEST 0xB0C0u
 #define ID_HIGHEST 0xB0C5u
-#define ID_LFB 0xB0C2u /* the first with a linear framebuffer and 32 bits a pixel */
+#define ID_LFB 0xB0C2u /* the first version with a linear framebuffer and 32 bits a pixel */
 #define ENABLED 0x01u
 #define LFB 0x40u
 #define NO_CLEAR 0x80u
@@ -79,7 +79,7 @@ void screen_mode(uint32_t width, uint32_t height, bool clear)
     bool taken = dispi_read(DISPI_XRES) == width && dispi_read(DISPI_YRES) == height &&
                  dispi_read(DISPI_BPP) == 8 * BYTES_PER_PIXEL && dispi_read(DISPI_VIRT_WIDTH) == width;
     if (!taken)
-        die("the display does not take the mode", NULL);
+        die("the display refuses the mode", NULL);
     screen = (struct screen){(int)width, (int)height, width, 0};
 }
 
@@ -87,7 +87,7 @@ void screen_pan(uint32_t first_line)
 {
     dispi_write(DISPI_Y_OFFSET, (uint16_t)first_line);
     if (dispi_read(DISPI_Y_OFFSET) != first_line)
-        die("the display does not flip", NULL);
+        die("the display refuses to flip", NULL);
 }
 
 uint32_t *screen_line(int y)

@@ -1,10 +1,10 @@
-/* A smooth wave without floating point: two parabolas, 256 steps a period. */
+/* Smooth wave without floating point: two parabolas, 256 steps a period. */
 #ifndef WAVE_H
 #define WAVE_H
 
 #define WAVE_HEIGHT 64
 
-/* -WAVE_HEIGHT..WAVE_HEIGHT */
+/* Return a value in -WAVE_HEIGHT..WAVE_HEIGHT. */
 static inline int wave(int step)
 {
     int at = step & 127, arch = at * (128 - at) / 64;

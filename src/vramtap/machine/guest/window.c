@@ -1,4 +1,4 @@
-/* A window's frame: title bar, edge and shadow around what is inside. */
+/* Frame of a window: title bar, edge and shadow around its content. */
 #include "window.h"
 
 #include "canvas.h"

@@ -1,4 +1,4 @@
-/* What the guest can be told to do. */
+/* Workloads, by name. */
 #ifndef WORKLOADS_H
 #define WORKLOADS_H
 
@@ -7,18 +7,18 @@
 
 struct workload {
     const char *name;
-    /* Draws frame n (from 1), from options.seed and n alone; none: it draws when something happens. */
+    /* Draws frame n (from 1), determined by options.seed and n alone. NULL: it draws when something happens. */
     void (*frame)(uint32_t n);
     uint32_t default_hz; /* 0: the guest's default */
-    bool interactive;    /* keyboard and mouse are listened to */
+    bool interactive;    /* it reacts to keyboard and mouse */
     bool clocked;        /* caret and clock follow the RTC */
 };
 
-/* The first is the default; ends with one without a name. */
+/* The first is the default; the last has no name. */
 extern const struct workload workloads[];
 extern const struct workload random_program;
 
-/* pictures.c: on the screen as it is mapped. */
+/* pictures.c: the mapping stays. */
 void frame_caret(uint32_t n);
 void frame_typing(uint32_t n);
 void frame_scroll(uint32_t n);
@@ -29,7 +29,7 @@ void frame_random(uint32_t n);
 void frame_flip(uint32_t n);
 void frame_modes(uint32_t n);
 
-/* mappings.c: the mapping changes too. */
+/* mappings.c: the mapping changes, too. */
 void frame_alias(uint32_t n);
 void frame_remap(uint32_t n);
 void frame_large(uint32_t n);

@@ -1,4 +1,4 @@
-"""RFB encodings, a registry by number."""
+"""Encodings for pixels, and a registry of them."""
 
 from __future__ import annotations
 
@@ -19,5 +19,4 @@ ENCODERS: Final[dict[int, Callable[[], Encoder]]] = {
     Encoding.TIGHT: TightEncoder,
     Encoding.ZRLE: ZrleEncoder,
 }
-"""What can send pixels, by the number under which a client asks for it. CopyRect sends none and
-is no alternative to these: see `copyrect`."""
+"""Encoders by encoding number. CopyRect is not among them, because it sends no pixels: see `copyrect`."""

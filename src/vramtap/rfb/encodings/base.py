@@ -1,4 +1,4 @@
-"""Encoder: what every way to send the pixels of a rectangle fulfils."""
+"""Encoder: the protocol of all encodings for pixels."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EncodeOptions:
-    """What the client has asked of the encoder, as it stood when the update was begun.
+    """The client's options for an encoder, at the time when the update began.
 
     Args:
-        format: Of its pixels.
-        quality: JPEG quality level 0..9; None if it did not allow JPEG.
-        compression: Compression level 0..9; None if it named none.
+        format: Pixel format.
+        quality: JPEG quality level 0..9. None if the client does not allow JPEG.
+        compression: Compression level 0..9. None if the client set none.
     """
 
     format: WireFormat = NATIVE
@@ -31,25 +31,30 @@ class EncodeOptions:
 
 
 class Encoded(NamedTuple):
-    """Rectangles ready to send: how many, and their bytes with each one's header."""
+    """Rectangles that are ready to send.
+
+    Attributes:
+        rects: Number of rectangles.
+        buffers: Their bytes, each rectangle with its header.
+    """
 
     rects: int
     buffers: list[Buffer]
 
 
 class Encoder(Protocol):
-    """One encoding on one connection: it keeps the compressor streams that run through it.
+    """One encoding on one connection, with its compression streams.
 
-    It knows no server and no connection. Calls are made one after another, each on any thread.
+    Calls are made one after another. Each can be on a different thread.
     """
 
     def encode(self, rect: Rect, pixels: NDArray[np.uint32], options: EncodeOptions) -> Encoded:
-        """Make a rectangle ready to send, as one RFB rectangle or as several that cover it.
+        """Encode a rectangle, as one RFB rectangle or as several that cover it.
 
         Args:
-            rect: Where it goes.
-            pixels: Shape `(rect.height, rect.width)`, `0x00RRGGBB`, contiguous; not changed, and
-                possibly sent as it is, so the caller must not change it either.
-            options: The client's.
+            rect: Its place in the client's framebuffer.
+            pixels: Shape `(rect.height, rect.width)`, `0x00RRGGBB`, contiguous. The array may be sent
+                without a copy, so the caller must not change it.
+            options: The client's options.
         """
         ...

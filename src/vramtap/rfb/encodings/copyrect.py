@@ -1,4 +1,4 @@
-"""CopyRect (1): pixels the client has already, somewhere else (RFC 6143, 7.7.2)."""
+"""CopyRect, encoding 1: the client copies its own pixels (RFC 6143, 7.7.2)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ if TYPE_CHECKING:
 
 
 def copy_rect(move: Move) -> bytes:
-    """The rectangle that makes a client move its own pixels."""
+    """Return the CopyRect rectangle for a move, with its header."""
     header = rect_header(move.x, move.y, move.source.width, move.source.height, Encoding.COPY_RECT)
     return header + COPY_SOURCE.pack(move.source.x, move.source.y)

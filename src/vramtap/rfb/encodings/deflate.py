@@ -1,4 +1,4 @@
-"""Deflate streams that run through a whole connection, each piece flushed so that it can be read at once."""
+"""Deflate streams that last for a whole connection. Each piece is flushed for the client to decode."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 try:
     from isal import isal_zlib
-except ImportError:  # no build for this machine; zlib makes the same format, several times slower
-    isal_zlib = None  # type: ignore[assignment]  # tested for below
+except ImportError:  # not built for this machine; zlib makes the same format, several times slower
+    isal_zlib = None  # type: ignore[assignment]  # checked below
 
 _FAST_LEVELS: Final = 7
-"""Client levels 0..6 go to ISA-L's level 1: a screen of text comes out 10 % longer than from zlib's
-level 1 in a sixth of the time; ISA-L's levels 2 and 3 were no smaller (measured)."""
+"""Client levels 0..6 use ISA-L's level 1. Measured on a screen of text: it takes a sixth of the time of
+zlib's level 1, and the result is 10 % longer. The results of ISA-L's levels 2 and 3 are not shorter."""
 _SMALL_LEVEL: Final = 6
-"""zlib's level for clients that ask for 7..9. Its level 9 takes eight times as long for 3 % less."""
+"""zlib's level for client levels 7..9. zlib's level 9 takes eight times as long and saves only 3 %."""
 
 
 class _Compressor(Protocol):
@@ -27,22 +27,22 @@ class _Compressor(Protocol):
 
 
 class DeflateStream:
-    """One zlib stream (RFC 1950), begun at the first piece.
+    """One zlib stream (RFC 1950).
 
     Args:
-        compression: The level the client asked for, 0..9, or None. It holds for the life of the stream.
+        compression: The client's compression level 0..9, or None. It holds for the whole stream.
     """
 
     def __init__(self, compression: int | None = None) -> None:
         self.compression: Final = compression
-        self._stream: _Compressor = _begin(compression)
+        self._stream: _Compressor = _new_stream(compression)
 
     def compress(self, data: Buffer) -> bytes:
-        """A piece of the stream that a decompressor can turn into all of `data` without the next piece."""
+        """Return the next piece of the stream. A client can decompress all of `data` from it at once."""
         return self._stream.compress(data) + self._stream.flush(zlib.Z_SYNC_FLUSH)
 
 
-def _begin(compression: int | None) -> _Compressor:
+def _new_stream(compression: int | None) -> _Compressor:
     if compression is not None and compression >= _FAST_LEVELS:
         return zlib.compressobj(_SMALL_LEVEL)
     if isal_zlib is not None:

@@ -1,4 +1,4 @@
-"""JPEG out of XR24: the one place that talks to the compressor."""
+"""JPEG compression of XR24 pixels."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ _LEVELS: Final = (
     (92, "444"),
     (97, "444"),
 )
-"""libjpeg quality and chroma subsampling for a client's levels 0..9. rfbproto leaves the meaning open:
-even steps while the picture is meant to be small; full colour resolution once it is meant to be good."""
+"""libjpeg quality and chroma subsampling for the client's levels 0..9. rfbproto does not define the levels.
+Here the quality rises in even steps up to level 4, for small pictures. Levels 8 and 9 have full colour
+resolution."""
 
 
 def encode_jpeg(pixels: NDArray[np.uint32], level: int) -> bytes:
-    """A JFIF image.
+    """Return a JFIF image.
 
     Args:
-        pixels: Shape `(height, width)`, `0x00RRGGBB`; rows contiguous, the whole not necessarily.
+        pixels: Shape `(height, width)`, `0x00RRGGBB`. Each row is contiguous; there may be gaps between rows.
         level: The client's quality level, 0..9.
     """
     quality, subsampling = _LEVELS[level]

@@ -1,4 +1,4 @@
-"""Raw (0): the pixels themselves (RFC 6143, 7.7.1)."""
+"""Raw, encoding 0: pixels without compression (RFC 6143, 7.7.1)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class RawEncoder:
-    """Pixels in the client's format, uncompressed. In our own format nothing is copied."""
+    """Encoder for Raw. If the client's format is XR24, it copies no pixels."""
 
     def encode(self, rect: Rect, pixels: NDArray[np.uint32], options: EncodeOptions) -> Encoded:
         """See `Encoder`."""
         convert = converter(options.format)
-        data = flat(convert.pixels(convert.work(pixels)))
+        data = flat(convert.pixels(convert.working(pixels)))
         return Encoded(1, [rect_header(*rect, Encoding.RAW), data])

@@ -1,4 +1,4 @@
-"""ZRLE (16): tiles as palettes and runs, through one zlib stream (RFC 6143, 7.7.5)."""
+"""ZRLE, encoding 16: tiles with palettes and runs, in one zlib stream (RFC 6143, 7.7.5)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from vramtap.rfb.convert import Converter, Work, converter
+from vramtap.rfb.convert import Converter, WorkingPixels, converter
 from vramtap.rfb.encodings.base import Encoded, EncodeOptions
 from vramtap.rfb.encodings.deflate import DeflateStream
 from vramtap.rfb.encodings.tiles import TileGroup, columns_of, index_of, tile_groups
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 _MAX_PALETTE: Final = 127
 _MAX_PACKED: Final = 16
 _RAW, _SOLID, _RUNS, _PALETTE_RUNS = 0, 1, 128, 128
-"""Subencoding bytes; the size of the palette is added to the last."""
+"""Subencoding bytes. The size of the palette is added to the last one."""
 _NEVER: Final = 1 << 40
-"""A cost above all others."""
+"""Cost of a way that is not possible."""
 
 
 class ZrleEncoder:
-    """ZRLE through the connection's one stream. It cannot restart: the first rectangle's level stays."""
+    """Encoder for ZRLE. Its one stream cannot restart, so the first compression level stays."""
 
     def __init__(self) -> None:
         self._stream: DeflateStream | None = None
@@ -39,17 +39,17 @@ class ZrleEncoder:
             self._stream = DeflateStream(options.compression)
         convert = converter(options.format)
         tiles: list[bytes] = [b""] * (columns_of(rect.width) * columns_of(rect.height))
-        for group in tile_groups(convert.work(pixels)):
+        for group in tile_groups(convert.working(pixels)):
             _encode_group(group, convert, tiles)
         data = self._stream.compress(b"".join(tiles))
         return Encoded(1, [rect_header(*rect, Encoding.ZRLE) + U32.pack(len(data)), data])
 
 
 def _encode_group(group: TileGroup, convert: Converter, tiles: list[bytes]) -> None:
-    """Put the bytes of each tile of a group into its place, in whichever way is shortest."""
+    """Encode each tile of a group in the shortest way, and put its bytes into `tiles`."""
     palettes = group.palettes(_MAX_PALETTE)
     sizes = np.array([0 if palette is None else len(palette) for palette in palettes])
-    # Runs are worth listing where they are long or their colours are few.
+    # Runs are only listed for tiles with few colours or with long runs.
     runs = _Runs(group, np.flatnonzero((sizes > 1) | ((group.runs <= group.area // 2) & (sizes == 0))))
     choice = _cheapest(group, sizes, runs, convert.cpixel_bytes)
     numbers = group.numbers.tolist()
@@ -69,13 +69,13 @@ class _Way(IntEnum):
 
 
 def _cheapest(group: TileGroup, sizes: NDArray[np.intp], runs: _Runs, cpixel_bytes: int) -> NDArray[np.intp]:
-    """The way that takes the fewest bytes before deflate, for each tile.
+    """Return the way with the fewest bytes before deflate, for each tile.
 
     Args:
         group: The tiles.
-        sizes: Colours of each; 0 where they are more than a palette holds.
-        runs: Those of the tiles that may become runs.
-        cpixel_bytes: Of a CPIXEL.
+        sizes: Number of colours of each tile. 0 if a palette cannot hold them.
+        runs: The runs of the tiles that can be encoded as runs.
+        cpixel_bytes: Size of a CPIXEL, bytes.
     """
     costs = np.full((len(_Way), len(sizes)), _NEVER)
     costs[_Way.RAW] = group.area * cpixel_bytes
@@ -93,14 +93,14 @@ def _cheapest(group: TileGroup, sizes: NDArray[np.intp], runs: _Runs, cpixel_byt
 
 
 def _bits(sizes: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Bits of a packed index into palettes of these sizes."""
+    """Return the number of bits of a packed index, for palettes of these sizes."""
     bits: NDArray[np.intp] = np.where(sizes <= 2, 1, np.where(sizes <= 4, 2, 4))
     return bits
 
 
-_Palettes = list[Work | None]
+_Palettes = list[WorkingPixels | None]
 _Tiles = Iterable[tuple[int, bytes]]
-"""Tiles of a group, and the bytes of each."""
+"""Numbers of tiles in a group, and the bytes of each tile."""
 
 
 def _raw(
@@ -153,18 +153,18 @@ _WAYS: Final = {
 }
 
 
-def _palette(palettes: _Palettes, tile: int) -> Work:
+def _palette(palettes: _Palettes, tile: int) -> WorkingPixels:
     palette = palettes[tile]
-    assert palette is not None, "chosen for the size of its palette"
+    assert palette is not None, "a way with a palette was chosen for a tile without one"
     return palette
 
 
 def pack_indices(indices: NDArray[np.uint8], bits: int) -> bytes:
-    """Indices of so many bits each, leftmost highest, each row filled up to whole bytes.
+    """Pack indices, the leftmost in the highest bits. Each row is padded to whole bytes.
 
     Args:
         indices: Shape `(rows, columns)`.
-        bits: 1, 2 or 4.
+        bits: Bits per index: 1, 2 or 4.
     """
     if bits == 1:
         return np.packbits(indices, axis=1).tobytes()
@@ -179,19 +179,24 @@ def pack_indices(indices: NDArray[np.uint8], bits: int) -> bytes:
 
 
 class _Runs:
-    """The runs of some tiles of a group, one after the other."""
+    """The runs of some tiles of a group, one tile after the other.
+
+    Args:
+        group: The tiles.
+        listed: Numbers of the tiles whose runs are listed. Shape `(listed,)`.
+    """
 
     def __init__(self, group: TileGroup, listed: NDArray[np.intp]) -> None:
         starts = group.starts if len(listed) == len(group.runs) else group.starts[listed]
         at = np.flatnonzero(starts)
         self.listed = listed
         self.counts = group.runs[listed]
-        self.values: Work = group.pixels[listed].ravel()[at]
+        self.values: WorkingPixels = group.pixels[listed].ravel()[at]
         self.lengths = np.empty(len(at), dtype=np.intp)
         np.subtract(at[1:], at[:-1], out=self.lengths[:-1])
         self.lengths[-1:] = starts.size - at[-1:]
         first = np.cumsum(self.counts) - self.counts
-        # What a tile's run lengths take beyond one byte each, and how many of its runs are of one pixel.
+        # For each tile: bytes of its run lengths beyond one byte each, and number of its runs of one pixel.
         self.extra = self._sum((self.lengths - 1) // 255, first)
         self.singles = self._sum(self.lengths == 1, first)
 
@@ -203,14 +208,14 @@ class _Runs:
         return np.add.reduceat(per_run.astype(np.intp), first)
 
     def plain(self, chosen: NDArray[np.bool_], convert: Converter) -> list[tuple[int, bytes]]:
-        """Plain RLE: each run's pixel and length. A tile of the group and its bytes, for those chosen."""
+        """Return the chosen tiles in plain RLE: the pixel and length of each run."""
         of_run = np.repeat(chosen, self.counts)
         lengths = self.lengths[of_run]
         heads = convert.cpixels(self.values[of_run])
         return self._split(chosen, heads, lengths, np.ones(len(lengths), dtype=np.bool_))
 
     def indexed(self, chosen: NDArray[np.bool_], palettes: _Palettes) -> list[tuple[int, bytes]]:
-        """Palette RLE: each run's index, and its length if that is not 1."""
+        """Return the chosen tiles in palette RLE: the index of each run, and its length if it is not 1."""
         of_run = np.repeat(chosen, self.counts)
         values, lengths = self.values[of_run], self.lengths[of_run]
         heads = np.empty(len(values), dtype=np.uint8)
@@ -229,9 +234,15 @@ class _Runs:
         lengths: NDArray[np.intp],
         with_length: NDArray[np.bool_],
     ) -> list[tuple[int, bytes]]:
-        """Lay out what begins each run and its length, then cut that up by tile.
+        """Return the bytes of each chosen tile.
 
-        A length is written as so many 255 and one byte less than 255; their sum is one less than it.
+        A length is written as bytes of 255 and one byte below 255. Their sum is the length minus 1.
+
+        Args:
+            chosen: Which of the listed tiles to return. Shape `(listed,)`.
+            heads: First bytes of each run: its pixel or index. Shape `(runs, bytes)`.
+            lengths: Length of each run. Shape `(runs,)`.
+            with_length: Whether the length of each run is written. Shape `(runs,)`.
         """
         if not len(lengths):
             return []

@@ -1,1 +1,1 @@
-"""RFB security types."""
+"""Security types of the handshake, one module each (RFC 6143, 7.1.2)."""

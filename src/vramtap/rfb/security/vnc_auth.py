@@ -1,4 +1,4 @@
-"""VNC authentication: a challenge encrypted with the password (RFC 6143, 7.2.2)."""
+"""VNC authentication: the client encrypts a challenge with the password (RFC 6143, 7.2.2)."""
 
 from __future__ import annotations
 
@@ -13,46 +13,47 @@ from vramtap.errors import UsageError
 
 CHALLENGE_BYTES: Final = 16
 PASSWORD_BYTES: Final = 8
-"""Bytes of a password that count: DES has no more key (RFC 6143, 7.2.2)."""
+"""Bytes of the password that are used, because a DES key has no more (RFC 6143, 7.2.2)."""
 
 
 def new_challenge() -> bytes:
-    """Random bytes for one connection."""
+    """Return a random challenge for one connection."""
     return secrets.token_bytes(CHALLENGE_BYTES)
 
 
 def check_password(password: str) -> str:
-    """The password, if every client makes the same key of it.
+    """Return the password if every client makes the same key from it.
 
     Raises:
-        UsageError: it is empty, or not printable ASCII.
+        UsageError: the password is empty, or not printable ASCII.
     """
     if not password:
-        raise UsageError("VNC password", "", "it is empty", "give one of 1 to 8 characters")
+        raise UsageError("VNC password", "", "it is empty", "set a password of 1 to 8 characters")
     if not (password.isascii() and password.isprintable()):
         raise UsageError(
             "VNC password",
             "",
-            "characters other than printable ASCII, which clients encode differently",
+            "it has characters other than printable ASCII, which clients encode differently",
+            "use printable ASCII characters only",
         )
     return password
 
 
-def response_to(challenge: bytes, password: str) -> bytes:
-    """What a client that knows the password answers.
+def expected_response(challenge: bytes, password: str) -> bytes:
+    """Return the response of a client that knows the password.
 
     Args:
-        challenge: 16 bytes.
-        password: ASCII; only its first 8 characters count.
+        challenge: The challenge, 16 bytes.
+        password: ASCII password. Only its first 8 characters are used.
     """
     key = password.encode("ascii")[:PASSWORD_BYTES].ljust(PASSWORD_BYTES, b"\0")
-    # The first VNC took the bits of each key byte from the other end than DES does; all do since.
+    # The first VNC used the bits of each key byte in reverse order. All later ones do the same.
     mirrored = bytes(int(f"{byte:08b}"[::-1], 2) for byte in key)
-    # Three times the same key makes triple DES the plain DES that is no longer offered.
+    # Triple DES with three equal keys is DES, which the library does not offer.
     encryptor = Cipher(TripleDES(mirrored * 3), modes.ECB()).encryptor()
     return encryptor.update(challenge) + encryptor.finalize()
 
 
-def is_right(challenge: bytes, response: bytes, password: str) -> bool:
-    """Whether the response shows that the password is known; takes as long either way."""
-    return hmac.compare_digest(response_to(challenge, password), response)
+def response_matches(challenge: bytes, response: bytes, password: str) -> bool:
+    """Return whether a client's response proves the password. The comparison takes constant time."""
+    return hmac.compare_digest(expected_response(challenge, password), response)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from concurrent.futures import Executor
 
-    from vramtap.rfb.updates import Update
+    from vramtap.rfb.updates import FramebufferUpdate
     from vramtap.rfb.wire import Buffer
     from vramtap.servers.base import ByteStream
     from vramtap.tap.tap import Tap
@@ -316,17 +316,17 @@ class _Session:
                     raise
                 del buffers
 
-    async def _encode(self, update: Update) -> list[Buffer]:
+    async def _encode(self, update: FramebufferUpdate) -> list[Buffer]:
         """Encode a small update here and a large one in the executor."""
-        small = update.area <= INLINE_AREA and len(update.pieces) <= INLINE_RECTS
-        if small or update.is_light:
+        small = update.area <= INLINE_AREA and len(update.pixel_rects) <= INLINE_RECTS
+        if small or update.is_cheap:
             return self._encoder.encode(update)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._options.executor, self._encoder.encode, update)
 
 
 async def _run_until_first_ends(*coroutines: Coroutine[object, object, None]) -> None:
-    """Run these until one ends, then cancel the others. Raise what the one that ended raised."""
+    """Run these until one ends, then cancel the others. Raise its exception, if it raised one."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vramtap.display.region import Rect, Region, bounding_box
-from vramtap.rfb.updates import PixelRect, Update
+from vramtap.rfb.updates import FramebufferUpdate, PixelRect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -61,10 +61,10 @@ class UpdateQueue:
             self._viewer.backlog.add_area(area)
             self._margins_due = True
         if not incremental or self._area != before:
-            # There is damage to send now, or some of the damage outside is in the area now: wait anew.
+            # There is damage to send now, or damage that was outside is in the area now: start waiting again.
             self._stop_waiting()
 
-    def next(self) -> Update | None:
+    def next(self) -> FramebufferUpdate | None:
         """Return the next update, None if there is nothing to send now. Then `wake` announces the next one.
 
         Raises:
@@ -72,7 +72,9 @@ class UpdateQueue:
         """
         self._follow_size()
         connection = self._connection
-        if (self._requested or connection.is_urgent) and (notice := connection.notice()) is not None:
+        if (self._requested or connection.size_update_is_urgent) and (
+            notice := connection.size_update()
+        ) is not None:
             return self._answer(notice)
         if self._requested and (margins := self._margins()):
             return self._answer(connection.begin_update((), margins))
@@ -85,7 +87,7 @@ class UpdateQueue:
             update = self._take_pending()
             if update is not None:
                 return self._answer(update)
-        if self._requested and connection.owes_extension_notice and not self._viewer.backlog:
+        if self._requested and connection.key_rect_due and not self._viewer.backlog:
             return self._answer(connection.begin_update((), ()))
         return None
 
@@ -93,7 +95,7 @@ class UpdateQueue:
         """Stop waiting for changes: the session ends."""
         self._stop_waiting()
 
-    def _answer(self, update: Update) -> Update:
+    def _answer(self, update: FramebufferUpdate) -> FramebufferUpdate:
         """Close all open requests with this update."""
         self._requested = False
         self._area = None
@@ -149,10 +151,10 @@ class UpdateQueue:
         screen = Rect(0, 0, *self._size)
         return self._area.intersect(screen) if self._area is not None else None
 
-    def _take_pending(self) -> Update | None:
+    def _take_pending(self) -> FramebufferUpdate | None:
         """Return an update of all pending damage in the requested area, None if there is none."""
         connection, backlog = self._connection, self._viewer.backlog
-        notice = connection.notice()
+        notice = connection.size_update()
         if notice is not None:
             return notice
         area = self._visible_area()
@@ -167,7 +169,7 @@ class UpdateQueue:
             # This turns pending moves into rectangles: a move may read pixels that go to `_outside` here.
             for rect in backlog.take(Rect(0, 0, *self._size), moves=False).rects:
                 self._outside.add(rect)
-        if not (moves or pieces or connection.owes_extension_notice):
+        if not (moves or pieces or connection.key_rect_due):
             return None
         return connection.begin_update(moves, pieces)
 

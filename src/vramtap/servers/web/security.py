@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 TOKEN_BYTES: Final = 16
-"""Random bytes of a token. Nobody guesses 128 bits over a network."""
+"""Random bytes of a token: 128 bits cannot be guessed over a network."""
 MIN_TOKEN_CHARS: Final = 8
 """Shortest token that a user may choose; shorter ones are easy to guess."""
 MAX_TOKEN_CHARS: Final = 256

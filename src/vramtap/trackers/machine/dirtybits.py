@@ -39,7 +39,7 @@ import logging
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -57,7 +57,8 @@ from vramtap.machine.paging import (
 from vramtap.machine.paging_reverse import mappings
 from vramtap.machine.space import guest_space
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.trackers.base import AllDirty, Reason, TrackerDefaults, Waker
+from vramtap.trackers.backlog import Backlog
+from vramtap.trackers.base import AllDirty, TrackerDefaults, Waker, started
 from vramtap.trackers.machine.known_tables import NO_DOUBT, KnownTables, describe_change
 
 if TYPE_CHECKING:
@@ -105,7 +106,6 @@ class DirtyBitsTracker(TrackerDefaults):
 
     name: Final = "dirtybits"
     prefers_window: Final = False
-    precision: Final[Literal["exact", "superset"]] = "exact"
 
     def __init__(self) -> None:
         self._extent: Extent | None = None
@@ -134,19 +134,15 @@ class DirtyBitsTracker(TrackerDefaults):
         self._machine = space.machine
         self._frame = address // PAGE_SIZE
         self._devices = memory.log_device_writes()
-        self._extent = extent
+        self._extent, self._pages = extent, extent.pages
         self._known: KnownTables | None = None
         self._retry_after, self._retry_in = 1, 0
-        self._pending = np.zeros(extent.pages, dtype=np.bool_)
-        self._unknown = np.ones(extent.pages, dtype=np.bool_)
-        self._why = AllDirty(Reason.FIRST)
+        self._backlog = Backlog(extent.pages)
 
     @property
     def read_from(self) -> Extent:
         """The extent itself."""
-        if self._extent is None:
-            raise VramtapError("source", self.name, "not armed", "call arm() first")
-        return self._extent
+        return started(self._extent, self.name)
 
     def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         """Stop the guest, read and clear the dirty bits; see `Tracker.collect`."""
@@ -160,19 +156,17 @@ class DirtyBitsTracker(TrackerDefaults):
             except BaseException:
                 # The scan may have cleared dirty bits without recording them.
                 self._known = None
-                self._unknown[:] = True
+                self._lose_all()
                 raise
             self.stops_us.append((time.perf_counter_ns() - began_ns) / 1000)
-        written = self._pending[first:last].copy()
-        self._pending[first:last] = False
-        if self._unknown[first:last].any():
-            self._unknown[first:last] = False
-            return (self._known and self._known.doubt_in(first, last)) or self._why
-        return PageRuns.from_mask(written).shift(first)
+        answer = self._backlog.take((first, last))
+        if isinstance(answer, AllDirty) and self._known is not None:
+            return self._known.doubt_in(first, last) or answer
+        return answer
 
     def restore(self, runs: PageRuns) -> None:
         """Report these pages again."""
-        self._pending |= runs.to_mask(self.read_from.pages)
+        self._backlog.add(runs)
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """Return None: no event signals a dirty bit, so this tracker must be polled."""
@@ -198,17 +192,16 @@ class DirtyBitsTracker(TrackerDefaults):
     # While the guest is stopped
 
     def _scan(self, memory: GuestMemory, cpu: Cpu) -> None:
-        """Bring `_pending`, `_unknown` and `_known` up to date."""
+        """Bring `_backlog` and `_known` up to date."""
         stored = self._devices.take()
         if stored:
             offset = self._frame - VRAM_FRAME
-            pages = len(self._pending)
-            self._pending |= stored.clip(offset, offset + pages).shift(-offset).to_mask(pages)
+            self._backlog.add(stored.clip(offset, offset + self._pages).shift(-offset))
         root = cpu.registers().cr3 & ADDRESS
         known = self._known
         if known is not None and not known.complete and self._retry_in > 0:
             self._retry_in -= 1
-            self._unknown[:] = True
+            self._lose_all()
             return
         if known is not None and known.root == root:
             words = read_entries(memory, known.entry)
@@ -223,9 +216,13 @@ class DirtyBitsTracker(TrackerDefaults):
         else:
             self._collect_dirty(memory, cpu, known, words)
         if known.complete and known.mapped:
-            self._unknown |= known.doubt != NO_DOUBT
+            self._backlog.lose(self._backlog.why, PageRuns.from_mask(known.doubt != NO_DOUBT))
         else:
-            self._unknown[:] = True
+            self._lose_all()
+
+    def _lose_all(self) -> None:
+        """Report all pages, for the reason that was last given."""
+        self._backlog.lose(self._backlog.why)
 
     def _tables_changed(self, known: KnownTables, words: NDArray[np.uint64], stored: PageRuns) -> bool:
         """Return whether a table was, or may have been, written since the last scan.
@@ -257,12 +254,12 @@ class DirtyBitsTracker(TrackerDefaults):
             fetch_and_clear_dirty(memory, known.entry[dirty])
             cpu.flush_tlb()
             known.cleared[dirty] = True
-            self._pending[known.page[dirty]] = True
+            self._backlog.add(PageRuns.from_pages(known.page[dirty]))
 
     def _walk(self, memory: GuestMemory, root: int) -> KnownTables:
         """Walk the tables, and clear the dirty bits of the entries to be followed from now on."""
         self.walks += 1
-        before, pages = self._known, len(self._pending)
+        before, pages = self._known, self._pages
         found = mappings(memory, root, self._frame, pages)
         known = KnownTables.from_walk(found, root, self._frame, pages)
         self._known = known
@@ -271,8 +268,9 @@ class DirtyBitsTracker(TrackerDefaults):
         known.cleared = (words & _DIRTY) != 0
         if before is not None:
             known.cleared |= np.isin(known.entry, before.entry[before.cleared])
-            self._why = describe_change(before, known)
-        self._unknown[:] = True
+            self._backlog.lose(describe_change(before, known))
+        else:
+            self._lose_all()
         self._retry_after = 1 if known.complete else min(2 * self._retry_after, MAX_RETRY_COLLECTS)
         self._retry_in = 0 if known.complete else self._retry_after
         self.virtual = int(known.virtual[known.page[0]]) if len(known.page) else None

@@ -22,14 +22,15 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from vramtap.errors import TargetGone, VramtapError
 from vramtap.machine.kvm_cpu import KvmCpu
 from vramtap.machine.layout import VRAM_BASE, VRAM_BYTES
 from vramtap.machine.space import PausableMachine, guest_space
-from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
-from vramtap.trackers.base import AllDirty, Reason, TrackerDefaults, Waker
+from vramtap.pages import PAGE_SIZE, PageRuns
+from vramtap.trackers.backlog import Backlog
+from vramtap.trackers.base import AllDirty, Reason, TrackerDefaults, Waker, started
 from vramtap.trackers.poller import IdleWatch
 
 if TYPE_CHECKING:
@@ -51,13 +52,10 @@ class KvmLogTracker(TrackerDefaults):
 
     name: Final = "kvmlog"
     prefers_window: Final = False
-    precision: Final[Literal["exact", "superset"]] = "exact"
 
     def __init__(self) -> None:
         self._extent: Extent | None = None
-        self._unknown = NO_PAGES
-        self._why = AllDirty(Reason.FIRST)
-        self._pending = NO_PAGES
+        self._backlog: Backlog
 
     def start(self, extent: Extent) -> None:
         """Start KVM's log of the video RAM.
@@ -86,28 +84,19 @@ class KvmLogTracker(TrackerDefaults):
         self._first = (frame - VRAM_BASE) // PAGE_SIZE
         self._devices: DeviceLog = space.machine.memory.log_device_writes()
         self._extent = extent
-        self._unknown, self._pending = PageRuns.full(extent.pages), NO_PAGES
-        self._why = AllDirty(Reason.FIRST)
+        self._backlog = Backlog(extent.pages)
 
     @property
     def read_from(self) -> Extent:
         """The extent itself."""
-        if self._extent is None:
-            raise VramtapError("source", "kvmlog", "not armed", "call arm() first")
-        return self._extent
+        return started(self._extent, self.name)
 
     def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         """Read the log and clear it; see `Tracker.collect`."""
         extent = self.read_from
         first, last = window or (0, extent.pages)
         self._fetch(first, last)
-        taken = self._pending.clip(first, last)
-        if taken:
-            self._pending = self._pending.difference(taken)
-        if self._unknown and self._unknown.clip(first, last):
-            self._unknown = self._unknown.difference(PageRuns([(first, last)]))
-            return self._why
-        return taken
+        return self._backlog.take((first, last))
 
     def _fetch(self, first: int, last: int) -> None:
         """Read the log and the devices' log, and keep what they report."""
@@ -116,8 +105,7 @@ class KvmLogTracker(TrackerDefaults):
         self._keep(fetched.pages.union(self._devices.take()))
         if fetched.overflow:
             # Any page may be missing, so each counts as dirty until it has been collected.
-            self._unknown = PageRuns.full(self.read_from.pages)
-            self._why = AllDirty(Reason.OVERFLOW, f"{self.read_from}: KVM's dirty ring was full")
+            self._backlog.lose(AllDirty(Reason.OVERFLOW, f"{self.read_from}: KVM's dirty ring was full"))
 
     def _paused_for_ring(self) -> AbstractContextManager[None]:
         return self._machine.paused() if self._log.form == "ring" else contextlib.nullcontext()
@@ -125,11 +113,11 @@ class KvmLogTracker(TrackerDefaults):
     def _keep(self, vram_pages: PageRuns) -> None:
         if vram_pages:
             inside = vram_pages.clip(self._first, self._first + self.read_from.pages)
-            self._pending = self._pending.union(inside.shift(-self._first))
+            self._backlog.add(inside.shift(-self._first))
 
     def restore(self, runs: PageRuns) -> None:
         """Report these pages again."""
-        self._pending = self._pending.union(runs)
+        self._backlog.add(runs)
 
     def wake(self, callback: Callable[[], None]) -> Waker | None:
         """Poll KVM at a low rate from a thread, without clearing the log; None if no thread can be started.
@@ -142,7 +130,7 @@ class KvmLogTracker(TrackerDefaults):
         cost more than waiting for the vCPU's next exit, when a written page becomes visible there.
         """
         extent = self.read_from
-        if self._pending or self._unknown:
+        if self._backlog:
             # Pages are pending already: do not wait for another write.
             callback()
             return _AlreadyCalled()
@@ -156,7 +144,7 @@ class KvmLogTracker(TrackerDefaults):
             except VramtapError:
                 # Wake up: the collect that follows raises the error to its caller.
                 return True
-            return bool(has_pages or self._pending)
+            return bool(has_pages or self._backlog)
 
         try:
             return IdleWatch(written, callback)

@@ -1,4 +1,4 @@
-"""Calibration: what following writes costs on one target, found by doing it there once."""
+"""Calibration: measures what following writes costs on one target."""
 
 from __future__ import annotations
 
@@ -27,46 +27,48 @@ if TYPE_CHECKING:
     from vramtap.memory.extent import Extent
 
 _PAGES: Final = 256
-"""Written or read at a time: 1 MiB, long enough for the clock, short enough for an attach."""
+"""Pages written or read in one measurement: 1 MiB, long enough for the clock, short enough for an attach."""
 _TIMES: Final = 5
-"""Of each measurement; the median of five does not mind one that was interrupted."""
-_WAKINGS: Final = 10
-_WAKING_S: Final = 0.002
+"""Repetitions of each measurement; the median of five is not affected by one interruption."""
+_WAKE_UPS: Final = 10
+_SLEEP_S: Final = 0.002
 _REHEARSAL_S: Final = 0.1
-"""For the watchdog to answer; it takes less than a millisecond."""
+"""Timeout for the watchdog's answer, which takes less than a millisecond."""
 _LEAST_US: Final = 0.01
-"""What a clock of nanoseconds makes of nothing, ten times over."""
+"""Lowest cost that is reported: ten times the resolution of the clock."""
 
 
 def measure_costs(
     extent: Extent, log: LogTracker, watchdog: Watchdog | None, guest_cost_factor: float = 1.0
 ) -> Costs:
-    """Measure on a target whose log is armed; it is armed again, and everything unknown, afterwards.
+    """Measure the costs on a target whose log is started.
 
-    What the writer pays for a fault cannot be measured in the target without writing there: it is measured on
-    memory of our own of the same kind, under the same kernel.
+    Afterwards the extent is protected again, and the next answer for every page is AllDirty.
+
+    The writer's cost of a fault cannot be measured in the target without writing there. So it is measured on
+    memory of this process, of the same kind and under the same kernel.
 
     Cost: 25-50 ms; the extent is protected synchronously for 2-5 ms of it.
 
     Args:
-        extent: What is tracked.
-        log: Armed on it.
-        watchdog: Of the descriptor for synchronous protection; None without.
+        extent: The tracked extent.
+        log: Tracker of the extent.
+        watchdog: Watchdog for synchronous protection; None if there is none.
         guest_cost_factor: See `Costs`.
 
     Raises:
-        VramtapError: the memory is of a kind that cannot be protected synchronously, or something failed that
-            tracking needs as well.
+        VramtapError: memory of this kind cannot be protected synchronously, or a step failed that tracking
+            needs as well.
     """
     arm_us = hand_over_us = held_us = 0.0
     if watchdog is not None:
         rounds = [_transitions(extent, log, watchdog) for _ in range(_TIMES)]
         arm_us, hand_over_us, held_us = (statistics.median(of) for of in zip(*rounds, strict=True))
     return Costs(
-        fault_us=fault_us(_anonymous(extent)),
+        fault_us=fault_us(anonymous=_is_anonymous(extent)),
         page_us=max(_LEAST_US, _page_us(extent)),
-        protect_us=_median_us(lambda: log.rehearse(0)),
-        look_us=waking_us() + max(_LEAST_US, _median_us(log.scan)),
+        protect_us=_median_us(lambda: log.rehearse_protect(0)),
+        look_us=wake_up_us() + max(_LEAST_US, _median_us(log.rehearse_scan)),
         arm_us=arm_us,
         hand_over_us=hand_over_us,
         held_us=held_us,
@@ -75,7 +77,7 @@ def measure_costs(
 
 
 def _transitions(extent: Extent, log: LogTracker, watchdog: Watchdog) -> tuple[float, float, float]:
-    """Arm and hand over once: what each takes, and what the watchdog's answer does, in microseconds."""
+    """Arm and disarm once; return the time of each, and of the watchdog's answer, microseconds."""
     began_ns = time.perf_counter_ns()
     log.suspend(AllDirty(Reason.FIRST))
     try:
@@ -84,10 +86,12 @@ def _transitions(extent: Extent, log: LogTracker, watchdog: Watchdog) -> tuple[f
         armed_ns = time.perf_counter_ns()
         held_us = watchdog.rehearse(_REHEARSAL_S)
         if held_us is None:
-            raise VramtapError("calibrate", str(extent), "the watchdog does not answer")
+            raise VramtapError(
+                "calibrate", str(extent), f"the watchdog did not answer within {_REHEARSAL_S * 1000:g} ms"
+            )
         answered_ns = time.perf_counter_ns()
     finally:
-        # Refused where it never was registered.
+        # The kernel refuses this if `register` failed.
         with contextlib.suppress(KernelError):
             watchdog.guard.unregister(extent.address, extent.end)
         log.resume(AllDirty(Reason.FIRST))
@@ -96,7 +100,7 @@ def _transitions(extent: Extent, log: LogTracker, watchdog: Watchdog) -> tuple[f
 
 
 def _page_us(extent: Extent) -> float:
-    """Reading a page of the target and comparing it with what was read before."""
+    """Return the time to read one page of the target and compare it with a copy, microseconds."""
     pages = min(_PAGES, extent.pages)
     fresh, known = (np.zeros(pages * PAGE_SIZE, np.uint8) for _ in range(2))
     runs = PageRuns.full(pages)
@@ -108,25 +112,25 @@ def _page_us(extent: Extent) -> float:
         np.array_equal(fresh.view(np.uint64), known.view(np.uint64))
 
     us = _median_us(read) / pages
-    extent.space.bytes_read = before  # what is counted there is what tracking reads
+    extent.space.bytes_read = before  # this counter is for tracking only
     return us
 
 
 @cache
-def waking_us() -> float:
-    """What it costs this process to wait and to be woken: CPU time before and after a line of ours runs."""
+def wake_up_us() -> float:
+    """Return the CPU time that one sleep and wake-up of this process costs, microseconds."""
     began_ns = time.thread_time_ns()
-    for _ in range(_WAKINGS):
-        time.sleep(_WAKING_S)  # what is measured is the waiting itself
-    return (time.thread_time_ns() - began_ns) / 1000 / _WAKINGS
+    for _ in range(_WAKE_UPS):
+        time.sleep(_SLEEP_S)  # the wait itself is measured
+    return (time.thread_time_ns() - began_ns) / 1000 / _WAKE_UPS
 
 
 @cache
-def fault_us(anonymous: bool) -> float:
-    """A first write to a page of our own that is protected, less what it takes when it is not.
+def fault_us(*, anonymous: bool) -> float:
+    """Return how much longer the first write to a page takes if the page is protected, microseconds.
 
     Args:
-        anonymous: Memory of no file; otherwise of a file in memory.
+        anonymous: Measure with anonymous memory; otherwise with a file in memory.
     """
     if anonymous:
         room = mmap.mmap(-1, _PAGES * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -153,7 +157,7 @@ def fault_us(anonymous: bool) -> float:
     return max(0.0, statistics.median(took_us) - free_us) / _PAGES
 
 
-def _anonymous(extent: Extent) -> bool:
+def _is_anonymous(extent: Extent) -> bool:
     pid = extent.space.pid
     if pid is None:
         return True

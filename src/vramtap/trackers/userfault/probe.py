@@ -1,4 +1,4 @@
-"""Whether the kernel's write log works here: a page is written and looked for, no version is asked."""
+"""Trial of the kernel's write log: writes a page and scans for it, whatever the kernel's version."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _WRITTEN = 3
 
 @cache
 def probe_log() -> str | None:
-    """Write one page of an array of our own and ask the log for it.
+    """Write one page of an array of this process and scan the log for it.
 
     Returns:
-        None if the log named exactly that page, and nothing once it was read; else what went wrong.
+        None if the log reported exactly this page, once; else what went wrong.
     """
     array = np.zeros((_PAGES + 1) * PAGE_SIZE, dtype=np.uint8)
     skip = -array.ctypes.data % PAGE_SIZE
@@ -38,5 +38,5 @@ def probe_log() -> str | None:
     finally:
         tracker.stop()
     if before or seen != PageRuns([(_WRITTEN, _WRITTEN + 1)]) or after:
-        return f"page {_WRITTEN} was written, the log said {before}, {seen}, {after}"
+        return f"after a write to page {_WRITTEN} the log reported {before}, {seen}, {after}"
     return None

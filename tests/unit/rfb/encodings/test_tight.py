@@ -1,4 +1,4 @@
-"""Tight rectangles, byte for byte as rfbproto has them."""
+"""Tests of Tight, byte for byte (rfbproto)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RGB565 = WireFormat(16, 16, False, True, 31, 63, 31, 11, 5, 0)
 def encoded(
     pixels: Pixels, options: EncodeOptions | None = None, encoder: TightEncoder | None = None
 ) -> bytes:
-    """The data of a rectangle that stays one, after its header."""
+    """Return the data of one rectangle, without its header. Fail if there are several."""
     height, width = pixels.shape
     count, buffers = (encoder or TightEncoder()).encode(
         Rect(9, 8, width, height), pixels, options or EncodeOptions()
@@ -48,12 +48,12 @@ def test_lengths_are_compact(length: int, written: str) -> None:
     assert compact_length(length).hex() == written
 
 
-def test_a_length_that_cannot_be_said_is_a_defect_that_shows() -> None:
+def test_a_too_long_length_raises() -> None:
     with pytest.raises(AssertionError, match="4194304"):
         compact_length(MAX_LENGTH + 1)
 
 
-def test_one_colour_is_a_fill() -> None:
+def test_one_colour_gives_a_fill() -> None:
     pixels = np.full((100, 200), 0x123456, np.uint32)
     assert encoded(pixels) == bytes.fromhex("80 123456")
     assert encoded(pixels, EncodeOptions(WireFormat(red_shift=0, blue_shift=16))) == bytes.fromhex(
@@ -63,14 +63,14 @@ def test_one_colour_is_a_fill() -> None:
     assert encoded(np.full((9, 9), RED, np.uint32), EncodeOptions(RGB565)) == bytes.fromhex("80 00f8")
 
 
-def test_two_colours_take_a_bit_a_pixel_and_little_is_not_compressed() -> None:
+def test_two_colours_take_one_bit_per_pixel_and_short_data_is_not_compressed() -> None:
     pixels = np.array([[BLUE, RED, RED, BLUE, BLUE, BLUE, BLUE, BLUE, RED]] * 3, np.uint32)
     rows = bytes([0b01100000, 0b10000000]) * 3
     # Control: stream 1 with a filter. The palette, in ascending order: blue is index 0.
     assert encoded(pixels) == bytes.fromhex("50 01 01 0000ff ff0000") + rows
 
 
-def test_more_of_it_goes_through_the_stream_for_bits() -> None:
+def test_longer_data_of_two_colours_uses_its_own_stream() -> None:
     pixels = picture("two", 64, 64)
     data = encoded(pixels)
     low, high = sorted(np.unique(pixels).tolist())
@@ -80,7 +80,7 @@ def test_more_of_it_goes_through_the_stream_for_bits() -> None:
     assert zlib.decompressobj().decompress(packed) == np.packbits(pixels == high).tobytes()
 
 
-def test_few_colours_are_indexed() -> None:
+def test_few_colours_give_indices() -> None:
     pixels = np.array([[BLUE, GREEN, RED] * 20], np.uint32)
     data = encoded(pixels)
     assert data[:12] == bytes.fromhex("60 01 02 0000ff 00ff00 ff0000")
@@ -94,7 +94,7 @@ def test_a_palette_longer_than_the_pixels_is_not_sent() -> None:
 
 
 @pytest.mark.parametrize(("count", "compressed"), [(3, False), (4, True)])
-def test_twelve_bytes_are_the_least_that_is_compressed(count: int, compressed: bool) -> None:
+def test_data_from_twelve_bytes_is_compressed(count: int, compressed: bool) -> None:
     pixels = np.array([[0x010203, 0x040506, 0x070809, 0x0A0B0C][:count]], np.uint32)
     data = encoded(pixels)
     plain = bytes(range(1, 3 * count + 1))
@@ -106,7 +106,7 @@ def test_twelve_bytes_are_the_least_that_is_compressed(count: int, compressed: b
         assert data[1:] == plain
 
 
-def test_another_compression_level_begins_its_stream_anew_and_says_so() -> None:
+def test_a_new_compression_level_resets_its_stream() -> None:
     encoder = TightEncoder()
     pixels = picture("noise", 20, 20)
     controls = [
@@ -117,7 +117,7 @@ def test_another_compression_level_begins_its_stream_anew_and_says_so() -> None:
     assert encoded(picture("two", 64, 64), EncodeOptions(compression=9), encoder)[0] == 0x52
 
 
-def test_jpeg_is_a_jfif_image_after_its_length() -> None:
+def test_jpeg_is_a_length_and_a_jfif_image() -> None:
     data = encoded(picture("photo", 128, 128), EncodeOptions(quality=5))
     assert data[0] == 0x90
     length = data[1] & 0x7F | (data[2] & 0x7F) << 7

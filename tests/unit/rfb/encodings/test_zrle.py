@@ -1,4 +1,4 @@
-"""ZRLE tiles, byte for byte as RFC 6143 (7.7.5) has them."""
+"""Tests of ZRLE, byte for byte (RFC 6143, 7.7.5)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BGR233 = WireFormat(8, 8, False, True, 7, 7, 3, 0, 3, 6)
 
 
 def tiles(pixels: Pixels, wire: WireFormat | None = None) -> bytes:
-    """What comes out of the zlib stream of one rectangle."""
+    """Encode one rectangle, and return the content of its zlib stream."""
     height, width = pixels.shape
     options = EncodeOptions(wire) if wire is not None else EncodeOptions()
     count, buffers = ZrleEncoder().encode(Rect(3, 4, width, height), pixels, options)
@@ -36,17 +36,17 @@ def tiles(pixels: Pixels, wire: WireFormat | None = None) -> bytes:
 
 
 def line(*runs: tuple[int, int]) -> Pixels:
-    """A tile 64 pixels wide of these runs (colour, length); together a multiple of 64."""
+    """Return a tile 64 pixels wide, made of runs (colour, length). Their sum is a multiple of 64."""
     colours, lengths = zip(*runs, strict=True)
     return np.repeat(np.array(colours, np.uint32), lengths).reshape(-1, 64)
 
 
-def test_a_solid_tile() -> None:
+def test_one_colour_gives_a_solid_tile() -> None:
     assert tiles(np.full((64, 64), RED, np.uint32)) == b"\1" + RED_BYTES
     assert tiles(np.full((1, 1), BLUE, np.uint32), BGR233) == b"\1\xc0"
 
 
-def test_tiles_come_row_by_row_and_the_last_ones_are_smaller() -> None:
+def test_tiles_are_sent_row_by_row_and_the_last_ones_are_smaller() -> None:
     pixels = np.full((65, 130), RED, np.uint32)
     pixels[:64, 64:128] = GREEN
     pixels[64:, 128:] = BLUE
@@ -54,9 +54,9 @@ def test_tiles_come_row_by_row_and_the_last_ones_are_smaller() -> None:
     assert tiles(pixels) == red + green + red + red + red + blue
 
 
-def test_two_colours_take_a_bit_a_pixel_and_rows_whole_bytes() -> None:
+def test_two_colours_take_one_bit_per_pixel_and_whole_bytes_per_row() -> None:
     pixels = np.array([[BLUE, RED] * 5, [RED] * 9 + [BLUE]], np.uint32)
-    # The palette is in ascending order: blue is index 0.
+    # The palette is in ascending order, so blue is index 0.
     packed = bytes([0b01010101, 0b01000000, 0b11111111, 0b10000000])
     assert tiles(pixels) == b"\2" + BLUE_BYTES + RED_BYTES + packed
 
@@ -73,7 +73,7 @@ def test_five_colours_take_four_bits() -> None:
     assert tiles(pixels) == b"\5" + palette + bytes.fromhex("01 23 43 10") * 4
 
 
-def test_many_colours_go_as_they_are() -> None:
+def test_many_colours_give_a_raw_tile() -> None:
     pixels = (np.arange(20 * 20, dtype=np.uint32) * 7919).reshape(20, 20)
     assert tiles(pixels) == b"\0" + b"".join(int(pixel).to_bytes(3, "little") for pixel in pixels.ravel())
 
@@ -82,14 +82,14 @@ def test_many_colours_go_as_they_are() -> None:
     ("length", "written"),
     [(1, "00"), (2, "01"), (255, "fe"), (256, "ff00"), (257, "ff01"), (510, "fffe"), (511, "ffff00")],
 )
-def test_run_lengths_as_the_table_in_rfc_6143_has_them(length: int, written: str) -> None:
+def test_run_lengths_equal_the_table_of_rfc_6143(length: int, written: str) -> None:
     rest = 1024 - length
     data = tiles(line((RED, length), (GREEN, rest)))
     last = bytes([255] * ((rest - 1) // 255) + [(rest - 1) % 255])
     assert data == b"\x80" + RED_BYTES + bytes.fromhex(written) + GREEN_BYTES + last
 
 
-def test_runs_go_on_in_the_next_row() -> None:
+def test_runs_continue_in_the_next_row() -> None:
     assert tiles(line((RED, 100), (GREEN, 92))) == b"\x80" + RED_BYTES + b"\x63" + GREEN_BYTES + b"\x5b"
 
 
@@ -116,11 +116,11 @@ def test_runs_of_few_colours_are_indexed_and_single_pixels_have_no_length() -> N
         (4, [[15, 1, 9], [1, 2, 3]], "f1 90 12 30"),
     ],
 )
-def test_the_leftmost_pixel_is_highest(bits: int, indices: list[list[int]], packed: str) -> None:
+def test_the_leftmost_index_is_in_the_highest_bits(bits: int, indices: list[list[int]], packed: str) -> None:
     assert pack_indices(np.array(indices, np.uint8), bits) == bytes.fromhex(packed)
 
 
-def test_the_stream_goes_on_from_one_rectangle_to_the_next() -> None:
+def test_the_stream_continues_in_the_next_rectangle() -> None:
     encoder, stream = ZrleEncoder(), zlib.decompressobj()
     for colour in (RED, GREEN, BLUE, RED):
         _, buffers = encoder.encode(Rect(0, 0, 8, 8), np.full((8, 8), colour, np.uint32), EncodeOptions())

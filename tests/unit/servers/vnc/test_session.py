@@ -194,7 +194,7 @@ async def test_new_pixel_format_applies_from_the_next_request(server: VncServer)
 async def test_scrolled_pixels_are_sent_as_copy_rect(server: VncServer, tap: SyntheticTap) -> None:
     with await connect(server, TIGHT, COPY_RECT) as client:
         await off(client.refresh)
-        tap.move(Rect(0, 16, 320, 176), 0, 0)
+        tap.copy_area(Rect(0, 16, 320, 176), 0, 0)
         update = await off(client.refresh)
         assert [rect[4] for rect in update.rects] == [COPY_RECT]
         assert np.array_equal(client.pixels, tap.screen.pixels)

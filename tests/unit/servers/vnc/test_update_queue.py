@@ -129,7 +129,7 @@ class Scroll:
         room = Rect(0, 0, screen.width - self.x, screen.height - self.y)
         if source is not None and room.width > 0 and room.height > 0:
             width, height = min(source.width, room.width), min(source.height, room.height)
-            tap.move(Rect(source.x, source.y, width, height), self.x, self.y)
+            tap.copy_area(Rect(source.x, source.y, width, height), self.x, self.y)
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ async def test_moves_go_only_to_clients_that_support_copy_rect() -> None:
     copying, plain = Client(tap, 0, 1), Client(tap, 0)
     for client in (copying, plain):
         await client.catch_up()
-    tap.move(Rect(0, 16, 112, 64), 0, 0)
+    tap.copy_area(Rect(0, 16, 112, 64), 0, 0)
     for client in (copying, plain):
         assert await client.answer()
         assert np.array_equal(client.pixels, tap.screen.pixels)
@@ -299,7 +299,7 @@ async def test_no_move_reads_pixels_that_the_client_does_not_have() -> None:
     assert not await client.answer()
     client.tap.draw(Rect(0, 0, 32, 32), 0x123456)
     assert not await client.answer()
-    client.tap.move(Rect(0, 0, 32, 32), 64, 0)
+    client.tap.copy_area(Rect(0, 0, 32, 32), 64, 0)
     assert await client.answer()
     assert client.kinds == [0]
     assert (client.pixels[:32, 64:96] == 0x123456).all()

@@ -182,8 +182,8 @@ async def test_malformed_request_gets_400_and_one_log_line(
         async with client.get("/api/targets") as answer:
             assert answer.status == 200
     assert not any(record.exc_info for record in caplog.records)
-    complaints = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert [line.startswith("web 127.0.0.1: bad request: ") for line in complaints] == [True]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.startswith("web 127.0.0.1: bad request: ") for line in warnings] == [True]
 
 
 async def test_screenshot_without_a_picture_gets_503() -> None:

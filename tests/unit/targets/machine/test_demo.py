@@ -1,4 +1,4 @@
-"""`demo:` URLs, and the machine behind them."""
+"""DemoTarget: `demo:` URLs, and the VM behind them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_every_value_is_handed_to_the_guest() -> None:
+def test_parameters_become_the_guests_command_line() -> None:
     url = "demo:?workload=flip&seed=0xff&hz=0&mode=640x480&frames=7&cpu=unicorn"
     assert command_line(parse(url)) == "workload=flip seed=255 hz=0 mode=640x480 frames=7"
     assert command_line(parse("demo:")) == ""
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "message"),
     [
         ("workload=video-windw", r"workload=video-windw is not known \(did you mean video-window\?"),
         ("workload=x%20fault=ud", r"is not known \(known: desktop"),
@@ -49,12 +49,12 @@ def test_every_value_is_handed_to_the_guest() -> None:
         ("wrkload=x", r"'wrkload' is not a parameter of demo: \(did you mean workload\?"),
     ],
 )
-def test_what_means_nothing_is_refused_before_anything_runs(query: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_invalid_parameters_are_refused(query: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         open_target(f"demo:?{query}")
 
 
-async def test_the_first_picture_is_there_when_it_is_entered(caplog: pytest.LogCaptureFixture) -> None:
+async def test_first_picture_is_drawn_on_attach(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "vramtap")
     async with Tap(open_target("demo:?mode=640x480&cpu=unicorn")) as tap:
         assert (tap.screen.width, tap.screen.height) == (640, 480)
@@ -65,13 +65,13 @@ async def test_the_first_picture_is_there_when_it_is_entered(caplog: pytest.LogC
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
-async def test_each_workload_is_known_to_the_guest(workload: str) -> None:
+async def test_guest_knows_each_workload(workload: str) -> None:
     async with Tap(open_target(f"demo:?workload={workload}&mode=320x200&frames=1&cpu=unicorn")) as tap:
         assert tap.screen.pixels.any()
         assert tap.closed is None
 
 
-async def test_the_machine_ends_with_the_tap(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_vm_ends_with_the_tap(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[Machine] = []
     close = Machine.close
 
@@ -85,7 +85,7 @@ async def test_the_machine_ends_with_the_tap(monkeypatch: pytest.MonkeyPatch) ->
     assert [machine.ended for machine in closed] == ["the machine was closed"]
 
 
-async def test_the_machine_that_nobody_waits_for_any_more_is_closed(
+async def test_cancelled_attach_closes_the_vm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     closed = asyncio.Event()
@@ -106,19 +106,19 @@ def image(tmp_path: Path, source: str) -> str:
     return str(path).replace("%", "%25").replace("&", "%26")
 
 
-async def test_an_image_of_ones_own_is_run(tmp_path: Path) -> None:
+async def test_own_image_is_run(tmp_path: Path) -> None:
     url = f"demo:?image={image(tmp_path, '1: hlt; jmp 1b')}&cpu=unicorn"
     async with Tap(open_target(url)) as tap:
         assert await tap.target.mode() is None
 
 
-async def test_an_image_that_faults_says_where(tmp_path: Path) -> None:
+async def test_faulting_image_reports_its_address(tmp_path: Path) -> None:
     url = f"demo:?image={image(tmp_path, 'ud2')}&cpu=unicorn"
     with pytest.raises(TargetGone, match=r"(?i)invalid .* at rip 0x100000, cr2 0x"):
         await Tap(open_target(url)).__aenter__()
 
 
-async def test_images_that_cannot_be_run_are_refused(tmp_path: Path) -> None:
+async def test_invalid_images_are_refused(tmp_path: Path) -> None:
     large = tmp_path / "large"
     large.touch()
     with large.open("r+b") as file:
@@ -129,7 +129,7 @@ async def test_images_that_cannot_be_run_are_refused(tmp_path: Path) -> None:
         await Tap(open_target(f"demo:?image={tmp_path}/none")).__aenter__()
 
 
-async def test_a_cpu_that_does_not_work_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unusable_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise VramtapError("open", "/dev/kvm", "EACCES", "join the group kvm")
 

@@ -1,4 +1,4 @@
-"""A machine of one's own as a target, with guests of a few instructions."""
+"""MachineTarget, with guests of a few instructions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RESTLESS = f"""{SET_MODE}
 1:  xor $48, %bx; mov %bx, %ax; out %ax, %dx
     jmp 1b
 """
-"""Flips its page as fast as it can."""
+"""Flips pages as fast as possible."""
 ECHO = f"""{SET_MODE}
     mode 64 48
     mov $0xD4, %al; out %al, $0x64; mov $0xF4, %al; out %al, $0x60
@@ -50,7 +50,7 @@ ECHO = f"""{SET_MODE}
     in $0x60, %al; mov %al, (%rdi); inc %rdi
     jmp 2b
 """
-"""Stores what keyboard and mouse send into video RAM, byte after byte."""
+"""Stores the bytes of keyboard and mouse into video RAM, one after the other."""
 SILENT = "cli; 1: jmp 1b"
 FAULTING = "movabs $0x123456789A, %rax; mov %rax, (%rax)"
 
@@ -60,7 +60,7 @@ def machine(source: str) -> vramtap.Machine:
 
 
 async def until(holds: Callable[[], object]) -> None:
-    """Wait until this holds, letting the loop turn meanwhile."""
+    """Wait until a condition holds, while the event loop runs."""
     async with asyncio.timeout(60):
         turn = asyncio.Event()
         while not holds():
@@ -69,7 +69,7 @@ async def until(holds: Callable[[], object]) -> None:
             await turn.wait()
 
 
-async def test_the_registers_are_the_mode_and_the_memory_is_the_picture() -> None:
+async def test_mode_and_pixels_come_from_the_vm() -> None:
     with machine(ONE_PIXEL) as guest:
         await until(lambda: guest.halts)
         async with vramtap.open(guest) as tap:
@@ -78,10 +78,10 @@ async def test_the_registers_are_the_mode_and_the_memory_is_the_picture() -> Non
             mode = await tap.target.mode()
             assert mode is not None
             assert mode.format is PixelFormat.XR24
-        assert guest.ended is None, "it goes on when the tap is left"
+        assert guest.ended is None, "the guest runs on after the tap"
 
 
-async def test_without_a_mode_the_screen_is_black() -> None:
+async def test_screen_is_black_without_a_mode() -> None:
     with machine("1: hlt; jmp 1b") as guest:
         async with vramtap.open(guest) as tap:
             assert await tap.target.mode() is None
@@ -89,47 +89,47 @@ async def test_without_a_mode_the_screen_is_black() -> None:
             assert not tap.screen.pixels.any()
 
 
-async def test_a_loop_that_is_busy_is_told_of_a_million_changes_once() -> None:
+async def test_mode_changes_are_merged_while_the_loop_is_busy() -> None:
     with machine(RESTLESS) as guest:
         target = MachineTarget(guest)
-        told = 0
+        calls = 0
 
         def count() -> None:
-            nonlocal told
-            told += 1
+            nonlocal calls
+            calls += 1
 
         target.watch(count)
         async with target:
             progress = guest.progress
             while guest.progress < progress + 2000:
-                threading.Event().wait(0.001)  # the loop does not turn meanwhile
-            assert told == 0
+                threading.Event().wait(0.001)  # blocks the event loop
+            assert calls == 0
             await asyncio.sleep(0)
-            assert told == 1
-            await until(lambda: told > 2)
-        left = told
+            assert calls == 1
+            await until(lambda: calls > 2)
+        left = calls
         progress = guest.progress
         await until(lambda: guest.progress > progress + 100)
-        assert told == left, "nobody is told who has left"
+        assert calls == left, "no call after detaching"
 
 
-async def test_two_taps_of_a_machine_are_both_told_in_whatever_order_they_leave() -> None:
+async def test_two_taps_of_a_vm_both_receive_activity() -> None:
     with machine(RESTLESS) as guest:
         first, second = MachineTarget(guest, "first"), MachineTarget(guest, "second")
-        told = {"first": 0, "second": 0}
+        calls = {"first": 0, "second": 0}
 
         def counter(name: str) -> None:
-            told[name] += 1
+            calls[name] += 1
 
         first.watch(lambda: counter("first"))
         second.watch(lambda: counter("second"))
         await first.__aenter__()
         await second.__aenter__()
-        await until(lambda: all(told.values()))
+        await until(lambda: all(calls.values()))
         await first.__aexit__(None, None, None)
-        before = dict(told)
-        await until(lambda: told["second"] > before["second"])
-        assert told["first"] == before["first"]
+        before = dict(calls)
+        await until(lambda: calls["second"] > before["second"])
+        assert calls["first"] == before["first"]
         await second.__aexit__(None, None, None)
 
 
@@ -142,22 +142,22 @@ async def test_keys_and_pointer_reach_the_guest() -> None:
             await hands.key(KeyEvent(keysym=ord("a"), down=True))
             await hands.key(KeyEvent(keysym=ord("a"), down=False))
             await hands.key(KeyEvent(keysym=0xFF51, down=True, scancode=0xCB))
-            await hands.key(KeyEvent(keysym=0x12345, down=True))  # there is no such key
+            await hands.key(KeyEvent(keysym=0x12345, down=True))  # no such key
             await until(lambda: guest.memory.vram[3] == 0x4B)
             assert bytes(guest.memory.vram[:4]) == b"\x1e\x9e\xe0\x4b"
             await hands.release_all()
             await until(lambda: guest.memory.vram[5] != 0)
             assert bytes(guest.memory.vram[4:6]) == b"\xe0\xcb"
             await hands.pointer(PointerEvent(5, 6, 1), 64, 48)
-            # The way home, 127 counts a packet, then the place.
+            # The motion to the corner, 127 counts a packet, then the position.
             packets = -(-16384 // 127)
             end = 6 + 3 * (packets + 1)
             await until(lambda: guest.memory.vram[end - 1] != 0)
             assert list(guest.memory.vram[end - 3 : end]) == [0x29, 5, 256 - 6]
 
 
-async def test_a_guest_that_faults_ends_the_tap_and_says_where() -> None:
-    # It faults once it is told to go on: the tap is there by then.
+async def test_fault_ends_the_tap_with_its_address() -> None:
+    # It faults when the test raises the line, with the tap attached.
     source = f"{SET_MODE}; mode 64 48; hlt; {FAULTING}"
     with machine(source) as guest:
         async with asyncio.timeout(60), vramtap.open(guest) as tap:
@@ -169,7 +169,7 @@ async def test_a_guest_that_faults_ends_the_tap_and_says_where() -> None:
                 await tap.target.mode()
 
 
-async def test_a_guest_that_has_ended_before_cannot_be_tapped() -> None:
+async def test_ended_guest_cannot_be_tapped() -> None:
     with machine(FAULTING) as guest:
         await until(lambda: guest.ended)
         with pytest.raises(TargetGone, match=r"machine: the guest stopped: .* cr2 0x123456789a"):
@@ -178,19 +178,21 @@ async def test_a_guest_that_has_ended_before_cannot_be_tapped() -> None:
             assert "cr2 0x123456789a" in await target.gone()
 
 
-async def test_a_guest_that_runs_without_a_word_is_said_to_once(
+async def test_hanging_guest_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with machine(SILENT) as guest:
         async with MachineTarget(guest, hang_after_s=0.01) as target:
             await until(lambda: caplog.messages)
-            assert not guest.runs._watchers, "it is not measured any more"
+            assert not guest.runs._watchers, "the measurement has ended"
             assert await target.mode() is None
-    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert said == ["machine: the guest has neither halted nor used a port for 0.01 s; it is at rip 0x100001"]
+    messages = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert messages == [
+        "machine: the guest has neither halted nor used a port for 0.01 s; it is at rip 0x100001"
+    ]
 
 
-async def test_a_guest_that_was_stopped_meanwhile_is_said_to_all_the_same(
+async def test_hanging_guest_is_logged_despite_pauses(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with machine(SILENT) as guest:
@@ -202,25 +204,25 @@ async def test_a_guest_that_was_stopped_meanwhile_is_said_to_all_the_same(
     assert "has neither halted" in caplog.messages[0]
 
 
-async def test_a_guest_that_uses_ports_is_not(
+async def test_guest_that_uses_ports_is_not_logged_as_hanging(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with machine("1: in $0x64, %al; jmp 1b") as guest:
         async with MachineTarget(guest, hang_after_s=0.05) as target:
             assert target._hang_warning is not None
-            timer, looks = target._hang_warning._timer, []
+            timer, expiries = target._hang_warning._timer, []
             take = timer.take
 
             def counting_take() -> int:
-                looks.append(guest.progress)
+                expiries.append(guest.progress)
                 return take()
 
             monkeypatch.setattr(timer, "take", counting_take)
-            await until(lambda: len(looks) == 5)
+            await until(lambda: len(expiries) == 5)
     assert caplog.messages == []
 
 
-async def test_a_guest_that_halts_is_not_and_nobody_looks(caplog: pytest.LogCaptureFixture) -> None:
+async def test_guest_that_halts_stops_the_hang_timer(caplog: pytest.LogCaptureFixture) -> None:
     with machine("1: hlt; jmp 1b") as guest:
         async with MachineTarget(guest) as target:
             hang_warning = target._hang_warning
@@ -230,12 +232,12 @@ async def test_a_guest_that_halts_is_not_and_nobody_looks(caplog: pytest.LogCapt
                 halts = guest.halts
                 guest.raise_line()
                 await until(lambda halts=halts: guest.halts > halts)  # type: ignore[misc]  # of this round
-                # The kernel says that the timer is not set (proc_pid_fdinfo(5)).
+                # The kernel reports that the timer is not set (proc_pid_fdinfo(5)).
                 await until(lambda: "it_value: (0, 0)" in fdinfo.read_text())
     assert caplog.messages == []
 
 
-async def test_the_measure_is_gone_with_the_tap() -> None:
+async def test_detach_removes_the_hang_timer() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with machine(SILENT) as guest:
         async with MachineTarget(guest) as target:
@@ -243,13 +245,14 @@ async def test_the_measure_is_gone_with_the_tap() -> None:
             hang_warning = target._hang_warning
         assert not guest.runs._watchers
         assert hang_warning is not None
-        hang_warning.run_ended(halted=True)  # one that was on its way
+        hang_warning.run_ended(halted=True)  # a late call
         hang_warning._on_timer()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-async def test_a_tap_sees_what_the_display_clears() -> None:
-    # Sets a mode, fills it, and sets it again at the first wish to go on: the display clears it.
+async def test_cleared_screen_is_seen() -> None:
+    # Sets a mode and fills the screen. When the test raises the line, it sets the mode again, which clears
+    # it.
     source = f"{SET_MODE}; mode 64 48; mov ${VRAM_BASE:#x}, %edi; mov $-1, %eax; mov $3072, %ecx; rep stosl; "
     source += "hlt; mode 64 48; 1: hlt; jmp 1b"
     with machine(source) as guest:

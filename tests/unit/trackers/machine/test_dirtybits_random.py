@@ -1,4 +1,4 @@
-"""Tracker `dirtybits` against guests that do anything to their page tables: nothing missed, nothing extra."""
+"""Tracker `dirtybits` with guests that change their page tables at random: exact answers."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from vramtap.trackers.base import AllDirty
 from vramtap.trackers.machine.dirtybits import DirtyBitsTracker
 
 SPARE = TABLES + 20 * FRAME
-"""Frames that are no tables yet, but may become some; the guest maps them."""
+"""Frames that may become tables; the guest maps them."""
 OTHER = 0x20_0000
-"""Its second set of tables."""
+"""The guest's second set of tables."""
 INDICES = (*range(6), 64, 128, 256, 300, 511)
 LEVEL_BITS = ((4, 39), (3, 30), (2, 21), (1, 12))
 
 
 def leaves(guest: PagedGuest) -> list[tuple[int, int, int, int]]:
-    """Every mapping under the current tables: virtual address, guest-physical address, bytes, entry.
+    """Return every mapping of the current tables: virtual address, guest-physical address, bytes, entry.
 
-    A table met at a level by many paths is followed for the first two of them.
+    A table that many paths reach at a level is followed for the first two of them.
     """
     found = []
-    met: Counter[tuple[int, int]] = Counter()
+    visits: Counter[tuple[int, int]] = Counter()
 
     def descend(table: int, level: int, virtual: int) -> None:
-        met[table, level] += 1
-        if not has_memory(table) or met[table, level] > 2:
+        visits[table, level] += 1
+        if not has_memory(table) or visits[table, level] > 2:
             return
         bits = dict(LEVEL_BITS)[level]
         words = guest.memory.words(table, 512)
@@ -53,7 +53,7 @@ def leaves(guest: PagedGuest) -> list[tuple[int, int, int, int]]:
 
 
 class GuestProgram(RuleBasedStateMachine):
-    """One rule a thing that guests do; the consumer keeps a copy of what it was told to read."""
+    """Each rule is something that guests do. The consumer keeps a copy of the pages that it had to read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,9 +75,9 @@ class GuestProgram(RuleBasedStateMachine):
         self.tracker = DirtyBitsTracker()
         self.tracker.start(self.guest.extent)
         self.written = np.ones(PAGES, dtype=np.bool_)
-        self.mine = np.zeros(PAGES * FRAME, dtype=np.uint8)
+        self.copy = np.zeros(PAGES * FRAME, dtype=np.uint8)
         self.value = 0
-        self.looked_under = -1
+        self.scanned_root = -1
         self.mapping_tables: set[int] = set()
         self.runs_answers = 0
 
@@ -95,26 +95,26 @@ class GuestProgram(RuleBasedStateMachine):
         if FRAMES <= physical < FRAMES + PAGES * FRAME:
             self.written[(physical - FRAMES) // FRAME] = True
 
-    def reached(self, frame: int, choice: int) -> int | None:
-        """An address that leads to a frame: by the tables, or by what the TLB remembers."""
-        ways = [
+    def address_of(self, frame: int, choice: int) -> int | None:
+        """Return a virtual address of a frame, by the tables or by the TLB."""
+        addresses = [
             virtual + frame - base
             for virtual, base, size, _ in leaves(self.guest)
             if base <= frame < base + size
         ]
-        ways += [page << 12 for page, (base, _) in self.guest.cpu.tlb.items() if base == frame]
-        return ways[choice % len(ways)] if ways else None
+        addresses += [page << 12 for page, (base, _) in self.guest.cpu.tlb.items() if base == frame]
+        return addresses[choice % len(addresses)] if addresses else None
 
     @rule(page=st.integers(0, PAGES - 1), word=st.integers(0, 511), choice=st.integers(0, 50))
     def draw(self, page: int, word: int, choice: int) -> None:
-        way = self.reached(FRAMES + page * FRAME, choice)
+        way = self.address_of(FRAMES + page * FRAME, choice)
         if way is not None:
             self.value += 1
             self.store(way + word * 8, self.value << 12)
 
     @rule(page=st.integers(0, PAGES - 1), choice=st.integers(0, 50))
-    def look(self, page: int, choice: int) -> None:
-        way = self.reached(FRAMES + page * FRAME, choice)
+    def load(self, page: int, choice: int) -> None:
+        way = self.address_of(FRAMES + page * FRAME, choice)
         if way is not None:
             try:
                 self.guest.cpu.load(way)
@@ -135,7 +135,7 @@ class GuestProgram(RuleBasedStateMachine):
     )
     def write_a_table(self, table: int, index: int, to: int, flags: int, choice: int, forget: bool) -> None:
         address = self.table_frames[table % len(self.table_frames)]
-        way = self.reached(address, choice)
+        way = self.address_of(address, choice)
         if way is None:
             return
         if 0 < to < 100:
@@ -144,8 +144,8 @@ class GuestProgram(RuleBasedStateMachine):
         entry = address + index * 8
         before = int(self.guest.memory.words(entry, 1)[0])
         if entry in self.mapping_tables:
-            # What the tracker cannot see, and says so: a guest that takes back the dirty bits that tell
-            # of its stores into tables.
+            # Avoid a documented limit of the tracker: a guest that clears the dirty bits of its own stores
+            # into tables.
             word |= before & DIRTY
         self.store(way + index * 8, word)
         if forget:
@@ -154,7 +154,7 @@ class GuestProgram(RuleBasedStateMachine):
     @rule(page=st.integers(0, PAGES - 1), index=st.integers(PAGES, 511), forget=st.booleans())
     def map_draw_and_unmap(self, page: int, index: int, forget: bool) -> None:
         entry = self.screen_table + index * 8
-        way = self.reached(entry // FRAME * FRAME, 0)
+        way = self.address_of(entry // FRAME * FRAME, 0)
         if way is None or entry in self.mapping_tables:
             return
         before = int(self.guest.memory.words(entry, 1)[0])
@@ -168,13 +168,13 @@ class GuestProgram(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1))
     def load_cr3(self, which: int) -> None:
         root = self.roots[which]
-        if root == self.looked_under and self.guest.cpu.cr3 != root:
-            # Nor can it see other tables that came and went.
+        if root == self.scanned_root and self.guest.cpu.cr3 != root:
+            # Avoid another documented limit: tables loaded between two scans.
             self.collect((0, PAGES), fails=False)
         self.guest.cpu.load_cr3(root)
 
     @rule(page=st.integers(0, PAGES - 1))
-    def let_a_device_store(self, page: int) -> None:
+    def store_by_device(self, page: int) -> None:
         self.value += 1
         self.guest.memory.words(FRAMES + page * FRAME, 1)[0] = self.value << 12
         self.guest.memory.wrote((OFFSET + page) * FRAME, 8)
@@ -194,8 +194,8 @@ class GuestProgram(RuleBasedStateMachine):
 
     def collect(self, window: tuple[int, int], *, fails: bool) -> None:
         answer = self.tracker.collect(window)
-        self.looked_under = self.guest.cpu.cr3
-        self.remember_what_maps_tables()
+        self.scanned_root = self.guest.cpu.cr3
+        self.note_entries_of_tables()
         first, last = window
         if isinstance(answer, AllDirty):
             runs = PageRuns([window])
@@ -204,19 +204,17 @@ class GuestProgram(RuleBasedStateMachine):
             self.runs_answers += 1
             inside = np.zeros(PAGES, dtype=np.bool_)
             inside[first:last] = self.written[first:last]
-            assert runs == PageRuns.from_mask(inside), "missed, or too much"
+            assert runs == PageRuns.from_mask(inside), "a page is missing, or too many are reported"
         if fails:
             self.tracker.restore(runs)
             self.written |= runs.to_mask(PAGES)
             return
         self.written &= ~runs.to_mask(PAGES)
-        self.tracker.read_from.read(runs, self.mine)
+        self.tracker.read_from.read(runs, self.copy)
         truth = self.guest.memory.vram[(OFFSET + first) * FRAME : (OFFSET + last) * FRAME]
-        assert np.array_equal(self.mine[first * FRAME : last * FRAME], truth), (
-            "the consumer has another picture"
-        )
+        assert np.array_equal(self.copy[first * FRAME : last * FRAME], truth), "the consumer's copy differs"
 
-    def remember_what_maps_tables(self) -> None:
+    def note_entries_of_tables(self) -> None:
         every = leaves(self.guest)
         tables = {entry // FRAME * FRAME for *_, entry in every} | self.tables_above()
         self.mapping_tables = {
@@ -224,7 +222,7 @@ class GuestProgram(RuleBasedStateMachine):
         }
 
     def tables_above(self) -> set[int]:
-        """Tables of every level, those that map nothing included."""
+        """Return the tables of every level, including those that map nothing."""
         found: set[int] = set()
         level = {self.guest.cpu.cr3}
         for depth in (4, 3, 2, 1):
@@ -248,7 +246,7 @@ class GuestProgram(RuleBasedStateMachine):
         self.tracker.stop()
 
 
-def test_whatever_a_guest_does_nothing_is_missed_and_nothing_extra_is_named(storm: int) -> None:
+def test_random_guest_programs_are_followed_exactly(storm: int) -> None:
     run_state_machine_as_test(
         GuestProgram, settings=settings(max_examples=60 * storm, stateful_step_count=40, deadline=None)
     )

@@ -1,4 +1,4 @@
-"""What only `kvmlog` must do; the contract is held in tests/contract."""
+"""Tracker `kvmlog`: behaviour beyond the contract, which tests/contract checks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BASE = FIRST_PAGE * PAGE_SIZE
 
 
 class CountedMachine(TinyMachine):
-    """Counts how often it is paused, and may have ended."""
+    """Counts how often it is paused, and can pretend to have ended."""
 
     pauses = 0
     ended = False
@@ -58,12 +58,12 @@ def armed(request: pytest.FixtureRequest) -> Iterator[tuple[KvmLogTracker, Count
 Armed = tuple[KvmLogTracker, CountedMachine]
 
 
-def test_memory_that_is_no_machines_is_refused() -> None:
+def test_other_memory_is_refused() -> None:
     with pytest.raises(VramtapError, match="not memory of the built-in VM"):
         KvmLogTracker().start(extent_of(np.zeros(PAGE_SIZE, dtype=np.uint8))[0])
 
 
-def test_another_cpu_is_refused_and_the_right_one_named() -> None:
+def test_other_cpu_is_refused_with_a_remedy() -> None:
     class Emulated(TinyMachine):
         @property
         def cpu(self) -> Cpu:
@@ -75,14 +75,14 @@ def test_another_cpu_is_refused_and_the_right_one_named() -> None:
             KvmLogTracker().start(machine.extent(PAGES))
 
 
-def test_an_extent_past_the_video_rams_end_is_refused() -> None:
+def test_extent_past_the_video_ram_is_refused() -> None:
     with TinyMachine(b"\xf4") as machine:
         with pytest.raises(VramtapError, match="past the end"):
             KvmLogTracker().start(machine.extent(2, VRAM_BYTES // PAGE_SIZE - 1))
         machine.kvm.vram_log.start()
 
 
-def test_only_pages_of_the_extent_are_named(armed: Armed) -> None:
+def test_only_pages_of_the_extent_are_reported(armed: Armed) -> None:
     tracker, machine = armed
     machine.store(BASE - 1, 1)
     machine.store(BASE, 1)
@@ -92,7 +92,7 @@ def test_only_pages_of_the_extent_are_named(armed: Armed) -> None:
     assert tracker.collect() == PageRuns()
 
 
-def test_what_devices_write_is_named_too(armed: Armed) -> None:
+def test_device_writes_are_reported(armed: Armed) -> None:
     tracker, machine = armed
     machine.memory.vram[BASE + 3 * PAGE_SIZE] = 1
     machine.memory.wrote(BASE + 3 * PAGE_SIZE, 1)
@@ -109,7 +109,7 @@ def test_only_the_ring_stops_the_guest(armed: Armed) -> None:
     assert machine.pauses - before == (1 if machine.kvm.vram_log.form == "ring" else 0)
 
 
-def test_disarmed_nothing_is_logged_and_no_device_is_followed(armed: Armed) -> None:
+def test_stopped_tracker_logs_neither_guest_nor_devices(armed: Armed) -> None:
     tracker, machine = armed
     assert machine.memory._device_watchers.snapshot()
     tracker.stop()
@@ -124,7 +124,7 @@ def test_disarmed_nothing_is_logged_and_no_device_is_followed(armed: Armed) -> N
             machine.kvm.vram_log.fetch(0, 1)
 
 
-def test_a_second_tracker_is_refused_and_the_first_sees_all(armed: Armed) -> None:
+def test_second_tracker_is_refused_and_the_first_misses_nothing(armed: Armed) -> None:
     tracker, machine = armed
     with pytest.raises(Refused, match="another tracker reads its log"):
         KvmLogTracker().start(machine.extent(PAGES))
@@ -136,14 +136,14 @@ def test_a_second_tracker_is_refused_and_the_first_sees_all(armed: Armed) -> Non
     other.stop()
 
 
-def test_a_machine_that_ended_can_be_disarmed_and_one_that_was_closed_is_gone(armed: Armed) -> None:
+def test_collect_after_close_raises_and_stop_succeeds(armed: Armed) -> None:
     tracker, machine = armed
     machine.ended = True
     machine.kvm.close()
     with pytest.raises(TargetGone):
         tracker.collect()
     tracker.stop()
-    with pytest.raises(VramtapError, match="not armed"):
+    with pytest.raises(VramtapError, match="not started"):
         tracker.collect()
 
 
@@ -151,7 +151,7 @@ def test_a_machine_that_ended_can_be_disarmed_and_one_that_was_closed_is_gone(ar
 ALL_PAGES = bytes.fromhex("bf000000e0 b900100000 ff07 81c700100000 ffc9 75f4 f4 ebe7")
 
 
-def test_an_overflow_is_everything_for_each_window_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overflow_makes_each_window_all_dirty_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with TinyMachine(ALL_PAGES, "ring", ring_entries=1024) as machine:
         tracker = KvmLogTracker()
         tracker.start(machine.extent(4096, 0))
@@ -167,7 +167,7 @@ def test_an_overflow_is_everything_for_each_window_once(monkeypatch: pytest.Monk
         tracker.stop()
 
 
-def test_what_a_full_ring_held_is_named_or_everything_is(storm: int) -> None:
+def test_full_ring_reports_all_pages_or_all_dirty(storm: int) -> None:
     with TinyMachine(ALL_PAGES, "ring", ring_entries=1024) as machine:
         tracker = KvmLogTracker()
         tracker.start(machine.extent(4096, 0))
@@ -180,12 +180,12 @@ def test_what_a_full_ring_held_is_named_or_everything_is(storm: int) -> None:
         tracker.stop()
 
 
-# Waiting for the first write
+# Waking
 
 
 @contextmanager
 def waiting(tracker: KvmLogTracker) -> Iterator[Callable[[], bool]]:
-    """Whether it has called back within ten seconds."""
+    """Yield a function that returns whether the callback came within ten seconds."""
     called = threading.Event()
     waker = tracker.wake(called.set)
     assert waker is not None
@@ -195,7 +195,7 @@ def waiting(tracker: KvmLogTracker) -> Iterator[Callable[[], bool]]:
         waker.cancel()
 
 
-def test_a_store_wakes_and_is_in_the_next_collect(armed: Armed) -> None:
+def test_store_wakes_and_is_in_the_next_collect(armed: Armed) -> None:
     tracker, machine = armed
     with waiting(tracker) as woken:
         machine.store(BASE + 9 * PAGE_SIZE, 1)
@@ -204,7 +204,7 @@ def test_a_store_wakes_and_is_in_the_next_collect(armed: Armed) -> None:
     assert tracker.collect() == PageRuns()
 
 
-def test_a_device_wakes(armed: Armed) -> None:
+def test_device_write_wakes(armed: Armed) -> None:
     tracker, machine = armed
     with waiting(tracker) as woken:
         machine.memory.wrote(BASE + PAGE_SIZE, 1)
@@ -212,7 +212,7 @@ def test_a_device_wakes(armed: Armed) -> None:
     assert tracker.collect() == PageRuns([(1, 2)])
 
 
-def test_what_is_left_over_wakes_at_once_and_once(armed: Armed) -> None:
+def test_pending_pages_wake_at_once(armed: Armed) -> None:
     tracker, _ = armed
     tracker.restore(PageRuns([(4, 5)]))
     calls: list[int] = []
@@ -223,7 +223,7 @@ def test_what_is_left_over_wakes_at_once_and_once(armed: Armed) -> None:
     assert tracker.collect() == PageRuns([(4, 5)])
 
 
-def test_the_end_of_the_machine_wakes(armed: Armed) -> None:
+def test_end_of_the_vm_wakes(armed: Armed) -> None:
     tracker, machine = armed
     with waiting(tracker) as woken:
         machine.ended = True
@@ -233,7 +233,7 @@ def test_the_end_of_the_machine_wakes(armed: Armed) -> None:
         tracker.collect()
 
 
-def test_cancelled_in_time_nothing_is_lost(armed: Armed) -> None:
+def test_cancelled_wait_loses_nothing(armed: Armed) -> None:
     tracker, machine = armed
     waker = tracker.wake(lambda: None)
     assert waker is not None
@@ -242,28 +242,30 @@ def test_cancelled_in_time_nothing_is_lost(armed: Armed) -> None:
     assert tracker.collect() == PageRuns([(0, 1)])
 
 
-def test_the_question_clears_nothing_and_stops_nobody(armed: Armed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_poll_neither_clears_the_log_nor_stops_the_guest(
+    armed: Armed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tracker, machine = armed
-    questions: list[Callable[[], bool]] = []
+    polls: list[Callable[[], bool]] = []
 
     class Watch:
-        def __init__(self, question: Callable[[], bool], answer: Callable[[], None]) -> None:
-            questions.append(question)
+        def __init__(self, poll: Callable[[], bool], callback: Callable[[], None]) -> None:
+            polls.append(poll)
 
     monkeypatch.setattr("vramtap.trackers.machine.kvmlog.IdleWatch", Watch)
     tracker.wake(lambda: None)
-    (question,) = questions
+    (poll,) = polls
     before = machine.pauses
-    assert not question()
+    assert not poll()
     machine.store(BASE, 1)
-    assert question()
-    assert question()
+    assert poll()
+    assert poll()
     assert machine.pauses == before
     assert tracker.collect() == PageRuns([(0, 1)])
-    assert not question()
+    assert not poll()
 
 
-def test_where_no_thread_is_to_be_had_it_must_be_asked(armed: Armed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wake_is_none_if_no_thread_starts(armed: Armed, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_thread(*arguments: object) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -271,7 +273,7 @@ def test_where_no_thread_is_to_be_had_it_must_be_asked(armed: Armed, monkeypatch
     assert armed[0].wake(lambda: None) is None
 
 
-def test_it_reads_the_memory_itself(armed: Armed) -> None:
+def test_pixels_are_read_from_the_extent_itself(armed: Armed) -> None:
     tracker, machine = armed
     source = tracker.read_from
     assert isinstance(source, Extent)

@@ -18,7 +18,7 @@ from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PageRuns
 from vramtap.trackers.base import AllDirty, Reason
 from vramtap.trackers.userfault import calibrate
-from vramtap.trackers.userfault.calibrate import fault_us, measure_costs, waking_us
+from vramtap.trackers.userfault.calibrate import fault_us, measure_costs, wake_up_us
 from vramtap.trackers.userfault.log import LogTracker
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def logged(path: str = "") -> Iterator[tuple[Scribe, Extent, LogTracker, Watchdo
         def fetch(pid: int, *, allow_filtered: bool) -> Fetched:
             return fetch_guarded(pid, extent.address, extent.end, allow_filtered=allow_filtered)
 
-        fetched = log.arm_fetched(extent, fetch)
+        fetched = log.start_fetched(extent, fetch)
         assert fetched is not None
         assert fetched.watchdog is not None
         yield scribe, extent, log, fetched.watchdog
@@ -66,7 +66,7 @@ def test_everything_is_measured_and_the_log_is_as_it_was() -> None:
 
 def test_writes_in_the_middle_of_it_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     with logged() as (scribe, extent, log, watchdog):
-        rehearse, scan = watchdog.rehearse, log.scan
+        rehearse, scan = watchdog.rehearse, log.rehearse_scan
         held = []
 
         def writing_rehearsal(timeout_s: float) -> float | None:
@@ -79,7 +79,7 @@ def test_writes_in_the_middle_of_it_are_not_lost(monkeypatch: pytest.MonkeyPatch
             scan()
 
         monkeypatch.setattr(watchdog, "rehearse", writing_rehearsal)
-        monkeypatch.setattr(log, "scan", writing_scan)
+        monkeypatch.setattr(log, "rehearse_scan", writing_scan)
         measure_costs(extent, log, watchdog)
         assert held
         assert isinstance(log.collect(), AllDirty)
@@ -116,7 +116,7 @@ def test_memory_that_cannot_be_protected_is_said_and_stays_logged(tmp_path: Path
 def test_a_watchdog_that_does_not_answer_is_said_and_the_log_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with logged() as (scribe, extent, log, watchdog):
         monkeypatch.setattr(watchdog, "rehearse", lambda timeout_s: None)
-        with pytest.raises(VramtapError, match="watchdog does not answer"):
+        with pytest.raises(VramtapError, match="watchdog did not answer"):
             measure_costs(extent, log, watchdog)
         log.collect()
         scribe.write(3 * PAGE, 1)
@@ -127,17 +127,17 @@ def test_a_watchdog_that_does_not_answer_is_said_and_the_log_goes_on(monkeypatch
 def test_a_fault_is_measured_on_memory_of_our_own_and_once(anonymous: bool) -> None:
     fault_us.cache_clear()
     before = set(os.listdir("/proc/self/fd"))
-    first = fault_us(anonymous)
+    first = fault_us(anonymous=anonymous)
     assert first >= 0
-    assert fault_us(anonymous) == first
+    assert fault_us(anonymous=anonymous) == first
     assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_waking_is_measured_once() -> None:
-    waking_us.cache_clear()
-    first = waking_us()
+    wake_up_us.cache_clear()
+    first = wake_up_us()
     assert first > 0
-    assert waking_us() == first
+    assert wake_up_us() == first
 
 
 def test_which_memory_is_anonymous_is_known(tmp_path: Path) -> None:
@@ -146,5 +146,5 @@ def test_which_memory_is_anonymous_is_known(tmp_path: Path) -> None:
     for name, anonymous in (("", True), (str(path), False)):
         with Scribe(PAGES, name) as scribe:
             space = ProcessSpace(scribe.pid)
-            assert calibrate._anonymous(Extent(space, scribe.address, PAGES)) is anonymous
+            assert calibrate._is_anonymous(Extent(space, scribe.address, PAGES)) is anonymous
             space.close()

@@ -28,6 +28,8 @@ class Space:
     name = "target"
     pid: int | None = 1
     bytes_read = 0
+    events = None
+    frames = None
 
     def read_runs(self, *arguments: object) -> None:
         raise AssertionError("a tracker that reads nothing")
@@ -82,11 +84,11 @@ class Log:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def arm_fetched(self, extent: Extent, fetch: object) -> Fetched:
+    def start_fetched(self, extent: Extent, fetch: object) -> Fetched:
         return Fetched(-1, 0.0, Dog(self.world))  # type: ignore[arg-type]
 
     @property
-    def whole(self) -> bool:
+    def is_mapped(self) -> bool:
         self.world.ask("whole")
         return not self.world.hole
 
@@ -94,16 +96,16 @@ class Log:
     def has_pending(self) -> bool:
         return self.world.unknown is not None or bool(self.world.restored)
 
-    def collect_but(self, left_open: PageRuns, window: object = None) -> PageRuns | AllDirty:
+    def collect(self, window: object = None, *, exclude: PageRuns) -> PageRuns | AllDirty:
         self.world.ask("collect")
         if self.world.unknown is not None:
-            return self.pending()
-        found = self.world.written.difference(left_open).union(self.world.restored)
-        self.world.written = self.world.written.intersection(left_open)
+            return self.take_pending()
+        found = self.world.written.difference(exclude).union(self.world.restored)
+        self.world.written = self.world.written.intersection(exclude)
         self.world.restored = NO_PAGES
         return found
 
-    def pending(self, window: object = None) -> PageRuns | AllDirty:
+    def take_pending(self, window: object = None) -> PageRuns | AllDirty:
         unknown, self.world.unknown = self.world.unknown, None
         if unknown is not None:
             return unknown
@@ -168,16 +170,16 @@ class Dog:
         self.world.ask("ready")
         return self.world.is_ready
 
-    def settle(self, timeout_s: float) -> bool:
-        self.world.ask("settle")
+    def wait_released(self, timeout_s: float) -> bool:
+        self.world.ask("wait_released")
         return self.world.answers
 
-    def take_over(self) -> None:
-        self.world.ask("take_over")
+    def acknowledge(self) -> None:
+        self.world.ask("acknowledge")
         self.world.fired = False
 
-    def call(self) -> None:
-        self.world.ask("call")
+    def ping(self) -> None:
+        self.world.ask("ping")
 
     def fileno(self) -> int:
         return 4712
@@ -272,7 +274,15 @@ def test_handing_over_ends_with_the_logs_protection(
     arm(tracker, world, policy)
     world.fired = True
     assert tracker.collect() == AllDirty(Reason.WOKEN)
-    assert world.since() == ["settle", "lift", "unregister", "wake", "take_over", "resume", "collect"]
+    assert world.since() == [
+        "wait_released",
+        "lift",
+        "unregister",
+        "wake",
+        "acknowledge",
+        "resume",
+        "collect",
+    ]
     assert not tracker.armed
     assert policy.slept_s[0] is not None
     assert policy.slept_s[0] >= 0
@@ -297,7 +307,7 @@ def test_where_the_watchdog_does_not_answer_we_lift_first(
     arm(tracker, world, policy)
     world.fired, world.answers = True, False
     assert tracker.collect() == AllDirty(Reason.WOKEN)
-    assert world.since() == ["settle", "call", *RELEASED, "take_over", "resume", "collect"]
+    assert world.since() == ["wait_released", "ping", *RELEASED, "acknowledge", "resume", "collect"]
 
 
 def test_a_hole_while_armed_is_handed_over(tracker: HybridTracker, world: World, policy: Obeys) -> None:
@@ -331,7 +341,7 @@ def test_one_that_did_not_answer_is_not_trusted_until_it_has(
     world.since()
     for _ in range(3):
         assert tracker.collect() == NO_PAGES
-        assert world.since() == ["take_over", "collect"]
+        assert world.since() == ["acknowledge", "collect"]
     monkeypatch.setattr(Dog, "answered", True)
     assert tracker.collect() == AllDirty(Reason.ARMED)
 
@@ -410,7 +420,7 @@ def test_where_giving_back_is_refused_everything_is_let_go_of(
     world.fired = True
     world.fail["unregister"] = KernelError("UFFDIO_UNREGISTER", "target", 22)
     assert tracker.collect() == AllDirty(Reason.WOKEN)
-    assert world.since() == ["settle", "lift", "unregister", "close", "resume", "collect"]
+    assert world.since() == ["wait_released", "lift", "unregister", "close", "resume", "collect"]
     assert "UFFDIO_UNREGISTER" in tracker.unarmable
 
 
@@ -422,7 +432,7 @@ def test_open_tiles_are_reported_unasked_and_judged_by_what_is_learned(
 ) -> None:
     policy.opens(1)
     assert tracker.collect() == NO_PAGES
-    assert tracker.left_open == PageRuns([(4, 8)])
+    assert tracker.unprotected == PageRuns([(4, 8)])
     assert not tracker.wants_feedback
     policy.seen.clear()
     world.written = PageRuns([(0, 2), (5, 6)])
@@ -461,7 +471,7 @@ def test_a_tile_that_was_closed_is_reported_as_written_but_not_counted(
     tracker.collect()
     policy.opens()
     tracker.feedback(NO_PAGES)
-    assert tracker.left_open == NO_PAGES
+    assert tracker.unprotected == NO_PAGES
     policy.seen.clear()
     world.written = world.written.union(PageRuns([(9, 10)]))
     assert tracker.collect() == PageRuns([(4, 8), (9, 10)])
@@ -490,7 +500,7 @@ def test_armed_together_with_a_tile_opened_the_waking_closes_it(
     assert tracker.collect() == NO_PAGES
     world.fired = True
     assert tracker.collect() == AllDirty(Reason.WOKEN)
-    assert tracker.left_open == NO_PAGES
+    assert tracker.unprotected == NO_PAGES
 
 
 # Waiting
@@ -520,11 +530,11 @@ def test_disarmed_it_has_let_go_of_all(tracker: HybridTracker, world: World, pol
     assert world.since() == ["close", "disarm"]
     assert not tracker.armed
     assert not tracker.wants_feedback
-    assert tracker.left_open == NO_PAGES
+    assert tracker.unprotected == NO_PAGES
     assert tracker.watchdog_pid is None
 
 
 def test_costs_are_known_once_it_is_armed(tracker: HybridTracker) -> None:
     assert tracker.costs == COSTS
-    with pytest.raises(VramtapError, match="not armed"):
+    with pytest.raises(VramtapError, match="not started"):
         HybridTracker().costs  # noqa: B018 - asking is the test

@@ -99,8 +99,8 @@ def test_what_is_left_open_is_neither_reported_nor_protected_again(
 ) -> None:
     left_open = PageRuns([(10, 20)])
     pages[[5 * PAGE_SIZE, 12 * PAGE_SIZE, 30 * PAGE_SIZE]] = 1
-    assert tracker.collect_but(left_open) == PageRuns([(5, 6), (30, 31)])
-    assert tracker.collect_but(left_open) == PageRuns()
+    assert tracker.collect(exclude=left_open) == PageRuns([(5, 6), (30, 31)])
+    assert tracker.collect(exclude=left_open) == PageRuns()
     # Its mark is where it was: to log it again takes nothing more than to ask.
     assert tracker.collect() == PageRuns([(12, 13)])
     assert tracker.collect() == PageRuns()
@@ -108,7 +108,7 @@ def test_what_is_left_open_is_neither_reported_nor_protected_again(
 
 def test_all_that_is_left_open_needs_no_call(tracker: LogTracker, pages: np.ndarray) -> None:
     pages[::PAGE_SIZE] = 1
-    assert tracker.collect_but(PageRuns.full(64)) == PageRuns()
+    assert tracker.collect(exclude=PageRuns.full(64)) == PageRuns()
     assert tracker.collect() == PageRuns.full(64)
 
 
@@ -121,7 +121,7 @@ def test_of_what_was_written_all_but_what_is_left_open_is_named(
     left_open = PageRuns.from_pages(sorted(left))
     for page in written:
         pages[page * PAGE_SIZE] += np.uint8(1)
-    answer = tracker.collect_but(left_open, (0, window + 1))
+    answer = tracker.collect((0, window + 1), exclude=left_open)
     assert isinstance(answer, PageRuns)
     inside = {page for page in written if page <= window}
     assert all(page in answer for page in inside - left)
@@ -133,12 +133,12 @@ def test_of_what_was_written_all_but_what_is_left_open_is_named(
 
 def test_what_is_pending_is_told_without_asking_the_log(tracker: LogTracker, pages: np.ndarray) -> None:
     assert not tracker.has_pending
-    assert tracker.pending() == PageRuns()
+    assert tracker.take_pending() == PageRuns()
     tracker.restore(PageRuns([(3, 5)]))
     pages[20 * PAGE_SIZE] = 1
     assert tracker.has_pending
-    assert tracker.pending((0, 4)) == PageRuns([(3, 4)])
-    assert tracker.pending() == PageRuns([(4, 5)])
+    assert tracker.take_pending((0, 4)) == PageRuns([(3, 4)])
+    assert tracker.take_pending() == PageRuns([(4, 5)])
     assert not tracker.has_pending
     assert tracker.collect() == PageRuns([(20, 21)])
 
@@ -149,9 +149,9 @@ def test_suspended_nothing_is_protected_and_resumed_everything_is_unknown(
     armed, woken = AllDirty(Reason.ARMED), AllDirty(Reason.WOKEN)
     tracker.suspend(armed)
     assert not any("uw" in flags for _, flags in vm_flags(os.getpid()))
-    assert tracker.pending((0, 8)) == armed
-    assert tracker.pending((0, 8)) == PageRuns()
-    assert tracker.pending((4, 64)) == armed
+    assert tracker.take_pending((0, 8)) == armed
+    assert tracker.take_pending((0, 8)) == PageRuns()
+    assert tracker.take_pending((4, 64)) == armed
     pages[5 * PAGE_SIZE] = 1
     assert tracker.resume(woken) == woken
     pages[6 * PAGE_SIZE] = 1
@@ -169,7 +169,7 @@ def test_what_cannot_be_resumed_is_told(tracker: LogTracker, pages: np.ndarray) 
         other.api(LOG_FEATURES)
         other.register(extent.address, extent.end)
         assert tracker.resume(AllDirty(Reason.WOKEN)).reason is Reason.UNMAPPED
-        answer = tracker.pending()
+        answer = tracker.take_pending()
         assert isinstance(answer, AllDirty)
         assert answer.reason is Reason.UNMAPPED
     assert isinstance(tracker.collect(), AllDirty)
@@ -178,8 +178,8 @@ def test_what_cannot_be_resumed_is_told(tracker: LogTracker, pages: np.ndarray) 
 
 def test_rehearsing_loses_nothing(tracker: LogTracker, pages: np.ndarray) -> None:
     pages[[0, PAGE_SIZE]] = 1
-    tracker.rehearse(0)
-    tracker.scan()
+    tracker.rehearse_protect(0)
+    tracker.rehearse_scan()
     assert tracker.collect() == PageRuns([(0, 2)])
     assert tracker.collect() == PageRuns()
 
@@ -189,13 +189,13 @@ def test_an_extent_is_whole_or_has_a_hole() -> None:
         space = ProcessSpace(scribe.pid)
         made = LogTracker()
         made.start(Extent(space, scribe.address, 8))
-        assert made.whole
+        assert made.is_mapped
         scribe.unmap(7, 8)
-        assert not made.whole
+        assert not made.is_mapped
         scribe.replace(7, 8)
-        assert made.whole
+        assert made.is_mapped
         scribe.end()
         with pytest.raises(TargetGone):
-            assert made.whole
+            assert made.is_mapped
         made.stop()
         space.close()

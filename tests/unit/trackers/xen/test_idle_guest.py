@@ -20,61 +20,61 @@ class Times:
 
 
 def test_before_anything_was_asked_nothing_is_sure() -> None:
-    assert not IdleGuestFilter(Times()).sure(0.0)
+    assert not IdleGuestFilter(Times()).is_idle(0.0)
 
 
 def test_a_guest_that_has_not_run_since_is_still() -> None:
     times = Times()
     still = IdleGuestFilter(times)
-    still.asking(3, 0.0)
-    assert still.sure(0.1)
+    still.before_fetch(3, 0.0)
+    assert still.is_idle(0.1)
     times.of[3] = 1001
-    assert not still.sure(0.2)
-    still.asking(3, 0.3)
-    assert still.sure(0.4)
+    assert not still.is_idle(0.2)
+    still.before_fetch(3, 0.3)
+    assert still.is_idle(0.4)
 
 
 def test_what_runs_between_two_questions_is_noticed_though_it_ran_no_more() -> None:
     times = Times()
     still = IdleGuestFilter(times)
-    still.asking(3, 0.0)
+    still.before_fetch(3, 0.0)
     times.of[3] = 2000
-    assert not still.sure(0.1)
-    assert not still.sure(0.2), "nobody has asked the log since"
+    assert not still.is_idle(0.1)
+    assert not still.is_idle(0.2), "nobody has asked the log since"
 
 
 def test_it_is_asked_all_the_same_after_a_while() -> None:
     still = IdleGuestFilter(Times())
-    still.asking(3, 5.0)
-    assert still.sure(5.0 + BACKSTOP_S / 2)
-    assert not still.sure(5.0 + BACKSTOP_S)
+    still.before_fetch(3, 5.0)
+    assert still.is_idle(5.0 + BACKSTOP_S / 2)
+    assert not still.is_idle(5.0 + BACKSTOP_S)
 
 
 def test_a_domain_that_has_ended_or_never_run_is_not_still() -> None:
     times = Times()
     still = IdleGuestFilter(times)
     times.of[3] = 0
-    still.asking(3, 0.0)
-    assert not still.sure(0.1)
+    still.before_fetch(3, 0.0)
+    assert not still.is_idle(0.1)
     times.of[3] = None
-    still.asking(3, 0.2)
-    assert not still.sure(0.3)
+    still.before_fetch(3, 0.2)
+    assert not still.is_idle(0.3)
 
 
 def test_another_domain_begins_anew() -> None:
     times = Times()
     times.of[4] = 1000
     still = IdleGuestFilter(times)
-    assert not still.asking(3, 0.0)
-    assert not still.asking(4, 0.1), "the same time of another domain means nothing"
-    assert still.asking(4, 0.2)
+    assert not still.before_fetch(3, 0.0)
+    assert not still.before_fetch(4, 0.1), "the same time of another domain means nothing"
+    assert still.before_fetch(4, 0.2)
 
 
 def test_once_contradicted_it_is_never_believed_again() -> None:
     still = IdleGuestFilter(Times())
-    still.asking(3, 0.0)
-    assert still.sure(0.1)
-    still.contradicted()
-    assert not still.sure(0.2)
-    still.asking(3, 0.3)
-    assert not still.sure(0.4)
+    still.before_fetch(3, 0.0)
+    assert still.is_idle(0.1)
+    still.distrust()
+    assert not still.is_idle(0.2)
+    still.before_fetch(3, 0.3)
+    assert not still.is_idle(0.4)

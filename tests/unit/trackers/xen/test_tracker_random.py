@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import random
 from typing import TYPE_CHECKING
@@ -24,8 +25,8 @@ from vramtap.errors import VramtapError
 from vramtap.pages import NO_PAGES, PageRuns
 from vramtap.trackers.base import AllDirty
 from vramtap.trackers.xen import tracker as module
-from vramtap.trackers.xen.rescan_timer import LATEST_S, SOONEST_S, RescanTimer
-from vramtap.trackers.xen.tracker import CPU_STATE_S, VramLog, XenTracker
+from vramtap.trackers.xen.rescan_timer import MAX_INTERVAL_S, MIN_INTERVAL_S, RescanTimer
+from vramtap.trackers.xen.tracker import CPU_STATE_INTERVAL_S, VramLog, XenTracker
 from vramtap.xen.control import Control
 from vramtap.xen.devicemodel import DeviceModel
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from vramtap.memory.extent import Extent
 
 PAGES = 96
-LATEST_SEEN_S = LATEST_S + CPU_STATE_S
+LATEST_SEEN_S = MAX_INTERVAL_S + CPU_STATE_INTERVAL_S
 """After which even what is in no log has been looked at, if it was asked for."""
 TRACK = "xendevicemodel_track_dirty_vram"
 
@@ -73,7 +74,7 @@ class Tapped(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         # So that ranges change in so small a video RAM.
         self.patch.setattr(module, "SPARE_PAGES", 4)
-        self.patch.setattr(module, "WASTE", 6)
+        self.patch.setattr(module, "MAX_RANGE_FACTOR", 6)
         self.patch.setattr(module, "IdleWatch", self.watch)
         Sampled.last = None
         self.logged: set[int] = set()
@@ -294,7 +295,7 @@ class Tapped(RuleBasedStateMachine):
                 assert not self.stale().any()
             assert domain.xen.asked.of_all == 0, "QEMU's range is QEMU's"
             gaps = np.diff(self.looks_s)
-            assert not gaps.size or gaps.min() >= SOONEST_S, gaps
+            assert not gaps.size or gaps.min() >= MIN_INTERVAL_S, gaps
             self.tracker.stop()
             theirs = (domain.domid, domain.xen.asked.questions) == self.others
             assert theirs or not domain.xen.tracked(domain.domid)
@@ -377,8 +378,8 @@ def test_no_write_is_missed_in_the_long_run(storm: int) -> None:
 class QemusRange(XenTracker):
     """Asks for all of the video RAM as it is."""
 
-    def _follow(self, first: int, last: int) -> None:
-        super()._follow(first, last)
+    def _choose_range(self, first: int, last: int) -> None:
+        super()._choose_range(first, last)
         if self._range == (0, PAGES + 1):
             self._range = (0, PAGES)
 
@@ -387,11 +388,11 @@ class Forgetful(XenTracker):
     """Goes on after a failure as if the log had not been cleared."""
 
     def _fetch(self) -> None:
-        kept = self._unknown, self._why, self._pending, self._begun
+        kept = copy.copy(self._backlog), self._state
         try:
             super()._fetch()
         except VramtapError:
-            self._unknown, self._why, self._pending, self._begun = kept
+            self._backlog, self._state = kept
             raise
 
 
@@ -424,41 +425,42 @@ class IgnoresBeginnings(XenTracker):
 class SeesOnlyTheWindow(XenTracker):
     """Takes a look at the window for a look at all of it."""
 
-    def _settled(self, first: int, last: int) -> None:
-        unknown = self._unknown.difference(PageRuns([(first, last)]))
-        super()._settled(first, last)
-        self._unknown = unknown
+    def _begin_rescan(self, first: int, last: int) -> None:
+        backlog = copy.copy(self._backlog)
+        super()._begin_rescan(first, last)
+        self._backlog = backlog
 
 
 class TakesAPlaceForTheFirst(XenTracker):
     """Believes that nothing was written in a place where there was none before."""
 
-    def _follow(self, first: int, last: int) -> None:
-        self._followed = self._place is not None
-        super()._follow(first, last)
+    def _choose_range(self, first: int, last: int) -> None:
+        if self._place is None:
+            self._state = module._Log.NEW
+        super()._choose_range(first, last)
 
 
 class NeverRefreshes(XenTracker):
     """Believes the log."""
 
-    def _unlogged(self) -> None:
+    def _rescan_reason(self) -> None:
         return None
 
 
 class StaysWhereItWas(XenTracker):
     """Does not follow the video RAM."""
 
-    def _follow(self, first: int, last: int) -> None:
-        if self._place is not None and self._space.placement is not None:
-            self._place = self._space.placement
-        super()._follow(first, last)
+    def _choose_range(self, first: int, last: int) -> None:
+        if self._place is not None and self._frames.placement is not None:
+            self._place = self._frames.placement
+        super()._choose_range(first, last)
 
 
 class LeavesTracks(XenTracker):
     """Lets the hypervisor go on."""
 
     def stop(self) -> None:
-        self._tracked = None
+        self._tracked_domid = None
         super().stop()
 
 
@@ -467,16 +469,16 @@ class LosesTheRest(XenTracker):
 
     def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         answer = super().collect(window)
-        self._pending = NO_PAGES
+        self._backlog._dirty = NO_PAGES
         return answer
 
 
 class Hurries(XenTracker):
     """Looks for what is in no log at every question."""
 
-    def _settled(self, first: int, last: int) -> None:
-        super()._settled(first, last)
-        self._refresh = RescanTimer()
+    def _begin_rescan(self, first: int, last: int) -> None:
+        super()._begin_rescan(first, last)
+        self._rescan_timer = RescanTimer()
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,21 @@
-// One target's screen: noVNC's RFB client, kept connected, saying plainly what is the matter when it is not.
+// The screen of one target: noVNC's RFB client. It reconnects, and says why when it is not connected.
 
 import RFB from "../novnc/core/rfb.js";
 import { fetchTargets, socketUrl } from "./server.js";
 
-const TARGET_ENDED = 4000; // close code, see web_stream.py
-const TRY_AGAIN_LATER = 1013; // close code for "too many viewers" (registered with IANA)
+const TARGET_ENDED = 4000; // close code, see websocket.py
+const TRY_AGAIN_LATER = 1013; // close code for too many viewers (registered with IANA)
 const FIRST_WAIT_S = 0.5;
 const LONGEST_WAIT_S = 10;
-const STEADY_S = 5; // connected for so long, the next failure is a new one
+const STEADY_S = 5; // after this time connected, the wait before a retry starts again at FIRST_WAIT_S
 
 const ended = (why) => ({ state: "ended", short: "target ended", what: "The target has ended", why });
 
 export class Console {
     /**
-     * @param {HTMLElement} stage Where the screen goes.
-     * @param {{n: number, url: string, input: boolean}} target As the server describes it.
-     * @param {() => void} onConnected Called at every new connection.
+     * @param {HTMLElement} stage Element that holds the screen.
+     * @param {{n: number, url: string, input: boolean}} target The target as /api/targets describes it.
+     * @param {() => void} onConnected Called after each connection.
      */
     constructor(stage, target, onConnected) {
         this._stage = stage;
@@ -31,7 +31,7 @@ export class Console {
         this._timer = null;
         this._steady = null;
         document.getElementById("again").addEventListener("click", () => this._retry());
-        // A page nobody sees does not knock on the server's door.
+        // A hidden page does not retry. When it becomes visible or the network is back, it retries at once.
         document.addEventListener("visibilitychange", () => this._retryIfWaiting());
         window.addEventListener("online", () => this._retryIfWaiting());
     }
@@ -68,15 +68,15 @@ export class Console {
             await document.exitFullscreen();
         } else {
             await this._stage.requestFullscreen();
-            // Where the browser offers it, Escape and the like reach the guest; holding Escape leaves.
+            // In browsers with keyboard lock, Escape and other keys reach the guest. Holding Escape leaves full screen.
             await navigator.keyboard?.lock?.().catch(() => {});
         }
         this.focus();
     }
 
     _connect() {
-        this._say("connecting", "connecting");
-        // The socket is made here and not by noVNC, which keeps the close code and reason to itself.
+        this._showState("connecting", "connecting");
+        // noVNC does not pass on the close code and reason, so this class makes the socket itself.
         const socket = new WebSocket(socketUrl(`/t/${this._target.n}/websockify`));
         socket.addEventListener("close", (event) => this._keepPicture(event));
         const rfb = new RFB(this._stage, socket, { shared: true });
@@ -96,7 +96,7 @@ export class Console {
 
     _connected() {
         this._ended = null;
-        this._say("connected", "connected");
+        this._showState("connected", "connected");
         this._notice.hidden = true;
         this._ghost.hidden = true;
         this._steady = setTimeout(() => { this._wait_s = FIRST_WAIT_S; }, STEADY_S * 1000);
@@ -104,7 +104,7 @@ export class Console {
         this._onConnected();
     }
 
-    /** The last picture stays, dimmed, until there is a new one. */
+    /** Keep the last picture, dimmed, until the next connection. */
     _keepPicture(event) {
         this._closed = event;
         const canvas = this._liveCanvas();
@@ -127,12 +127,12 @@ export class Console {
         } else if (code === TRY_AGAIN_LATER) {
             this._wait({ state: "waiting", short: "busy", what: "The server is busy", why: reason });
         } else {
-            this._wait(await this._trouble() ?? { state: "waiting", short: "disconnected", what: "The connection was lost", why: reason });
+            this._wait(await this._obstacle() ?? { state: "waiting", short: "disconnected", what: "The connection was lost", why: reason });
         }
     }
 
-    /** What keeps this page from connecting; null if nothing does. */
-    async _trouble() {
+    /** Return why this page cannot connect, as a state to show; null if it can. */
+    async _obstacle() {
         const answer = await fetchTargets();
         if (answer.refused !== undefined) {
             return { state: "refused", short: "refused", what: "The server refuses this page", why: answer.refused };
@@ -141,18 +141,18 @@ export class Console {
             return ended(`${this._ended}; vramtap has stopped too`);
         }
         if (answer.targets === undefined) {
-            return { state: "waiting", short: "server gone", what: "The server is gone", why: "vramtap does not answer at this address." };
+            return { state: "waiting", short: "server gone", what: "The server is gone", why: "vramtap does not answer at this address" };
         }
         const target = answer.targets[this._target.n];
         if (target === undefined) {
-            return { state: "waiting", short: "no target", what: "This target is not served any more", why: "" };
+            return { state: "waiting", short: "no target", what: "The server no longer has this target", why: "" };
         }
         return target.ended === null ? null : ended(target.ended);
     }
 
-    /** Say what is the matter and try again, later each time. */
+    /** Show why the page is not connected, and retry after a wait that doubles each time. */
     _wait({ state, short, what, why }) {
-        this._say(state, short);
+        this._showState(state, short);
         this._notice.hidden = false;
         document.getElementById("notice-what").textContent = what;
         document.getElementById("notice-why").textContent = why ?? "";
@@ -166,26 +166,26 @@ export class Console {
             } else if (left_ms <= 0) {
                 this._retry();
             } else {
-                next.textContent = `trying again in ${Math.ceil(left_ms / 1000)} s`;
+                next.textContent = `retry in ${Math.ceil(left_ms / 1000)} s`;
                 this._timer = setTimeout(countDown, Math.min(left_ms, 1000));
             }
         };
         countDown();
     }
 
-    /** Ask first: a WebSocket that fails tells no reason. */
+    /** Retry. It asks the API first, because a failed WebSocket gives no reason. */
     async _retry() {
         if (this._timer === null) {
             return;
         }
         clearTimeout(this._timer);
         this._timer = null;
-        document.getElementById("notice-next").textContent = "trying …";
-        const trouble = await this._trouble();
-        if (trouble === null) {
+        document.getElementById("notice-next").textContent = "connecting …";
+        const obstacle = await this._obstacle();
+        if (obstacle === null) {
             this._connect();
         } else {
-            this._wait(trouble);
+            this._wait(obstacle);
         }
     }
 
@@ -195,7 +195,7 @@ export class Console {
         }
     }
 
-    _say(state, short) {
+    _showState(state, short) {
         this._state.dataset.state = state;
         this._state.textContent = short;
     }

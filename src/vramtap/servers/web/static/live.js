@@ -1,14 +1,14 @@
-// The live line under the screen: what the tap is doing. It listens only while the page is seen.
+// The statistics line under the screen. It is connected only while the page is visible.
 
 import { Spark } from "./spark.js";
 import { socketUrl } from "./server.js";
 
-const RETRY_S = 10; // by itself; the screen's reconnecting calls sooner
-const SILENCE_S = 12; // the server gives a sign of life every 5 s
+const RETRY_S = 10; // pause before the next connection; a reconnecting screen connects this line sooner
+const SILENCE_S = 12; // the server sends a heartbeat every 5 s
 
 const counts = new Intl.NumberFormat("en");
 
-/** 0 B/s, 812 B/s, 4.1 kB/s, 120 MB/s. */
+/** Format a rate: 0 B/s, 812 B/s, 4.1 kB/s, 120 MB/s. */
 export function bytes(count) {
     for (const unit of ["B", "kB", "MB"]) {
         if (count < 1000) {
@@ -19,7 +19,7 @@ export function bytes(count) {
     return `${count.toFixed(1)} GB/s`;
 }
 
-/** 7 µs, 1.4 ms. */
+/** Format a time: 7 µs, 1.4 ms. */
 export function micros(count) {
     return count < 1000 ? `${count} µs` : `${(count / 1000).toFixed(1)} ms`;
 }
@@ -31,45 +31,45 @@ export class Live {
         this._spark = new Spark(document.getElementById("spark"));
         this._fields = {};
         this._socket = null;
-        this._heard = 0;
-        this._second = null;
+        this._received = 0;
+        this._ticker = null;
         this._retry = null;
     }
 
     start() {
-        document.addEventListener("visibilitychange", () => this.follow());
-        this.follow();
+        document.addEventListener("visibilitychange", () => this.update());
+        this.update();
     }
 
-    /** Listen if the page is seen, and only then; the server is known to be there, or worth asking. */
-    follow() {
+    /** Connect if the page is visible, disconnect if it is not. */
+    update() {
         if (document.hidden) {
-            this._stop();
+            this._disconnect();
         } else if (this._socket === null) {
-            this._listen();
+            this._connect();
         }
     }
 
-    _listen() {
+    _connect() {
         clearTimeout(this._retry);
         this._retry = null;
         const socket = new WebSocket(socketUrl(`/api/stats?t=${this._target.n}`));
         this._socket = socket;
-        this._heard = performance.now();
-        socket.addEventListener("message", (event) => this._take(JSON.parse(event.data)));
+        this._received = performance.now();
+        socket.addEventListener("message", (event) => this._receive(JSON.parse(event.data)));
         socket.addEventListener("close", () => {
             if (this._socket === socket) {
-                this._stop();
+                this._disconnect();
                 if (!document.hidden) {
-                    this._retry = setTimeout(() => this.follow(), RETRY_S * 1000);
+                    this._retry = setTimeout(() => this.update(), RETRY_S * 1000);
                 }
             }
         });
-        this._second = setInterval(() => this._tick(), 1000);
+        this._ticker = setInterval(() => this._tick(), 1000);
     }
 
-    _stop() {
-        clearInterval(this._second);
+    _disconnect() {
+        clearInterval(this._ticker);
         clearTimeout(this._retry);
         this._retry = null;
         const socket = this._socket;
@@ -79,16 +79,16 @@ export class Live {
     }
 
     _tick() {
-        if (performance.now() - this._heard > SILENCE_S * 1000) {
+        if (performance.now() - this._received > SILENCE_S * 1000) {
             this._socket.close();
             return;
         }
         this._spark.push(this._fields.pages_s ?? 0);
     }
 
-    _take(news) {
-        this._heard = performance.now();
-        Object.assign(this._fields, news);
+    _receive(changed) {
+        this._received = performance.now();
+        Object.assign(this._fields, changed);
         this._line.classList.remove("stale");
         const show = {
             mode: (text) => this._set("live-mode", text),
@@ -100,7 +100,7 @@ export class Live {
             updates_s: (count) => this._set("live-updates", `${counts.format(count)}/s`),
             viewers: (count) => this._set("live-viewers", counts.format(count)),
         };
-        for (const [name, value] of Object.entries(news)) {
+        for (const [name, value] of Object.entries(changed)) {
             show[name]?.(value);
         }
     }

@@ -1,4 +1,4 @@
-// The page: one target's screen, or the list of targets where there are several.
+// The page: the screen of one target, or a list of several targets.
 
 import { Console } from "./console.js";
 import { Live } from "./live.js";
@@ -6,7 +6,7 @@ import { fetchTargets } from "./server.js";
 
 const byId = (id) => document.getElementById(id);
 
-/** Take the token out of the address bar: it is in a cookie now and need not be seen or copied. */
+/** Remove the token from the address bar. The browser has it in a cookie now. */
 function hideToken() {
     const url = new URL(location.href);
     if (url.searchParams.has("token")) {
@@ -55,7 +55,7 @@ function showScreen(target) {
     byId("tools").hidden = false;
     byId("live").hidden = false;
     const live = new Live(byId("live"), target);
-    const screen = new Console(byId("stage"), target, () => live.follow());
+    const screen = new Console(byId("stage"), target, () => live.update());
 
     byId("keys").disabled = !target.input;
     byId("keys").addEventListener("click", () => screen.sendCtrlAltDel());
@@ -72,8 +72,8 @@ function showScreen(target) {
     live.start();
 }
 
-/** Which target this page is for: the one in the path, the only one, or none. */
-function chosen(targets) {
+/** Return the target of this page: the one in the path, or the only one; undefined for the list. */
+function targetOfPage(targets) {
     const path = /^\/t\/(\d+)\/?$/.exec(location.pathname);
     if (path) {
         return targets[Number(path[1])];
@@ -89,7 +89,7 @@ async function start() {
         byId("state").textContent = answer.refused ?? "the server does not answer; reload the page";
         return;
     }
-    const target = chosen(answer.targets);
+    const target = targetOfPage(answer.targets);
     if (target === undefined) {
         showList(answer.targets);
     } else {

@@ -1,6 +1,6 @@
-// What the page asks the server, and how it tells refused from gone.
+// Requests to the server.
 
-/** A WebSocket address on this server. */
+/** Return the WebSocket URL of a path on this server. */
 export function socketUrl(path) {
     const url = new URL(path, location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
@@ -8,8 +8,9 @@ export function socketUrl(path) {
 }
 
 /**
- * Ask for the targets.
- * @returns {Promise<{targets?: object[], refused?: string}>} neither field: the server does not answer.
+ * Get the targets.
+ * @returns {Promise<{targets?: object[], refused?: string}>} The targets, or why the server refuses this page.
+ *     Without either field the server does not answer.
  */
 export async function fetchTargets() {
     let answer;

@@ -1,4 +1,4 @@
-// A small curve of the last minute.
+// A curve of the last minute.
 
 const SECONDS = 60;
 
@@ -14,7 +14,7 @@ export class Spark {
         this._values.shift();
         this._values.push(value);
         if (drawn || value > 0) {
-            this._draw(); // an empty curve is not drawn again
+            this._draw(); // an empty curve stays as it is
         }
     }
 
@@ -26,7 +26,7 @@ export class Spark {
         this._canvas.height = Math.round(height * ratio);
         const context = this._canvas.getContext("2d");
         context.scale(ratio, ratio);
-        // The square root keeps a blinking cursor visible beside a scrolling screen.
+        // The square root keeps a blinking cursor visible next to a scrolling screen.
         const top = Math.sqrt(Math.max(16, ...this._values));
         const x = (index) => (index / (SECONDS - 1)) * width;
         const y = (value) => height - 1.5 - (Math.sqrt(value) / top) * (height - 4);

@@ -1,4 +1,4 @@
-"""What a guest says about itself."""
+"""DebugDevice: the text, frame, wake and exit ports."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pytest
 
 
-class Heard:
-    """A device and what came of it."""
+class Bench:
+    """A device, and the calls it has made."""
 
     def __init__(self) -> None:
         self.lines = 0
@@ -33,42 +33,42 @@ class Heard:
             self.device.write(PORT_DEBUG_TEXT, 1, byte)
 
 
-def test_lines_go_to_the_log_with_what_a_terminal_would_obey_spelt_out(
+def test_lines_are_logged_with_control_characters_escaped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "vramtap")
-    heard = Heard()
-    heard.say(b"hello\r\n\x1b[2J\xff\\ pwned\nrest")
+    bench = Bench()
+    bench.say(b"hello\r\n\x1b[2J\xff\\ pwned\nrest")
     assert caplog.messages == ["guest: hello", r"guest: \x1b[2J\xff\\ pwned"]
-    assert heard.device.text == "hello\r\n\x1b[2J\xff\\ pwned\nrest"
+    assert bench.device.text == "hello\r\n\x1b[2J\xff\\ pwned\nrest"
 
 
-def test_a_guest_that_never_stops_talking_is_kept_short(caplog: pytest.LogCaptureFixture) -> None:
+def test_text_and_log_lines_are_limited(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "vramtap")
-    heard = Heard()
-    heard.say(b"x" * (LINE_BYTES + 1) + b"\n")
+    bench = Bench()
+    bench.say(b"x" * (LINE_BYTES + 1) + b"\n")
     assert [len(message) for message in caplog.messages] == [LINE_BYTES + len("guest: "), 1 + len("guest: ")]
-    heard.say(b"y\n" * 3 * TEXT_BYTES)
+    bench.say(b"y\n" * 3 * TEXT_BYTES)
     assert len(caplog.messages) == LINES_PER_SECOND
-    assert len(heard.device.text) == TEXT_BYTES
-    assert len(heard.device._text) <= 2 * TEXT_BYTES, "and no more is kept than twice that"
-    heard.now_ns += 10**9
-    heard.say(b"z\n")
-    left_out = 3 * TEXT_BYTES - (LINES_PER_SECOND - 2)
-    assert caplog.messages[-2:] == [f"guest: {left_out} lines not logged", "guest: z"]
+    assert len(bench.device.text) == TEXT_BYTES
+    assert len(bench.device._text) <= 2 * TEXT_BYTES, "the buffer holds at most twice that"
+    bench.now_ns += 10**9
+    bench.say(b"z\n")
+    dropped = 3 * TEXT_BYTES - (LINES_PER_SECOND - 2)
+    assert caplog.messages[-2:] == [f"guest: {dropped} lines not logged", "guest: z"]
 
 
-def test_frames_wakes_and_the_end_are_told() -> None:
-    heard = Heard()
-    heard.device.write(PORT_FRAME, 4, 1)
-    heard.device.write(PORT_FRAME, 4, 2)
-    heard.device.write(PORT_WAKE, 1, 0)
-    heard.device.write(PORT_EXIT, 1, 3)
-    assert (heard.device.frames, heard.frames, heard.lines, heard.exits) == (2, [1, 2], 1, [3])
+def test_frame_wake_and_exit_ports_call_back() -> None:
+    bench = Bench()
+    bench.device.write(PORT_FRAME, 4, 1)
+    bench.device.write(PORT_FRAME, 4, 2)
+    bench.device.write(PORT_WAKE, 1, 0)
+    bench.device.write(PORT_EXIT, 1, 3)
+    assert (bench.device.frames, bench.frames, bench.lines, bench.exits) == (2, [1, 2], 1, [3])
 
 
-def test_the_text_port_says_that_it_is_there() -> None:
-    assert Heard().device.read(PORT_DEBUG_TEXT, 1) == 0xE9
+def test_text_port_can_be_detected() -> None:
+    assert Bench().device.read(PORT_DEBUG_TEXT, 1) == 0xE9
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -81,14 +81,14 @@ def test_the_text_port_says_that_it_is_there() -> None:
         )
     )
 )
-def test_anything_may_be_written_anywhere(
+def test_random_writes_are_harmless(
     caplog: pytest.LogCaptureFixture, writes: list[tuple[int, int, int]]
 ) -> None:
     caplog.set_level(logging.INFO, "vramtap")
     caplog.clear()
-    heard = Heard()
+    bench = Bench()
     for port, size, value in writes:
-        heard.device.write(port, size, value & (1 << 8 * size) - 1)
-        heard.device.read(port, size)
+        bench.device.write(port, size, value & (1 << 8 * size) - 1)
+        bench.device.read(port, size)
     assert all(message.isprintable() for message in caplog.messages)
-    assert all(0 <= status <= 255 for status in heard.exits)
+    assert all(0 <= status <= 255 for status in bench.exits)

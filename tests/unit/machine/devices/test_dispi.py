@@ -1,4 +1,4 @@
-"""The display's registers, as a guest sets and reads them."""
+"""DispiDevice: the display's registers, set and read by a guest."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MEMORY = GuestMemory()
 
 
 class Guest:
-    """What a guest does with the two ports."""
+    """A guest that uses the two ports."""
 
     def __init__(self) -> None:
         self.changes = 0
@@ -58,7 +58,7 @@ class Guest:
         self.set(ENABLE, ENABLED | LFB_ENABLED | flags)
 
 
-def test_it_is_there_before_any_mode_is_set() -> None:
+def test_registers_before_a_mode_is_set() -> None:
     guest = Guest()
     assert guest.get(ID) == 0xB0C5
     assert guest.get(VIDEO_MEMORY_64K) == VRAM_BYTES // 65536
@@ -70,7 +70,7 @@ def test_it_is_there_before_any_mode_is_set() -> None:
     assert guest.get(ID) == 0xB0C2
 
 
-def test_maxima_are_told_on_request() -> None:
+def test_getcaps_reads_the_maxima() -> None:
     guest = Guest()
     guest.set(ENABLE, GETCAPS)
     assert [guest.get(index) for index in (XRES, YRES, BPP)] == [16000, 12000, 32]
@@ -78,7 +78,7 @@ def test_maxima_are_told_on_request() -> None:
     assert guest.get(XRES) == 0
 
 
-def test_a_mode_is_set_and_seen() -> None:
+def test_mode_and_page_flip_are_visible() -> None:
     guest = Guest()
     guest.mode(1024, 768)
     mode = Dispi.from_words(guest.device.words()).mode(VRAM_BYTES)
@@ -92,7 +92,7 @@ def test_a_mode_is_set_and_seen() -> None:
     assert flipped.offset_bytes == 768 * 4096
 
 
-def test_setting_a_mode_clears_what_it_shows_and_says_so() -> None:
+def test_setting_a_mode_clears_its_scanout_and_logs_it() -> None:
     guest = Guest()
     log = MEMORY.log_device_writes()
     MEMORY.vram[:] = 0xAA
@@ -108,7 +108,7 @@ def test_setting_a_mode_clears_what_it_shows_and_says_so() -> None:
     log.close()
 
 
-def test_changes_are_told_only_when_the_scanout_may_be_another() -> None:
+def test_on_change_is_called_only_if_the_scanout_may_change() -> None:
     guest = Guest()
     guest.set(XRES, 640)
     guest.set(YRES, 480)
@@ -126,7 +126,7 @@ def test_changes_are_told_only_when_the_scanout_may_be_another() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "got"),
+    ("wanted", "adjusted"),
     [
         ((1023, 768, 32), (1016, 768, 32)),
         ((0, 0, 0), (8, 1, 8)),
@@ -136,13 +136,15 @@ def test_changes_are_told_only_when_the_scanout_may_be_another() -> None:
         ((4096, 2000, 32), (4096, 1024, 32)),
     ],
 )
-def test_what_does_not_fit_is_bent(asked: tuple[int, int, int], got: tuple[int, int, int]) -> None:
+def test_mode_that_does_not_fit_is_adjusted(
+    wanted: tuple[int, int, int], adjusted: tuple[int, int, int]
+) -> None:
     guest = Guest()
-    guest.mode(*asked)
-    assert (guest.get(XRES), guest.get(YRES), guest.get(BPP)) == got
+    guest.mode(*wanted)
+    assert (guest.get(XRES), guest.get(YRES), guest.get(BPP)) == adjusted
 
 
-def test_an_offset_that_does_not_fit_is_taken_back() -> None:
+def test_offset_that_does_not_fit_becomes_zero() -> None:
     guest = Guest()
     guest.mode(1024, 4096)
     guest.set(Y_OFFSET, 1)
@@ -151,7 +153,7 @@ def test_an_offset_that_does_not_fit_is_taken_back() -> None:
     assert guest.get(X_OFFSET) == 0
 
 
-def test_enabling_starts_at_the_first_pixel_with_rows_as_long_as_the_screen() -> None:
+def test_enabling_resets_offsets_and_virtual_width() -> None:
     guest = Guest()
     guest.mode(640, 480)
     guest.set(VIRT_WIDTH, 1024)
@@ -161,7 +163,7 @@ def test_enabling_starts_at_the_first_pixel_with_rows_as_long_as_the_screen() ->
     assert [guest.get(index) for index in (VIRT_WIDTH, X_OFFSET, Y_OFFSET)] == [640, 0, 0]
 
 
-def test_ports_of_other_sizes_meet_nothing() -> None:
+def test_accesses_of_other_sizes_have_no_effect() -> None:
     guest = Guest()
     guest.device.write(PORT_DISPI_INDEX, 2, XRES)
     guest.device.write(PORT_DISPI_DATA, 4, 640)
@@ -177,15 +179,15 @@ def test_ports_of_other_sizes_meet_nothing() -> None:
         max_size=40,
     )
 )
-def test_whatever_is_written_the_registers_fit(writes: list[tuple[int, int]]) -> None:
+def test_registers_stay_valid_after_random_writes(writes: list[tuple[int, int]]) -> None:
     guest = Guest()
     for index, value in writes:
-        # Clearing 16 MiB each time would take the test minutes.
+        # Without NOCLEARMEM, clearing 16 MiB each time would take minutes.
         guest.set(index, value | NOCLEARMEM if index == ENABLE else value)
     words = guest.device.words()
     assert all(0 <= word <= 0xFFFF for word in words)
     assert 0 <= guest.get(BANK) < 256
     if words[ENABLE] & ENABLED:
-        # A mode of 8 bits a pixel or 15 is none that is linear; every other one is in bounds.
+        # Modes of 8 or 15 bits a pixel are not linear. Every other mode is within the video RAM.
         linear = words[BPP] in (16, 24, 32)
         assert (Dispi.from_words(words).mode(VRAM_BYTES) is not None) == linear

@@ -1,4 +1,4 @@
-"""The real-time clock under a clock of the test's own."""
+"""RtcDevice, with time controlled by the test."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RATES = {3: 8192, 6: 1024, 10: 64, 15: 2, 1: 256, 2: 128}
 
 
 class Guest:
-    """A clock, and what a guest does with it."""
+    """A guest that uses the clock."""
 
     def __init__(self, wall_s: float = 1_800_000_000.25) -> None:
         self.now_ns = 12_345
@@ -62,7 +62,7 @@ class Guest:
         self.device.write(PORT_RTC_DATA, 1, value)
 
     def sleep(self) -> int:
-        """Until the clock is due; returns for how long."""
+        """Sleep until the clock is due, and return for how long."""
         due = self.device.due_ns()
         assert due != NEVER_NS
         slept = due - self.now_ns
@@ -75,7 +75,7 @@ def at(text: str) -> float:
     return time.mktime(time.strptime(text, "%Y-%m-%d %H:%M:%S"))
 
 
-def test_time_is_the_hosts_in_decimal_digits() -> None:
+def test_time_is_the_hosts_in_bcd() -> None:
     guest = Guest(at("2031-12-29 23:58:07"))
     registers = (CENTURY, YEAR, MONTH, DAY, HOURS, MINUTES, SECONDS, WEEKDAY)
     assert [guest.get(index) for index in registers] == [0x20, 0x31, 0x12, 0x29, 0x23, 0x58, 0x07, 2]
@@ -97,7 +97,7 @@ def test_twelve_hours_and_binary(clock: str, binary: int, digits: int) -> None:
     assert guest.get(HOURS) == int(clock)
 
 
-def test_time_stands_still_while_it_is_set() -> None:
+def test_set_bit_stops_the_time() -> None:
     guest = Guest(at("2031-01-05 10:00:00"))
     guest.set(REG_B, SET | HOURS_24)
     guest.pass_ns(5 * SECOND_NS)
@@ -108,7 +108,7 @@ def test_time_stands_still_while_it_is_set() -> None:
     assert guest.get(SECONDS) == 5
 
 
-def test_update_in_progress_is_seen_before_each_second() -> None:
+def test_update_in_progress_is_set_before_each_second() -> None:
     guest = Guest(1_800_000_000.0)
     assert not guest.get(REG_A) & UIP
     guest.pass_ns(SECOND_NS - 1_000_000)
@@ -136,7 +136,7 @@ def test_missed_periods_are_one_flag() -> None:
     guest.set(REG_A, 0x2A)
     guest.set(REG_B, PIE | HOURS_24)
     guest.sleep()
-    assert guest.device.due_ns() == NEVER_NS, "nothing more is told until the flag is read"
+    assert guest.device.due_ns() == NEVER_NS, "no further event until the flag is read"
     guest.pass_ns(10 * SECOND_NS)
     guest.device.tick(guest.now_ns)
     assert guest.raised == 1
@@ -146,7 +146,7 @@ def test_missed_periods_are_one_flag() -> None:
     assert guest.raised == 1
 
 
-def test_a_guest_that_only_looks_sees_the_flag_and_wakes_nobody() -> None:
+def test_polled_periodic_flag_raises_no_line() -> None:
     guest = Guest()
     guest.set(REG_A, 0x2A)
     assert guest.device.due_ns() == NEVER_NS
@@ -156,7 +156,7 @@ def test_a_guest_that_only_looks_sees_the_flag_and_wakes_nobody() -> None:
     assert guest.raised == 0
 
 
-def test_enabling_a_flag_that_is_up_raises_the_line() -> None:
+def test_enabling_a_set_flag_raises_the_line() -> None:
     guest = Guest()
     guest.pass_ns(SECOND_NS)
     guest.device.tick(guest.now_ns)
@@ -165,7 +165,7 @@ def test_enabling_a_flag_that_is_up_raises_the_line() -> None:
     assert guest.get(REG_C) & (IRQF | UIE) == IRQF | UIE
 
 
-def test_each_new_second_is_told() -> None:
+def test_each_new_second_raises_the_line() -> None:
     guest = Guest(1_800_000_000.25)
     guest.get(REG_C)
     guest.set(REG_B, UIE | HOURS_24)
@@ -176,10 +176,10 @@ def test_each_new_second_is_told() -> None:
     guest.get(REG_C)
     guest.set(REG_B, SET | UIE)
     assert guest.device.due_ns() == NEVER_NS
-    assert guest.get(REG_B) == SET, "setting the time takes the wish for its changes away"
+    assert guest.get(REG_B) == SET, "SET clears UIE"
 
 
-def test_no_rate_no_period() -> None:
+def test_rate_zero_has_no_periods() -> None:
     guest = Guest()
     guest.set(REG_A, 0x20)
     guest.set(REG_B, PIE)
@@ -208,7 +208,7 @@ def test_other_registers_are_memory() -> None:
         max_size=40,
     )
 )
-def test_whatever_is_written_answers_fit_and_the_moment_named_is_ahead(
+def test_random_writes_keep_values_valid_and_due_time_ahead(
     traffic: list[tuple[int, int, int, int]],
 ) -> None:
     guest = Guest()

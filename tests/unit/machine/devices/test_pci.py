@@ -1,4 +1,4 @@
-"""The PCI bus, as a guest looks for its display."""
+"""PciDevice: a guest finds and sizes the display."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def config(bus: PortBus, device: int, register: int, size: int = 4) -> int:
     return bus.read(PORT_PCI_DATA + (register & 3), size)
 
 
-def test_a_bridge_and_a_display_are_found_and_nothing_else() -> None:
+def test_bus_has_a_bridge_and_a_display_only() -> None:
     bus = PortBus([PciDevice()])
     found = {device: config(bus, device, 0) for device in range(32)}
     assert {device: ids for device, ids in found.items() if ids != 0xFFFF_FFFF} == {
@@ -29,7 +29,7 @@ def test_a_bridge_and_a_display_are_found_and_nothing_else() -> None:
     assert config(bus, 2, 0x02, 2) == 0x1111
 
 
-def test_bar_0_is_the_video_ram_and_is_sized_by_ones() -> None:
+def test_bar_0_is_the_video_ram_and_can_be_sized() -> None:
     bus = PortBus([PciDevice()])
     assert config(bus, 2, 0x10) == VRAM_BASE | 8
     bus.write(PORT_PCI_DATA, 4, 0xFFFF_FFFF)
@@ -41,7 +41,7 @@ def test_bar_0_is_the_video_ram_and_is_sized_by_ones() -> None:
     assert config(bus, 2, 0x14) == 0
 
 
-def test_the_address_port_keeps_what_it_may() -> None:
+def test_address_port_masks_reserved_bits() -> None:
     bus = PortBus([PciDevice()])
     bus.write(PORT_PCI_ADDRESS, 4, 0xFFFF_FFFF)
     assert bus.read(PORT_PCI_ADDRESS, 4) == 0x80FF_FFFC
@@ -62,7 +62,7 @@ def test_the_address_port_keeps_what_it_may() -> None:
         max_size=30,
     )
 )
-def test_whatever_is_written_the_display_stays_put(writes: list[tuple[int, int, int]]) -> None:
+def test_random_writes_do_not_move_the_display(writes: list[tuple[int, int, int]]) -> None:
     bus = PortBus([PciDevice()])
     for port, size, value in writes:
         bus.write(port, size, value)

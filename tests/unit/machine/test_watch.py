@@ -1,4 +1,4 @@
-"""MachineWatch over a machine that does as it is told: no store goes unnoticed, nobody asks for nothing."""
+"""MachineWatch on a machine that the test controls: every store is reported, without useless polls."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from support.soft_mmu import SoftMachine
 from vramtap.errors import KernelError
 from vramtap.machine.memory import GuestMemory
 from vramtap.machine.space import GuestSpace
+from vramtap.machine.watch import MachineWatch
 from vramtap.pages import PAGE_SIZE
-from vramtap.trackers.machine.wake import MachineWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     from vramtap.machine.run_notifier import RunNotifier
 
 NEVER_S = 1e6
-"""No test takes so long: what is seen then is not the timer's doing."""
+"""Longer than any test, so that the timer plays no part."""
 SOON_S = 1e-3
 ROUNDS = 300
 MEMORY = GuestMemory()
 
 
 class Guest:
-    """A machine, and a log of whether anything was stored."""
+    """A machine, and whether anything was stored."""
 
     def __init__(self) -> None:
         self.machine = SoftMachine(MEMORY)
         self.runs: RunNotifier = self.machine.runs
         self.space = GuestSpace(self.machine)
         self.written = False
-        self.asked = 0
-        self.asked_on: list[int] = []
+        self.polls = 0
+        self.poll_threads: list[int] = []
 
-    def question(self) -> bool:
-        self.asked += 1
-        self.asked_on.append(threading.get_ident())
+    def poll(self) -> bool:
+        self.polls += 1
+        self.poll_threads.append(threading.get_ident())
         return self.written
 
     def run(self, *, storing: bool) -> None:
@@ -52,8 +52,8 @@ class Guest:
         self.written |= storing
         self.runs.end(halted=True)
 
-    def watch(self, answer: Callable[[], None], interval_s: float = NEVER_S) -> MachineWatch:
-        return MachineWatch(self.space, self.question, answer, interval_s)
+    def watch(self, callback: Callable[[], None], interval_s: float = NEVER_S) -> MachineWatch:
+        return MachineWatch(self.machine, self.poll, callback, interval_s)
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def _all_threads_end() -> Iterator[None]:
 
 
 def timer_is_set(watch: MachineWatch) -> bool:
-    """What the kernel says of its timer (proc_pid_fdinfo(5))."""
+    """Return whether the kernel says that the timer is set (proc_pid_fdinfo(5))."""
     text = Path(f"/proc/self/fdinfo/{watch._timer.fileno()}").read_text()
     return "it_value: (0, 0)" not in text
 
@@ -77,13 +77,13 @@ class Step(Enum):
 
 
 @given(st.lists(st.sampled_from(Step), max_size=40))
-def test_while_it_stands_still_a_store_has_been_told(steps: list[Step]) -> None:
-    guest, answers, running = Guest(), 0, False
+def test_store_is_reported_by_the_end_of_its_run(steps: list[Step]) -> None:
+    guest, calls, running = Guest(), 0, False
     watch: MachineWatch | None = None
 
-    def answer() -> None:
-        nonlocal answers
-        answers += 1
+    def callback() -> None:
+        nonlocal calls
+        calls += 1
 
     try:
         for step in steps:
@@ -96,65 +96,67 @@ def test_while_it_stands_still_a_store_has_been_told(steps: list[Step]) -> None:
                 guest.written = True
                 guest.space.machine.memory.wrote(0, PAGE_SIZE)
             elif step is Step.WATCH and watch is None:
-                answers = 0
-                watch = guest.watch(answer)
+                calls = 0
+                watch = guest.watch(callback)
             elif step is Step.COLLECT:
                 if watch is not None:
                     watch.cancel()
                     watch = None
                 guest.written = False
             if watch is not None:
-                told_by_now = guest.written and not running
-                assert answers == 1 if told_by_now else answers <= guest.written
+                reported = guest.written and not running
+                assert calls == 1 if reported else calls <= guest.written
     finally:
         if watch is not None:
             watch.cancel()
 
 
-def test_what_was_stored_before_is_told_at_once() -> None:
-    guest, told = Guest(), []
+def test_earlier_store_is_reported_at_once() -> None:
+    guest, called = Guest(), []
     guest.run(storing=True)
-    watch = guest.watch(lambda: told.append(threading.get_ident()))
-    assert told == [threading.get_ident()]
+    watch = guest.watch(lambda: called.append(threading.get_ident()))
+    assert called == [threading.get_ident()]
     watch.cancel()
 
 
-def test_the_machines_thread_asks_and_tells() -> None:
-    guest, told = Guest(), []
-    watch = guest.watch(lambda: told.append(threading.get_ident()))
+def test_machine_thread_polls_and_calls_back() -> None:
+    guest, called = Guest(), []
+    watch = guest.watch(lambda: called.append(threading.get_ident()))
     ran_on = []
     for storing in (False, False, True, True):
         machine = threading.Thread(target=guest.run, kwargs={"storing": storing})
         machine.start()
         ran_on.append(machine.ident)
         machine.join()
-    assert guest.asked_on == [threading.get_ident(), *ran_on[:3]], "at first, and until the first yes"
-    assert told == ran_on[2:3]
+    assert guest.poll_threads == [threading.get_ident(), *ran_on[:3]], (
+        "at the start, and until the first True"
+    )
+    assert called == ran_on[2:3]
     watch.cancel()
 
 
 @pytest.mark.parametrize("runs_before", [True, False])
-def test_a_store_of_a_run_that_never_ends_is_told(runs_before: bool) -> None:
-    guest, told, asked = Guest(), threading.Event(), threading.Event()
+def test_store_in_an_endless_run_is_reported(runs_before: bool) -> None:
+    guest, called, polled = Guest(), threading.Event(), threading.Event()
 
-    def question() -> bool:
-        if guest.asked:
-            asked.set()
-        return guest.question()
+    def poll() -> bool:
+        if guest.polls:
+            polled.set()
+        return guest.poll()
 
     if runs_before:
         guest.runs.begin()
-    watch = MachineWatch(guest.space, question, told.set, SOON_S)
+    watch = MachineWatch(guest.machine, poll, called.set, SOON_S)
     if not runs_before:
         guest.runs.begin()
-    assert asked.wait(60), "asked again while it runs"
-    assert not told.is_set()
+    assert polled.wait(60), "polls again during the run"
+    assert not called.is_set()
     guest.written = True
-    assert told.wait(60)
+    assert called.wait(60)
     watch.cancel()
 
 
-def test_the_timer_is_set_while_it_runs_and_only_then() -> None:
+def test_timer_is_set_only_during_runs() -> None:
     guest = Guest()
     watch = guest.watch(lambda: None)
     for _ in range(3):
@@ -165,11 +167,11 @@ def test_the_timer_is_set_while_it_runs_and_only_then() -> None:
     assert not timer_is_set(watch)
     guest.run(storing=True)
     guest.runs.begin()
-    assert not timer_is_set(watch), "there is nothing left to find out"
+    assert not timer_is_set(watch), "the watch is over"
     watch.cancel()
 
 
-def test_one_that_is_entered_while_it_runs_sets_the_timer() -> None:
+def test_watch_during_a_run_sets_the_timer() -> None:
     guest = Guest()
     guest.runs.begin()
     watch = guest.watch(lambda: None)
@@ -177,18 +179,18 @@ def test_one_that_is_entered_while_it_runs_sets_the_timer() -> None:
     watch.cancel()
 
 
-def test_what_a_device_stores_is_told_though_the_run_goes_on() -> None:
-    guest, told = Guest(), []
-    watch = guest.watch(lambda: told.append("told"))
+def test_device_store_is_reported_during_the_run() -> None:
+    guest, called = Guest(), []
+    watch = guest.watch(lambda: called.append("called"))
     guest.runs.begin()
     guest.written = True
     guest.space.machine.memory.wrote(0, PAGE_SIZE)
-    assert told == ["told"]
+    assert called == ["called"]
     watch.cancel()
 
 
-def test_what_is_stored_while_it_is_asked_first_is_told() -> None:
-    guest, told, stored = Guest(), threading.Event(), threading.Event()
+def test_store_during_the_first_poll_is_reported() -> None:
+    guest, called, stored = Guest(), threading.Event(), threading.Event()
 
     def store() -> None:
         guest.runs.begin()
@@ -198,48 +200,48 @@ def test_what_is_stored_while_it_is_asked_first_is_told() -> None:
 
     machine = threading.Thread(target=store)
 
-    def question() -> bool:
-        seen = guest.question()
-        if guest.asked == 1:
+    def poll() -> bool:
+        seen = guest.poll()
+        if guest.polls == 1:
             machine.start()
             assert stored.wait(60)
         return seen
 
-    watch = MachineWatch(guest.space, question, told.set, NEVER_S)
+    watch = MachineWatch(guest.machine, poll, called.set, NEVER_S)
     machine.join(60)
-    assert told.is_set()
+    assert called.is_set()
     watch.cancel()
 
 
-def test_cancelled_it_asks_nobody_and_listens_to_nothing() -> None:
-    guest, told = Guest(), []
+def test_cancelled_watch_neither_polls_nor_watches() -> None:
+    guest, called = Guest(), []
     guest.run(storing=False)
-    watch = guest.watch(lambda: told.append("told"))
+    watch = guest.watch(lambda: called.append("called"))
     watch.cancel()
-    asked = guest.asked
+    polls = guest.polls
     guest.run(storing=True)
     guest.space.machine.memory.wrote(0, PAGE_SIZE)
-    watch.run_ended(halted=True)  # one that was on its way
-    assert guest.asked == asked
-    assert told == []
-    assert guest.runs._watchers == (), "it is kept by nobody"
+    watch.run_ended(halted=True)  # a late call
+    assert guest.polls == polls
+    assert called == []
+    assert guest.runs._watchers == (), "the notifier does not keep it"
     assert MEMORY._device_watchers.snapshot() == ()
 
 
-def test_cancelling_waits_for_who_is_asking() -> None:
-    guest, told, ended = Guest(), [], threading.Event()
-    asking, go_on = threading.Event(), threading.Event()
+def test_cancel_waits_for_a_poll_under_way() -> None:
+    guest, called, ended = Guest(), [], threading.Event()
+    polling, go_on = threading.Event(), threading.Event()
 
-    def question() -> bool:
+    def poll() -> bool:
         if guest.written:
-            asking.set()
+            polling.set()
             assert go_on.wait(60)
         return guest.written
 
-    watch = MachineWatch(guest.space, question, lambda: told.append(ended.is_set()), NEVER_S)
+    watch = MachineWatch(guest.machine, poll, lambda: called.append(ended.is_set()), NEVER_S)
     machine = threading.Thread(target=lambda: guest.run(storing=True))
     machine.start()
-    assert asking.wait(60)
+    assert polling.wait(60)
 
     def cancel() -> None:
         watch.cancel()
@@ -251,14 +253,14 @@ def test_cancelling_waits_for_who_is_asking() -> None:
     go_on.set()
     cancelling.join(60)
     machine.join(60)
-    assert told == [False], "told, and before it was cancelled"
+    assert called == [False], "called, and before cancel returned"
     assert ended.is_set()
 
 
-def test_a_store_beside_the_beginning_of_the_watch_is_told() -> None:
+def test_store_concurrent_with_the_start_is_reported() -> None:
     guest = Guest()
     for _ in range(ROUNDS):
-        guest.written, told = False, threading.Event()
+        guest.written, called = False, threading.Event()
         together = threading.Barrier(2)
 
         def store(together: threading.Barrier = together) -> None:
@@ -268,19 +270,19 @@ def test_a_store_beside_the_beginning_of_the_watch_is_told() -> None:
         machine = threading.Thread(target=store)
         machine.start()
         together.wait(60)
-        watch = guest.watch(told.set)
+        watch = guest.watch(called.set)
         machine.join(60)
-        assert told.is_set(), "both are done, so it is too late to be told"
+        assert called.is_set(), "both threads are done: no later call can come"
         watch.cancel()
 
 
-def test_none_is_told_after_the_end_of_the_watch() -> None:
+def test_no_callback_after_cancel() -> None:
     guest = Guest()
     for _ in range(ROUNDS):
         guest.written, cancelled, late = False, threading.Event(), threading.Event()
         together = threading.Barrier(2)
 
-        def answer(cancelled: threading.Event = cancelled, late: threading.Event = late) -> None:
+        def callback(cancelled: threading.Event = cancelled, late: threading.Event = late) -> None:
             if cancelled.is_set():
                 late.set()
 
@@ -288,7 +290,7 @@ def test_none_is_told_after_the_end_of_the_watch() -> None:
             together.wait(60)
             guest.run(storing=True)
 
-        watch = guest.watch(answer, SOON_S)
+        watch = guest.watch(callback, SOON_S)
         machine = threading.Thread(target=store)
         machine.start()
         together.wait(60)
@@ -298,7 +300,7 @@ def test_none_is_told_after_the_end_of_the_watch() -> None:
         assert not late.is_set()
 
 
-def test_without_a_thread_there_is_no_watch_and_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_thread_start_leaks_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -309,10 +311,10 @@ def test_without_a_thread_there_is_no_watch_and_no_descriptor(monkeypatch: pytes
         guest.watch(lambda: None)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     guest.run(storing=True)
-    assert guest.asked == 0
+    assert guest.polls == 0
 
 
-def test_without_a_descriptor_there_is_no_watch() -> None:
+def test_missing_descriptor_raises() -> None:
     guest, limit = Guest(), resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
     try:
@@ -321,4 +323,4 @@ def test_without_a_descriptor_there_is_no_watch() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
     guest.run(storing=True)
-    assert guest.asked == 0
+    assert guest.polls == 0

@@ -1,4 +1,4 @@
-"""Keyboard and mouse, as a guest without a driver of ours meets them."""
+"""Ps2Device: keyboard and mouse by the rules of the hardware."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vramtap.machine.layout import PORT_PS2_DATA, PORT_PS2_STATUS
 
 
 class Guest:
-    """A controller, and what a guest does with it."""
+    """A guest that uses the controller."""
 
     def __init__(self, *, mouse: bool = False) -> None:
         self.raised = 0
@@ -37,7 +37,7 @@ class Guest:
         return self.device.read(PORT_PS2_STATUS, 1)
 
     def drain(self) -> tuple[list[int], list[int]]:
-        """Everything that waits: the keyboard's and the controller's, the mouse's."""
+        """Read all bytes: those of keyboard and controller, and those of the mouse."""
         both: tuple[list[int], list[int]] = ([], [])
         while (status := self.status) & STATUS_OUTPUT:
             both[bool(status & STATUS_MOUSE)].append(self.device.read(PORT_PS2_DATA, 1))
@@ -45,7 +45,7 @@ class Guest:
         return both
 
     def command(self, *values: int) -> list[int]:
-        """A controller command with its bytes; returns what it answers."""
+        """Send a controller command with its bytes, and return the answer."""
         self.device.write(PORT_PS2_STATUS, 1, values[0])
         for value in values[1:]:
             self.device.write(PORT_PS2_DATA, 1, value)
@@ -63,13 +63,13 @@ class Guest:
         return self.drain()[1]
 
     def packets(self, size: int = 3) -> list[tuple[int, int, int, int]]:
-        """What the mouse has to say: buttons, right, down, notches."""
+        """Read the mouse's packets: buttons, right, down, notches."""
         data = self.drain()[1]
         assert len(data) % size == 0
         found = []
         for start in range(0, len(data), size):
             head, dx, dy = data[start : start + 3]
-            assert head & 0xC8 == 0x08, "bit 3 is set, nothing overflows"
+            assert head & 0xC8 == 0x08, "bit 3 set, no overflow"
             dx -= (head & 0x10) << 4
             dy -= (head & 0x20) << 3
             dz = data[start + 3] if size == 4 else 0
@@ -105,7 +105,7 @@ def test_command_byte_is_kept() -> None:
     assert guest.command(0x20) == [0x65]
 
 
-def test_a_byte_put_into_the_buffer_comes_out_as_if_from_a_device() -> None:
+def test_buffer_write_commands_return_the_byte_as_device_data() -> None:
     guest = Guest()
     guest.device.write(PORT_PS2_STATUS, 1, 0xD2)
     guest.device.write(PORT_PS2_DATA, 1, 0x12)
@@ -116,7 +116,7 @@ def test_a_byte_put_into_the_buffer_comes_out_as_if_from_a_device() -> None:
     assert guest.drain() == ([], [])
 
 
-def test_a_port_that_is_off_holds_its_bytes_back() -> None:
+def test_disabled_device_keeps_its_bytes() -> None:
     guest = Guest(mouse=True)
     guest.command(0xAD)
     guest.command(0xA7)
@@ -133,7 +133,7 @@ def test_a_port_that_is_off_holds_its_bytes_back() -> None:
     assert mouse == [0x08, 1, 0]
 
 
-def test_the_line_is_raised_for_every_byte_that_comes_to_wait() -> None:
+def test_line_is_raised_for_every_byte_at_the_data_port() -> None:
     guest = Guest()
     guest.device.key(0xC8, down=True)
     assert guest.raised == 1
@@ -195,7 +195,7 @@ def test_keyboard_commands() -> None:
     assert guest.to_keyboard(0xF0, 0x00) == [0xFA, 0xFA, 0x02]
 
 
-def test_a_keyboard_that_does_not_scan_sends_nothing() -> None:
+def test_disabled_keyboard_sends_nothing() -> None:
     guest = Guest()
     assert guest.to_keyboard(0xF5) == [0xFA]
     guest.device.key(0x1E, down=True)
@@ -205,7 +205,7 @@ def test_a_keyboard_that_does_not_scan_sends_nothing() -> None:
     assert guest.drain()[0] == [0x1E]
 
 
-def test_an_answer_never_splits_a_key() -> None:
+def test_answer_never_splits_a_key() -> None:
     guest = Guest()
     guest.device.key(0xC8, down=True)
     assert guest.device.read(PORT_PS2_DATA, 1) == 0xE0
@@ -247,7 +247,7 @@ def test_mouse_commands() -> None:
     assert guest.to_mouse(0xEE, 0x42, 0xEC) == [0xFA, 0x42, 0xFA]
 
 
-def test_motions_are_sent_once_enabled() -> None:
+def test_motions_are_sent_only_when_enabled() -> None:
     guest = Guest()
     guest.device.move(5, 5, 0)
     assert guest.packets() == []
@@ -267,7 +267,7 @@ def test_motions_are_sent_once_enabled() -> None:
     assert guest.device.mouse_epoch != before
 
 
-def test_motions_of_a_guest_that_does_not_read_are_merged() -> None:
+def test_unread_motions_are_merged() -> None:
     guest = Guest(mouse=True)
     for _ in range(10_000):
         guest.device.move(1, -2, 0)
@@ -276,7 +276,7 @@ def test_motions_of_a_guest_that_does_not_read_are_merged() -> None:
     assert sum(packet[2] for packet in packets) == -20_000
 
 
-def test_clicks_keep_their_order_and_their_number_is_bounded() -> None:
+def test_clicks_keep_their_order_within_a_limit() -> None:
     guest = Guest(mouse=True)
     guest.device.move(3, 0, 1)
     guest.device.move(4, 0, 0)
@@ -289,7 +289,7 @@ def test_clicks_keep_their_order_and_their_number_is_bounded() -> None:
     assert packets[-1][0] == 1
 
 
-def test_a_move_home_is_not_added_to_what_follows() -> None:
+def test_motion_to_a_border_is_not_merged() -> None:
     guest = Guest(mouse=True)
     for number in range(3 * MAX_MOTIONS):
         guest.device.move(0, 0, number & 1)
@@ -300,7 +300,7 @@ def test_a_move_home_is_not_added_to_what_follows() -> None:
     assert (0, -50, -40, 0) not in packets
 
 
-def test_moves_home_that_nobody_reads_are_bounded() -> None:
+def test_unread_motions_to_a_border_are_limited() -> None:
     guest = Guest(mouse=True)
     for _ in range(10_000):
         guest.device.home(-1, 0)
@@ -310,7 +310,7 @@ def test_moves_home_that_nobody_reads_are_bounded() -> None:
     assert packets[-2:] == [(0, -1, 0, 0), (0, 1, 0, 0)]
 
 
-def test_a_reset_is_told_apart_from_a_change_of_the_way_to_ask() -> None:
+def test_reset_changes_the_epoch_in_remote_mode() -> None:
     guest = Guest()
     guest.to_mouse(0xF0)
     before = guest.device.mouse_epoch
@@ -319,7 +319,7 @@ def test_a_reset_is_told_apart_from_a_change_of_the_way_to_ask() -> None:
     assert guest.device.mouse_epoch not in (before, None)
 
 
-def test_the_wheel_turns_for_a_guest_that_knocked() -> None:
+def test_wheel_is_enabled_by_the_rate_sequence() -> None:
     guest = Guest(mouse=True)
     guest.device.move(0, 0, 0, 1)
     assert guest.packets() == []
@@ -332,7 +332,7 @@ def test_the_wheel_turns_for_a_guest_that_knocked() -> None:
     assert guest.to_mouse(0xF2) == [0xFA, 0]
 
 
-def test_a_guest_may_ask_for_each_packet() -> None:
+def test_remote_mode_sends_packets_on_request() -> None:
     guest = Guest()
     assert guest.to_mouse(0xF0) == [0xFA]
     guest.device.move(1, 2, 1)
@@ -357,7 +357,7 @@ small = st.integers(-(1 << 20), 1 << 20)
         max_size=200,
     )
 )
-def test_whatever_happens_answers_fit_and_what_waits_is_bounded(
+def test_random_traffic_keeps_answers_valid_and_queues_limited(
     traffic: list[tuple[str, int, int, int]],
 ) -> None:
     guest = Guest(mouse=True)
@@ -374,7 +374,7 @@ def test_whatever_happens_answers_fit_and_what_waits_is_bounded(
             guest.device.home(first, second)
     keyboard, mouse = guest.drain()
     assert len(keyboard) + len(mouse) < 100_000
-    # A reset puts everything right again, whatever came before.
+    # After a reset the devices work as at the start.
     guest.command(0x60, 0x47)
     guest.to_mouse(0xFF)
     assert guest.to_keyboard(0xFF) == [0xFA, 0xAA]
