@@ -1,21 +1,23 @@
-"""The error tree: everything vramtap raises on purpose, each with the four things a reader needs.
+"""The tree of errors that vramtap raises on purpose.
 
 ```
-VramtapError                 anything below; the command line prints it as one line and exits 1
-├── UsageError               a target URL or an option that means nothing (exit 2)
-├── ModeError                a geometry that does not fit its memory or is out of bounds
+VramtapError                 base of all; the command line prints it on one line and exits with 1
+├── UsageError               a target URL or an option is invalid (exit 2)
+├── ModeError                a mode does not fit its memory, or is out of bounds
 ├── AttachError              the target cannot be tapped
-│   ├── NotFound             no such socket, process, display or file
-│   ├── Refused              the kernel or the target said no (ptrace, permissions, busy monitor)
-│   └── NotTappable          it is there, but has no framebuffer we can follow
-├── KernelError              a system call failed; carries the errno
-│   └── Unsupported          this kernel does not offer the interface
+│   ├── NotFound             there is no such socket, process, display or file
+│   ├── Refused              the kernel or the target refused (ptrace rights, permissions, busy monitor)
+│   └── NotTappable          the target exists, but vramtap cannot follow its framebuffer
+├── KernelError              a system call failed; `errno` has its error number
+│   └── Unsupported          the kernel does not offer the interface
 ├── TargetGone               the target ended while it was tapped
-├── ListenError              an address cannot be listened on (busy, unknown, not of this machine)
+├── ListenError              vramtap cannot listen on an address (busy, unknown, not of this machine)
 ├── MissingAsset             a file of the installed package is missing
-├── ProtocolError            the other side of an RFB connection broke the protocol
-└── TimedOut                 what was waited for did not happen in time (exit 3 from `wait`)
+├── ProtocolError            the peer of an RFB connection violated the protocol
+└── TimedOut                 an event did not happen in time (exit 3 from `wait`)
 ```
+
+Every error names the operation, its object, the reason with the value found, and what the user can do.
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ import errno as _errno
 
 
 class VramtapError(Exception):
-    """Base of all errors raised on purpose.
+    """Base of all errors that vramtap raises on purpose.
 
     Args:
-        operation: What was being done, in the words of the interface (`PAGEMAP_SCAN`, `connect`).
-        object: What it was done to (`pid 812 0x7f..-0x7f..`, a path, a URL).
-        reason: What went wrong, with the value that was found.
-        remedy: What the reader can do about it; empty if there is nothing.
+        operation: The failed operation, by the name that the interface uses (`PAGEMAP_SCAN`, `connect`).
+        object: The object of the operation (`pid 812 0x7f..-0x7f..`, a path, a URL).
+        reason: What went wrong, with the value found.
+        remedy: What the user can do; empty if nothing.
     """
 
     def __init__(self, operation: str, object: str = "", reason: str = "", remedy: str = "") -> None:
@@ -41,7 +43,7 @@ class VramtapError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        """Render on one line: `operation object: reason (remedy)`."""
+        """Return the message on one line: `operation object: reason (remedy)`."""
         head = " ".join(part for part in (self.operation, self.object) if part)
         text = f"{head}: {self.reason}" if self.reason else head
         if self.remedy:
@@ -50,11 +52,11 @@ class VramtapError(Exception):
 
 
 class UsageError(VramtapError):
-    """A target URL or an option that means nothing."""
+    """A target URL or an option is invalid."""
 
 
 class ModeError(VramtapError):
-    """A geometry that does not fit its memory or is out of bounds."""
+    """A mode does not fit its memory, or is out of bounds."""
 
 
 class AttachError(VramtapError):
@@ -62,25 +64,25 @@ class AttachError(VramtapError):
 
 
 class NotFound(AttachError):
-    """No such socket, process, display or file."""
+    """There is no such socket, process, display or file."""
 
 
 class Refused(AttachError):
-    """The kernel or the target said no."""
+    """The kernel or the target refused."""
 
 
 class NotTappable(AttachError):
-    """The target is there, but has no framebuffer that can be followed."""
+    """The target exists, but vramtap cannot follow its framebuffer."""
 
 
 class KernelError(VramtapError):
     """A system call failed.
 
     Args:
-        operation: The call, as the manual names it.
-        object: What it was called on.
-        errno: The error number the kernel gave.
-        remedy: What the reader can do about it.
+        operation: The call, as its manual page names it.
+        object: The object of the call.
+        errno: The error number.
+        remedy: What the user can do.
     """
 
     def __init__(self, operation: str, object: str, errno: int, remedy: str = "") -> None:
@@ -89,7 +91,7 @@ class KernelError(VramtapError):
 
 
 class Unsupported(KernelError):
-    """This kernel does not offer the interface."""
+    """The kernel does not offer the interface."""
 
 
 class TargetGone(VramtapError):
@@ -97,16 +99,16 @@ class TargetGone(VramtapError):
 
 
 class ListenError(VramtapError):
-    """An address cannot be listened on: it is busy, unknown or not an address of this machine."""
+    """vramtap cannot listen on an address: it is busy, unknown or not an address of this machine."""
 
 
 class MissingAsset(VramtapError):
-    """A file that belongs to the installed package is missing."""
+    """A file of the installed package is missing."""
 
 
 class ProtocolError(VramtapError):
-    """The other side of an RFB connection broke the protocol."""
+    """The peer of an RFB connection violated the protocol."""
 
 
 class TimedOut(VramtapError):
-    """What was waited for did not happen in time."""
+    """An event did not happen in time."""

@@ -1,6 +1,6 @@
-"""KVM by ioctl: the three kinds of descriptors, one class each. No policy.
+"""KVM: one class for each of its three kinds of descriptors.
 
-Names of ioctls are those of the sections of the kernel's Documentation/virt/kvm/api.rst.
+Each ioctl has a section of its name in the kernel's Documentation/virt/kvm/api.rst.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DEVICE: Final = "/dev/kvm"
 CLEAR_GRANULE_PAGES: Final = 64
-"""KVM_CLEAR_DIRTY_LOG takes a multiple of so many pages from a multiple of it, or up to the slot's end."""
+"""Granule of KVM_CLEAR_DIRTY_LOG for the first page and the page count; the end of the slot counts too."""
 
 _REMEDY_ABSENT: Final = (
     "load kvm_intel or kvm_amd with virtualization switched on in the firmware; "
@@ -38,16 +38,16 @@ _REMEDY_GROUP: Final = "add the user to group kvm (usermod -aG kvm USER) and log
 
 
 class _KvmDescriptor(Descriptor):
-    """What the three have in common: named ioctls whose errors are ours."""
+    """Base of the three classes: ioctls that raise vramtap's errors."""
 
     name = DEVICE
-    """What messages call it."""
+    """Name of the object in messages."""
 
     def _ioctl(self, name: str, request: int, argument: int | ctypes.Structure = 0, what: str = "") -> int:
         """Make a call.
 
-        An integer lets other threads run meanwhile, and so does a struct of up to 1,024 bytes, which is
-        copied into the call and back; a longer one goes without copying and holds them up.
+        Other threads run meanwhile if the argument is an integer or a struct of up to 1,024 bytes, which
+        Python copies into the call and back. Python passes a longer struct in place and keeps the GIL.
         """
         if self._fd < 0:
             raise _error(name, f"{self.name}{what}", errno.EBADF)
@@ -74,14 +74,15 @@ class Kvm(_KvmDescriptor):
         """Open the device and check that it is KVM.
 
         Raises:
-            NotFound: there is no such device, or no driver behind it.
-            Refused: this user may not open it.
-            KernelError: another failure, or another thing than KVM.
+            NotFound: There is no such device, or it has no driver.
+            Refused: This user may not open it.
+            KernelError: Another failure, or the device is not KVM.
+            VramtapError: The device has another API version.
         """
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except PermissionError as error:
-            # EPERM is the device list of a container; EACCES the file's permissions.
+            # EPERM comes from the device list of a container, EACCES from the file's permissions.
             container = error.errno == errno.EPERM
             remedy = "allow the container the device" if container else _REMEDY_GROUP
             raise Refused("open", path, errno.errorcode[error.errno or errno.EACCES], remedy) from error
@@ -102,21 +103,21 @@ class Kvm(_KvmDescriptor):
         return kvm
 
     def api_version(self) -> int:
-        """KVM_GET_API_VERSION: 12, and nothing else ever."""
+        """KVM_GET_API_VERSION: always 12."""
         return self._ioctl("KVM_GET_API_VERSION", abi.KVM_GET_API_VERSION)
 
     def check_extension(self, capability: int) -> int:
-        """KVM_CHECK_EXTENSION: 0 if it is not there; what other numbers mean depends on it."""
+        """KVM_CHECK_EXTENSION: 0 if KVM lacks the capability; other values depend on the capability."""
         return self._ioctl("KVM_CHECK_EXTENSION", abi.KVM_CHECK_EXTENSION, capability)
 
     def supported_cpuid(self) -> abi.KvmCpuid2:
-        """KVM_GET_SUPPORTED_CPUID: what `Vcpu.set_cpuid` may be given."""
+        """KVM_GET_SUPPORTED_CPUID: the entries that `Vcpu.set_cpuid` accepts."""
         cpuid = abi.KvmCpuid2(nent=abi.CPUID_ENTRIES)
         self._ioctl("KVM_GET_SUPPORTED_CPUID", abi.KVM_GET_SUPPORTED_CPUID, cpuid)
         return cpuid
 
     def create_vm(self) -> Vm:
-        """KVM_CREATE_VM: a machine without memory and CPUs."""
+        """KVM_CREATE_VM: create a VM without memory and vCPUs."""
         size_bytes = self._ioctl("KVM_GET_VCPU_MMAP_SIZE", abi.KVM_GET_VCPU_MMAP_SIZE)
         return Vm(self._ioctl("KVM_CREATE_VM", abi.KVM_CREATE_VM), size_bytes)
 
@@ -125,8 +126,8 @@ class Vm(_KvmDescriptor):
     """One virtual machine.
 
     Args:
-        fd: As KVM_CREATE_VM gave it; owned from here on.
-        run_bytes: As KVM_GET_VCPU_MMAP_SIZE gave it.
+        fd: Result of KVM_CREATE_VM; owned from here on.
+        run_bytes: Result of KVM_GET_VCPU_MMAP_SIZE.
     """
 
     name = "vm"
@@ -140,20 +141,20 @@ class Vm(_KvmDescriptor):
     def set_memory(
         self, slot: int, guest_address: int, host_address: int, size_bytes: int, flags: int = 0
     ) -> None:
-        """KVM_SET_USER_MEMORY_REGION: memory of this process becomes memory of the guest.
+        """KVM_SET_USER_MEMORY_REGION: map memory of this process into the guest.
 
-        The memory must stay mapped until the slot or the machine is gone. Once made, a slot's flags can be
-        changed while vCPUs run; with `size_bytes` 0 it is deleted.
+        The memory must stay mapped until the slot or the VM is gone. The flags of an existing slot can change
+        while vCPUs run. A `size_bytes` of 0 deletes the slot.
 
         Args:
             slot: Number of the slot.
-            guest_address: Guest-physical, a page boundary.
-            host_address: In this process, a page boundary.
+            guest_address: Guest-physical address, a page boundary.
+            host_address: Address in this process, a page boundary.
             size_bytes: A multiple of `PAGE_SIZE`.
-            flags: `KVM_MEM_LOG_DIRTY_PAGES` or nothing.
+            flags: `KVM_MEM_LOG_DIRTY_PAGES` or 0.
 
         Raises:
-            KernelError: EEXIST: another slot is there; EINVAL: an argument is no good.
+            KernelError: EEXIST: the range overlaps another slot; EINVAL: an argument is invalid.
         """
         region = abi.KvmUserspaceMemoryRegion(
             slot=slot,
@@ -167,36 +168,36 @@ class Vm(_KvmDescriptor):
         self._pages[slot] = size_bytes // PAGE_SIZE
 
     def dirty_log(self, slot: int) -> NDArray[np.uint8]:
-        """KVM_GET_DIRTY_LOG: the pages of a logged slot written since the log was cleared.
+        """KVM_GET_DIRTY_LOG: return the pages of a logged slot written since the log was cleared.
 
-        Clears the log, but with KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, where `clear_dirty_log` does.
+        It clears the log too, except after `enable_manual_protect`: then only `clear_dirty_log` does.
 
         Returns:
             A bitmap, lowest bit of the first byte first, padded with zeros to 64 pages.
 
         Raises:
-            ValueError: the slot was not made here.
-            KernelError: ENOENT: the slot is not logged; ENXIO: the machine has dirty rings instead.
+            ValueError: `set_memory` did not make this slot.
+            KernelError: ENOENT: the slot is not logged; ENXIO: the VM has dirty rings instead.
         """
-        # The kernel writes as many bits as the slot has pages, so the size must be known and not guessed.
+        # The kernel writes one bit per page of the slot, so the buffer must have exactly that size.
         bitmap = np.zeros(-(-self._size_of(slot) // CLEAR_GRANULE_PAGES) * 8, dtype=np.uint8)
         log = abi.KvmDirtyLog(slot=slot, dirty_bitmap=bitmap.ctypes.data)
         self._ioctl("KVM_GET_DIRTY_LOG", abi.KVM_GET_DIRTY_LOG, log, f" slot {slot}")
         return bitmap
 
     def clear_dirty_log(self, slot: int, first_page: int, bitmap: NDArray[np.uint8]) -> None:
-        """KVM_CLEAR_DIRTY_LOG: forget the pages whose bits are set, and protect them again.
+        """KVM_CLEAR_DIRTY_LOG: clear the pages whose bits are set, and protect them again.
 
-        Since 5.0, with KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2. Pages whose bits are zero are left alone.
+        Since 5.0, after `enable_manual_protect`. Pages whose bits are zero keep their state.
 
         Args:
-            slot: A logged slot made here.
-            first_page: Of the bitmap's first bit; a multiple of `CLEAR_GRANULE_PAGES`.
-            bitmap: Contiguous, a multiple of 8 bytes.
+            slot: A logged slot that `set_memory` made.
+            first_page: Page of the bitmap's first bit; a multiple of `CLEAR_GRANULE_PAGES`.
+            bitmap: Shape `(bytes,)`, uint8; a multiple of 8 bytes.
 
         Raises:
-            ValueError: out of the slot, or not of whole granules.
-            KernelError: the slot is not logged, or the machine clears by reading.
+            ValueError: The range lies outside the slot, or does not consist of whole granules.
+            KernelError: The slot is not logged, or `enable_manual_protect` was not called.
         """
         pages = min(8 * len(bitmap), self._size_of(slot) - first_page)
         if first_page % CLEAR_GRANULE_PAGES or first_page < 0 or len(bitmap) % 8 or pages <= 0:
@@ -215,23 +216,26 @@ class Vm(_KvmDescriptor):
         return pages
 
     def enable_manual_protect(self) -> None:
-        """Let reading the dirty log clear nothing: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.
+        """KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: reading the dirty log no longer clears it.
 
-        KVM_DIRTY_LOG_INITIALLY_SET is not asked for: a log that begins full would name pages nobody wrote.
+        It does not set KVM_DIRTY_LOG_INITIALLY_SET: a log that begins full reports pages that were not
+        written.
 
         Raises:
-            KernelError: EINVAL: this kernel has it not.
+            KernelError: EINVAL: the kernel lacks the capability.
         """
         self._enable(abi.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, abi.KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE)
 
     def enable_dirty_rings(self, entries: int) -> None:
-        """Give each vCPU a dirty ring, and no slot a bitmap: KVM_CAP_DIRTY_LOG_RING. Before the first vCPU.
+        """KVM_CAP_DIRTY_LOG_RING: give each vCPU a dirty ring instead of each slot a bitmap.
+
+        Call it before creating the first vCPU.
 
         Args:
-            entries: A power of two.
+            entries: Entries per ring; a power of two.
 
         Raises:
-            KernelError: EINVAL: this kernel has it not, or not of this size; E2BIG: too large.
+            KernelError: EINVAL: the kernel lacks the capability, or rings of this size; E2BIG: too large.
         """
         size_bytes = entries * ctypes.sizeof(abi.KvmDirtyGfn)
         self._enable(abi.KVM_CAP_DIRTY_LOG_RING, size_bytes)
@@ -243,21 +247,21 @@ class Vm(_KvmDescriptor):
         self._ioctl("KVM_ENABLE_CAP", abi.KVM_ENABLE_CAP, cap, f" capability {capability} {argument:#x}")
 
     def reset_dirty_rings(self) -> None:
-        """KVM_RESET_DIRTY_RINGS: entries that were reaped become free, their pages are protected again."""
+        """KVM_RESET_DIRTY_RINGS: free the reaped entries and protect their pages again."""
         while True:
             try:
                 self._ioctl("KVM_RESET_DIRTY_RINGS", abi.KVM_RESET_DIRTY_RINGS)
                 return
             except KernelError as error:
-                # Newer kernels stop half-way for a signal; what is left to do is marked in the ring.
+                # Newer kernels stop half-way at a signal; the flags in the ring mark the remaining entries.
                 if error.errno != errno.EINTR:
                     raise
 
     def set_tss_address(self, guest_address: int) -> None:
-        """KVM_SET_TSS_ADDR: three pages that Intel's processors need and no slot may hold.
+        """KVM_SET_TSS_ADDR: reserve three pages for Intel processors; no slot may contain them.
 
         Args:
-            guest_address: Guest-physical, below 2 GiB: the call is made with a signed 32-bit number.
+            guest_address: Guest-physical address, below 2 GiB: Python passes a signed 32-bit integer.
         """
         self._ioctl("KVM_SET_TSS_ADDR", abi.KVM_SET_TSS_ADDR, guest_address)
 
@@ -265,22 +269,22 @@ class Vm(_KvmDescriptor):
         """KVM_CREATE_VCPU.
 
         Raises:
-            KernelError: EEXIST: there is one of this number.
+            KernelError: EEXIST: the VM has a vCPU of this number.
         """
         fd = self._ioctl("KVM_CREATE_VCPU", abi.KVM_CREATE_VCPU, number)
         return Vcpu(fd, self._run_bytes, self._ring_bytes)
 
 
 class Vcpu(_KvmDescriptor):
-    """One virtual CPU. Its calls wait for a run that is under way on another thread to return.
+    """One virtual CPU. Its calls wait until a `run` on another thread returns.
 
     Args:
-        fd: As KVM_CREATE_VCPU gave it; owned from here on.
-        run_bytes: Of the mapping it shares with the kernel.
-        ring_bytes: Of its dirty ring; 0 if it has none.
+        fd: Result of KVM_CREATE_VCPU; owned from here on.
+        run_bytes: Bytes of the mapping that it shares with the kernel.
+        ring_bytes: Bytes of its dirty ring; 0 without one.
 
     Raises:
-        KernelError: it could not be mapped.
+        KernelError: The vCPU cannot be mapped.
     """
 
     name = "vcpu"
@@ -288,10 +292,10 @@ class Vcpu(_KvmDescriptor):
     def __init__(self, fd: int, run_bytes: int, ring_bytes: int = 0) -> None:
         super().__init__(fd)
         self.ring: DirtyRing | None = None
-        """Its dirty ring, if the machine has them."""
+        """Dirty ring of the vCPU; None if the VM has no rings."""
         try:
             mapping = mmap.mmap(fd, run_bytes)
-            # Never closed by hand: unmapped when the last of those who look into it is gone.
+            # Not closed here: Python unmaps it when the last view is gone.
             self._view = memoryview(mapping)
             self._run = abi.KvmRun.from_buffer(mapping)
             if ring_bytes:
@@ -302,10 +306,10 @@ class Vcpu(_KvmDescriptor):
             raise _error("mmap", "vcpu", error.errno or 0) from error
 
     def run(self) -> VmExit:
-        """KVM_RUN: let the guest go on until something needs us. Other threads run meanwhile.
+        """KVM_RUN: run the guest until an exit needs handling. Other threads run meanwhile.
 
         Raises:
-            KernelError: KVM will not run it.
+            KernelError: KVM refused to run the vCPU.
         """
         if self._fd < 0:
             raise _error("KVM_RUN", self.name, errno.EBADF)
@@ -319,7 +323,7 @@ class Vcpu(_KvmDescriptor):
 
     @property
     def immediate_exit(self) -> bool:
-        """While set, `run` completes what the last exit left open and returns `Interrupted`."""
+        """While it is set, `run` only completes the last exit and returns `Interrupted`."""
         return bool(self._run.immediate_exit)
 
     @immediate_exit.setter
@@ -327,7 +331,7 @@ class Vcpu(_KvmDescriptor):
         self._run.immediate_exit = value
 
     def set_signal_mask(self, blocked: Iterable[int]) -> None:
-        """KVM_SET_SIGNAL_MASK: the signals that are blocked while inside `run`, instead of the thread's."""
+        """KVM_SET_SIGNAL_MASK: block these signals during `run`, instead of the thread's mask."""
         bits = 0
         for number in blocked:
             bits |= 1 << number - 1
@@ -355,10 +359,10 @@ class Vcpu(_KvmDescriptor):
         """KVM_SET_SREGS.
 
         Raises:
-            KernelError: EINVAL: no processor can be in this state.
+            KernelError: EINVAL: the state is impossible.
         """
         self._ioctl("KVM_SET_SREGS", abi.KVM_SET_SREGS, sregs)
 
     def set_cpuid(self, cpuid: abi.KvmCpuid2) -> None:
-        """KVM_SET_CPUID2: what the guest's processor can do; before its first run."""
+        """KVM_SET_CPUID2: set the features of the guest's processor, before its first run."""
         self._ioctl("KVM_SET_CPUID2", abi.KVM_SET_CPUID2, cpuid)

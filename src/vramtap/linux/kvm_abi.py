@@ -1,7 +1,7 @@
-"""ABI structs and ioctl numbers of KVM on x86-64, and nothing else.
+"""ABI structs and ioctl numbers of KVM on x86-64.
 
-Each docstring names the C type; all are in linux/kvm.h or asm/kvm.h. A test compiles a C probe and compares
-every size, offset and number with it.
+Each docstring names the C type, in linux/kvm.h or asm/kvm.h. A test compiles a C probe and compares every
+size, offset and number with it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class KvmDirtyGfn(ctypes.Structure):
 
 
 class KvmSignalMask(ctypes.Structure):
-    """`struct kvm_signal_mask` with the eight bytes of the kernel's sigset; the C struct ends before them."""
+    """`struct kvm_signal_mask`, followed by the kernel's sigset of eight bytes, which the C struct lacks."""
 
     _fields_: ClassVar = [("len", _u32), ("sigset", _u8 * 8)]
 
@@ -115,11 +115,11 @@ class KvmCpuidEntry2(ctypes.Structure):
 
 
 CPUID_ENTRIES: Final = 256
-"""Room for what KVM_GET_SUPPORTED_CPUID answers; the kernel keeps at most KVM_MAX_CPUID_ENTRIES, 256."""
+"""Most entries that KVM_GET_SUPPORTED_CPUID returns (KVM_MAX_CPUID_ENTRIES, 256)."""
 
 
 class KvmCpuid2(ctypes.Structure):
-    """`struct kvm_cpuid2` with room for entries; the C struct ends before them."""
+    """`struct kvm_cpuid2`, followed by its entries, which the C struct lacks."""
 
     _fields_: ClassVar = [("nent", _u32), ("padding", _u32), ("entries", KvmCpuidEntry2 * CPUID_ENTRIES)]
 
@@ -155,7 +155,7 @@ class ExitInternal(ctypes.Structure):
 
 
 class ExitUnion(ctypes.Union):
-    """The members used here of the union in `struct kvm_run`."""
+    """The members of the union in `struct kvm_run` that vramtap uses."""
 
     _fields_: ClassVar = [
         ("io", ExitIo),
@@ -167,7 +167,7 @@ class ExitUnion(ctypes.Union):
 
 
 class KvmRun(ctypes.Structure):
-    """`struct kvm_run` up to the end of its union."""
+    """`struct kvm_run` up to the end of its union of exits."""
 
     _fields_: ClassVar = [
         ("request_interrupt_window", _u8),
@@ -225,7 +225,7 @@ KVM_CAP_DIRTY_LOG_RING: Final = 192
 KVM_MEM_LOG_DIRTY_PAGES: Final = 1 << 0
 KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE: Final = 1 << 0
 KVM_DIRTY_LOG_PAGE_OFFSET: Final = 64
-"""Page of the vCPU's mapping that its dirty ring begins at."""
+"""Page offset of the dirty ring in the vCPU's mapping."""
 KVM_DIRTY_GFN_F_DIRTY: Final = 1 << 0
 KVM_DIRTY_GFN_F_RESET: Final = 1 << 1
 

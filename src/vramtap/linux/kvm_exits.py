@@ -1,4 +1,4 @@
-"""Why KVM_RUN returned, as typed objects."""
+"""Exits of KVM_RUN as typed objects."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from vramtap.linux import kvm_abi as abi
 
 @dataclass(frozen=True, slots=True)
 class Io:
-    """The guest uses a port: KVM_EXIT_IO.
+    """The guest accesses a port: KVM_EXIT_IO.
 
     Args:
-        port: Which.
-        size: Bytes an access: 1, 2 or 4.
-        count: How many accesses, one after the other: more than one for `rep ins` and `rep outs`.
-        outward: `out`: `data` holds what the guest writes; else `data` is where the answer goes.
-        data: `size * count` bytes of the vCPU's mapping, valid until the next run. The access is not
-            complete, and the registers are not what they will be, until the next run has begun.
+        port: Number of the port.
+        size: Bytes per access: 1, 2 or 4.
+        count: Number of consecutive accesses; more than one for `rep ins` and `rep outs`.
+        outward: True for `out`: `data` holds what the guest writes. False for `in`: the caller writes the
+            answer to `data`.
+        data: `size * count` bytes of the vCPU's mapping, valid until the next run. KVM completes the access
+            and updates the registers at the beginning of the next run.
     """
 
     port: int
@@ -35,12 +36,12 @@ class Halt:
 
 @dataclass(frozen=True, slots=True)
 class Mmio:
-    """The guest touched an address that no slot holds: KVM_EXIT_MMIO.
+    """The guest accessed an address outside every memory slot: KVM_EXIT_MMIO.
 
     Args:
-        address: Guest-physical.
+        address: Guest-physical address.
         size: Bytes, 1 to 8.
-        is_write: A store.
+        is_write: True for a store, False for a load.
     """
 
     address: int
@@ -55,21 +56,21 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class DirtyRingFull:
-    """The dirty ring has to be reaped and reset before the guest may go on: KVM_EXIT_DIRTY_RING_FULL."""
+    """The dirty ring is full; reap and reset it before the next run: KVM_EXIT_DIRTY_RING_FULL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """A signal, or `immediate_exit`: KVM_RUN failed with EINTR. What the last exit left open is completed."""
+    """KVM_RUN failed with EINTR, after a signal or `immediate_exit`. KVM has completed the last exit."""
 
 
 @dataclass(frozen=True, slots=True)
 class InternalError:
-    """KVM cannot go on with the guest: KVM_EXIT_INTERNAL_ERROR.
+    """KVM cannot continue the guest: KVM_EXIT_INTERNAL_ERROR.
 
     Args:
-        suberror: `KVM_INTERNAL_ERROR_*`; 1 is an instruction that KVM could not emulate.
-        data: What comes with it.
+        suberror: `KVM_INTERNAL_ERROR_*`; 1 means an instruction that KVM could not emulate.
+        data: Data of the suberror.
     """
 
     suberror: int
@@ -81,7 +82,7 @@ class FailEntry:
     """The processor refused the guest's state: KVM_EXIT_FAIL_ENTRY.
 
     Args:
-        reason: As the hardware gives it.
+        reason: Reason code of the hardware.
     """
 
     reason: int
@@ -89,7 +90,7 @@ class FailEntry:
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """Any exit reason this module does not know.
+    """An exit reason that this module does not know.
 
     Args:
         reason: `KVM_EXIT_*`.
@@ -102,16 +103,16 @@ VmExit = Io | Halt | Mmio | Shutdown | DirtyRingFull | Interrupted | InternalErr
 
 
 def decode(run: abi.KvmRun, mapping: memoryview) -> VmExit:
-    """The exit that a vCPU's mapping describes.
+    """Return the exit that a vCPU's mapping describes.
 
     Kernel: Documentation/virt/kvm/api.rst, "The kvm_run structure".
 
     Args:
         run: The head of the mapping.
-        mapping: All of it.
+        mapping: The whole mapping.
 
     Raises:
-        VramtapError: port data is said to lie outside of the mapping.
+        VramtapError: The offset of port data lies outside the mapping.
     """
     reason = run.exit_reason
     if reason == abi.KVM_EXIT_IO:

@@ -1,4 +1,4 @@
-"""DirtyRing: the ring of written pages that KVM keeps for each vCPU, read from shared memory."""
+"""DirtyRing: KVM's ring of dirty pages of a vCPU, in shared memory."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ENTRY: Final = np.dtype([("flags", np.uint32), ("slot", np.uint32), ("offset", np.uint64)])
-"""`struct kvm_dirty_gfn`."""
+"""`struct kvm_dirty_gfn` (linux/kvm.h)."""
 SKIP: Final = 64
-"""Entries that KVM has taken at least when it calls a ring full (KVM_DIRTY_RING_RSVD_ENTRIES of
-include/linux/kvm_dirty_ring.h is what it keeps free, and no ring is smaller than twice that)."""
+"""Entries that KVM has written at least when it reports a full ring. It keeps KVM_DIRTY_RING_RSVD_ENTRIES
+free (include/linux/kvm_dirty_ring.h), and no ring is smaller than twice that."""
 _CHUNK: Final = 1024
 _STATE: Final = abi.KVM_DIRTY_GFN_F_DIRTY | abi.KVM_DIRTY_GFN_F_RESET
 
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """What was in the ring.
+    """Entries reaped from a ring.
 
     Args:
         slots: Memory slot of each page, shape `(n,)`.
-        pages: Page in that slot, shape `(n,)`; a page may be named more than once.
-        overflow: Every entry was taken: KVM may have written over some that nobody has read.
+        pages: Page index in that slot, shape `(n,)`; a page may occur more than once.
+        overflow: Every entry was dirty: KVM may have overwritten entries before they were read.
     """
 
     slots: NDArray[np.uint32]
@@ -39,33 +39,33 @@ class Reaped:
 
 
 class DirtyRing:
-    """One vCPU's ring.
+    """The dirty ring of one vCPU.
 
     Kernel: Documentation/virt/kvm/api.rst, KVM_CAP_DIRTY_LOG_RING; since 5.11.
-    Cost: nothing to look at; reaping 4,096 entries about 0.1 ms.
+    Cost: none to poll; about 0.1 ms to reap 4,096 entries.
 
-    Facts. An entry is clean (flags 00), dirty (01) or reaped (1x). KVM makes clean ones dirty, one after the
-    other; we make dirty ones reaped, in that order and leaving none out; KVM_RESET_DIRTY_RINGS makes reaped
-    ones clean, from where it stopped last to the first that is not reaped, and protects their pages again.
+    Facts. An entry is clean (flags 00), dirty (01) or reaped (1x). KVM makes clean entries dirty, in order.
+    vramtap makes dirty entries reaped, in the same order and without gaps. KVM_RESET_DIRTY_RINGS makes reaped
+    entries clean, from where it stopped last to the first that is not reaped, and protects their pages again.
     Entries reach the ring when the vCPU leaves the guest, at the latest (Intel's page-modification log is a
-    buffer in between). KVM stops the guest some entries before the ring is full, and asks nothing more: where
-    it emulates stores, each is an entry, several hundred are made before it looks, and they run over the
-    end (measured on Linux 6.18, which warns once and writes over the oldest). From then on KVM writes as
-    many entries ahead of its own resetting as were overrun, for ever: it may find the ring full when every
-    entry is clean.
+    buffer in between). KVM stops the guest some entries before the ring is full, and does not check again:
+    where it emulates stores, each store is an entry, and several hundred entries follow before the next
+    check. They overrun the ring (measured on Linux 6.18, which warns once and overwrites the oldest). From
+    then on KVM writes as many entries ahead of its reset position as were overrun, for ever. It may report a
+    full ring when every entry is clean.
 
-    Consequences. Reaping is complete only with the vCPU stopped. A ring all of whose entries are dirty
-    vouches for nothing; one with a clean entry was not overrun since the last reset. After an overrun dirty
-    entries may begin behind clean ones, and those will never become dirty by themselves.
+    Consequences. Reaping is complete only while the vCPU is stopped. A ring with only dirty entries proves
+    nothing; a ring with a clean entry was not overrun since the last reset. After an overrun, dirty entries
+    may follow clean ones, and those clean entries never become dirty by themselves.
 
-    Decision. A wholly dirty ring is an overflow, and sets the ring adrift. Adrift, clean entries before dirty
-    ones are called reaped too, so that KVM's resetting passes them and catches up. No entry is passed that
-    KVM has not written: a dirty entry behind it proves that it has; and when the ring is full with no
-    dirty entry at all, as many as it takes at least to be full may be passed (`skip`). Pages are read after
-    the reset, never before.
+    Decision. A ring with only dirty entries is an overflow, and makes the ring *adrift*. While it is adrift,
+    `reap` also marks clean entries before dirty ones as reaped, so that KVM's reset position catches up. It
+    never passes an entry that KVM has not written: a dirty entry behind it proves that KVM has. If KVM
+    reports a full ring without a dirty entry, `skip` passes as many entries as a full ring has at least. Read
+    the pages after the reset, never before.
 
     Args:
-        mapping: The ring's pages, shared with the kernel; kept as long as this object.
+        mapping: The pages of the ring, shared with the kernel; kept as long as this object.
     """
 
     def __init__(self, mapping: mmap.mmap | bytearray) -> None:
@@ -76,13 +76,13 @@ class DirtyRing:
 
     @property
     def waiting(self) -> bool:
-        """Whether an entry is there to be reaped; changes nothing, and may be asked from any thread."""
+        """Whether the ring has entries to reap; changes nothing, and any thread may read it."""
         if self._adrift:
             return bool(self._dirty_entries().any())
         return int(self._flags[self._next]) & _STATE == abi.KVM_DIRTY_GFN_F_DIRTY
 
     def reap(self) -> Reaped:
-        """Take all dirty entries; the vCPU is stopped, and the rings are reset before it runs on."""
+        """Reap all dirty entries. The vCPU must be stopped, and the rings be reset before its next run."""
         taken = self._take()
         passed = sum(map(len, taken))
         while self._adrift:
@@ -95,14 +95,14 @@ class DirtyRing:
             taken += found
             passed += gap + sum(map(len, found))
         if passed:
-            # Short of a full circle, we stand where KVM writes next; after one, somewhere before it.
+            # After less than a whole circle the position is where KVM writes next, else before that.
             self._adrift = passed == len(self._flags)
         places = np.concatenate(taken) if taken else np.empty(0, dtype=np.int64)
         slots, pages = self._entries["slot"][places], self._entries["offset"][places].astype(np.int64)
         return Reaped(slots, pages, overflow=len(places) == len(self._flags))
 
     def skip(self) -> None:
-        """Pass `SKIP` entries of a ring that KVM calls full and that has nothing to be reaped."""
+        """Pass `SKIP` entries of a ring that KVM reports full and that has no dirty entry."""
         self._adrift = True
         self._pass(SKIP)
 
@@ -111,7 +111,7 @@ class DirtyRing:
         return dirty
 
     def _take(self) -> list[NDArray[np.int64]]:
-        """The places of the dirty entries from ours to the first that is not; they are reaped."""
+        """Reap the dirty entries up to the first that is not dirty; return their indices in the ring."""
         places = []
         while True:
             at = self._next
@@ -125,6 +125,7 @@ class DirtyRing:
                 return places
 
     def _pass(self, count: int) -> None:
+        """Mark the next `count` entries as reaped."""
         size = len(self._flags)
         self._flags[(self._next + np.arange(count)) % size] = abi.KVM_DIRTY_GFN_F_RESET
         self._next = (self._next + count) % size

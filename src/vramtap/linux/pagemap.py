@@ -1,4 +1,4 @@
-"""PAGEMAP_SCAN: which pages of a process were written, read and re-protected by one ioctl."""
+"""PAGEMAP_SCAN: reads the written pages of a process and protects them again in one ioctl."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_VECTOR: Final = 1 << 16
-"""Regions asked for at once: 1.5 MiB, enough for every second page of 512 MiB; past it we continue."""
+"""Most regions per call: 1.5 MiB, enough for every second page of 512 MiB. `written` continues after it."""
 
 
 class Pagemap(Descriptor):
@@ -29,18 +29,19 @@ class Pagemap(Descriptor):
 
     Kernel: PAGEMAP_SCAN, since 6.7 (Documentation/admin-guide/mm/pagemap.rst, fs/proc/task_mmu.c);
         opening another process's pagemap needs ptrace read rights.
-    Cost: 2,025 pages idle 5-9 us, all written 40-70 us; from another process with pages written and
-        protected again 150-300 us (remote TLB flush).
+    Cost: 2,025 pages: 5-9 us if idle, 40-70 us if all are written. Protecting written pages of another
+        process takes 150-300 us (remote TLB flush).
 
-    The descriptor holds the address space, not the pid: after the process has ended or called exec it
-    names no page as written, and never somebody else's. An empty answer is therefore no proof of life.
+    The descriptor holds the address space, not the pid. After the process has ended or called exec, a scan
+    finds no written page, and never the pages of another process. So an empty result does not prove that the
+    process is alive.
 
     Args:
-        pid: Whose; None for this process.
+        pid: Process id; None for this process.
 
     Raises:
-        NotFound: no such process.
-        Refused: no permission.
+        NotFound: There is no such process.
+        Refused: No permission.
     """
 
     def __init__(self, pid: int | None = None) -> None:
@@ -58,10 +59,10 @@ class Pagemap(Descriptor):
         self._make_room(1)
 
     def _make_room(self, regions: int) -> None:
-        """Have room for so many, and the arguments of the two scans prepared: to fill one in takes 20 us."""
+        """Allocate the result and prepare the arguments of both scans: filling one in takes 20 us."""
         self._vector = np.empty((regions, 3), dtype=np.uint64)
         self._words = self._vector.data.cast("B").cast("Q")
-        address = self._vector.ctypes.data  # 50 us when its code is in no cache
+        address = self._vector.ctypes.data  # takes 50 us when the code is in no cache
         self._reads, self._protects = (
             abi.PmScanArg(
                 size=ctypes.sizeof(abi.PmScanArg),
@@ -75,24 +76,24 @@ class Pagemap(Descriptor):
         )
 
     def written(self, start: int, end: int, *, protect: bool) -> NDArray[np.int64] | None:
-        """The written pages of `[start, end)`.
+        """Return the written pages of `[start, end)`.
 
-        Only PAGE_IS_WRITTEN is asked for and returned, nothing inverted: that takes the kernel's short
-        path. CHECK_WPASYNC makes it refuse, instead of answering from a mapping that has lost its
-        registration (where every page counts as written, or none does).
+        The call requests only PAGE_IS_WRITTEN, without inversion: the kernel has a fast path for that. With
+        CHECK_WPASYNC the kernel refuses to scan a mapping that has lost its registration, where every page
+        or no page would count as written.
 
         Args:
             start: First address, a page boundary.
             end: Address past the last, a page boundary.
-            protect: Write-protect again what is returned, in the same step. The kernel then tells KVM to
-                unmap the whole of `[start, end)`, even if nothing was written: never poll with it.
+            protect: Write-protect the returned pages again in the same step. The kernel then tells KVM to
+                unmap all of `[start, end)`, even if no page was written. So do not poll with it.
 
         Returns:
-            Byte addresses, shape `(n, 2)`, sorted half-open; or None if some mapping in the range is not
-            registered for asynchronous write protection.
+            Ranges of byte addresses, shape `(n, 2)`, sorted, half-open; None if some mapping in the range is
+            not registered for asynchronous write protection.
 
         Raises:
-            KernelError: the kernel refused.
+            KernelError: The kernel refused.
         """
         pages = (end - start) // PAGE_SIZE
         needed = min(pages // 2 + 1, MAX_VECTOR)
@@ -114,7 +115,7 @@ class Pagemap(Descriptor):
                 parts.append(self._regions(count))
             if count < len(self._vector):
                 break
-            # The vector filled up: the kernel says how far it walked, and the rest is still unread.
+            # The vector is full: continue where the kernel stopped.
             if arg.walk_end <= start:
                 raise error_for("PAGEMAP_SCAN", f"{self.owner} {start:#x}-{end:#x} made no progress", 75)
             start = arg.walk_end
@@ -123,18 +124,18 @@ class Pagemap(Descriptor):
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _regions(self, count: int) -> NDArray[np.int64]:
-        """A copy of the first so many, shape `(count, 2)`."""
+        """Return a copy of the first `count` regions, shape `(count, 2)`."""
         if count <= FEW:
             words = self._words[: 3 * count].tolist()
             return np.array([words[0::3], words[1::3]], dtype=np.int64).T
         return self._vector[:count, :2].astype(np.int64)
 
     def question(self, start: int, end: int) -> Callable[[], bool]:
-        """A function that tells whether any page of `[start, end)` was written, and clears nothing.
+        """Return a function that reports whether any page of `[start, end)` was written.
 
-        It stops at the first such page, touches no state of this object and may be called from another
-        thread until `close`. It never raises: a scan that the kernel refuses (a mapping lost its
-        registration) counts as a yes, and `written` will tell why.
+        The function clears nothing and stops at the first written page. It uses no state of this object, so
+        another thread may call it until `close`. It never raises: if the kernel refuses the scan (a mapping
+        lost its registration) it returns True, and `written` then reports the reason.
 
         Args:
             start: First address, a page boundary.

@@ -1,30 +1,34 @@
-"""ptrace: one system call made by another process, which afterwards runs on as after any short stop.
+"""ptrace: makes another process execute one system call, and lets it continue as after a short stop.
 
-How a call is injected, and why it is done this way:
+How vramtap injects a call, and why it does it this way:
 
-Facts. A userfaultfd acts on the address space of the process that called userfaultfd(2), so that one call
-must run inside the target; everything else can be done from outside. PTRACE_SEIZE does not stop the
-target, PTRACE_INTERRUPT stops one thread, wherever it is. If it is inside a system call that can be
-restarted, the kernel has already written its private restart code into rax (-512..-516) and will act on
-it when the thread returns to user mode, provided orig_rax is not negative. If it is inside a restartable
-sequence (rseq(2)), the kernel sends it to the sequence's abort handler when it returns to user mode after
-the stop, but looks only at the rip of that moment: a borrowed rip makes it forget the sequence. A signal
-that arrives while the thread runs with borrowed registers would push a frame built from them. If the tracer
-dies, the thread is let go with whatever registers it has at that moment.
+Facts.
 
-Consequences. The registers must be saved and restored whole, orig_rax included, so that an interrupted
-call restarts by itself; a sequence must be aborted as the kernel would have done it, or it commits what
-another thread has changed meanwhile; the borrowed run must have orig_rax = -1, so that the kernel does not
-mistake it for a restart; signals must be blocked meanwhile; and the tracer must not be killed half way.
+- A userfaultfd acts on the address space of the process that called userfaultfd(2). So this one call must run
+  inside the target; vramtap does everything else from outside.
+- PTRACE_SEIZE does not stop the target. PTRACE_INTERRUPT stops one thread at any point.
+- The thread may be inside a system call that the kernel can restart. The kernel has then written its private
+  restart code (-512..-516) into rax. It acts on the code when the thread returns to user mode, unless
+  orig_rax is negative.
+- The thread may be inside a restartable sequence (rseq(2)). The kernel then sends it to the abort handler of
+  the sequence when it returns to user mode. It considers only the rip of that moment: with a borrowed rip it
+  forgets the sequence.
+- A signal that arrives while the thread runs with borrowed registers pushes a frame built from them.
+- If the tracer dies, the kernel detaches the thread with the registers it has at that moment.
 
-Decision. The thread's signal mask is set full and restored at the end; rip is pointed at a `syscall`
-instruction that is there already (the vdso has one); one single step runs it. All this happens in a helper
-process in a session of its own (see `inject`), which no Ctrl-C, hang-up or SIGKILL meant for vramtap
-reaches. The threads of the target other than the one borrowed are never stopped.
+Consequences. vramtap must save and restore all registers, orig_rax included, so that an interrupted call
+restarts by itself. It must abort a sequence as the kernel would: otherwise the sequence commits over changes
+that another thread has made meanwhile. The borrowed run needs orig_rax = -1, so that the kernel does not take
+it for a restart. Signals must be blocked meanwhile. The tracer must not be killed half way.
 
-What the thread can notice is what SIGSTOP and SIGCONT would make it notice: the few calls that the kernel
-does not restart after a stop (epoll_wait, semop, sigtimedwait, ...; signal(7), "Interruption of system calls
-and library functions by stop signals") return EINTR.
+Decision. The tracer blocks all signals of the thread, and restores the mask at the end. It points rip at a
+`syscall` instruction that exists already (the vdso has one) and runs it with one single step. It runs in a
+helper process in its own session (see `vramtap.linux.inject`), which no Ctrl-C, hang-up or SIGKILL meant for
+vramtap reaches. It never stops the other threads of the target.
+
+The thread notices no more than SIGSTOP and SIGCONT would cause: the few calls that the kernel does not
+restart after a stop (epoll_wait, semop, sigtimedwait, ...) return EINTR; see signal(7), "Interruption of
+system calls and library functions by stop signals".
 """
 
 from __future__ import annotations
@@ -55,14 +59,14 @@ _SETSIGMASK: Final = 0x420B
 
 _GET_RSEQ_CONFIGURATION: Final = 0x420F
 
-_LOOK_AGAIN_S: Final = 0.05
-"""A stop is reported within a millisecond; so rarely is one missed that this need not be short."""
+_RECHECK_S: Final = 0.05
+"""Interval of the checks for a stop without SIGCHLD. They are rarely needed: SIGCHLD arrives within 1 ms."""
 _EVENT_STOP: Final = 128
 _MAX_STEPS: Final = 8
-"""Steps asked for until one runs an instruction: each stop that is reported in between takes one."""
+"""Most single steps until one runs an instruction; each stop reported in between uses up one."""
 
 _WALL: Final = 0x40000000
-"""__WALL of waitpid(2): threads too, not only children that end with SIGCHLD."""
+"""__WALL of waitpid(2): wait also for threads and for children that do not end with SIGCHLD."""
 _USER_CS_64: Final = 0x33
 """Code segment of 64-bit user mode (kernel: arch/x86/include/asm/segment.h, __USER_CS)."""
 _SYSCALL_INSN: Final = b"\x0f\x05"
@@ -75,23 +79,23 @@ _ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void
 
 
 class Tracee:
-    """A thread of another process, stopped for as long as this context lasts.
+    """A thread of another process, stopped while this context manager is entered.
 
     Kernel: ptrace(2) PTRACE_SEIZE and PTRACE_INTERRUPT, since 3.4; needs ptrace attach rights (same user
         and dumpable, or CAP_SYS_PTRACE; Yama's ptrace_scope, SELinux and AppArmor may refuse).
-    Cost: the thread stands still for about 100-300 us; `stopped_ns` tells. Other threads run on.
+    Cost: the thread is stopped for about 100-300 us; `stopped_ns` has the time. Other threads continue.
 
-    SIGCHLD must be blocked in the calling thread: that is how a stop is waited for without polling.
+    The calling thread must block SIGCHLD: `Tracee` waits for the signal instead of polling for a stop.
 
     Args:
-        pid: Of a 64-bit x86-64 process.
-        timeout_s: How long to wait for the thread to stop (one in uninterruptible sleep may not).
+        pid: Process id of a 64-bit x86-64 process.
+        timeout_s: Time limit for the thread to stop. A thread in uninterruptible sleep may exceed it.
 
     Raises:
-        Refused: the kernel forbids it, or somebody traces it already.
-        NotTappable: a 32-bit process.
-        TargetGone: it has ended.
-        TimedOut: it did not stop in time; it was let go.
+        Refused: The kernel forbids it, or another process traces the thread.
+        NotTappable: The process is a 32-bit one.
+        TargetGone: The process has ended.
+        TimedOut: The thread did not stop in time; it is detached.
     """
 
     def __init__(self, pid: int, timeout_s: float = 2.0) -> None:
@@ -131,15 +135,15 @@ class Tracee:
         """Run one system call in the target.
 
         Args:
-            number: On x86-64.
+            number: Number of the call on x86-64.
             args: At most six integers.
 
         Returns:
-            What the call returned: a negative value is minus the errno.
+            The result of the call: a negative value is minus the errno.
 
         Raises:
-            TargetGone: the target was killed meanwhile.
-            KernelError: the thread did not come back as expected; it was restored all the same.
+            TargetGone: The target was killed meanwhile.
+            NotTappable: The thread did not stop after the call; its registers are restored.
         """
         regs = abi.UserRegs.from_buffer_copy(self._saved)
         regs.rip, regs.rax, regs.orig_rax = self._gadget, number, (1 << 64) - 1
@@ -161,7 +165,7 @@ class Tracee:
         return result - (1 << 64) if result >= 1 << 63 else result
 
     def _leave_sequence(self) -> None:
-        """Abort a restartable sequence that the thread was stopped in, as the kernel would.
+        """Abort the restartable sequence that the thread is in, if any, as the kernel would.
 
         Kernel: PTRACE_GET_RSEQ_CONFIGURATION, since 5.13, CONFIG_RSEQ; rseq(2), kernel/rseq.c.
         """
@@ -183,17 +187,17 @@ class Tracee:
             area = _read_struct(memory, known.rseq_abi_pointer, abi.RseqArea)
             if not area.rseq_cs:
                 return
-            # It may be one that the thread has left: the kernel clears it when it looks next.
+            # The thread may have left this sequence: the kernel clears the pointer at its next check.
             sequence = _read_struct(memory, area.rseq_cs, abi.RseqSequence)
         if 0 <= self._saved.rip - sequence.start_ip < sequence.post_commit_offset:
             self._saved.rip = sequence.abort_ip
 
     def _single_step(self) -> int:
-        """Run one instruction; returns the signal that the thread stopped with after it."""
+        """Run one instruction; return the signal that stopped the thread after it."""
         for _ in range(_MAX_STEPS):
             self._request("PTRACE_SINGLESTEP", _SINGLESTEP)
             status = self._wait_stopped("PTRACE_SINGLESTEP")
-            # A process that was stopped (SIGSTOP) when we came reports that stop once more before it runs.
+            # A process that was stopped by SIGSTOP before reports that stop once more before it runs.
             if status >> 16 != _EVENT_STOP:
                 break
         return os.WSTOPSIG(status)
@@ -208,18 +212,17 @@ class Tracee:
             raise_errno(name, f"pid {self.pid}", ctypes.get_errno())
 
     def _wait_stopped(self, operation: str) -> int:
-        """Wait until the thread stops; returns its wait status."""
+        """Wait until the thread stops; return its wait status."""
         deadline = time.monotonic() + self._timeout_s
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG | _WALL)
             if pid:
                 break
             left = deadline - time.monotonic()
-            # Every stop of the tracee sends SIGCHLD; being blocked it stays pending until taken here. It is
-            # looked for now and then all the same: on a busy machine a thread was seen that had stopped,
-            # with no signal left to tell.
+            # Every stop of the tracee sends SIGCHLD. The signal is blocked, so it stays pending until this
+            # call. The timeout covers a case seen on a busy machine: a stopped thread without the signal.
             if left > 0:
-                signal.sigtimedwait([signal.SIGCHLD], min(left, _LOOK_AGAIN_S))
+                signal.sigtimedwait([signal.SIGCHLD], min(left, _RECHECK_S))
             else:
                 state = procfs.status_field(self.pid, "State")
                 raise TimedOut(
@@ -250,7 +253,7 @@ S = TypeVar("S", bound=ctypes.Structure)
 
 
 def _read_struct(memory: FileIO, address: int, kind: type[S]) -> S:
-    """A struct out of /proc/PID/mem; the address is the target's word for it."""
+    """Read a struct from /proc/PID/mem. The target supplies the address, so it may be invalid."""
     try:
         memory.seek(address)
         return kind.from_buffer_copy(memory.read(ctypes.sizeof(kind)))
@@ -260,10 +263,10 @@ def _read_struct(memory: FileIO, address: int, kind: type[S]) -> S:
 
 
 def _find_syscall_instruction(pid: int) -> int:
-    """The address of a `syscall` instruction in the target's vdso.
+    """Return the address of a `syscall` instruction in the target's vdso.
 
     Raises:
-        NotTappable: it has no vdso, or none with such an instruction.
+        NotTappable: The target has no vdso with such an instruction.
     """
     for mapping in procfs.read_maps(pid):
         if mapping.path == "[vdso]" and mapping.size_bytes <= _MAX_VDSO_BYTES:

@@ -1,1 +1,1 @@
-"""Xen's libraries, one module per library, no policy."""
+"""Xen's libraries: one module per library, no policy."""

@@ -1,8 +1,9 @@
-"""libxenctrl: what state a domain and its virtual processors are in.
+"""libxenctrl: the state of a domain and of its virtual processors.
 
-Its name carries Xen's version and its interface may change with it, so little is used of it, nothing depends
-on it alone, and what is read lies at offsets that have stood since Xen 4.2 (xen/include/public/domctl.h,
-xen_domctl_getdomaininfo; xen/include/public/arch-x86/hvm/save.h, hvm_hw_cpu, which is an ABI).
+The file name contains Xen's version, and the interface may change with it. So vramtap uses little of it, no
+feature depends on it alone, and the offsets read here are unchanged since Xen 4.2
+(xen/include/public/domctl.h, xen_domctl_getdomaininfo; xen/include/public/arch-x86/hvm/save.h, hvm_hw_cpu,
+which is an ABI).
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ _PLACES: Final = (
     "/usr/local/lib*/libxenctrl.so.4.*",
 )
 _INFO_BYTES: Final = 4096
-"""Room for one answer: the struct has 120 to 200 bytes in the versions there are."""
+"""Buffer for one xen_domctl_getdomaininfo; it has 120 to 200 bytes in the known versions."""
 _FLAGS: Final = struct.Struct("<HxxI")
 _CPU_TIME: Final = struct.Struct("<56xQ")
-"""Behind the flags, and six counts of pages of 64 bits."""
+"""Follows the flags and six 64-bit page counts."""
 _LAST_VCPU: Final = struct.Struct("<68xI")
 _FLAG_DYING: Final = 1 << 0
 _FLAG_HVM: Final = 1 << 1
@@ -39,9 +40,9 @@ _REASON_SHIFT: Final = 16
 _CPU_TYPECODE: Final = 2
 """HVM_SAVE_CODE(CPU)."""
 _CPU_BYTES: Final = 4096
-"""Room for a processor's record: it has 1,024 or so."""
+"""Buffer for the record of a processor; it has about 1,024 bytes."""
 _CR0: Final = struct.Struct("<656xQ")
-"""Behind 512 bytes of FPU, 16 registers, RIP and RFLAGS."""
+"""Follows 512 bytes of FPU state, 16 registers, RIP and RFLAGS."""
 _CR0_WP: Final = 1 << 16
 MAX_VCPUS: Final = 512
 
@@ -62,12 +63,12 @@ class DomainInfo:
     """The state of a domain.
 
     Args:
-        domid: Its id.
-        hvm: Whether it is a fully virtualised guest.
-        hap: Whether its memory is translated by the processor (nested paging), and not by shadow tables.
-        paused: By the toolstack.
-        dying: It is being destroyed.
-        shutdown: Why it has shut down; None while it has not.
+        domid: Domain id.
+        hvm: The domain is fully virtualised.
+        hap: The processor translates its memory (nested paging); False with shadow page tables.
+        paused: The toolstack has paused it.
+        dying: The toolstack is destroying it.
+        shutdown: The `ShutdownReason`; None while the domain has not shut down.
     """
 
     domid: int
@@ -84,8 +85,8 @@ class Control(Handle):
     Privilege: root in dom0.
 
     Raises:
-        NotFound: no libxenctrl is installed.
-        Refused: no dom0, or no permission.
+        NotFound: libxenctrl is not installed.
+        Refused: This is not dom0, or vramtap has no permission.
     """
 
     def __init__(self) -> None:
@@ -104,10 +105,10 @@ class Control(Handle):
         ]  # fmt: skip
 
     def domain(self, domid: int) -> DomainInfo | None:
-        """The state of a domain; None if there is none of this id.
+        """Return the state of a domain; None if there is no such domain.
 
         Raises:
-            VramtapError: the hypervisor refused.
+            VramtapError: The hypervisor refused.
         """
         room = self._info(domid)
         if room is None:
@@ -124,13 +125,13 @@ class Control(Handle):
         )
 
     def cpu_time_ns(self, domid: int) -> int:
-        """How long the domain's virtual processors have run in all, the running ones until now, nanoseconds.
+        """Return the total run time of the domain's virtual processors until now, ns.
 
-        Cost: a few microseconds; the domain is not held up.
+        Cost: a few microseconds; the domain is not paused.
 
         Raises:
-            TargetGone: the domain has ended.
-            VramtapError: the hypervisor refused.
+            TargetGone: The domain has ended.
+            VramtapError: The hypervisor refused.
         """
         room = self._info(domid)
         if room is None:
@@ -138,23 +139,23 @@ class Control(Handle):
         return int(_CPU_TIME.unpack_from(room)[0])
 
     def _info(self, domid: int) -> ctypes.Array[ctypes.c_char] | None:
-        """What the hypervisor says of a domain; None if there is none of this id."""
+        """Return the xen_domctl_getdomaininfo of a domain; None if there is no such domain."""
         room = ctypes.create_string_buffer(_INFO_BYTES)
         ctypes.set_errno(0)
         count = self._library.xc_domain_getinfolist(self.handle, domid, 1, room)
         if count < 0:
             raise_errno("xc_domain_getinfolist", f"domain {domid}", ctypes.get_errno())
-        # The answer begins with the first domain that is not below the id asked about.
+        # The hypervisor returns the first domain with at least this id.
         return room if count and _FLAGS.unpack_from(room)[0] == domid else None
 
     def heeds_write_protection(self, domid: int) -> bool:
-        """Whether CR0.WP is set on every virtual processor, so that a kernel heeds read-only mappings.
+        """Return whether CR0.WP is set on every virtual processor: the kernel then heeds read-only mappings.
 
-        Cost: the domain is paused for each processor asked.
+        Cost: the hypervisor pauses the domain once for each processor.
 
         Raises:
-            TargetGone: the domain has ended.
-            VramtapError: the hypervisor refused.
+            TargetGone: The domain has ended.
+            VramtapError: The hypervisor refused.
         """
         info = self._info(domid)
         if info is None:
@@ -169,7 +170,7 @@ class Control(Handle):
             ctypes.set_errno(0)
             if self._context(self.handle, domid, _CPU_TYPECODE, vcpu, room, _CPU_BYTES):
                 number = ctypes.get_errno()
-                # One that is not running has no record, and writes nothing.
+                # A processor that is not running has no record, and writes nothing.
                 if number == errno.ENOENT:
                     continue
                 raise_errno("xc_domain_hvm_getcontext_partial", f"domain {domid} vCPU {vcpu}", number)

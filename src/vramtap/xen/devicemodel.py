@@ -1,16 +1,17 @@
-"""libxendevicemodel: the calls a device model makes for its domain, of which one tells the pages written.
+"""libxendevicemodel: calls of a device model for its domain; one of them returns the written pages.
 
-Facts. `xendevicemodel_track_dirty_vram(domid, first, nr, bitmap)` reads and clears, in one call, which of
-`nr` frames were written (Xen: xen/arch/x86/hvm/dm.c). A domain has one tracked range, whoever asks: a call
-with another range begins anew. The first call of a range answers ENODATA and leaves the bitmap alone under
-shadow paging, and sets every bit under hardware-assisted paging. The kernel passes on a buffer of one page at
-most, so 32,768 frames; a longer range is E2BIG. Stopping is `nr` = 0: with a null pointer it fails with
-EFAULT before the hypervisor sees it, and goes on; so does one that begins a page (all measured on 4.17).
+Facts. `xendevicemodel_track_dirty_vram(domid, first, nr, bitmap)` reads and clears in one call which of `nr`
+frames were written (Xen: xen/arch/x86/hvm/dm.c). A domain has one tracked range for all callers: a call with
+another range restarts tracking. The first call for a range gives ENODATA and leaves the bitmap unchanged
+under shadow paging; it sets every bit under hardware-assisted paging. The kernel passes on a buffer of at
+most one page, for 32,768 frames; a longer range gives E2BIG. A call with `nr` = 0 stops tracking. With a null
+pointer, or a pointer to the beginning of a page, that call fails with EFAULT before the hypervisor sees it,
+and tracking continues (all measured on 4.17).
 
-Consequence. A caller who always asks for the range of another caller shares its bits and loses some of them.
+Consequence. Two callers that use the same range share its bits, and each loses some of them.
 
-Decision. The range is the caller's to choose; here it is only bounded. Stopping passes a pointer into the
-middle of a page.
+Decision. The caller chooses the range; this module only bounds it. `stop_dirty_vram` passes a pointer into
+the middle of a page.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_PAGES: Final = 32768
-"""Frames that one call can ask about: bits of a page, the longest buffer the kernel passes on (Linux:
+"""Most frames per call: the bits of one page, the longest buffer that the kernel passes on (Linux:
 drivers/xen/privcmd.c, dm_op_buf_max_size)."""
 MAX_FRAME: Final = 1 << 40
-"""Past every frame number of x86-64 (52 bits of physical address)."""
+"""First invalid frame number on x86-64 (52 bits of physical address)."""
 _MIDDLE_OF_A_PAGE: Final = 64
 
 
@@ -40,8 +41,8 @@ class DeviceModel(Handle):
     Hypervisor: Xen 4.9 and later. Privilege: root in dom0.
 
     Raises:
-        NotFound: the library is not installed.
-        Refused: no dom0, or no permission.
+        NotFound: The library is not installed.
+        Refused: This is not dom0, or vramtap has no permission.
     """
 
     def __init__(self) -> None:
@@ -58,45 +59,45 @@ class DeviceModel(Handle):
         ]
 
     def track_dirty_vram(self, domid: int, first: int, frames: int, bitmap: NDArray[np.uint8]) -> bool:
-        """Read and clear which frames were written since the last call; begin to track them at the first.
+        """Read and clear which frames were written since the last call; the first call starts tracking.
 
-        Cost: 0.5-1.5 ms for 768 frames, none or all of them written, under emulation; the domain is paused
-        meanwhile (hardware-assisted paging) or its page tables are locked (shadow paging).
+        Cost: 0.5-1.5 ms for 768 frames, none or all of them written, under emulation. Meanwhile the
+            hypervisor pauses the domain (hardware-assisted paging) or locks its page tables (shadow paging).
 
         Args:
-            domid: Of the domain.
-            first: Guest frame number.
-            frames: How many; at most `MAX_PAGES`.
-            bitmap: Filled: the lowest bit of the first byte is the first frame. Shape `(bytes,)`, of at least
-                `frames` bits, zero: the hypervisor leaves it alone where it returns False.
+            domid: Domain id.
+            first: First guest frame number.
+            frames: Number of frames; at most `MAX_PAGES`.
+            bitmap: Receives the result; the lowest bit of the first byte is the first frame. Shape
+                `(bytes,)`, at least `frames` bits, all zero: the hypervisor may leave it unchanged.
 
         Returns:
-            Whether the hypervisor can tell; False when it has only begun to (ENODATA).
+            True if the bitmap holds the result; False if tracking has only started (ENODATA).
 
         Raises:
-            ValueError: the range is empty or too long, or the bitmap too short.
-            TargetGone: the domain has ended.
-            KernelError: anything else; what had been written may be forgotten then.
+            ValueError: The range is empty or too long, or the bitmap is too short.
+            TargetGone: The domain has ended.
+            VramtapError: Any other failure; the hypervisor may have cleared the bits.
         """
         if not 0 < frames <= MAX_PAGES or not 0 <= first < MAX_FRAME:
             raise ValueError(f"{frames} frames from {first:#x}: one call takes 1 to {MAX_PAGES}")
         if len(bitmap) * 8 < frames or not bitmap.flags.c_contiguous:
             raise ValueError(f"a bitmap of {len(bitmap)} bytes does not hold {frames} bits")
         ctypes.set_errno(0)
-        if self._track(self.handle, domid, first, frames, bitmap.ctypes.data) == 0:
-            return True
-        number = ctypes.get_errno()
-        if number == errno.ENODATA:
+        if self._track(self.handle, domid, first, frames, bitmap.ctypes.data):
+            number = ctypes.get_errno()
+            if number != errno.ENODATA:
+                where = f"domain {domid} frames {first:#x}-{first + frames:#x}"
+                raise_errno("xendevicemodel_track_dirty_vram", where, number)
             return False
-        where = f"domain {domid} frames {first:#x}-{first + frames:#x}"
-        raise_errno("xendevicemodel_track_dirty_vram", where, number)
+        return True
 
     def stop_dirty_vram(self, domid: int) -> None:
-        """Track nothing in a domain any more.
+        """Stop tracking in a domain.
 
         Raises:
-            TargetGone: the domain has ended.
-            KernelError: anything else.
+            TargetGone: The domain has ended.
+            VramtapError: Any other failure.
         """
         room = np.zeros(2 * 4096, dtype=np.uint8)
         address = room.ctypes.data

@@ -1,4 +1,4 @@
-"""Domains as xenstore lists them: names, ids, and where their device models are."""
+"""Domains in xenstore: names, ids and the places of their device models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vramtap.xen.xenstore import Xenstore
 
 MAX_DOMID: Final = 0x7FEF
-"""The highest id a domain is given (xen/include/public/xen.h, DOMID_FIRST_RESERVED)."""
+"""The highest id of a domain (xen/include/public/xen.h, DOMID_FIRST_RESERVED)."""
 _UUID: Final = re.compile(r"/vm/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]{1,10}", re.ASCII)
 _MAX_PID: Final = 1 << 22
@@ -21,10 +21,10 @@ class Domain:
     """A domain.
 
     Args:
-        domid: Its id, which it loses when it reboots.
-        name: As its configuration calls it.
-        uuid: Which it keeps; empty if the toolstack gave none.
-        model_pid: Process of its device model, a QEMU in dom0; 0 if it has none there.
+        domid: Domain id; a reboot changes it.
+        name: Name in its configuration.
+        uuid: UUID, stable over reboots; empty if the toolstack gave none.
+        model_pid: Process id of its device model, a QEMU in dom0; 0 without one.
     """
 
     domid: int
@@ -33,15 +33,15 @@ class Domain:
     model_pid: int
 
     def __str__(self) -> str:
-        """As messages call it."""
+        """Return a description for messages."""
         return f"domain {self.name} (id {self.domid})"
 
 
 def domain(store: Xenstore, domid: int) -> Domain | None:
-    """The domain of this id; None if there is none.
+    """Return the domain of this id; None if there is none.
 
     Raises:
-        VramtapError: xenstore is lost.
+        VramtapError: The connection to xenstored is lost.
     """
     place = f"/local/domain/{domid}"
     name = store.read(f"{place}/name")
@@ -53,10 +53,10 @@ def domain(store: Xenstore, domid: int) -> Domain | None:
 
 
 def domains(store: Xenstore) -> list[Domain]:
-    """All domains but dom0, by id.
+    """Return all domains except dom0, by id.
 
     Raises:
-        VramtapError: xenstore is lost.
+        VramtapError: The connection to xenstored is lost.
     """
     numbers = sorted(_number(child, MAX_DOMID) for child in store.children("/local/domain"))
     found = (domain(store, domid) for domid in numbers if domid)
@@ -64,12 +64,13 @@ def domains(store: Xenstore) -> list[Domain]:
 
 
 def find(store: Xenstore, wanted: str) -> Domain | None:
-    """The domain a user means: by id if it is a number, else by name; the newest where several bear it.
+    """Return the domain that a user names: by id if `wanted` is a number, otherwise by name.
 
-    A domain that is on its way out keeps its name for a while, and the next begins before it has gone.
+    Of several domains with the name it returns the newest: a domain that ends keeps its name for a while,
+    and its successor starts before that.
 
     Raises:
-        VramtapError: xenstore is lost.
+        VramtapError: The connection to xenstored is lost.
     """
     if _NUMBER.fullmatch(wanted):
         domid = int(wanted)
@@ -79,22 +80,22 @@ def find(store: Xenstore, wanted: str) -> Domain | None:
 
 
 def qmp_socket(domid: int) -> str:
-    """The monitor that libxl keeps of a domain's device model (tools/libs/light, libxl__qemu_qmp_path)."""
+    """Return the path of libxl's monitor of a device model (tools/libs/light, libxl__qemu_qmp_path)."""
     return f"/var/run/xen/qmp-libxl-{domid}"
 
 
 def qmp_lock(domid: int, uuid: str) -> str:
-    """The lock by which libxl shares that monitor (tools/libs/light, libxl__ev_qmplock_init)."""
+    """Return the path of the lock file of that monitor (tools/libs/light, libxl__ev_qmplock_init)."""
     return f"/var/lib/xen/userdata-l.{domid}.{uuid}.qmp-socket-lock"
 
 
 def model_state_path(domid: int) -> str:
-    """Where a device model says `running` once it serves its domain (libxl; QEMU: hw/xen)."""
+    """Return the xenstore path where a device model writes `running` once it serves (libxl; QEMU: hw/xen)."""
     return f"/local/domain/0/device-model/{domid}/state"
 
 
 def _number(text: str | None, largest: int) -> int:
-    """A decimal number from 0 to `largest`; 0 for anything else."""
+    """Return a decimal number from 0 to `largest`; 0 for any other text."""
     if text is None or not _NUMBER.fullmatch(text):
         return 0
     return int(text) if int(text) <= largest else 0

@@ -1,13 +1,13 @@
-"""libxenforeignmemory: frames of another domain, mapped to be read.
+"""libxenforeignmemory: read-only mappings of another domain's frames.
 
-Facts. A mapping of many frames succeeds although some of them are not there; each has an errno of its own,
-and a touch of its page is SIGBUS (measured: a framebuffer whose BAR is not placed gives EINVAL for each). A
-mapped page stays readable after its domain was destroyed, and keeps the rest of the domain in being until it
-is unmapped (measured: it is listed as `(null)`).
+Facts. A mapping of many frames succeeds even if some frames are missing. Each frame has its own errno, and an
+access to the page of a missing frame raises SIGBUS (measured: a framebuffer without a placed BAR gives EINVAL
+for each frame). A mapped page stays readable after its domain was destroyed. It keeps the rest of the domain
+alive until it is unmapped (measured: the toolstack lists the domain as `(null)`).
 
-Consequence. No page may be read whose errno is not 0; and mappings must go when the domain has.
+Consequence. vramtap must not read a page whose errno is not 0, and must unmap when the domain ends.
 
-Decision. The pages are handed out only through `read`, which looks first.
+Decision. Only `read` gives access to the pages, and it checks the errnos first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_MAPPED: Final = 1 << 18
-"""Frames mapped at most, 1 GiB: more than any video RAM."""
+"""Most frames per mapping: 1 GiB, more than any video RAM."""
 _PROT_READ: Final = 1
 
 
@@ -37,8 +37,8 @@ class ForeignMemory(Handle):
     Hypervisor: Xen 4.7 and later. Privilege: root in dom0.
 
     Raises:
-        NotFound: the library is not installed.
-        Refused: no dom0, or no permission.
+        NotFound: The library is not installed.
+        Refused: This is not dom0, or vramtap has no permission.
     """
 
     def __init__(self) -> None:
@@ -56,19 +56,19 @@ class ForeignMemory(Handle):
         library.xenforeignmemory_unmap.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
     def map(self, domid: int, first: int, frames: int) -> FrameMapping:
-        """Map a range of guest frames, to be read; those that are not there too.
+        """Map a range of guest frames for reading; the range may contain missing frames.
 
         Cost: 2.6 ms for 768 frames, under emulation.
 
         Args:
-            domid: Of the domain.
-            first: Guest frame number.
-            frames: How many; at most `MAX_MAPPED`.
+            domid: Domain id.
+            first: First guest frame number.
+            frames: Number of frames; at most `MAX_MAPPED`.
 
         Raises:
-            ValueError: none, or too many.
-            TargetGone: the domain has ended.
-            KernelError: anything else.
+            ValueError: The range is empty or too long.
+            TargetGone: The domain has ended.
+            VramtapError: Any other failure.
         """
         if not 0 < frames <= MAX_MAPPED:
             raise ValueError(f"{frames} frames: 1 to {MAX_MAPPED} can be mapped")
@@ -84,19 +84,19 @@ class ForeignMemory(Handle):
         return FrameMapping(self, int(address), np.abs(errors), where)
 
     def unmap(self, address: int, frames: int) -> None:
-        """Unmap what `map` mapped; `FrameMapping.close` does."""
+        """Unmap frames that `map` mapped; `FrameMapping.close` calls it."""
         if self._library.xenforeignmemory_unmap(self.handle, ctypes.c_void_p(address), frames):
             raise_errno("xenforeignmemory_unmap", f"{frames} pages", ctypes.get_errno())
 
 
 class FrameMapping:
-    """Frames of a domain, mapped read-only; `ForeignMemory.map` makes it.
+    """Read-only mapping of a domain's frames; the result of `ForeignMemory.map`.
 
     Args:
-        memory: Must stay open as long as this.
-        address: Of the first page, here.
-        errors: An errno for each page, 0 where it is mapped. Shape `(frames,)`.
-        where: What messages call it.
+        memory: The handle; it must stay open longer than the mapping.
+        address: Address of the first page in this process.
+        errors: Errno of each page, 0 if it is mapped. Shape `(frames,)`, int32.
+        where: Domain and frames, for messages.
     """
 
     def __init__(self, memory: ForeignMemory, address: int, errors: NDArray[np.int32], where: str) -> None:
@@ -109,20 +109,20 @@ class FrameMapping:
 
     @property
     def missing(self) -> int:
-        """How many frames are not there."""
+        """Number of missing frames."""
         return int(np.count_nonzero(self._errors))
 
     def read(self, first: int, last: int, into: NDArray[np.uint8]) -> None:
-        """Copy pages `[first, last)`.
+        """Copy pages `[first, last)` of the mapping.
 
         Args:
-            first: Page of the mapping.
+            first: First page.
             last: Page after the last.
-            into: Shape `((last - first) * PAGE_SIZE,)`.
+            into: Destination, shape `((last - first) * PAGE_SIZE,)`, uint8.
 
         Raises:
-            ValueError: the pages are not of this mapping.
-            VramtapError: a frame is not there, or the mapping was closed.
+            ValueError: The pages lie outside the mapping.
+            VramtapError: A frame is missing, or the mapping was closed.
         """
         if not 0 <= first <= last <= len(self._errors):
             raise ValueError(f"pages [{first}, {last}) of a mapping of {len(self._errors)}")
@@ -132,12 +132,12 @@ class FrameMapping:
         if wrong.any():
             at = first + int(np.flatnonzero(wrong)[0])
             code = int(self._errors[at])
-            reason = f"page {at} is not there: {errno.errorcode.get(code, code)}, {os.strerror(code)}"
-            raise VramtapError("read", self._where, reason, "has the guest placed its framebuffer?")
+            reason = f"page {at} is missing: {errno.errorcode.get(code, code)}, {os.strerror(code)}"
+            raise VramtapError("read", self._where, reason, "wait until the guest has placed its framebuffer")
         into[:] = self._bytes[first * PAGE_SIZE : last * PAGE_SIZE]
 
     def close(self) -> None:
-        """Unmap; harmless twice."""
+        """Unmap the frames; repeated calls do nothing."""
         address, self._address = self._address, None
         if address is not None:
             self._bytes = np.empty(0, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Xen's shared libraries: loading them, silencing them, and the one place where their errno becomes ours."""
+"""Xen's shared libraries: loading, logging, handles, and the translation of their errno into errors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 PRIVCMD: Final = Path("/dev/xen/privcmd")
-"""What the libraries make hypercalls through (Linux: drivers/xen/privcmd.c)."""
+"""Device through which the libraries make hypercalls (Linux: drivers/xen/privcmd.c)."""
 CAPABILITIES: Final = Path("/proc/xen/capabilities")
-"""Says `control_d` in the domain that may control others (Linux: drivers/xen/xenfs)."""
+"""Contains `control_d` in a domain that may control others (Linux: drivers/xen/xenfs)."""
 _XTL_CRITICAL: Final = 9
 """The highest level of libxentoollog (xentoollog.h, enum xentoollog_level)."""
 REMEDY_DOM0: Final = "run as root in Xen's dom0"
@@ -27,11 +27,11 @@ REMEDY_DOM0: Final = "run as root in Xen's dom0"
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """A shared library of Xen's.
+    """A shared library of Xen.
 
     Args:
-        names: File names to try, the likeliest first.
-        package: Debian's, that brings it.
+        names: File names to try, the most likely first.
+        package: Debian package that contains it.
     """
 
     names: Sequence[str]
@@ -39,14 +39,14 @@ class Library:
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the library in messages."""
         return self.names[0]
 
     def load(self) -> ctypes.CDLL:
-        """Load it.
+        """Load the library.
 
         Raises:
-            NotFound: it is not installed; says which package has it.
+            NotFound: The library is not installed; the message names the package.
         """
         return _load(self)
 
@@ -57,12 +57,12 @@ def _load(library: Library) -> ctypes.CDLL:
         try:
             return ctypes.CDLL(name, use_errno=True)
         except OSError:
-            continue  # The last name's error is the one that is told.
+            continue  # The message reports the error of the last name.
     name = library.names[-1]
     try:
         return ctypes.CDLL(name, use_errno=True)
     except OSError as error:
-        # What is missing may be another that this one needs; the loader names it first.
+        # The missing library may be a dependency; the loader's message begins with its name.
         missing = next((each for each in LIBRARIES if str(error).startswith(tuple(each.names))), library)
         remedy = f"apt install {missing.package}, or your distribution's Xen libraries"
         raise NotFound("load", library.name, str(error), remedy) from error
@@ -73,14 +73,14 @@ FOREIGNMEMORY: Final = Library(("libxenforeignmemory.so.1",), "libxenforeignmemo
 XENSTORE: Final = Library(("libxenstore.so.4", "libxenstore.so.3.0"), "libxenstore4")
 TOOLLOG: Final = Library(("libxentoollog.so.1",), "libxentoollog1")
 LIBRARIES: Final = (DEVICEMODEL, FOREIGNMEMORY, XENSTORE, TOOLLOG)
-"""Without these no domain can be tapped."""
+"""The libraries that vramtap needs to tap a domain."""
 
 
 @cache
 def quiet_logger() -> ctypes.c_void_p:
-    """A logger for the libraries that prints next to nothing: what goes wrong is told by our errors.
+    """Return a logger for the libraries that prints critical messages only.
 
-    Without one they write lines of their own to standard error.
+    Without a logger the libraries write to standard error; vramtap's errors report the failures already.
 
     Raises:
         NotFound: libxentoollog is not installed.
@@ -94,15 +94,15 @@ def quiet_logger() -> ctypes.c_void_p:
 
 
 class Handle:
-    """What every handle of Xen's libraries shares: it is open, closed once, and a context manager.
+    """An open handle of one of Xen's libraries; as a context manager it closes at the end.
 
     Args:
-        library: Loaded.
-        prefix: What the names of its functions that open and close begin with: `xs`.
-        arguments: Of the one that opens, of the types it takes.
+        library: The loaded library.
+        prefix: Prefix of its functions, for example `xs` for `xs_open` and `xs_close`.
+        arguments: Arguments of the open function, with their C types.
 
     Raises:
-        VramtapError: it failed.
+        VramtapError: The handle cannot be opened.
     """
 
     def __init__(
@@ -116,25 +116,25 @@ class Handle:
         ctypes.set_errno(0)
         self._address: int | None = opens(*arguments)
         if not self._address:
-            self._refused(f"{prefix}_open", ctypes.get_errno())
+            self._raise_open_error(f"{prefix}_open", ctypes.get_errno())
 
-    def _refused(self, operation: str, number: int) -> NoReturn:
-        """Say why it could not be opened."""
+    def _raise_open_error(self, operation: str, number: int) -> NoReturn:
+        """Raise the error of a failed open."""
         raise_errno(operation, "", number)
 
     @property
     def handle(self) -> ctypes.c_void_p:
-        """For the library's calls.
+        """The handle, for calls of the library.
 
         Raises:
-            VramtapError: it has been closed.
+            VramtapError: The handle is closed.
         """
         if not self._address:
             raise VramtapError("use", type(self).__name__, "it has been closed")
         return ctypes.c_void_p(self._address)
 
     def close(self) -> None:
-        """Give it back; harmless twice."""
+        """Close the handle; repeated calls do nothing."""
         address, self._address = self._address, None
         if address:
             self._closes(ctypes.c_void_p(address))
@@ -158,23 +158,23 @@ _REMEDIES: Final = {
 
 
 def error_for(operation: str, obj: str, number: int) -> VramtapError:
-    """What an errno of Xen's libraries means.
+    """Return the error that an errno of Xen's libraries means.
 
     Args:
         operation: The library's function.
-        obj: What it was called on.
-        number: The errno it left.
+        obj: The object of the call.
+        number: The errno.
 
     Returns:
-        `TargetGone` for ESRCH, `Refused` for a lack of privilege and outside of a dom0, `Unsupported` where
-        the hypervisor has no such call, else `KernelError`.
+        `TargetGone` for ESRCH, `Refused` for missing privileges and outside dom0, `Unsupported` if the
+        hypervisor lacks the call, otherwise `KernelError`.
     """
     if number == errno.ESRCH:
         return TargetGone(operation, obj, "the domain has ended")
     if number in (errno.EPERM, errno.EACCES):
         return Refused(operation, obj, os.strerror(number), REMEDY_DOM0)
     if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO) and not PRIVCMD.exists():
-        return Refused(operation, obj, f"{PRIVCMD} is not there: this is no Xen dom0", REMEDY_DOM0)
+        return Refused(operation, obj, f"{PRIVCMD} is missing: this is not a Xen dom0", REMEDY_DOM0)
     kind = Unsupported if number in (errno.ENOSYS, errno.EOPNOTSUPP) else KernelError
     return kind(operation, obj, number, _REMEDIES.get(number, os.strerror(number)))
 
@@ -185,9 +185,9 @@ def raise_errno(operation: str, obj: str, number: int) -> NoReturn:
 
 
 def in_dom0() -> bool:
-    """Whether this domain may control others, by what the kernel says of itself."""
+    """Return whether the kernel reports that this domain may control others."""
     try:
         return "control_d" in CAPABILITIES.read_text()
     except OSError:
-        # No Xen, or xenfs is not mounted: the libraries will say what is missing.
+        # There is no Xen, or xenfs is not mounted. The errors of the libraries report what is missing.
         return PRIVCMD.exists()

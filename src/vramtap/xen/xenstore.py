@@ -1,6 +1,6 @@
-"""libxenstore: the small database in which toolstack, device models and guests leave what others must know.
+"""libxenstore: the small database that toolstack, device models and guests share.
 
-What is read there may have been written by a guest: lengths are bounded here, meanings by the caller.
+A guest may have written any value. This module bounds the lengths; the caller checks the contents.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vramtap.errors import Refused, VramtapError
 from vramtap.xen.library import REMEDY_DOM0, XENSTORE, Handle, raise_errno
 
 MAX_VALUE_BYTES: Final = 4096
-"""The longest value, and the longest list of children (Xen: xen/include/public/io/xs_wire.h)."""
+"""Most bytes of a value, and of a list of children (Xen: xen/include/public/io/xs_wire.h)."""
 _NO_TRANSACTION: Final = 0
 _XS_OPEN_READONLY: Final = 1
 _WATCH_FIELDS: Final = 2
@@ -25,11 +25,11 @@ _LIBC.free.argtypes = [ctypes.c_void_p]
 class Xenstore(Handle):
     """A connection to xenstored.
 
-    Privilege: dom0; whoever may write the daemon's socket.
+    Privilege: write permission on the daemon's socket, in dom0.
 
     Raises:
-        NotFound: the library is not installed.
-        Refused: no xenstored, or no permission.
+        NotFound: The library is not installed.
+        Refused: xenstored does not run, or vramtap has no permission.
     """
 
     def __init__(self) -> None:
@@ -47,19 +47,19 @@ class Xenstore(Handle):
         library.xs_check_watch.restype = ctypes.c_void_p
         library.xs_check_watch.argtypes = [ctypes.c_void_p]
 
-    def _refused(self, operation: str, number: int) -> NoReturn:
+    def _raise_open_error(self, operation: str, number: int) -> NoReturn:
         if number in (errno.ENOENT, errno.ECONNREFUSED):
-            raise Refused(operation, "xenstored", "nobody listens", REMEDY_DOM0)
-        super()._refused(operation, number)
+            raise Refused(operation, "xenstored", "xenstored does not listen", REMEDY_DOM0)
+        super()._raise_open_error(operation, number)
 
     def read(self, path: str) -> str | None:
-        """A value; None if there is none, or it is not for us to see.
+        """Return a value; None if the path does not exist or is not readable.
 
         Args:
-            path: `/local/domain/3/name`.
+            path: For example `/local/domain/3/name`.
 
         Raises:
-            VramtapError: the connection is lost.
+            VramtapError: The connection is lost.
         """
         length = ctypes.c_uint(0)
         ctypes.set_errno(0)
@@ -74,10 +74,10 @@ class Xenstore(Handle):
         return value.decode("utf-8", "replace")
 
     def children(self, path: str) -> list[str]:
-        """Names of what lies under a path; none if there is no such path.
+        """Return the names of a path's children; an empty list if the path does not exist.
 
         Raises:
-            VramtapError: the connection is lost.
+            VramtapError: The connection is lost.
         """
         count = ctypes.c_uint(0)
         ctypes.set_errno(0)
@@ -92,40 +92,40 @@ class Xenstore(Handle):
             _LIBC.free(found)
 
     def _check(self, operation: str, path: str) -> None:
-        """Raise unless the errno only says that there is nothing."""
+        """Raise an error unless the errno means that the path is missing or not readable."""
         number = ctypes.get_errno()
         if number not in (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.EINVAL):
             raise_errno(operation, path, number)
 
     def watch(self, path: str) -> None:
-        """Be told when something at or under a path changes, and once at once; see `changed`.
+        """Watch a path and its children; `changed` reports the path once immediately, then at each change.
 
         Args:
-            path: Or `@releaseDomain`, `@introduceDomain`: a domain has ended, begun.
+            path: A path, or `@releaseDomain` (a domain has ended), or `@introduceDomain` (one has started).
 
         Raises:
-            VramtapError: the connection is lost, or there are too many watches.
+            VramtapError: The connection is lost, or there are too many watches.
         """
         ctypes.set_errno(0)
         if not self._library.xs_watch(self.handle, path.encode(), b"vramtap"):
             raise_errno("xs_watch", path, ctypes.get_errno())
 
     def fileno(self) -> int:
-        """What becomes readable when `changed` has something to say.
+        """Return a descriptor that is readable while `changed` has paths to report.
 
         Raises:
-            VramtapError: the library cannot make one.
+            VramtapError: The library cannot create one.
         """
         descriptor = int(self._library.xs_fileno(self.handle))
         if descriptor < 0:
-            raise VramtapError("xs_fileno", "xenstored", "no descriptor to be had")
+            raise VramtapError("xs_fileno", "xenstored", "the library returned no descriptor")
         return descriptor
 
     def changed(self) -> list[str]:
-        """The paths that changed since it was last asked, each as often as it did; never waits.
+        """Return the watched paths that changed since the last call, once per change; never wait.
 
         Raises:
-            VramtapError: the connection is lost.
+            VramtapError: The connection is lost.
         """
         paths: list[str] = []
         while True:

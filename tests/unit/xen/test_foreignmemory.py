@@ -58,7 +58,7 @@ def test_a_frame_that_is_not_there_is_an_error_and_no_signal(xen: FakeXen) -> No
         mapping.read(3, 6, into[: 3 * PAGE_SIZE])
         mapping.read(2, 2, into[:0])
         for first, last, page in ((2, 3, 2), (0, 8, 2), (4, 8, 6), (9, 10, 9)):
-            reason = f"read domain 3 frames 0xf0000-0xf000a: page {page} is not there: EINVAL, .*placed its"
+            reason = f"read domain 3 frames 0xf0000-0xf000a: page {page} is missing: EINVAL, .*placed its"
             with pytest.raises(VramtapError, match=reason):
                 mapping.read(first, last, into[: (last - first) * PAGE_SIZE])
         mapping.close()

@@ -48,7 +48,9 @@ def test_outside_of_a_dom0_that_is_what_is_wrong(
     monkeypatch.setattr(library, "PRIVCMD", Path("/nowhere/privcmd"))
     error = error_for("a", "b", number)
     assert type(error) is Refused
-    assert str(error) == "a b: /nowhere/privcmd is not there: this is no Xen dom0 (run as root in Xen's dom0)"
+    assert (
+        str(error) == "a b: /nowhere/privcmd is missing: this is not a Xen dom0 (run as root in Xen's dom0)"
+    )
 
 
 def test_every_errno_is_one_line(xen: FakeXen) -> None:

@@ -107,15 +107,15 @@ def test_watching_that_cannot_be(xen: FakeXen) -> None:
         with pytest.raises(KernelError, match="xs_watch /a: E2BIG"):
             store.watch("/a")
         xen.fail("xs_fileno", 0)
-        with pytest.raises(VramtapError, match="xs_fileno xenstored: no descriptor to be had"):
+        with pytest.raises(VramtapError, match="xs_fileno xenstored: the library returned no descriptor"):
             store.fileno()
 
 
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (errno.ENOENT, "xs_open xenstored: nobody listens .run as root in Xen's dom0"),
-        (errno.ECONNREFUSED, "xs_open xenstored: nobody listens .run as root in Xen's dom0"),
+        (errno.ENOENT, "xs_open xenstored: xenstored does not listen .run as root in Xen's dom0"),
+        (errno.ECONNREFUSED, "xs_open xenstored: xenstored does not listen .run as root in Xen's dom0"),
         (errno.EACCES, "xs_open: Permission denied .run as root in Xen's dom0"),
     ],
 )
