@@ -1,4 +1,4 @@
-"""Page runs: the one form in which trackers speak, and bitmaps to and from it."""
+"""PageRuns: a set of pages as sorted ranges, the answer of every tracker."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PAGE_SIZE: Final = 4096
-"""Bytes a page; the granule of x86-64's smallest mapping and of every log used here."""
-
+"""Bytes of a page: the smallest mapping of x86-64, and the unit of every log that vramtap reads."""
 
 FEW: Final = 32
-"""Runs up to which plain Python is quicker than numpy: a call of numpy takes 3-5 us when its code is in no
-cache, as at every look of an event loop, and one set operation makes a dozen of them (190 us measured)."""
+"""Number of runs up to which plain Python is faster than numpy. A call of numpy takes 3-5 us with cold caches, as
+in every scan of an event loop, and one set operation makes a dozen of them (190 us measured)."""
 
 _Pairs = list[list[int]]
 
@@ -25,10 +24,12 @@ _Pairs = list[list[int]]
 class PageRuns:
     """Sorted, disjoint, non-adjacent, half-open `[first, last)` page ranges relative to an extent.
 
-    Immutable. Two sets of the same pages always compare equal, since touching runs are merged.
+    Immutable. Two sets of the same pages always compare equal, because touching runs are merged.
 
     Args:
-        runs: Pairs `(first, last)` in any order, overlapping or not; empty pairs are dropped.
+        runs: Pairs `(first, last)` in any order, overlapping or not, or an int64 array of shape `(n, 2)`.
+        Empty
+            pairs are dropped.
 
     Raises:
         ValueError: a pair is reversed or negative.
@@ -51,7 +52,7 @@ class PageRuns:
 
     @classmethod
     def _of(cls, pairs: _Pairs) -> PageRuns:
-        """Of pairs that are sorted, disjoint and apart."""
+        """Return the set of pairs that are already sorted, disjoint and non-adjacent."""
         if not pairs:
             return NO_PAGES
         made = cls.__new__(cls)
@@ -60,57 +61,57 @@ class PageRuns:
 
     @classmethod
     def full(cls, pages: int) -> PageRuns:
-        """All of an extent of `pages` pages."""
+        """Return all pages of an extent of `pages` pages."""
         return cls([(0, pages)])
 
     @classmethod
     def from_pages(cls, indices: Iterable[int] | NDArray[np.int64]) -> PageRuns:
-        """The set of these single page indices, in any order, repeats allowed."""
+        """Return the set of these page indices, in any order, repeated or not."""
         array = np.unique(np.fromiter(indices, dtype=np.int64))
         return cls(np.stack([array, array + 1], axis=1))
 
     @classmethod
     def from_mask(cls, mask: NDArray[np.bool_]) -> PageRuns:
-        """The pages where `mask` (shape `(pages,)`) is true."""
+        """Return the pages where `mask`, shape `(pages,)`, is true."""
         edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
         return cls(edges.astype(np.int64).reshape(-1, 2))
 
     @classmethod
     def from_bitmap(cls, bitmap: bytes | bytearray | memoryview, pages: int) -> PageRuns:
-        """From a dirty bitmap, lowest bit of the first byte first, as KVM and Xen on x86 fill it.
+        """Return the pages of a dirty bitmap whose first bit is the lowest of the first byte, as in KVM and Xen.
+
+        Args:
+            bitmap: One bit for each page.
+            pages: Number of pages to take.
 
         Raises:
             ValueError: the bitmap holds fewer than `pages` bits.
         """
         bits = np.unpackbits(np.frombuffer(bitmap, dtype=np.uint8), bitorder="little")
         if len(bits) < pages:
-            raise ValueError(f"bitmap of {len(bits)} bits cannot describe {pages} pages")
+            raise ValueError(f"a bitmap of {len(bits)} bits is too short for {pages} pages")
         return cls.from_mask(bits[:pages].astype(np.bool_))
 
     def to_mask(self, pages: int) -> NDArray[np.bool_]:
-        """A boolean per page, shape `(pages,)`; pages past the end are left out."""
+        """Return one boolean for each page, shape `(pages,)`, without the pages past the end."""
         steps = np.zeros(pages + 1, dtype=np.int8)
         clipped = np.minimum(self._runs, pages)
         np.add.at(steps, clipped[:, 0], 1)
         np.add.at(steps, clipped[:, 1], -1)
         return np.cumsum(steps[:pages]).astype(np.bool_)
 
-    def to_bitmap(self, pages: int) -> bytes:
-        """A dirty bitmap of at least `pages` bits, padded with zeros to whole bytes."""
-        return np.packbits(self.to_mask(pages), bitorder="little").tobytes()
-
     @property
     def count(self) -> int:
-        """How many pages are in the set."""
+        """Number of pages in the set."""
         return int((self._runs[:, 1] - self._runs[:, 0]).sum())
 
     @property
     def array(self) -> NDArray[np.int64]:
-        """The runs, shape `(n, 2)`, read-only."""
+        """The runs as a read-only int64 array of shape `(n, 2)`."""
         return self._runs
 
     def union(self, other: PageRuns) -> PageRuns:
-        """Pages in either set."""
+        """Return the pages in either set."""
         if not other:
             return self
         if not self:
@@ -120,7 +121,7 @@ class PageRuns:
         return PageRuns(np.concatenate([self._runs, other._runs]))
 
     def intersection(self, other: PageRuns) -> PageRuns:
-        """Pages in both sets."""
+        """Return the pages in both sets."""
         if not self or not other:
             return NO_PAGES
         if len(self) + len(other) <= FEW:
@@ -129,7 +130,7 @@ class PageRuns:
         return PageRuns.from_mask(self.to_mask(end) & other.to_mask(end))
 
     def difference(self, other: PageRuns) -> PageRuns:
-        """Pages in this set and not in the other."""
+        """Return the pages in this set and not in the other."""
         if not self or not other:
             return self
         if len(self) + len(other) <= FEW:
@@ -138,14 +139,14 @@ class PageRuns:
         return PageRuns.from_mask(self.to_mask(end) & ~other.to_mask(end))
 
     def clip(self, first: int, last: int) -> PageRuns:
-        """Pages of `[first, last)` only, numbered as before."""
+        """Return the pages in `[first, last)`, with the same indices."""
         if not self or (self._runs[0, 0] >= first and self._runs[-1, 1] <= last):
             return self
         runs = np.clip(self._runs, first, last)
         return PageRuns(runs[runs[:, 0] < runs[:, 1]])
 
     def shift(self, pages: int) -> PageRuns:
-        """The same set with every index moved by `pages`."""
+        """Return the set with `pages` added to every index."""
         return PageRuns(self._runs + pages)
 
     @property
@@ -192,7 +193,7 @@ def _checked(pairs: Iterable[tuple[int, int]]) -> _Pairs:
 
 
 def _merged(pairs: _Pairs) -> _Pairs:
-    """Sort, drop empty, merge what overlaps or touches."""
+    """Return the pairs sorted, without empty ones, overlapping or touching ones merged."""
     merged: _Pairs = []
     for first, last in sorted(pairs):
         if merged and first <= merged[-1][1]:
@@ -203,7 +204,7 @@ def _merged(pairs: _Pairs) -> _Pairs:
 
 
 def _common(ours: _Pairs, others: _Pairs) -> _Pairs:
-    """What lies in both of two canonical lists."""
+    """Return the pages in both of two canonical lists."""
     common, at = [], 0
     for first, last in ours:
         while at < len(others) and others[at][1] <= first:
@@ -216,7 +217,7 @@ def _common(ours: _Pairs, others: _Pairs) -> _Pairs:
 
 
 def _less(ours: _Pairs, others: _Pairs) -> _Pairs:
-    """What lies in the first of two canonical lists and not in the second."""
+    """Return the pages in the first of two canonical lists and not in the second."""
     left, at = [], 0
     for first, last in ours:
         while at < len(others) and others[at][1] <= first:
@@ -233,7 +234,7 @@ def _less(ours: _Pairs, others: _Pairs) -> _Pairs:
 
 
 def _canonical(runs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sort, drop empty, merge what overlaps or touches."""
+    """Return the pairs sorted, without empty ones, overlapping or touching ones merged."""
     runs = runs[runs[:, 0] < runs[:, 1]]
     if len(runs) < 2:
         return runs

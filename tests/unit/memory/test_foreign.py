@@ -1,4 +1,4 @@
-"""Video RAM that is somewhere, elsewhere or nowhere: what is read is what is there."""
+"""XenSpace: reads of video RAM that is placed, moved or removed."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def space(xen: FakeXen) -> Iterator[XenSpace]:
 
 
 def read(space: XenSpace, *runs: tuple[int, int], base: int = 0) -> list[int]:
-    """The first byte of each page of a buffer that begins with `base`; 0xEE where nothing was put."""
+    """Return the first byte of each page of a buffer that begins with page `base`; 0xEE if not written."""
     into = np.full(PAGES * PAGE_SIZE, 0xEE, dtype=np.uint8)
     Extent(space, 0, PAGES).read(PageRuns(runs), into, base)
     return [int(byte) for byte in into[::PAGE_SIZE]]
 
 
-def test_pages_land_where_they_belong(xen: FakeXen, space: XenSpace) -> None:
+def test_read_puts_each_page_at_its_place_in_the_buffer(xen: FakeXen, space: XenSpace) -> None:
     assert space.place(3, VRAM_FRAME)
     for page in range(PAGES):
         xen.write(3, page, page + 1)
@@ -55,10 +55,10 @@ def test_pages_land_where_they_belong(xen: FakeXen, space: XenSpace) -> None:
     assert space.bytes_read == (PAGES + 3) * PAGE_SIZE
     into = np.zeros(2 * PAGE_SIZE, dtype=np.uint8)
     Extent(space, 8 * PAGE_SIZE, 8).read(PageRuns([(3, 5)]), into, 3)
-    assert into[::PAGE_SIZE].tolist() == [12, 13], "an extent may begin in the middle"
+    assert into[::PAGE_SIZE].tolist() == [12, 13], "the extent begins in the middle of the space"
 
 
-def test_without_a_place_it_is_black(xen: FakeXen, space: XenSpace) -> None:
+def test_read_without_placement_returns_zeros(xen: FakeXen, space: XenSpace) -> None:
     xen.write(3, 0, 7)
     for _ in range(2):
         space.unplace()
@@ -68,7 +68,7 @@ def test_without_a_place_it_is_black(xen: FakeXen, space: XenSpace) -> None:
         assert read(space, (0, 1))[0] == 7
 
 
-def test_a_framebuffer_that_is_not_all_there_has_no_place(xen: FakeXen, space: XenSpace) -> None:
+def test_framebuffer_with_missing_frames_has_no_placement(xen: FakeXen, space: XenSpace) -> None:
     xen.place(3, 0)
     assert not space.place(3, VRAM_FRAME)
     assert space.placement is None
@@ -79,14 +79,14 @@ def test_a_framebuffer_that_is_not_all_there_has_no_place(xen: FakeXen, space: X
     xen.lose(3, PAGES - 1, absent=False)
     assert space.place(3, VRAM_FRAME)
     assert not space.place(3, VRAM_FRAME + 8)
-    assert (space.placement, xen.mapped(3)) == (None, 0), "it was moved away from where we had it"
+    assert (space.placement, xen.mapped(3)) == (None, 0), "the frames have left the former location"
 
 
-def test_it_moves(xen: FakeXen, space: XenSpace) -> None:
+def test_read_follows_the_framebuffer_to_a_new_location(xen: FakeXen, space: XenSpace) -> None:
     assert space.place(3, VRAM_FRAME)
     first = space.placement
     assert space.place(3, VRAM_FRAME)
-    assert space.placement is first, "another object only when it is elsewhere"
+    assert space.placement is first, "a new object only after a move"
     xen.write(3, 5, 0x55)
     xen.place(3, 0xE_0000)
     assert space.place(3, 0xE_0000)
@@ -100,7 +100,7 @@ def test_it_moves(xen: FakeXen, space: XenSpace) -> None:
     assert (xen.mapped(3), xen.mapped(4)) == (0, PAGES)
 
 
-def test_a_place_that_comes_back_is_another(xen: FakeXen, space: XenSpace) -> None:
+def test_placement_after_unplace_is_a_new_object(xen: FakeXen, space: XenSpace) -> None:
     assert space.place(3, VRAM_FRAME)
     first = space.placement
     space.unplace()
@@ -108,7 +108,7 @@ def test_a_place_that_comes_back_is_another(xen: FakeXen, space: XenSpace) -> No
     assert space.placement is not first
 
 
-def test_what_the_hypervisor_refuses_is_told(xen: FakeXen, space: XenSpace) -> None:
+def test_refused_mapping_raises(xen: FakeXen, space: XenSpace) -> None:
     xen.fail("xenforeignmemory_map", errno.ENOMEM, times=1)
     with pytest.raises(KernelError, match="xenforeignmemory_map domain 3"):
         space.place(3, VRAM_FRAME)
@@ -118,7 +118,7 @@ def test_what_the_hypervisor_refuses_is_told(xen: FakeXen, space: XenSpace) -> N
         space.place(3, VRAM_FRAME)
 
 
-def test_a_domain_that_has_gone_can_go(xen: FakeXen, space: XenSpace) -> None:
+def test_unplace_unmaps_a_domain_that_has_ended(xen: FakeXen, space: XenSpace) -> None:
     assert space.place(3, VRAM_FRAME)
     xen.write(3, 1, 7)
     xen.destroy(3)
@@ -127,7 +127,7 @@ def test_a_domain_that_has_gone_can_go(xen: FakeXen, space: XenSpace) -> None:
     assert xen.mapped(3) == 0
 
 
-def test_the_device_models_clock_goes_with_it(xen: FakeXen) -> None:
+def test_close_closes_the_device_models_probe(xen: FakeXen) -> None:
     space = XenSpace(ForeignMemory(), PAGES, "domain a", "uuid")
     space.model = clock = SchedstatProbe(os.getpid())
     space.close()

@@ -1,4 +1,4 @@
-"""Address spaces: the same bytes come out of each, and what cannot be read is said."""
+"""Address spaces: all kinds return the same bytes, and failed reads raise."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def extent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Extent]:
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pages=st.sets(st.integers(0, PAGES - 1)), base=st.integers(0, PAGES - 1))
-def test_the_pages_asked_for_come_out_and_no_other(extent: Extent, pages: set[int], base: int) -> None:
+def test_read_copies_exactly_the_requested_pages(extent: Extent, pages: set[int], base: int) -> None:
     runs = PageRuns.from_pages({page for page in pages if page >= base})
     into = np.zeros((PAGES - base) * PAGE, dtype=np.uint8)
     before = extent.space.bytes_read
@@ -73,7 +73,7 @@ def test_the_pages_asked_for_come_out_and_no_other(extent: Extent, pages: set[in
     assert extent.space.bytes_read - before == runs.count * PAGE
 
 
-def test_nothing_is_read_past_the_extent_or_the_buffer(extent: Extent) -> None:
+def test_read_outside_the_extent_or_the_buffer_raises(extent: Extent) -> None:
     room = np.zeros((PAGES + 8) * PAGE, dtype=np.uint8)
     for runs, into, base in (
         (PageRuns([(PAGES - 1, PAGES + 1)]), room, 0),
@@ -85,7 +85,7 @@ def test_nothing_is_read_past_the_extent_or_the_buffer(extent: Extent) -> None:
     assert not room.any()
 
 
-def test_an_extent_is_whole_pages_and_prints_as_messages_name_it(extent: Extent) -> None:
+def test_extent_needs_whole_pages_and_prints_its_addresses(extent: Extent) -> None:
     with pytest.raises(ValueError, match="not a page boundary"):
         Extent(extent.space, extent.address + 1, 1)
     with pytest.raises(ValueError, match="0 pages"):
@@ -94,7 +94,7 @@ def test_an_extent_is_whole_pages_and_prints_as_messages_name_it(extent: Extent)
     assert str(extent) == f"{extent.space.name} {extent.address:#x}-{extent.end:#x}"
 
 
-def test_a_file_cut_short_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
+def test_truncated_file_raises_instead_of_sigbus(tmp_path: Path) -> None:
     path = tmp_path / "content"
     path.write_bytes(CONTENT.tobytes())
     with file(path) as extent:
@@ -105,7 +105,7 @@ def test_a_file_cut_short_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
             extent.read(PageRuns([(2, 4)]), into)
 
 
-def test_the_last_page_of_an_odd_file_is_filled_with_zeros(tmp_path: Path) -> None:
+def test_partial_last_page_of_a_file_is_filled_with_zeros(tmp_path: Path) -> None:
     path = tmp_path / "odd"
     path.write_bytes(b"\xff" * (PAGE + 10))
     space = FileSpace(str(path))
@@ -117,14 +117,14 @@ def test_the_last_page_of_an_odd_file_is_filled_with_zeros(tmp_path: Path) -> No
     space.close()
 
 
-def test_files_that_cannot_be_opened_say_so(tmp_path: Path) -> None:
+def test_file_that_cannot_be_opened_raises(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no such file"):
         FileSpace(str(tmp_path / "missing"))
     with pytest.raises(VramtapError, match=str(tmp_path)):
         Extent(FileSpace(str(tmp_path)), 0, 1).read(PageRuns([(0, 1)]), np.zeros(PAGE, dtype=np.uint8))
 
 
-def test_a_process_that_ended_is_said(tmp_path: Path) -> None:
+def test_read_from_an_ended_process_raises_target_gone(tmp_path: Path) -> None:
     with Scribe(PAGES) as scribe:
         space = ProcessSpace(scribe.pid)
         extent = Extent(space, scribe.address, PAGES)
@@ -134,7 +134,7 @@ def test_a_process_that_ended_is_said(tmp_path: Path) -> None:
         space.close()
 
 
-def test_arrays_of_any_alignment_are_covered_by_whole_pages() -> None:
+def test_extent_of_an_array_covers_it_and_gives_its_offset() -> None:
     room = np.zeros(5 * PAGE, dtype=np.uint8)
     array = room[100 : 100 + PAGE]
     extent, offset = extent_of(array)
@@ -144,7 +144,7 @@ def test_arrays_of_any_alignment_are_covered_by_whole_pages() -> None:
     assert isinstance(extent.space, OwnSpace)
 
 
-def test_arrays_that_cannot_be_tracked_are_refused() -> None:
+def test_array_that_cannot_be_tracked_raises() -> None:
     fixed = np.zeros(10)
     fixed.flags.writeable = False
     for array in (fixed, np.zeros(0), np.zeros((4, 4))[:, ::2]):

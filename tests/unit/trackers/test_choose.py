@@ -1,4 +1,4 @@
-"""Which tracker an extent gets, and the reason that is told."""
+"""choose(): which tracker an extent gets, and the reason."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def ours() -> Extent:
+def own_extent() -> Extent:
     return extent_of(np.zeros(8 * PAGE, dtype=np.uint8))[0]
 
 
 @pytest.fixture
-def nobodys(tmp_path: Path) -> Iterator[Extent]:
+def file_extent(tmp_path: Path) -> Iterator[Extent]:
     path = tmp_path / "memory"
     path.write_bytes(bytes(8 * PAGE))
     space = FileSpace(str(path))
@@ -40,19 +40,19 @@ def nobodys(tmp_path: Path) -> Iterator[Extent]:
     space.close()
 
 
-def test_the_probe_passes_on_a_kernel_that_logs() -> None:
+def test_probe_passes_on_a_kernel_that_logs() -> None:
     assert probe_log() is None
 
 
-def test_auto_takes_the_hybrid_and_says_why_it_is_never_armed(ours: Extent) -> None:
-    choice = choose("auto", ours)
+def test_auto_chooses_hybrid_and_says_why_it_cannot_be_armed(own_extent: Extent) -> None:
+    choice = choose("auto", own_extent)
     assert choice.tracker.name == "hybrid"
     assert "a page was written and seen" in choice.why
     assert "polled while idle, not armed: it is memory of this process" in choice.why
     choice.tracker.stop()
 
 
-def test_auto_takes_the_hybrid_and_has_nothing_to_say_where_it_can_be_armed() -> None:
+def test_auto_chooses_hybrid_without_a_note_if_it_can_be_armed() -> None:
     with Scribe(8) as scribe:
         space = ProcessSpace(scribe.pid)
         choice = choose("auto", Extent(space, scribe.address, 8))
@@ -62,36 +62,36 @@ def test_auto_takes_the_hybrid_and_has_nothing_to_say_where_it_can_be_armed() ->
         space.close()
 
 
-def test_auto_takes_the_log_for_who_does_not_tell_what_changed(ours: Extent) -> None:
-    choice = choose("auto", ours, wants_feedback=False)
+def test_auto_chooses_log_for_a_caller_without_feedback(own_extent: Extent) -> None:
+    choice = choose("auto", own_extent, wants_feedback=False)
     assert choice.tracker.name == "log"
     assert choice.why.endswith("(a page was written and seen)")
     choice.tracker.stop()
 
 
-def test_the_hybrid_asked_for_by_name_says_why_it_is_never_armed(ours: Extent, nobodys: Extent) -> None:
-    choice = choose("hybrid", ours, wants_feedback=False)
+def test_named_hybrid_says_why_it_cannot_be_armed(own_extent: Extent, file_extent: Extent) -> None:
+    choice = choose("hybrid", own_extent, wants_feedback=False)
     assert choice.tracker.name == "hybrid"
     assert choice.why.startswith("asked for; polled while idle, not armed: it is memory of this process")
     choice.tracker.stop()
     with pytest.raises(VramtapError, match="no single process maps"):
-        choose("hybrid", nobodys)
+        choose("hybrid", file_extent)
 
 
 @pytest.mark.parametrize("name", ["hybrid", "log"])
-def test_wishes_reach_the_tracker(name: str, ours: Extent, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_options_reach_the_tracker(name: str, own_extent: Extent, monkeypatch: pytest.MonkeyPatch) -> None:
+    intervals = []
 
     class Watch:
         fd = None
 
-        def __init__(self, question: object, answer: object, interval_s: float) -> None:
-            asked.append(interval_s)
+        def __init__(self, poll: object, callback: object, interval_s: float) -> None:
+            intervals.append(interval_s)
 
     monkeypatch.setattr(writelog, "IdleWatch", Watch)
-    choice = choose(name, ours, options=TrackerOptions(latency_s=0.1, guest_cost_factor=3))
+    choice = choose(name, own_extent, options=TrackerOptions(latency_s=0.1, guest_cost_factor=3))
     choice.tracker.wake(lambda: None)
-    assert asked == [0.1]
+    assert intervals == [0.1]
     if isinstance(choice.tracker, HybridTracker):
         assert choice.tracker.costs.guest_cost_factor == 3
     choice.tracker.stop()
@@ -100,31 +100,33 @@ def test_wishes_reach_the_tracker(name: str, ours: Extent, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     "latency_s", [0, MIN_LATENCY_S / 2, MAX_LATENCY_S * 1.1, float("nan"), float("inf"), -1]
 )
-def test_a_latency_that_cannot_be_had_is_a_usage_error(latency_s: float) -> None:
+def test_latency_out_of_range_is_a_usage_error(latency_s: float) -> None:
     with pytest.raises(UsageError, match="--latency"):
         TrackerOptions(latency_s=latency_s)
 
 
-@pytest.mark.parametrize("weight", [-1, float("nan"), float("inf"), 1e7])
-def test_a_weight_that_is_none_is_a_usage_error(weight: float) -> None:
+@pytest.mark.parametrize("factor", [-1, float("nan"), float("inf"), 1e7])
+def test_guest_cost_factor_out_of_range_is_a_usage_error(factor: float) -> None:
     with pytest.raises(UsageError, match="--guest-cost-factor"):
-        TrackerOptions(guest_cost_factor=weight)
+        TrackerOptions(guest_cost_factor=factor)
 
 
-def test_auto_compares_where_no_process_is_known_and_says_why(nobodys: Extent) -> None:
-    choice = choose("auto", nobodys)
+def test_auto_chooses_compare_for_memory_of_no_process(file_extent: Extent) -> None:
+    choice = choose("auto", file_extent)
     assert choice.tracker.name == "compare"
     assert "no single process maps" in choice.why
 
 
-def test_auto_compares_where_the_kernel_does_not_log(ours: Extent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "probe_log", lambda: "page 3 was written, the log said nothing")
-    choice = choose("auto", ours)
+def test_auto_chooses_compare_if_the_kernel_does_not_log(
+    own_extent: Extent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "probe_log", lambda: "page 3 was written, the log reported nothing")
+    choice = choose("auto", own_extent)
     assert choice.tracker.name == "compare"
     assert "page 3 was written" in choice.why
 
 
-def test_auto_does_not_hide_that_the_target_has_ended() -> None:
+def test_auto_raises_target_gone_if_the_target_has_ended() -> None:
     with Scribe(4) as scribe:
         space = ProcessSpace(scribe.pid)
         extent = Extent(space, scribe.address, 4)
@@ -134,25 +136,25 @@ def test_auto_does_not_hide_that_the_target_has_ended() -> None:
         space.close()
 
 
-def test_a_tracker_asked_for_by_name_is_taken_or_refused(ours: Extent, nobodys: Extent) -> None:
+def test_named_tracker_is_chosen_or_raises(own_extent: Extent, file_extent: Extent) -> None:
     for name in ("log", "compare"):
-        choice = choose(name, ours)
+        choice = choose(name, own_extent)
         assert (choice.tracker.name, choice.why) == (name, "asked for")
         choice.tracker.stop()
     with pytest.raises(VramtapError, match="no single process maps"):
-        choose("log", nobodys)
+        choose("log", file_extent)
 
 
 @pytest.mark.parametrize("name", ["dirtybits", "kvmlog"])
-def test_the_machines_own_trackers_are_taken_for_a_machine_only(name: str, ours: Extent) -> None:
+def test_vm_trackers_raise_for_other_memory(name: str, own_extent: Extent) -> None:
     with Machine(assemble("hlt"), cpu="kvm" if name == "kvmlog" else "unicorn") as machine:
         choice = choose(name, machine.extent)
         assert (choice.tracker.name, choice.why) == (name, "asked for")
         choice.tracker.stop()
     with pytest.raises(VramtapError, match="not memory of the built-in VM"):
-        choose(name, ours)
+        choose(name, own_extent)
 
 
-def test_an_unknown_name_is_a_usage_error(ours: Extent) -> None:
+def test_unknown_name_is_a_usage_error(own_extent: Extent) -> None:
     with pytest.raises(UsageError, match=r"--tracker magic: .*auto, hybrid, log, compare"):
-        choose("magic", ours)
+        choose("magic", own_extent)

@@ -1,4 +1,4 @@
-"""What only the comparing tracker can get wrong."""
+"""CompareTracker: faults that only this tracker can have."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGES = 3 * CHUNK_PAGES
 
 
 class Blinking:
-    """Memory whose first byte changes at every single read, and that can fail."""
+    """Memory whose first byte follows a schedule, one value for each read, and whose reads can fail."""
 
     events = None
     frames = None
@@ -46,19 +46,19 @@ class Blinking:
 
 
 def consume(tracker: CompareTracker, screen: NDArray[np.uint8]) -> None:
-    """What a tap does: collect, then read what was named from where the tracker says."""
+    """Do what a tap does: collect, then read the reported pages from `read_from`."""
     answer = tracker.collect()
     runs = PageRuns.full(PAGES) if isinstance(answer, AllDirty) else answer
     tracker.read_from.read(runs, screen)
 
 
-def test_a_byte_that_flips_between_two_reads_is_not_lost() -> None:
+def test_byte_that_flips_between_two_reads_is_not_lost() -> None:
     space, screen = Blinking(), np.zeros(PAGES * PAGE_SIZE, dtype=np.uint8)
     tracker = CompareTracker()
     tracker.start(Extent(space, 0, PAGES))
     consume(tracker, screen)
-    # Were the target read once to compare and once more to show, it would show 1 to the first read of a
-    # round and 2 to the second, for ever the same to the comparison.
+    # If the tracker read the target once to compare and the tap once more to show, the first read of each
+    # round would return 1 and the second 2, and every comparison would find no change.
     space.schedule = [1, 2, 1, 2, 1, 2]
     for _ in range(3):
         consume(tracker, screen)
@@ -67,7 +67,7 @@ def test_a_byte_that_flips_between_two_reads_is_not_lost() -> None:
     assert screen[0] == 1
 
 
-def test_each_round_reads_the_target_once() -> None:
+def test_each_collect_reads_the_target_once() -> None:
     space, screen = Blinking(), np.zeros(PAGES * PAGE_SIZE, dtype=np.uint8)
     tracker = CompareTracker()
     tracker.start(Extent(space, 0, PAGES))
@@ -77,7 +77,7 @@ def test_each_round_reads_the_target_once() -> None:
         assert space.bytes_read == rounds * PAGES * PAGE_SIZE
 
 
-def test_pages_found_before_a_read_failed_are_named_next_time() -> None:
+def test_pages_found_before_a_failed_read_are_reported_next_time() -> None:
     space = Blinking()
     tracker = CompareTracker()
     tracker.start(Extent(space, 0, PAGES))
@@ -90,7 +90,7 @@ def test_pages_found_before_a_read_failed_are_named_next_time() -> None:
     assert tracker.collect() == PageRuns([(5, 6)])
 
 
-def test_it_has_nothing_to_wait_with_and_says_when_it_is_not_armed() -> None:
+def test_compare_cannot_wake_and_raises_if_not_started() -> None:
     tracker = CompareTracker()
     assert tracker.wake(lambda: None) is None
     with pytest.raises(VramtapError, match="not started"):

@@ -1,4 +1,4 @@
-"""The idle watch: one yes, one call, and an end that is an end."""
+"""IdleWatch: one callback after the first hit, and no poll after cancel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_it_asks_until_the_first_yes_and_then_no_more() -> None:
+def test_watch_polls_until_the_first_hit() -> None:
     answers = iter([False, False, True])
     called = threading.Event()
     watch = IdleWatch(lambda: next(answers), called.set, interval_s=0.001)
@@ -30,21 +30,21 @@ def test_it_asks_until_the_first_yes_and_then_no_more() -> None:
     assert next(answers, "no more") == "no more"
 
 
-def test_cancelled_it_has_ended_and_calls_nobody() -> None:
-    asked, called = threading.Event(), []
+def test_cancel_ends_the_thread_without_a_callback() -> None:
+    polled, called = threading.Event(), []
 
-    def question() -> bool:
-        asked.set()
+    def poll() -> bool:
+        polled.set()
         return False
 
-    watch = IdleWatch(question, lambda: called.append("called"), 0.001)
-    assert asked.wait(10)
+    watch = IdleWatch(poll, lambda: called.append("called"), 0.001)
+    assert polled.wait(10)
     watch.cancel()
     assert not called
     assert not any(thread.name == "vramtap-idle" for thread in threading.enumerate())
 
 
-def test_the_log_wakes_at_a_write_and_loses_nothing() -> None:
+def test_log_wakes_at_a_write_and_reports_it() -> None:
     room = np.zeros(9 * PAGE, dtype=np.uint8)
     skip = -room.ctypes.data % PAGE
     pages = room[skip : skip + 8 * PAGE]
@@ -64,7 +64,7 @@ def test_the_log_wakes_at_a_write_and_loses_nothing() -> None:
 
 @contextlib.contextmanager
 def limited(resource_kind: int) -> Iterator[None]:
-    """Nothing more of this resource is to be had."""
+    """Refuse any more of this resource."""
     limit = resource.getrlimit(resource_kind)
     resource.setrlimit(resource_kind, (0, limit[1]))
     try:
@@ -73,7 +73,7 @@ def limited(resource_kind: int) -> Iterator[None]:
         resource.setrlimit(resource_kind, limit)
 
 
-def test_the_log_wakes_where_no_descriptor_is_left() -> None:
+def test_log_wakes_without_free_descriptors() -> None:
     pages = np.zeros(9 * PAGE, dtype=np.uint8)
     tracker = LogTracker()
     tracker.start(extent_of(pages)[0])
@@ -88,7 +88,7 @@ def test_the_log_wakes_where_no_descriptor_is_left() -> None:
     tracker.stop()
 
 
-def test_the_log_wants_to_be_asked_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_cannot_wake_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -100,7 +100,7 @@ def test_the_log_wants_to_be_asked_where_no_thread_can_be_started(monkeypatch: p
     tracker.stop()
 
 
-def test_the_log_calls_at_once_where_something_is_left_to_report() -> None:
+def test_log_calls_back_at_once_if_pages_are_pending() -> None:
     room = np.zeros(9 * PAGE, dtype=np.uint8)
     tracker = LogTracker()
     tracker.start(extent_of(room)[0])

@@ -1,4 +1,4 @@
-"""Calibration: every cost is measured, nothing of it is left in the target, and what refuses is said."""
+"""Calibration: it measures every cost, leaves nothing behind in the target, and raises on refusals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def logged(path: str = "") -> Iterator[tuple[Scribe, Extent, LogTracker, Watchdo
         space.close()
 
 
-def test_everything_is_measured_and_the_log_is_as_it_was() -> None:
+def test_all_costs_are_measured_and_the_log_still_works() -> None:
     with logged() as (scribe, extent, log, watchdog):
         before = extent.space.bytes_read
         costs = measure_costs(extent, log, watchdog, 2.0)
@@ -57,14 +57,14 @@ def test_everything_is_measured_and_the_log_is_as_it_was() -> None:
         assert costs.fault_us >= 0
         assert min(costs.page_us, costs.protect_us, costs.look_us) > 0
         assert min(costs.arm_us, costs.hand_over_us, costs.held_us) > 0
-        assert extent.space.bytes_read == before, "what is counted is what tracking reads"
+        assert extent.space.bytes_read == before, "the counter is for tracking only"
         assert log.collect() == AllDirty(Reason.FIRST)
         assert log.collect() == PageRuns()
         scribe.write(3 * PAGE, 1)
         assert log.collect() == PageRuns([(3, 4)])
 
 
-def test_writes_in_the_middle_of_it_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_during_calibration_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     with logged() as (scribe, extent, log, watchdog):
         rehearse, scan = watchdog.rehearse, log.rehearse_scan
         held = []
@@ -90,7 +90,7 @@ def test_writes_in_the_middle_of_it_are_not_lost(monkeypatch: pytest.MonkeyPatch
         assert log.collect() == PageRuns()
 
 
-def test_without_a_watchdog_arming_costs_nothing_known() -> None:
+def test_costs_of_arming_are_0_without_a_watchdog() -> None:
     pages = np.zeros((PAGES + 1) * PAGE, np.uint8)
     extent = extent_of(pages[-pages.ctypes.data % PAGE :][: PAGES * PAGE])[0]
     log = LogTracker()
@@ -102,7 +102,7 @@ def test_without_a_watchdog_arming_costs_nothing_known() -> None:
     log.stop()
 
 
-def test_memory_that_cannot_be_protected_is_said_and_stays_logged(tmp_path: Path) -> None:
+def test_memory_without_synchronous_protection_raises_and_stays_logged(tmp_path: Path) -> None:
     path = tmp_path / "memory"
     path.write_bytes(bytes(PAGES * PAGE))
     with logged(str(path)) as (scribe, extent, log, watchdog):
@@ -113,7 +113,7 @@ def test_memory_that_cannot_be_protected_is_said_and_stays_logged(tmp_path: Path
         assert log.collect() == PageRuns([(3, 4)])
 
 
-def test_a_watchdog_that_does_not_answer_is_said_and_the_log_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_watchdog_raises_and_the_log_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
     with logged() as (scribe, extent, log, watchdog):
         monkeypatch.setattr(watchdog, "rehearse", lambda timeout_s: None)
         with pytest.raises(VramtapError, match="watchdog did not answer"):
@@ -124,7 +124,7 @@ def test_a_watchdog_that_does_not_answer_is_said_and_the_log_goes_on(monkeypatch
 
 
 @pytest.mark.parametrize("anonymous", [True, False])
-def test_a_fault_is_measured_on_memory_of_our_own_and_once(anonymous: bool) -> None:
+def test_fault_is_measured_once_and_leaves_no_descriptor(anonymous: bool) -> None:
     fault_us.cache_clear()
     before = set(os.listdir("/proc/self/fd"))
     first = fault_us(anonymous=anonymous)
@@ -133,14 +133,14 @@ def test_a_fault_is_measured_on_memory_of_our_own_and_once(anonymous: bool) -> N
     assert set(os.listdir("/proc/self/fd")) == before
 
 
-def test_waking_is_measured_once() -> None:
+def test_wake_up_is_measured_once() -> None:
     wake_up_us.cache_clear()
     first = wake_up_us()
     assert first > 0
     assert wake_up_us() == first
 
 
-def test_which_memory_is_anonymous_is_known(tmp_path: Path) -> None:
+def test_anonymous_memory_is_told_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "memory"
     path.write_bytes(bytes(PAGES * PAGE))
     for name, anonymous in (("", True), (str(path), False)):

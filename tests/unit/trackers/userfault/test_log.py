@@ -1,4 +1,4 @@
-"""The log tracker: few ranges that cover all hits, and what the hybrid asks of it."""
+"""LogTracker: the ranges that it protects, and the methods that HybridTracker uses."""
 
 from __future__ import annotations
 
@@ -28,54 +28,54 @@ if TYPE_CHECKING:
 BASE = 0x7F0000000000
 
 
-def hits_of(runs: PageRuns) -> np.ndarray:
+def ranges_of(runs: PageRuns) -> np.ndarray:
     return BASE + runs.array * PAGE_SIZE
 
 
 @given(st.sets(st.integers(0, 100_000), min_size=1, max_size=60))
-def test_every_hit_is_covered_by_few_ordered_ranges(pages: set[int]) -> None:
+def test_bridge_covers_all_written_pages_with_few_ranges(pages: set[int]) -> None:
     runs = PageRuns.from_pages(pages)
-    ranges = bridge(hits_of(runs))
+    ranges = bridge(ranges_of(runs))
     assert 1 <= len(ranges) <= MAX_PROTECT_CALLS
     assert all(a[1] < b[0] for a, b in itertools.pairwise(ranges))
     covered = PageRuns(
         [((lower - BASE) // PAGE_SIZE, (upper - BASE) // PAGE_SIZE) for lower, upper in ranges]
     )
     assert runs.difference(covered) == PageRuns()
-    # Only gaps are bridged: every range begins and ends with a hit.
+    # Only gaps are bridged: every range begins and ends with a written page.
     assert all((lower - BASE) // PAGE_SIZE in runs for lower, _ in ranges)
     assert all((upper - BASE) // PAGE_SIZE - 1 in runs for _, upper in ranges)
 
 
-def test_small_gaps_are_bridged_and_wide_ones_are_not() -> None:
+def test_bridge_joins_small_gaps_only() -> None:
     near = PageRuns([(0, 1), (1 + MAX_GAP_PAGES, 2 + MAX_GAP_PAGES)])
-    assert len(bridge(hits_of(near))) == 1
+    assert len(bridge(ranges_of(near))) == 1
     far = PageRuns([(0, 1), (2 + MAX_GAP_PAGES, 3 + MAX_GAP_PAGES)])
-    assert len(bridge(hits_of(far))) == 2
+    assert len(bridge(ranges_of(far))) == 2
 
 
-def test_of_many_wide_gaps_the_widest_stay() -> None:
+def test_bridge_keeps_the_widest_gaps() -> None:
     starts = np.cumsum([0, *(1000 + 10 * n for n in range(30))])
-    ranges = bridge(hits_of(PageRuns([(int(s), int(s) + 1) for s in starts])))
+    ranges = bridge(ranges_of(PageRuns([(int(s), int(s) + 1) for s in starts])))
     assert len(ranges) == MAX_PROTECT_CALLS
     gaps = [b[0] - a[1] for a, b in itertools.pairwise(ranges)]
     assert min(gaps) == (1000 + 10 * 15 - 1) * PAGE_SIZE
 
 
 @given(st.sets(st.integers(0, 3000), min_size=1, max_size=60), st.sets(st.integers(0, 3000), max_size=12))
-def test_what_is_apart_is_not_covered_while_calls_are_left(pages: set[int], apart: set[int]) -> None:
-    apart -= pages
-    ranges = bridge(hits_of(PageRuns.from_pages(pages)), PageRuns.from_pages(sorted(apart)), BASE)
+def test_bridge_avoids_excluded_pages_while_calls_are_left(pages: set[int], excluded: set[int]) -> None:
+    excluded -= pages
+    ranges = bridge(ranges_of(PageRuns.from_pages(pages)), PageRuns.from_pages(sorted(excluded)), BASE)
     assert 1 <= len(ranges) <= MAX_PROTECT_CALLS
     covered = PageRuns(
         [((lower - BASE) // PAGE_SIZE, (upper - BASE) // PAGE_SIZE) for lower, upper in ranges]
     )
     assert PageRuns.from_pages(pages).difference(covered) == PageRuns()
     if len(ranges) < MAX_PROTECT_CALLS:
-        assert not covered.intersection(PageRuns.from_pages(apart))
+        assert not covered.intersection(PageRuns.from_pages(excluded))
 
 
-# What the hybrid asks of it
+# Methods that HybridTracker uses
 
 
 @pytest.fixture
@@ -94,19 +94,17 @@ def tracker(pages: np.ndarray) -> Iterator[LogTracker]:
     made.stop()
 
 
-def test_what_is_left_open_is_neither_reported_nor_protected_again(
-    tracker: LogTracker, pages: np.ndarray
-) -> None:
-    left_open = PageRuns([(10, 20)])
+def test_excluded_pages_are_neither_reported_nor_protected(tracker: LogTracker, pages: np.ndarray) -> None:
+    exclude = PageRuns([(10, 20)])
     pages[[5 * PAGE_SIZE, 12 * PAGE_SIZE, 30 * PAGE_SIZE]] = 1
-    assert tracker.collect(exclude=left_open) == PageRuns([(5, 6), (30, 31)])
-    assert tracker.collect(exclude=left_open) == PageRuns()
-    # Its mark is where it was: to log it again takes nothing more than to ask.
+    assert tracker.collect(exclude=exclude) == PageRuns([(5, 6), (30, 31)])
+    assert tracker.collect(exclude=exclude) == PageRuns()
+    # Its mark is still set: to log the page again takes nothing but a scan.
     assert tracker.collect() == PageRuns([(12, 13)])
     assert tracker.collect() == PageRuns()
 
 
-def test_all_that_is_left_open_needs_no_call(tracker: LogTracker, pages: np.ndarray) -> None:
+def test_excluding_all_pages_protects_nothing(tracker: LogTracker, pages: np.ndarray) -> None:
     pages[::PAGE_SIZE] = 1
     assert tracker.collect(exclude=PageRuns.full(64)) == PageRuns()
     assert tracker.collect() == PageRuns.full(64)
@@ -114,14 +112,14 @@ def test_all_that_is_left_open_needs_no_call(tracker: LogTracker, pages: np.ndar
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(written=st.sets(st.integers(0, 63)), left=st.sets(st.integers(0, 63)), window=st.integers(0, 63))
-def test_of_what_was_written_all_but_what_is_left_open_is_named(
+def test_written_pages_are_reported_except_excluded_ones(
     tracker: LogTracker, pages: np.ndarray, written: set[int], left: set[int], window: int
 ) -> None:
     tracker.collect()
-    left_open = PageRuns.from_pages(sorted(left))
+    exclude = PageRuns.from_pages(sorted(left))
     for page in written:
         pages[page * PAGE_SIZE] += np.uint8(1)
-    answer = tracker.collect((0, window + 1), exclude=left_open)
+    answer = tracker.collect((0, window + 1), exclude=exclude)
     assert isinstance(answer, PageRuns)
     inside = {page for page in written if page <= window}
     assert all(page in answer for page in inside - left)
@@ -131,7 +129,7 @@ def test_of_what_was_written_all_but_what_is_left_open_is_named(
     assert answer.union(rest) == PageRuns.from_pages(sorted(written))
 
 
-def test_what_is_pending_is_told_without_asking_the_log(tracker: LogTracker, pages: np.ndarray) -> None:
+def test_take_pending_does_not_read_the_log(tracker: LogTracker, pages: np.ndarray) -> None:
     assert not tracker.has_pending
     assert tracker.take_pending() == PageRuns()
     tracker.restore(PageRuns([(3, 5)]))
@@ -143,7 +141,7 @@ def test_what_is_pending_is_told_without_asking_the_log(tracker: LogTracker, pag
     assert tracker.collect() == PageRuns([(20, 21)])
 
 
-def test_suspended_nothing_is_protected_and_resumed_everything_is_unknown(
+def test_suspend_lifts_protection_and_resume_reports_all_pages(
     tracker: LogTracker, pages: np.ndarray
 ) -> None:
     armed, woken = AllDirty(Reason.ARMED), AllDirty(Reason.WOKEN)
@@ -156,13 +154,15 @@ def test_suspended_nothing_is_protected_and_resumed_everything_is_unknown(
     assert tracker.resume(woken) == woken
     pages[6 * PAGE_SIZE] = 1
     assert tracker.collect() == woken
-    # It was protected when that was answered: what was written before is not told again but for this.
+    # The pages were protected before that answer, so it covers all earlier writes.
     assert tracker.collect() == PageRuns()
     pages[6 * PAGE_SIZE] = 2
     assert tracker.collect() == PageRuns([(6, 7)])
 
 
-def test_what_cannot_be_resumed_is_told(tracker: LogTracker, pages: np.ndarray) -> None:
+def test_resume_of_memory_that_cannot_be_protected_reports_unmapped(
+    tracker: LogTracker, pages: np.ndarray
+) -> None:
     extent = extent_of(pages)[0]
     tracker.suspend(AllDirty(Reason.ARMED))
     with Userfaultfd.of_self() as other:
@@ -176,7 +176,7 @@ def test_what_cannot_be_resumed_is_told(tracker: LogTracker, pages: np.ndarray) 
     assert tracker.collect() == PageRuns()
 
 
-def test_rehearsing_loses_nothing(tracker: LogTracker, pages: np.ndarray) -> None:
+def test_rehearsals_lose_no_write(tracker: LogTracker, pages: np.ndarray) -> None:
     pages[[0, PAGE_SIZE]] = 1
     tracker.rehearse_protect(0)
     tracker.rehearse_scan()
@@ -184,7 +184,7 @@ def test_rehearsing_loses_nothing(tracker: LogTracker, pages: np.ndarray) -> Non
     assert tracker.collect() == PageRuns()
 
 
-def test_an_extent_is_whole_or_has_a_hole() -> None:
+def test_is_mapped_is_false_for_a_hole() -> None:
     with Scribe(8) as scribe:
         space = ProcessSpace(scribe.pid)
         made = LogTracker()
