@@ -15,8 +15,8 @@ PAGE_SIZE: Final = 4096
 """Bytes of a page: the smallest mapping of x86-64, and the unit of every log that vramtap reads."""
 
 FEW: Final = 32
-"""Number of runs up to which plain Python is faster than numpy. A call of numpy takes 3-5 us with cold caches, as
-in every scan of an event loop, and one set operation makes a dozen of them (190 us measured)."""
+"""Number of runs up to which plain Python is faster than numpy. In every scan of an event loop the caches
+are cold: a call of numpy takes 3-5 us then, and one set operation makes a dozen of them (190 us measured)."""
 
 _Pairs = list[list[int]]
 
@@ -78,7 +78,7 @@ class PageRuns:
 
     @classmethod
     def from_bitmap(cls, bitmap: bytes | bytearray | memoryview, pages: int) -> PageRuns:
-        """Return the pages of a dirty bitmap whose first bit is the lowest of the first byte, as in KVM and Xen.
+        """Return the pages of a dirty bitmap, whose first page is the lowest bit, as in KVM and Xen on x86.
 
         Args:
             bitmap: One bit for each page.

@@ -1,4 +1,4 @@
-"""A domain of the fake Xen, its video RAM, and who looks at it by what a tracker says."""
+"""A domain of the fake Xen, its video RAM, and a consumer that reads the reported pages."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ DOMID: Final = 3
 
 
 class ModelClock(SchedstatProbe):
-    """Of a device model that runs when it is told to."""
+    """Clock of a device model that runs when the test says so."""
 
     def __init__(self) -> None:
         super().__init__(os.getpid())
         self.runs = 0
 
     def read(self) -> bytes:
-        """How often it has run."""
+        """Return the number of runs."""
         return b"%d" % self.runs
 
 
 class XenDomain:
-    """One domain at a time, placed; a clock that stands still; a copy of what was read.
+    """A domain whose video RAM is placed, a clock that the test advances, and a copy of the pages read.
 
     Args:
-        pages: Of video RAM.
-        hap: Whether it runs under hardware-assisted paging.
+        pages: Size of the video RAM, pages.
+        hap: Whether the domain runs under hardware-assisted paging.
     """
 
     def __init__(self, *, pages: int, hap: bool) -> None:
@@ -63,18 +63,18 @@ class XenDomain:
         assert self.space.place(self.domid, VRAM_FRAME)
 
     def clock(self) -> float:
-        """For the tracker."""
+        """Return the current time, seconds."""
         return self.now_s
 
     def tracker(self, make: Callable[..., XenTracker] = XenTracker) -> XenTracker:
-        """One that is armed; disarmed at the end."""
+        """Return a started tracker; `close` stops it."""
         tracker = make(clock=self.clock)
         tracker.start(self.extent)
         self._close.callback(tracker.stop)
         return tracker
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Stop the trackers and free the domain."""
         self._close.close()
 
     def _next_value(self, page: int) -> int:
@@ -83,16 +83,16 @@ class XenDomain:
         return self._value
 
     def write(self, page: int) -> None:
-        """The guest does."""
+        """Write to a page as the guest."""
         self.xen.write(self.domid, page, self._next_value(page))
 
     def draw(self, page: int) -> None:
-        """The device model does."""
+        """Write to a page as the device model."""
         self.xen.draw(self.domid, page, self._next_value(page))
         self.model.runs += 1
 
     def reboot_after_end(self) -> None:
-        """The domain has gone; another of nothing but zeros begins and is placed."""
+        """Replace an ended domain by a new one, filled with zeros and placed."""
         self.space.unplace()
         self.domid += 1
         self.truth[:] = 0
@@ -100,7 +100,7 @@ class XenDomain:
         assert self.space.place(self.domid, VRAM_FRAME)
 
     def read(self, answer: PageRuns | AllDirty, window: tuple[int, int]) -> PageRuns:
-        """What a consumer does with an answer; returns the pages whose bytes were others."""
+        """Read the reported pages as a consumer does; return those that changed."""
         runs = PageRuns([window]) if isinstance(answer, AllDirty) else answer
         assert runs == runs.clip(*window)
         into: NDArray[np.uint8] = np.zeros(self.pages * PAGE_SIZE, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Leaving a question out because the guest has not run since: only while that is certain."""
+"""IdleGuestFilter: the log is not read only while the guest has certainly not run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from vramtap.trackers.xen.idle_guest import BACKSTOP_S, IdleGuestFilter
 
 
 class Times:
-    """Processor times of domains; None: the domain has ended."""
+    """CPU times of domains; None if the domain has ended."""
 
     def __init__(self) -> None:
         self.of: dict[int, int | None] = {3: 1000}
@@ -19,62 +19,62 @@ class Times:
         return time_ns
 
 
-def test_before_anything_was_asked_nothing_is_sure() -> None:
+def test_guest_is_not_idle_before_the_first_fetch() -> None:
     assert not IdleGuestFilter(Times()).is_idle(0.0)
 
 
-def test_a_guest_that_has_not_run_since_is_still() -> None:
+def test_guest_that_has_not_run_since_the_fetch_is_idle() -> None:
     times = Times()
-    still = IdleGuestFilter(times)
-    still.before_fetch(3, 0.0)
-    assert still.is_idle(0.1)
+    filter_ = IdleGuestFilter(times)
+    filter_.before_fetch(3, 0.0)
+    assert filter_.is_idle(0.1)
     times.of[3] = 1001
-    assert not still.is_idle(0.2)
-    still.before_fetch(3, 0.3)
-    assert still.is_idle(0.4)
+    assert not filter_.is_idle(0.2)
+    filter_.before_fetch(3, 0.3)
+    assert filter_.is_idle(0.4)
 
 
-def test_what_runs_between_two_questions_is_noticed_though_it_ran_no_more() -> None:
+def test_guest_that_ran_since_the_fetch_stays_not_idle() -> None:
     times = Times()
-    still = IdleGuestFilter(times)
-    still.before_fetch(3, 0.0)
+    filter_ = IdleGuestFilter(times)
+    filter_.before_fetch(3, 0.0)
     times.of[3] = 2000
-    assert not still.is_idle(0.1)
-    assert not still.is_idle(0.2), "nobody has asked the log since"
+    assert not filter_.is_idle(0.1)
+    assert not filter_.is_idle(0.2), "the log was not read since"
 
 
-def test_it_is_asked_all_the_same_after_a_while() -> None:
-    still = IdleGuestFilter(Times())
-    still.before_fetch(3, 5.0)
-    assert still.is_idle(5.0 + BACKSTOP_S / 2)
-    assert not still.is_idle(5.0 + BACKSTOP_S)
+def test_log_is_read_after_the_backstop_whatever_the_cpu_time_says() -> None:
+    filter_ = IdleGuestFilter(Times())
+    filter_.before_fetch(3, 5.0)
+    assert filter_.is_idle(5.0 + BACKSTOP_S / 2)
+    assert not filter_.is_idle(5.0 + BACKSTOP_S)
 
 
-def test_a_domain_that_has_ended_or_never_run_is_not_still() -> None:
+def test_domain_that_has_ended_or_never_run_is_not_idle() -> None:
     times = Times()
-    still = IdleGuestFilter(times)
+    filter_ = IdleGuestFilter(times)
     times.of[3] = 0
-    still.before_fetch(3, 0.0)
-    assert not still.is_idle(0.1)
+    filter_.before_fetch(3, 0.0)
+    assert not filter_.is_idle(0.1)
     times.of[3] = None
-    still.before_fetch(3, 0.2)
-    assert not still.is_idle(0.3)
+    filter_.before_fetch(3, 0.2)
+    assert not filter_.is_idle(0.3)
 
 
-def test_another_domain_begins_anew() -> None:
+def test_cpu_time_of_another_domain_is_not_compared() -> None:
     times = Times()
     times.of[4] = 1000
-    still = IdleGuestFilter(times)
-    assert not still.before_fetch(3, 0.0)
-    assert not still.before_fetch(4, 0.1), "the same time of another domain means nothing"
-    assert still.before_fetch(4, 0.2)
+    filter_ = IdleGuestFilter(times)
+    assert not filter_.before_fetch(3, 0.0)
+    assert not filter_.before_fetch(4, 0.1), "the same time of another domain means nothing"
+    assert filter_.before_fetch(4, 0.2)
 
 
-def test_once_contradicted_it_is_never_believed_again() -> None:
-    still = IdleGuestFilter(Times())
-    still.before_fetch(3, 0.0)
-    assert still.is_idle(0.1)
-    still.distrust()
-    assert not still.is_idle(0.2)
-    still.before_fetch(3, 0.3)
-    assert not still.is_idle(0.4)
+def test_distrusted_filter_never_says_idle() -> None:
+    filter_ = IdleGuestFilter(Times())
+    filter_.before_fetch(3, 0.0)
+    assert filter_.is_idle(0.1)
+    filter_.distrust()
+    assert not filter_.is_idle(0.2)
+    filter_.before_fetch(3, 0.3)
+    assert not filter_.is_idle(0.4)

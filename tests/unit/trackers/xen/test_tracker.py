@@ -1,4 +1,4 @@
-"""Tracker `xen`, case by case: what it asks the hypervisor, what it answers, when it looks at everything."""
+"""XenTracker, case by case: its calls to the hypervisor, its answers and its rescans."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def reason(answer: PageRuns | AllDirty) -> Reason:
     return answer.reason
 
 
-def settled(tracker: XenTracker) -> None:
-    """The first answer, after which the log is vouched for."""
+def take_first(tracker: XenTracker) -> None:
+    """Take the first answer; from then on the log is complete."""
     assert reason(tracker.collect()) is Reason.FIRST
     assert tracker.collect() == NO_PAGES
 
 
 @pytest.mark.parametrize("hap", [True, False])
-def test_what_was_written_is_told_once(make: Make, hap: bool) -> None:
+def test_written_page_is_reported_once(make: Make, hap: bool) -> None:
     domain = make(hap=hap)
     tracker = domain.tracker()
-    settled(tracker)
+    take_first(tracker)
     assert tracker.shadow is not hap
     for pages in ([0], [PAGES - 1], [1, 2, 40], list(range(PAGES))):
         for page in pages:
@@ -65,28 +65,28 @@ def test_what_was_written_is_told_once(make: Make, hap: bool) -> None:
     domain.write(5)
     domain.write(50)
     assert tracker.collect((0, 10)) == PageRuns.from_pages([5])
-    assert tracker.collect() == PageRuns.from_pages([50]), "kept for whoever asks for it"
+    assert tracker.collect() == PageRuns.from_pages([50]), "kept for a later collect"
     tracker.restore(PageRuns([(3, 5)]))
     assert tracker.collect() == PageRuns([(3, 5)])
 
 
-def test_qemus_range_stays_qemus(make: Make) -> None:
+def test_qemus_own_range_is_never_tracked(make: Make) -> None:
     domain = make()
     tracker = domain.tracker()
-    settled(tracker)
+    take_first(tracker)
     asked = domain.xen.asked
     assert (asked.first, asked.frames) == (VRAM_FRAME, PAGES + 1)
     domain.write(7)
     domain.xen.ask(DOMID, VRAM_FRAME, PAGES)
     domain.write(9)
-    assert tracker.collect() == PageRuns.full(PAGES), "begun anew, so all of it"
+    assert tracker.collect() == PageRuns.full(PAGES), "the log was started again, so all pages"
     assert domain.xen.asked.of_all == 0
 
 
-def test_under_shadow_paging_another_question_is_noticed(make: Make) -> None:
+def test_another_callers_range_is_noticed_under_shadow_paging(make: Make) -> None:
     domain = make(hap=False)
     tracker = domain.tracker()
-    settled(tracker)
+    take_first(tracker)
     domain.write(7)
     domain.xen.ask(DOMID, VRAM_FRAME, PAGES)
     assert reason(tracker.collect()) is Reason.TAKEN
@@ -94,11 +94,11 @@ def test_under_shadow_paging_another_question_is_noticed(make: Make) -> None:
     assert tracker.collect() == PageRuns.from_pages([8])
 
 
-def test_what_a_killed_one_has_left_does_not_answer_in_our_place(make: Make) -> None:
+def test_range_left_by_a_killed_vramtap_is_stopped_first(make: Make) -> None:
     domain = make(hap=False)
     domain.xen.ask(DOMID, VRAM_FRAME, PAGES + 1)
     tracker = domain.tracker()
-    settled(tracker)
+    take_first(tracker)
     assert tracker.shadow
 
 
@@ -110,13 +110,13 @@ def test_only_the_window_is_tracked(make: Make, monkeypatch: pytest.MonkeyPatch)
     asked = domain.xen.asked
     assert (asked.first, asked.frames) == (VRAM_FRAME + 8, 16)
     assert tracker.collect((10, 14)) == NO_PAGES
-    assert domain.xen.asked.frames == 16, "it is not so much longer that it would have to begin anew"
+    assert domain.xen.asked.frames == 16, "the range is short enough to be kept"
     assert reason(tracker.collect((10, 12))) is Reason.FIRST
     assert domain.xen.asked.frames == 2
     assert reason(tracker.collect((10, 13))) is Reason.FIRST
 
 
-def test_a_window_of_more_than_one_call_is_refused(make: Make) -> None:
+def test_window_longer_than_one_call_raises(make: Make) -> None:
     domain = make(MAX_PAGES + 1)
     tracker = domain.tracker()
     for window, asked in ((None, MAX_PAGES + 2), ((0, MAX_PAGES + 1), MAX_PAGES + 2)):
@@ -127,16 +127,16 @@ def test_a_window_of_more_than_one_call_is_refused(make: Make) -> None:
     assert tracker.collect((1, MAX_PAGES + 1)) == PageRuns.from_pages([MAX_PAGES])
 
 
-def test_all_of_it_needs_a_frame_more_than_it_has(make: Make) -> None:
+def test_whole_video_ram_needs_one_more_frame(make: Make) -> None:
     with pytest.raises(VramtapError, match="32769 pages in one call"):
         make(MAX_PAGES).tracker().collect()
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_failure_may_have_cleared_what_nobody_has_seen(make: Make, after: bool) -> None:
+def test_failed_fetch_makes_all_pages_dirty(make: Make, after: bool) -> None:
     domain = make()
     tracker = domain.tracker()
-    settled(tracker)
+    take_first(tracker)
     domain.write(3)
     domain.xen.fail(TRACK, errno.EIO, times=1, after=after)
     with pytest.raises(KernelError, match=f"{TRACK} domain 3 frames 0xf0000-0xf0041: EIO"):
@@ -147,10 +147,10 @@ def test_a_failure_may_have_cleared_what_nobody_has_seen(make: Make, after: bool
     assert tracker.collect() == PageRuns.from_pages([4])
 
 
-def test_it_follows_the_video_ram(make: Make) -> None:
+def test_moved_video_ram_is_followed(make: Make) -> None:
     domain = make()
     tracker = domain.tracker()
-    settled(tracker)
+    take_first(tracker)
     domain.xen.place(DOMID, 0xE_0000)
     assert domain.space.place(DOMID, 0xE_0000)
     assert reason(tracker.collect()) is Reason.REMAPPED
@@ -165,16 +165,16 @@ def test_it_follows_the_video_ram(make: Make) -> None:
     assert reason(tracker.collect()) is Reason.REMAPPED
 
 
-def test_a_domain_that_ends_is_looked_at_once_more_and_followed_as_another(make: Make) -> None:
+def test_domain_that_ends_is_read_once_more_and_its_reboot_followed(make: Make) -> None:
     domain = make()
     tracker = domain.tracker()
-    settled(tracker)
+    take_first(tracker)
     domain.write(3)
     domain.xen.destroy(DOMID)
     assert reason(tracker.collect()) is Reason.UNMAPPED
     questions = domain.xen.asked.questions
     assert tracker.collect() == NO_PAGES
-    assert domain.xen.asked.questions == questions, "nobody is there to be asked"
+    assert domain.xen.asked.questions == questions, "the domain has ended"
     domain.reboot_after_end()
     assert reason(tracker.collect()) is Reason.REMAPPED
     assert domain.xen.asked.domid == DOMID + 1
@@ -182,16 +182,16 @@ def test_a_domain_that_ends_is_looked_at_once_more_and_followed_as_another(make:
     assert tracker.collect() == PageRuns.from_pages([3])
 
 
-# What is in no log
+# Writes that no log records
 
 
-def test_the_device_models_running_is_a_reason_to_look_four_times_a_second(make: Make) -> None:
+def test_running_device_model_causes_four_rescans_a_second(make: Make) -> None:
     domain = make()
     tracker = domain.tracker()
-    settled(tracker)
+    take_first(tracker)
     domain.now_s += MIN_INTERVAL_S
-    assert tracker.collect() == NO_PAGES, "it has not run"
-    looks = []
+    assert tracker.collect() == NO_PAGES, "the device model has not run"
+    rescans = []
     began_s = domain.now_s
     for tick in range(33):
         domain.now_s = began_s + tick / 32
@@ -200,30 +200,30 @@ def test_the_device_models_running_is_a_reason_to_look_four_times_a_second(make:
         assert tracker.wants_feedback is isinstance(answer, AllDirty)
         if tracker.wants_feedback:
             assert reason(answer) is Reason.UNLOGGED
-            looks.append(tick / 32)
+            rescans.append(tick / 32)
             tracker.feedback(domain.read(answer, (0, PAGES)))
             assert tracker.idle_after_s == float("inf")
-    assert looks == [0, 0.25, 0.5, 0.75, 1.0]
+    assert rescans == [0, 0.25, 0.5, 0.75, 1.0]
 
 
-def test_in_vain_it_is_once_a_second_and_then_nobody_waits_for_more(make: Make) -> None:
+def test_rescans_without_changes_fall_to_one_a_second(make: Make) -> None:
     domain = make()
     tracker = domain.tracker()
     domain.read(tracker.collect(), (0, PAGES))
-    looks = []
+    rescans = []
     for _ in range(160):
         domain.now_s += 1 / 32
         domain.model.runs += 1
         answer = tracker.collect()
         if tracker.wants_feedback:
-            looks.append(domain.now_s)
+            rescans.append(domain.now_s)
             tracker.feedback(domain.read(answer, (0, PAGES)))
             assert tracker.idle_after_s == 0.0
-    gaps = [round(after - before, 3) for before, after in pairwise(looks)]
+    gaps = [round(after - before, 3) for before, after in pairwise(rescans)]
     assert gaps == [2 * MIN_INTERVAL_S, *[MAX_INTERVAL_S] * (len(gaps) - 1)]
 
 
-def test_what_the_log_has_told_is_nothing_found(make: Make) -> None:
+def test_rescan_that_finds_only_logged_pages_counts_as_nothing_found(make: Make) -> None:
     domain = make()
     tracker = domain.tracker()
     domain.read(tracker.collect(), (0, PAGES))
@@ -234,16 +234,15 @@ def test_what_the_log_has_told_is_nothing_found(make: Make) -> None:
     changed = domain.read(answer, (0, PAGES))
     assert changed == PageRuns.from_pages([9])
     tracker.feedback(changed)
-    assert tracker.idle_after_s == float("inf"), "something was written all the same"
+    assert tracker.idle_after_s == float("inf"), "pages have changed"
     domain.now_s += MIN_INTERVAL_S
     domain.model.runs += 1
-    assert tracker.collect() == NO_PAGES, "the look found nothing that was in no log: the next is later"
+    assert tracker.collect() == NO_PAGES, "the rescan found no unlogged change: the interval is longer"
     domain.now_s += MIN_INTERVAL_S
     assert reason(tracker.collect()) is Reason.UNLOGGED
 
 
-def test_a_look_at_a_part_is_none_at_the_rest(make: Make) -> None:
-    """A look at a part of it vouches for that part: what was drawn elsewhere is told when it is asked for."""
+def test_rescan_of_a_window_leaves_the_rest_dirty(make: Make) -> None:
     domain = make()
     tracker = domain.tracker()
     domain.read(tracker.collect(), (0, PAGES))
@@ -254,11 +253,11 @@ def test_a_look_at_a_part_is_none_at_the_rest(make: Make) -> None:
     answer = tracker.collect()
     assert reason(answer) is Reason.UNLOGGED
     assert domain.read(answer, (0, PAGES)) == PageRuns.from_pages([40])
-    assert tracker.collect((0, 24)) == NO_PAGES, "nothing has happened since"
+    assert tracker.collect((0, 24)) == NO_PAGES, "nothing was written since"
     assert tracker.collect() == NO_PAGES
 
 
-def test_a_device_model_that_is_not_known_is_looked_past_again_and_again(make: Make) -> None:
+def test_unknown_device_model_causes_regular_rescans(make: Make) -> None:
     domain = make()
     domain.space.model = None
     tracker = domain.tracker()
@@ -271,10 +270,10 @@ def test_a_device_model_that_is_not_known_is_looked_past_again_and_again(make: M
     domain.model.close()
 
 
-def test_write_protection_off_under_shadow_paging_is_a_reason_to_look(make: Make) -> None:
+def test_clear_cr0_wp_under_shadow_paging_causes_rescans(make: Make) -> None:
     domain = make(hap=False)
     tracker = domain.tracker()
-    settled(tracker)
+    take_first(tracker)
     domain.xen.cpu(DOMID, 0)
     for page in range(8):
         domain.now_s += MIN_INTERVAL_S
@@ -288,16 +287,16 @@ def test_write_protection_off_under_shadow_paging_is_a_reason_to_look(make: Make
     domain.xen.cpu(DOMID, CR0_WP)
     domain.now_s += MAX_INTERVAL_S
     answer = tracker.collect()
-    assert reason(answer) is Reason.UNLOGGED, "until a moment ago"
+    assert reason(answer) is Reason.UNLOGGED, "CR0.WP was clear until a moment ago"
     assert 20 in domain.read(answer, (0, PAGES))
     domain.now_s += MAX_INTERVAL_S
     assert tracker.collect() == NO_PAGES
 
 
-def test_write_protection_off_is_nothing_to_the_processors_paging(make: Make) -> None:
+def test_clear_cr0_wp_is_ignored_under_hap(make: Make) -> None:
     domain = make(hap=True)
     tracker = domain.tracker()
-    settled(tracker)
+    take_first(tracker)
     domain.xen.cpu(DOMID, 0)
     domain.now_s += MAX_INTERVAL_S
     domain.write(4)
@@ -305,7 +304,7 @@ def test_write_protection_off_is_nothing_to_the_processors_paging(make: Make) ->
 
 
 @pytest.mark.parametrize("why", ["no libxenctrl", "it refuses"])
-def test_where_write_protection_is_not_known_it_counts_as_clear(make: Make, why: str) -> None:
+def test_unknown_cr0_wp_counts_as_clear(make: Make, why: str) -> None:
     domain = make(hap=False)
     if why == "it refuses":
         domain.xen.fail("xc_domain_hvm_getcontext_partial", errno.EPERM)
@@ -321,86 +320,86 @@ def test_where_write_protection_is_not_known_it_counts_as_clear(make: Make, why:
 # Waiting
 
 
-class Question:
-    """Stands where the thread that asks stands."""
+class FakeWatch:
+    """Stands in for `IdleWatch`; the test calls `poll`."""
 
-    def __init__(self, question: Callable[[], bool], answer: Callable[[], None], interval_s: float) -> None:
-        self.ask = question
+    def __init__(self, poll: Callable[[], bool], callback: Callable[[], None], interval_s: float) -> None:
+        self.poll = poll
         self.interval_s = interval_s
 
     def cancel(self) -> None:
-        """Nothing runs."""
+        """Do nothing."""
 
 
-def waiting(tracker: XenTracker, monkeypatch: pytest.MonkeyPatch) -> Question:
-    monkeypatch.setattr(module, "IdleWatch", Question)
+def waiting(tracker: XenTracker, monkeypatch: pytest.MonkeyPatch) -> FakeWatch:
+    monkeypatch.setattr(module, "IdleWatch", FakeWatch)
     waker = tracker.wake(lambda: None)
-    assert isinstance(waker, Question)
+    assert isinstance(waker, FakeWatch)
     return waker
 
 
-def test_it_asks_no_more_often_than_the_latency_needs(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hypervisor_is_polled_no_more_often_than_the_latency_needs(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     domain = make()
     tracker = domain.tracker(lambda clock: XenTracker(latency_s=0.5, clock=clock))
-    settled(tracker)
+    take_first(tracker)
     waker = waiting(tracker, monkeypatch)
-    asked = domain.xen.asked.questions
+    calls = domain.xen.asked.questions
     domain.write(3)
     for _ in range(4):
         domain.now_s += 0.1
-        assert not waker.ask()
-    assert domain.xen.asked.questions == asked
+        assert not waker.poll()
+    assert domain.xen.asked.questions == calls
     domain.now_s += 0.1
-    assert waker.ask()
-    assert domain.xen.asked.questions == asked + 1
+    assert waker.poll()
+    assert domain.xen.asked.questions == calls + 1
     assert tracker.collect() == PageRuns.from_pages([3])
 
 
-def test_the_device_models_running_makes_it_ask_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_device_model_causes_a_poll_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     domain = make()
     tracker = domain.tracker(lambda clock: XenTracker(latency_s=9.0, clock=clock))
-    settled(tracker)
+    take_first(tracker)
     waker = waiting(tracker, monkeypatch)
-    assert not waker.ask()
+    assert not waker.poll()
     domain.model.runs += 1
     domain.write(3)
-    assert waker.ask()
+    assert waker.poll()
     assert tracker.collect() == PageRuns.from_pages([3])
 
 
-def test_it_wakes_for_what_is_shown_for_another_place_and_for_errors(
+def test_wakes_for_pages_in_the_window_a_new_placement_and_errors(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     domain = make()
     tracker = domain.tracker()
-    settled(tracker)
+    take_first(tracker)
     tracker.collect((0, 48))
     waker = waiting(tracker, monkeypatch)
     domain.write(50)
     domain.now_s += 1
-    assert not waker.ask()
+    assert not waker.poll()
     domain.write(47)
     domain.now_s += 1
-    assert waker.ask()
+    assert waker.poll()
     assert tracker.collect((0, 48)) == PageRuns.from_pages([47])
     assert tracker.collect() == PageRuns.from_pages([50])
     waker = waiting(tracker, monkeypatch)
     domain.xen.fail(TRACK, errno.EIO, times=1)
     domain.now_s += 1
-    assert waker.ask()
+    assert waker.poll()
     assert reason(tracker.collect()) is Reason.TAKEN
     waker = waiting(tracker, monkeypatch)
     domain.space.unplace()
-    assert waker.ask()
+    assert waker.poll()
 
 
-def test_write_protection_that_is_back_when_the_collect_comes(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever asks first takes the news that it was off; the look that follows must happen all the same."""
+def test_collect_rescans_after_a_poll_saw_cr0_wp_clear(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The poll reads that CR0.WP was clear; the collect that follows must still rescan."""
     domain = make(hap=False)
     tracker = domain.tracker()
-    settled(tracker)
+    take_first(tracker)
     domain.xen.cpu(DOMID, 0)
     domain.now_s += MAX_INTERVAL_S
     domain.read(tracker.collect(), (0, PAGES))
@@ -409,13 +408,13 @@ def test_write_protection_that_is_back_when_the_collect_comes(
     domain.now_s += MAX_INTERVAL_S
     waker = waiting(tracker, monkeypatch)
     domain.now_s += MAX_INTERVAL_S
-    assert waker.ask()
+    assert waker.poll()
     answer = tracker.collect()
     assert reason(answer) is Reason.UNLOGGED
     assert domain.read(answer, (0, PAGES)) == PageRuns.from_pages([30])
 
 
-def test_a_thread_asks(make: Make) -> None:
+def test_thread_polls_and_wakes(make: Make) -> None:
     domain = make()
     tracker = XenTracker()
     tracker.start(domain.extent)
@@ -430,16 +429,16 @@ def test_a_thread_asks(make: Make) -> None:
     tracker.stop()
 
 
-# Arming and leaving
+# Starting and stopping
 
 
-def test_disarmed_nothing_is_tracked_wherever_it_is_by_then(make: Make) -> None:
+def test_stop_ends_tracking_wherever_the_video_ram_is(make: Make) -> None:
     domain = make()
     for elsewhere in (VRAM_FRAME, 0xE_0000, 0):
         domain.xen.place(DOMID, VRAM_FRAME)
         assert domain.space.place(DOMID, VRAM_FRAME)
         tracker = domain.tracker()
-        settled(tracker)
+        take_first(tracker)
         assert domain.xen.tracked(DOMID)
         domain.xen.place(DOMID, elsewhere)
         assert domain.space.place(DOMID, elsewhere) is bool(elsewhere)
@@ -451,38 +450,38 @@ def test_disarmed_nothing_is_tracked_wherever_it_is_by_then(make: Make) -> None:
         assert domain.xen.handles == {"devicemodel": 0, "foreignmemory": 1, "xenstore": 0, "control": 0}
 
 
-def test_disarming_after_the_domain_has_ended(make: Make) -> None:
+def test_stop_after_the_domain_has_ended(make: Make) -> None:
     domain = make()
     tracker = domain.tracker()
-    settled(tracker)
+    take_first(tracker)
     domain.xen.destroy(DOMID)
     tracker.stop()
     assert domain.xen.handles["devicemodel"] == 0
 
 
-def test_handles_are_given_back_even_if_stopping_fails(make: Make) -> None:
+def test_stop_closes_handles_even_if_it_fails(make: Make) -> None:
     domain = make()
     tracker = domain.tracker()
-    settled(tracker)
+    take_first(tracker)
     domain.xen.fail(TRACK, errno.EPERM, times=1)
     with pytest.raises(Refused, match="domain 3, to stop"):
         tracker.stop()
     assert domain.xen.handles["devicemodel"] == domain.xen.handles["control"] == 0
     again = domain.tracker()
-    settled(again)
+    take_first(again)
 
 
-def test_a_second_tap_of_a_domain_is_refused(make: Make) -> None:
+def test_second_tracker_of_a_domain_is_refused(make: Make) -> None:
     domain = make()
     first = domain.tracker()
     with pytest.raises(Refused, match="lock the log of domain a: another vramtap holds it"):
         domain.tracker()
     assert domain.xen.handles["devicemodel"] == 1
     first.stop()
-    settled(domain.tracker())
+    take_first(domain.tracker())
 
 
-def test_arming_that_fails_leaves_nothing(make: Make) -> None:
+def test_failed_start_leaves_no_handle_open(make: Make) -> None:
     domain = make()
     domain.xen.absent.add("libxendevicemodel")
     with pytest.raises(NotFound, match="apt install libxendevicemodel1"):
@@ -492,17 +491,17 @@ def test_arming_that_fails_leaves_nothing(make: Make) -> None:
     with pytest.raises(Refused):
         domain.tracker()
     assert domain.xen.handles["control"] == 0
-    settled(domain.tracker())
+    take_first(domain.tracker())
 
 
-def test_it_is_for_xen_only() -> None:
+def test_other_memory_raises() -> None:
     space = OwnSpace()
     with pytest.raises(VramtapError, match="is not memory of a Xen domain"):
         XenTracker().start(Extent(space, 0x1000, 4))
 
 
 @pytest.mark.parametrize("name", ["auto", "hybrid", "xen"])
-def test_a_domains_memory_gets_it(make: Make, name: str) -> None:
+def test_choose_takes_xen_for_a_domains_memory(make: Make, name: str) -> None:
     domain = make()
     chosen = choose(name, domain.extent)
     assert chosen.tracker.name == "xen"

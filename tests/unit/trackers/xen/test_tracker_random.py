@@ -1,4 +1,4 @@
-"""Tracker `xen` among guests, device models and others that do anything: no write is missed."""
+"""XenTracker with random guests, device models and other callers: it misses no write."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 PAGES = 96
 LATEST_SEEN_S = MAX_INTERVAL_S + CPU_STATE_INTERVAL_S
-"""After which even what is in no log has been looked at, if it was asked for."""
+"""Longest time until an unlogged write is reported, if the tracker is polled."""
 TRACK = "xendevicemodel_track_dirty_vram"
 
 pages = st.integers(0, PAGES - 1)
 rarely = st.integers(0, 4)
-"""0 is once in a while."""
+"""0 stands for a rare event."""
 windows = st.one_of(
     st.just((0, PAGES)),
     st.tuples(pages, st.integers(1, PAGES)).map(lambda at: (at[0], min(PAGES, at[0] + at[1]))),
@@ -53,7 +53,7 @@ windows = st.one_of(
 
 
 class Sampled(Control):
-    """Tells what was last answered about CR0.WP."""
+    """Keeps the last answer about CR0.WP."""
 
     last: bool | None = None
 
@@ -65,29 +65,29 @@ class Sampled(Control):
 
 
 class Tapped(RuleBasedStateMachine):
-    """One rule a thing that happens; what a write obliges the tracker to is kept beside it."""
+    """One rule for each event, and a model of the pages that the tracker must report."""
 
     make: type[XenTracker] = XenTracker
 
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        # So that ranges change in so small a video RAM.
+        # Small values make ranges change in this small video RAM.
         self.patch.setattr(module, "SPARE_PAGES", 4)
         self.patch.setattr(module, "MAX_RANGE_FACTOR", 6)
         self.patch.setattr(module, "IdleWatch", self.watch)
         Sampled.last = None
         self.logged: set[int] = set()
         self.unlogged: dict[int, float] = {}
-        """Pages, and when they must have been looked at at the latest."""
+        """Unlogged written pages, and the time by which they must be reported."""
         self.unseen_burst: dict[int, float] = {}
-        """The same, of a time with CR0.WP clear of which the tracker knows nothing yet."""
+        """The same for writes with CR0.WP clear that the tracker has not noticed yet."""
         self.wp = self.alive = True
-        self.looks_s: list[float] = []
+        self.rescans_s: list[float] = []
         self.failing = False
         self.window = (0, PAGES)
         self.others = -1, -1
-        """The domain another asked for last, and how many questions of ours there had been."""
+        """Domain of the other caller's last call, and the number of calls of the tracker at that time."""
         self.domain: XenDomain | None = None
 
     @initialize(hap=st.booleans())
@@ -96,7 +96,7 @@ class Tapped(RuleBasedStateMachine):
         self.tracker = self.domain.tracker(lambda clock: self.make(open_cpus=Sampled, clock=clock))
         self.collect((0, PAGES), fails=False)
 
-    # What is written
+    # Writes
 
     @rule(written=st.lists(pages, min_size=1, max_size=6))
     @precondition(lambda self: self.alive and self.domain.space.placement is not None)
@@ -122,7 +122,7 @@ class Tapped(RuleBasedStateMachine):
         self.unlogged.setdefault(page, self.domain.now_s + LATEST_SEEN_S)
 
     @rule()
-    def run_in_vain(self) -> None:
+    def run_model(self) -> None:
         assert self.domain is not None
         self.domain.model.runs += 1
 
@@ -131,19 +131,19 @@ class Tapped(RuleBasedStateMachine):
     def switch_write_protection(self, wp: bool) -> None:
         assert self.domain is not None
         if wp and Sampled.last is not False:
-            # Between two samples nobody can know; the promise is for as long as the mode lasts.
+            # The tracker cannot see a change between two samples. It promises only what lasts longer.
             for page in self.unseen_burst:
                 self.domain.mine[page] = self.domain.truth[page]
             self.unseen_burst.clear()
         self.wp = wp
         self.domain.xen.cpu(self.domain.domid, CR0_WP, CR0_WP if wp else 0)
 
-    # What others do
+    # Other callers and failures
 
     @rule(window=windows)
     @precondition(lambda self: self.alive)
-    def other_asks(self, window: tuple[int, int]) -> None:
-        """QEMU for all of it, or another program for a part that is not ours by chance."""
+    def other_calls(self, window: tuple[int, int]) -> None:
+        """QEMU tracks all of the video RAM, or another program a range that differs from the tracker's."""
         assert self.domain is not None
         first, last = window
         asked = self.domain.xen.asked
@@ -168,7 +168,7 @@ class Tapped(RuleBasedStateMachine):
         assert self.domain is not None
         self.domain.now_s += ticks / 16
 
-    # Where it is
+    # Placement
 
     @rule(first=st.sampled_from([0, 0, VRAM_FRAME, 0xE_0000]), once=rarely)
     @precondition(lambda self: self.alive)
@@ -199,7 +199,7 @@ class Tapped(RuleBasedStateMachine):
         self.alive = self.wp = True
         self.logged, self.unlogged, self.unseen_burst = set(range(PAGES)), {}, {}
 
-    # What the consumer does
+    # The consumer
 
     @rule(window=windows, fails=st.booleans())
     def collect(self, window: tuple[int, int], fails: bool) -> None:
@@ -215,11 +215,11 @@ class Tapped(RuleBasedStateMachine):
         finally:
             self.burst_is_seen()
         if self.tracker.wants_feedback:
-            self.looks_s.append(domain.now_s)
+            self.rescans_s.append(domain.now_s)
         if domain.space.placement is None and not fails:
-            return  # nothing to be read; what is shown is of no interest
+            return  # nothing can be read
         if fails:
-            # What could not be used is given back.
+            # The consumer could not use the answer and restores it.
             self.tracker.restore(PageRuns([window]) if isinstance(answer, AllDirty) else answer)
             inside = set(range(*window))
             self.logged |= (self.unlogged.keys() | self.unseen_burst.keys()) & inside & self.of(answer)
@@ -257,19 +257,19 @@ class Tapped(RuleBasedStateMachine):
         assert self.domain is not None
         return np.not_equal(self.domain.mine, self.domain.truth)
 
-    def watch(self, question: object, answer: object, interval_s: float) -> None:
-        self.question = question
+    def watch(self, poll: object, callback: object, interval_s: float) -> None:
+        self.poll = poll
 
     @rule(ticks=st.integers(0, 20), times=st.integers(1, 3))
     def idle(self, ticks: int, times: int) -> None:
-        """Nobody collects; the tracker asks from its thread, and stays still only if nothing was written."""
+        """Poll without collecting; the tracker must wake if something was written."""
         domain = self.domain
         assert domain is not None
         self.tracker.wake(lambda: None)
-        assert callable(self.question)
+        assert callable(self.poll)
         for _ in range(times):
             domain.now_s += max(ticks / 16, 0.05)
-            woken = self.question()
+            woken = self.poll()
             self.burst_is_seen()
             if woken:
                 return
@@ -293,8 +293,8 @@ class Tapped(RuleBasedStateMachine):
                     domain.now_s += 2 * LATEST_SEEN_S
                 self.collect((0, PAGES), fails=False)
                 assert not self.stale().any()
-            assert domain.xen.asked.of_all == 0, "QEMU's range is QEMU's"
-            gaps = np.diff(self.looks_s)
+            assert domain.xen.asked.of_all == 0, "the tracker used QEMU's range"
+            gaps = np.diff(self.rescans_s)
             assert not gaps.size or gaps.min() >= MIN_INTERVAL_S, gaps
             self.tracker.stop()
             theirs = (domain.domid, domain.xen.asked.questions) == self.others
@@ -303,7 +303,7 @@ class Tapped(RuleBasedStateMachine):
             self.abandon()
 
     def abandon(self) -> None:
-        """Let go of everything."""
+        """Free all resources."""
         self.patch.undo()
         if self.domain is not None:
             self.domain.xen.fail(TRACK, 0, times=0)
@@ -318,7 +318,7 @@ def test_no_write_is_missed(storm: int) -> None:
 
 
 def drive(make: type[XenTracker], seed: int, steps: int) -> None:
-    """The same over a long time, and most of it what happens most: writes, and questions."""
+    """Run the same rules for a long time, frequent events more often."""
     chance = random.Random(seed)
     tapped = Tapped()
     tapped.make = make
@@ -339,7 +339,7 @@ def drive(make: type[XenTracker], seed: int, steps: int) -> None:
         write: 30,
         lambda: tapped.draw(chance.randrange(PAGES)): 4,
         lambda: tapped.switch_write_protection(chance.random() < 0.7): 4,
-        lambda: tapped.other_asks(chance.choice([(0, PAGES), window()])): 2,
+        lambda: tapped.other_calls(chance.choice([(0, PAGES), window()])): 2,
         lambda: tapped.place(chance.choice([0, VRAM_FRAME, 0xE_0000]), 0): 2,
         lambda: tapped.destroy(0): 1,
     }
@@ -348,7 +348,7 @@ def drive(make: type[XenTracker], seed: int, steps: int) -> None:
         lambda: tapped.collect(window(), chance.random() < 0.1): 60,
         lambda: tapped.let_pass(chance.randrange(24)): 15,
         lambda: tapped.idle(chance.randrange(20), chance.randrange(1, 4)): 10,
-        tapped.run_in_vain: 2,
+        tapped.run_model: 2,
         lambda: tapped.fail_soon(errno.EIO, chance.randrange(2)): 2,
         lambda: tapped.fail_halfway(errno.EFAULT): 2,
     }
@@ -372,11 +372,11 @@ def test_no_write_is_missed_in_the_long_run(storm: int) -> None:
     drive_all(XenTracker, 200 * storm)
 
 
-# Trackers with a defect each, which must not get through
+# Broken trackers, which the tests must detect
 
 
-class QemusRange(XenTracker):
-    """Asks for all of the video RAM as it is."""
+class TracksQemusRange(XenTracker):
+    """Tracks QEMU's own range."""
 
     def _choose_range(self, first: int, last: int) -> None:
         super()._choose_range(first, last)
@@ -384,8 +384,8 @@ class QemusRange(XenTracker):
             self._range = (0, PAGES)
 
 
-class Forgetful(XenTracker):
-    """Goes on after a failure as if the log had not been cleared."""
+class IgnoresFailures(XenTracker):
+    """Ignores that a failed call may have cleared the log."""
 
     def _fetch(self) -> None:
         kept = copy.copy(self._backlog), self._state
@@ -396,34 +396,34 @@ class Forgetful(XenTracker):
             raise
 
 
-class Trusting(DeviceModel):
-    """Takes "I have only begun to track" for "nothing was written", but at the first time."""
+class AlwaysContinues(DeviceModel):
+    """Answers for every later start of the log as if the log had continued."""
 
-    told = False
+    started = False
 
     def track_dirty_vram(self, domid: int, first: int, frames: int, bitmap: NDArray[np.uint8]) -> bool:
-        told = super().track_dirty_vram(domid, first, frames, bitmap)
-        begun, self.told = self.told, True
-        return told or begun
+        continued = super().track_dirty_vram(domid, first, frames, bitmap)
+        started, self.started = self.started, True
+        return continued or started
 
     def stop_dirty_vram(self, domid: int) -> None:
         super().stop_dirty_vram(domid)
-        self.told = False
+        self.started = False
 
 
-class IgnoresBeginnings(XenTracker):
-    """Does not see that another's question has begun the log anew."""
+class IgnoresRestarts(XenTracker):
+    """Does not notice that another caller has restarted the log."""
 
     def start(self, extent: Extent) -> None:
-        def trusting() -> VramLog:
-            return Trusting()
+        def open_log() -> VramLog:
+            return AlwaysContinues()
 
-        self._open_log = trusting
+        self._open_log = open_log
         super().start(extent)
 
 
-class SeesOnlyTheWindow(XenTracker):
-    """Takes a look at the window for a look at all of it."""
+class ForgetsOutsideTheWindow(XenTracker):
+    """Takes a rescan of the window for one of all pages."""
 
     def _begin_rescan(self, first: int, last: int) -> None:
         backlog = copy.copy(self._backlog)
@@ -431,8 +431,8 @@ class SeesOnlyTheWindow(XenTracker):
         self._backlog = backlog
 
 
-class TakesAPlaceForTheFirst(XenTracker):
-    """Believes that nothing was written in a place where there was none before."""
+class IgnoresFirstPlacement(XenTracker):
+    """Takes a new placement for the first one."""
 
     def _choose_range(self, first: int, last: int) -> None:
         if self._place is None:
@@ -440,15 +440,15 @@ class TakesAPlaceForTheFirst(XenTracker):
         super()._choose_range(first, last)
 
 
-class NeverRefreshes(XenTracker):
-    """Believes the log."""
+class NeverRescans(XenTracker):
+    """Never rescans."""
 
     def _rescan_reason(self) -> None:
         return None
 
 
-class StaysWhereItWas(XenTracker):
-    """Does not follow the video RAM."""
+class IgnoresMoves(XenTracker):
+    """Ignores that the video RAM has moved."""
 
     def _choose_range(self, first: int, last: int) -> None:
         if self._place is not None and self._frames.placement is not None:
@@ -456,16 +456,16 @@ class StaysWhereItWas(XenTracker):
         super()._choose_range(first, last)
 
 
-class LeavesTracks(XenTracker):
-    """Lets the hypervisor go on."""
+class DoesNotStop(XenTracker):
+    """Does not stop the hypervisor's log."""
 
     def stop(self) -> None:
         self._tracked_domid = None
         super().stop()
 
 
-class LosesTheRest(XenTracker):
-    """Forgets what was written outside of the window."""
+class DropsTheRest(XenTracker):
+    """Drops pages outside the window."""
 
     def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         answer = super().collect(window)
@@ -473,8 +473,8 @@ class LosesTheRest(XenTracker):
         return answer
 
 
-class Hurries(XenTracker):
-    """Looks for what is in no log at every question."""
+class RescansTooOften(XenTracker):
+    """Rescans at every poll."""
 
     def _begin_rescan(self, first: int, last: int) -> None:
         super()._begin_rescan(first, last)
@@ -484,10 +484,10 @@ class Hurries(XenTracker):
 @pytest.mark.parametrize(
     "broken",
     [
-        *(QemusRange, Forgetful, IgnoresBeginnings, SeesOnlyTheWindow, NeverRefreshes),
-        *(TakesAPlaceForTheFirst, StaysWhereItWas, LeavesTracks, LosesTheRest, Hurries),
+        *(TracksQemusRange, IgnoresFailures, IgnoresRestarts, ForgetsOutsideTheWindow, NeverRescans),
+        *(IgnoresFirstPlacement, IgnoresMoves, DoesNotStop, DropsTheRest, RescansTooOften),
     ],
 )
-def test_a_defect_is_found(broken: type[XenTracker]) -> None:
+def test_broken_tracker_is_detected(broken: type[XenTracker]) -> None:
     with pytest.raises(AssertionError):
         drive_all(broken, 200)
