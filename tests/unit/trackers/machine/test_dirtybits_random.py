@@ -107,19 +107,19 @@ class GuestProgram(RuleBasedStateMachine):
 
     @rule(page=st.integers(0, PAGES - 1), word=st.integers(0, 511), choice=st.integers(0, 50))
     def draw(self, page: int, word: int, choice: int) -> None:
-        way = self.address_of(FRAMES + page * FRAME, choice)
-        if way is not None:
+        virtual = self.address_of(FRAMES + page * FRAME, choice)
+        if virtual is not None:
             self.value += 1
-            self.store(way + word * 8, self.value << 12)
+            self.store(virtual + word * 8, self.value << 12)
 
     @rule(page=st.integers(0, PAGES - 1), choice=st.integers(0, 50))
     def load(self, page: int, choice: int) -> None:
-        way = self.address_of(FRAMES + page * FRAME, choice)
-        if way is not None:
+        virtual = self.address_of(FRAMES + page * FRAME, choice)
+        if virtual is not None:
             try:
-                self.guest.cpu.load(way)
+                self.guest.cpu.load(virtual)
             except PageFault:
-                self.guest.cpu.invalidate(way)
+                self.guest.cpu.invalidate(virtual)
 
     @rule(
         table=st.integers(0, 99),
@@ -135,8 +135,8 @@ class GuestProgram(RuleBasedStateMachine):
     )
     def write_a_table(self, table: int, index: int, to: int, flags: int, choice: int, forget: bool) -> None:
         address = self.table_frames[table % len(self.table_frames)]
-        way = self.address_of(address, choice)
-        if way is None:
+        virtual = self.address_of(address, choice)
+        if virtual is None:
             return
         if 0 < to < 100:
             to = self.table_frames[to % len(self.table_frames)]
@@ -147,21 +147,21 @@ class GuestProgram(RuleBasedStateMachine):
             # Avoid a documented limit of the tracker: a guest that clears the dirty bits of its own stores
             # into tables.
             word |= before & DIRTY
-        self.store(way + index * 8, word)
+        self.store(virtual + index * 8, word)
         if forget:
             self.guest.cpu.tlb.clear()
 
     @rule(page=st.integers(0, PAGES - 1), index=st.integers(PAGES, 511), forget=st.booleans())
     def map_draw_and_unmap(self, page: int, index: int, forget: bool) -> None:
         entry = self.screen_table + index * 8
-        way = self.address_of(entry // FRAME * FRAME, 0)
-        if way is None or entry in self.mapping_tables:
+        virtual = self.address_of(entry // FRAME * FRAME, 0)
+        if virtual is None or entry in self.mapping_tables:
             return
         before = int(self.guest.memory.words(entry, 1)[0])
-        self.store(way + entry % FRAME, FRAMES + page * FRAME | 3)
+        self.store(virtual + entry % FRAME, FRAMES + page * FRAME | 3)
         self.value += 1
         self.store((SCREEN & -(1 << 21)) + index * FRAME, self.value << 12)
-        self.store(way + entry % FRAME, before)
+        self.store(virtual + entry % FRAME, before)
         if forget:
             self.guest.cpu.tlb.clear()
 
