@@ -16,17 +16,19 @@ NOVNC := src/vramtap/servers/web/static/novnc/.unpacked
 GUEST := src/vramtap/machine/guest/guest.elf
 # More for pytest: make test PYTEST_ARGS="-x tests/unit"
 PYTEST_ARGS ?=
+# Processes that run tests at the same time.
+TEST_PROCESSES ?= 2
 # More for the demo: make demo DEMO_ARGS="--workload scroll"
 DEMO_ARGS ?=
-# More for pytest in the Xen laboratory: make test-xen XEN_ARGS="-k fills"
+# More for pytest in the Xen testbed: make test-xen XEN_ARGS="-k fills"
 XEN_ARGS ?=
-# How many times as long `make storm` lets the random tests run.
-STORM ?= 20
+# How many times as long `make stress` lets the random tests run.
+STRESS ?= 20
 
 .DEFAULT_GOAL := help
 # Packages come before what is built with them.
 .NOTPARALLEL:
-.PHONY: help install demo demo-qemu packages packages-demo packages-demo-qemu packages-xen format lint test test-xen test-xen-all storm bench bench-xen traces docs wheel lock clean
+.PHONY: help install demo demo-qemu packages packages-demo packages-demo-qemu packages-xen format lint test test-all test-xen test-xen-all stress bench bench-xen traces docs wheel lock clean
 
 help: ## say what there is
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -114,18 +116,22 @@ lint: $(INSTALLED) ## ruff, mypy --strict, import-linter
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 
-test: packages $(INSTALLED) $(GUEST) lint ## everything CI holds a change to
-	$(RUN)/python -m pytest $(PYTEST_ARGS)
+# Two processes, a whole file each: tests of a file share their guest, and most of them wait for it.
+test: packages $(INSTALLED) $(GUEST) lint ## the tests of CI (about 12 min on two cores)
+	$(RUN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile -m 'not long' $(PYTEST_ARGS)
+
+test-all: packages $(INSTALLED) $(GUEST) lint test-xen-all ## all tests in their long forms: every model, every test in dom0 (40 min)
+	$(RUN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 test-xen: packages-xen $(INSTALLED) $(GUEST) ## a real Xen host's dom0: the contract, screens in every paging mode, two viewers, Linux
 	PYTHONPATH=tests $(RUN)/python -m xen.testbed --hypervisor both --timeout 1200 \
-		$(patsubst %,tests/xen/dom0/test_%.py,contract lab linux screen two_viewers zz_destroyed) $(XEN_ARGS)
+		$(patsubst %,tests/xen/dom0/test_%.py,contract testbed linux screen two_viewers zz_destroyed) $(XEN_ARGS)
 
 test-xen-all: packages-xen $(INSTALLED) $(GUEST) ## the same and faults, a domain's life, neighbours, tracking (10 min)
 	PYTHONPATH=tests $(RUN)/python -m xen.testbed --hypervisor both --timeout 2400 $(XEN_ARGS)
 
-storm: packages $(INSTALLED) $(GUEST) ## the random tests, long (STORM=20 times)
-	$(RUN)/python -m pytest -m storm --storm $(STORM) $(PYTEST_ARGS)
+stress: packages $(INSTALLED) $(GUEST) ## the random tests, long (STRESS=20 times)
+	$(RUN)/python -m pytest -m stress --stress $(STRESS) $(PYTEST_ARGS)
 
 bench: packages $(INSTALLED) $(GUEST) ## measure vramtap, QEMU's VNC, x11vnc and x0vncserver; writes the tables of docs/performance.md (1 h)
 	PYTHONPATH=tests $(RUN)/python -m benchmarks --write

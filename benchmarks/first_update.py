@@ -21,7 +21,7 @@ from benchmarks import lanes, servers
 from benchmarks.lanes import Lane, Shot
 from benchmarks.rest import wakeups
 from benchmarks.watching import write_seen
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.guest import Guest
 from support.testbed.xclient import XClient
 from support.testbed.xvfb import Framebuffer, Xvfb
@@ -177,7 +177,7 @@ def _draw_in_guest(
             asked_s = time.monotonic()
             guest.run(command)
         if not seen:
-            raise LabError(f"guest: {command}: no write to the video RAM was seen")
+            raise TestbedError(f"guest: {command}: no write to the video RAM was seen")
         return Changed(asked_s, seen[0])
 
     return workers.submit(draw)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.rest import Spent, family, spent
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.supervise import spawn, stop
 from vramtap.display.screen import Screen
 from vramtap.errors import VramtapError
@@ -58,7 +58,7 @@ class Follower:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise LabError(f"follow: the process ended with status {self._process.wait()}")
+            raise TestbedError(f"follow: the process ended with status {self._process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -68,7 +68,7 @@ def follower(url: str, tracker: str) -> Iterator[Follower]:
     """Tap a target in a separate process until the block ends.
 
     Raises:
-        LabError: The target cannot be tapped with this tracker.
+        TestbedError: The target cannot be tapped with this tracker.
     """
     argv = [sys.executable, "-m", "benchmarks.follow", url, tracker]
     paths = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])

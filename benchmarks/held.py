@@ -26,7 +26,7 @@ from benchmarks import lanes, servers
 from benchmarks.lanes import Lane
 from benchmarks.painter import Filled, Painter
 from benchmarks.rest import family, wakeups
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 
 if TYPE_CHECKING:
     from benchmarks.servers import Server
@@ -92,7 +92,7 @@ def measure(
         size: Width and height of the screens, pixels.
 
     Raises:
-        LabError: vramtap does not start.
+        TestbedError: vramtap does not start.
     """
     counts = {PAGE: shots, SCREEN: shots}
     with contextlib.ExitStack() as stack:
@@ -171,7 +171,7 @@ def _process(which: str, tap: Server) -> int | None:
 def _fill_while_stopped(painter: Painter, page: int, pid: int | None) -> Filled:
     """Write a page while a process is stopped."""
     if pid is None:
-        raise LabError("vramtap's helper has ended")
+        raise TestbedError("vramtap's helper has ended")
     os.kill(pid, signal.SIGSTOP)
     try:
         _wait_stopped(pid)
@@ -184,7 +184,7 @@ def _wait_stopped(pid: int) -> None:
     """Wait until every thread of a process has stopped; `kill` returns before they have.
 
     Raises:
-        LabError: A thread still runs after `STOP_S`.
+        TestbedError: A thread still runs after `STOP_S`.
     """
     until_s = time.monotonic() + STOP_S
     while time.monotonic() < until_s:
@@ -193,4 +193,4 @@ def _wait_stopped(pid: int) -> None:
         states = {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks}
         if states == {"T"}:
             return
-    raise LabError(f"pid {pid}: a thread still runs {STOP_S:g} s after SIGSTOP")
+    raise TestbedError(f"pid {pid}: a thread still runs {STOP_S:g} s after SIGSTOP")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 import numpy as np
 
 from support.testbed.cache import compiled
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.supervise import spawn, stop
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Painter:
         """Start the process.
 
         Raises:
-            LabError: The process could not map the memory.
+            TestbedError: The process could not map the memory.
         """
         self._process = spawn(
             [compiled(_SOURCE), str(self.pages)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -157,7 +157,7 @@ class Painter:
         assert self._process.stdout is not None
         line = self._process.stdout.readline().decode().split()
         if line[:1] != [word]:
-            raise LabError(f"painter: {' '.join(line)!r} instead of {word}")
+            raise TestbedError(f"painter: {' '.join(line)!r} instead of {word}")
         return line[1:]
 
 

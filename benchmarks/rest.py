@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -80,7 +80,7 @@ def spent(pids: list[int]) -> Spent:
     """Return what these processes have spent so far, without waking them.
 
     Raises:
-        LabError: One of them has ended, so that its figures would be too low.
+        TestbedError: One of them has ended, so that its figures would be too low.
     """
     voluntary = involuntary = cpu_ns = 0
     threads: set[int] = set()
@@ -88,9 +88,9 @@ def spent(pids: list[int]) -> Spent:
         try:
             tasks = {int(name): _status(pid, name) for name in os.listdir(f"/proc/{pid}/task")}
         except (FileNotFoundError, ProcessLookupError) as error:
-            raise LabError(f"pid {pid} has ended") from error
+            raise TestbedError(f"pid {pid} has ended") from error
         if tasks[pid]["State"].startswith(("Z", "X")):
-            raise LabError(f"pid {pid} has ended")
+            raise TestbedError(f"pid {pid} has ended")
         for status in tasks.values():
             voluntary += int(status["voluntary_ctxt_switches"])
             involuntary += int(status["nonvoluntary_ctxt_switches"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.supervise import spawn, stop
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ def vramtap(url: str, *arguments: str, name: str = VRAMTAP) -> Iterator[Server]:
     argv: list[str | Path] = [program, "serve", url, "--vnc", "127.0.0.1:0", "--json", *arguments]
     process = spawn(argv, stdout=subprocess.PIPE)
     if process.stdout is None:
-        raise LabError("vramtap: no pipe")
+        raise TestbedError("vramtap: no pipe")
     try:
         line = process.stdout.readline()
         if not line:
-            raise LabError(f"vramtap serve {url} ended before it listened; see its error above")
+            raise TestbedError(f"vramtap serve {url} ended before it listened; see its error above")
         server = Server(name, int(json.loads(line)["vnc"][1]), process.pid, {})
         yield server
         process.send_signal(signal.SIGINT)
@@ -125,11 +125,11 @@ def _listening(name: str, argv: list[str], port: int) -> Iterator[Server]:
                 socket.create_connection(("127.0.0.1", port)).close()
                 break
             if process.poll() is not None:
-                raise LabError(f"{name} ended with status {process.returncode}")
+                raise TestbedError(f"{name} ended with status {process.returncode}")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
         else:
-            raise LabError(f"{name} does not listen on port {port}")
+            raise TestbedError(f"{name} does not listen on port {port}")
         yield Server(name, port, process.pid, {})
     finally:
         stop(process)

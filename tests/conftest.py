@@ -19,7 +19,7 @@ settings.load_profile("vramtap")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--storm",
+        "--stress",
         type=int,
         default=1,
         metavar="N",
@@ -28,9 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def storm(request: pytest.FixtureRequest) -> int:
+def stress(request: pytest.FixtureRequest) -> int:
     """By how much a random test multiplies its rounds; 1 is what CI holds a change to."""
-    factor: int = request.config.getoption("--storm")
+    factor: int = request.config.getoption("--stress")
     return factor
 
 

@@ -251,14 +251,14 @@ def test_a_consumer_that_reads_what_is_named_has_the_memory(
         consumer.tracker.stop()
 
 
-@pytest.mark.storm
+@pytest.mark.stress
 @pytest.mark.parametrize("teaching", get_args(Teaching))
 @pytest.mark.parametrize("factory", [other_anonymous, other_memfd], ids=lambda p: p.__name__)
 def test_nothing_is_lost_in_thousands_of_transitions(
     factory: Callable[[Path], AbstractContextManager[Memory]],
     teaching: Teaching,
     tmp_path: Path,
-    storm: int,
+    stress: int,
 ) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
@@ -266,7 +266,7 @@ def test_nothing_is_lost_in_thousands_of_transitions(
     with factory(tmp_path) as memory:
         tracker = HybridTracker(policy=Restless(seed), tile_pages=TILE_PAGES)
         consumer = Consumer(tracker, memory)
-        for _ in range(1000 * storm):
+        for _ in range(1000 * stress):
             for _ in range(chance.choice([0, 0, 1, 3, 20])):
                 place = chance.choice([chance.randrange(PAGES * PAGE), chance.randrange(8 * PAGE)])
                 memory.write(place, chance.randrange(256))

@@ -154,7 +154,7 @@ class HostileStream:
             assert memoryview(buffer).nbytes == len(buffer)
 
 
-def test_sessions_of_hostile_clients_end_with_a_reason_and_leave_the_tap(storm: int) -> None:
+def test_sessions_of_hostile_clients_end_with_a_reason_and_leave_the_tap(stress: int) -> None:
     """The sessions are complete, up to the target's input. Half of the conversations are damaged."""
     dice = random.Random(20061)
     conversations = MESSAGES.filter(bool)
@@ -180,5 +180,5 @@ def test_sessions_of_hostile_clients_end_with_a_reason_and_leave_the_tap(storm: 
         assert end.detail
         assert tap.viewers == 0
 
-    for _ in range(150 * storm):
+    for _ in range(150 * stress):
         asyncio.run(session())

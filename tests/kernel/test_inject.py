@@ -52,10 +52,10 @@ def descriptors(pid: int) -> set[str]:
 
 
 @pytest.mark.parametrize("mode", ["calm", "signals"])
-def test_a_program_stopped_forty_times_notices_nothing(mode: str, storm: int) -> None:
+def test_a_program_stopped_forty_times_notices_nothing(mode: str, stress: int) -> None:
     with victim(mode) as process:
         before = descriptors(process.pid)
-        for _ in range(40 * storm):
+        for _ in range(40 * stress):
             fetched = fetch_userfaultfd(process.pid)
             with Userfaultfd(fetched.fd, "victim") as uffd:
                 uffd.api(LOG_FEATURES)

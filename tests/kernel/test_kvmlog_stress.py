@@ -43,7 +43,7 @@ TURNS, STORES_A_TURN = 30, 4000
 )
 @pytest.mark.parametrize("privilege", [0, 3])
 def test_no_store_is_missed(
-    form: LogForm, ring_entries: int, privilege: int, storm: int, monkeypatch: pytest.MonkeyPatch
+    form: LogForm, ring_entries: int, privilege: int, stress: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enable = Vm.enable_dirty_rings
     monkeypatch.setattr(Vm, "enable_dirty_rings", lambda vm, entries: enable(vm, ring_entries))
@@ -64,7 +64,7 @@ def test_no_store_is_missed(
             return isinstance(answer, AllDirty)
 
         named = 0
-        for turn in range(TURNS * storm):
+        for turn in range(TURNS * stress):
             before = int(counter[0])
             while (int(counter[0]) - before) % (1 << 32) < STORES_A_TURN:
                 assert machine.ended is None, machine.ended

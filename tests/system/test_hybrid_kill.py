@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from support.testbed.writer import Writer
 
 MOMENTS, MOMENTS_LONG = 25, 1000
-"""Of kills, over all kinds of memory: what a change is held to, and what `make storm` does."""
+"""Of kills, over all kinds of memory: what a change is held to, and what `make stress` does."""
 EXACT_EVERY = 10
 """Kills between two taps that have to show all."""
 SHORT_S = 0.001
@@ -42,7 +42,7 @@ def writer(request: pytest.FixtureRequest) -> Iterator[Writer]:
 
 
 @pytest.fixture
-def moments(storm: int) -> random.Random:
+def moments(stress: int) -> random.Random:
     """A source of random moments, whose seed stands in the report of a test that fails."""
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
@@ -55,10 +55,10 @@ async def shows_all(writer: Writer, client: ModelClient) -> None:
     await client.shows(picture_of(await asyncio.to_thread(writer.memory)))
 
 
-@pytest.mark.storm
-async def test_we_are_killed_at_random_moments(writer: Writer, moments: random.Random, storm: int) -> None:
+@pytest.mark.stress
+async def test_we_are_killed_at_random_moments(writer: Writer, moments: random.Random, stress: int) -> None:
     before, came = descriptors(writer.pid), Counter[Stage]()
-    rounds = -(-(MOMENTS if storm == 1 else MOMENTS_LONG) // 2)
+    rounds = -(-(MOMENTS if stress == 1 else MOMENTS_LONG) // 2)
     writer.steady()
     with tapping(writer) as tapper:
         for number in range(rounds):
@@ -84,21 +84,21 @@ async def test_we_are_killed_at_random_moments(writer: Writer, moments: random.R
     print({stage.name: count for stage, count in came.items()})
     assert came[Stage.ATTACHING]
     assert len(came) > 2
-    if storm > 1:
+    if stress > 1:
         assert set(came) == set(Stage), "it was killed at everything it does"
 
 
-@pytest.mark.storm
+@pytest.mark.stress
 async def test_the_watchdog_is_killed_at_random_moments(
     writer: Writer,
     moments: random.Random,
-    storm: int,
+    stress: int,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The tap goes on, is never armed again, loses nothing, and says what has happened."""
     before, came = descriptors(writer.pid), Counter[bool]()
-    for _ in range(5 if storm == 1 else 100):
+    for _ in range(5 if stress == 1 else 100):
         writer.steady()
         policy = ForcedPolicy(moments.randrange(1 << 32), arm=0.7)
         async with (

@@ -161,14 +161,14 @@ def moments() -> random.Random:
     return random.Random(seed)
 
 
-@pytest.mark.storm
+@pytest.mark.stress
 @pytest.mark.parametrize("memory", ["anonymous", "memfd"])
-def test_we_are_stopped_at_random_moments(memory: str, moments: random.Random, storm: int) -> None:
+def test_we_are_stopped_at_random_moments(memory: str, moments: random.Random, stress: int) -> None:
     """Wherever we stand still, in an arming, a handing over or an attaching: no writer does for long."""
     with bursting(memory) as writer:
         writer.steady()
         with tapping(writer) as tapper:
-            for _ in range(10 * storm):
+            for _ in range(10 * stress):
                 with tapper.at(moments) as process:
                     signal.pidfd_send_signal(process, signal.SIGSTOP)
                     writer.advance()
@@ -177,9 +177,9 @@ def test_we_are_stopped_at_random_moments(memory: str, moments: random.Random, s
         writer.halt()
 
 
-@pytest.mark.storm
+@pytest.mark.stress
 async def test_the_watchdog_is_stopped_at_random_moments(
-    moments: random.Random, storm: int, monkeypatch: pytest.MonkeyPatch
+    moments: random.Random, stress: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes on late, when we have answered and armed anew: what it lifts then may not be lost."""
     policy = ForcedPolicy(moments.randrange(1 << 32), arm=0.7)
@@ -191,7 +191,7 @@ async def test_the_watchdog_is_stopped_at_random_moments(
             ),
             ModelClient(tap) as client,
         ):
-            for _ in range(20 * storm):
+            for _ in range(20 * stress):
                 writer.steady()
                 for _ in range(5):
                     await asyncio.sleep(moments.uniform(0, 0.01))

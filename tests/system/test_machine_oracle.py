@@ -90,10 +90,10 @@ def test_idle_guest_has_no_dirty_pages() -> None:
         assert not any(again)
 
 
-@pytest.mark.storm
-def test_random_programs_are_followed_by_every_tracker(storm: int) -> None:
+@pytest.mark.stress
+def test_random_programs_are_followed_by_every_tracker(stress: int) -> None:
     @settings(
-        max_examples=25 * storm,
+        max_examples=25 * stress,
         deadline=None,
         database=None,
         phases=[Phase.generate],

@@ -67,8 +67,8 @@ async def follow(target: Target, writer: Writer, tracker_name: str) -> NDArray[n
 
 
 @pytest.mark.parametrize("tracker", ["hybrid", "log", "compare"])
-async def test_a_process_that_writes_at_full_speed_is_followed(tracker: str, storm: int) -> None:
-    with Writer(SIZE + PAGE_SIZE, writes=100_000 * storm, seed=11, pause_every=50) as writer:
+async def test_a_process_that_writes_at_full_speed_is_followed(tracker: str, stress: int) -> None:
+    with Writer(SIZE + PAGE_SIZE, writes=100_000 * stress, seed=11, pause_every=50) as writer:
         # The first pixel is in the middle of a page.
         url = f"pid:{writer.pid}?address={writer.address + 1000:#x}&mode={WIDTH}x{HEIGHT}&offset=24"
         async with open_target(url) as target:

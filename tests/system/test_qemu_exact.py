@@ -47,7 +47,7 @@ DRAWING = {
     "noise through /dev/fb0": "cat /dev/urandom >/dev/fb0 || true",
     "noise in pieces": "dd if=/dev/urandom of=/dev/fb0 bs=3000 count=300 seek=20",
     "single pixels at the edges": "fbtool edges 0xFFFFFF",
-    "single pixels anywhere": "fbtool storm 7 5000",
+    "single pixels anywhere": "fbtool stress 7 5000",
     "every pixel, written one by one": "fbtool noise 3",
     "a picture that moves up": "fbtool noise 4; fbtool scroll 16 12; fbtool scroll 1 5",
     "a filled screen": "fbtool fill 0x123456",

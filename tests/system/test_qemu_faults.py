@@ -23,7 +23,7 @@ import vramtap
 from support import tapper
 from support.model_client import ModelClient
 from support.process_state import descriptors, protections
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.guest import Guest
 from support.testbed.supervise import spawn, stop
 from vramtap.errors import AttachError, NotFound, NotTappable, Refused, TargetGone, VramtapError
@@ -52,9 +52,9 @@ def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 @pytest.fixture
-def moments(storm: int) -> random.Random:
+def moments(stress: int) -> random.Random:
     """Return a source of random moments. The report of a failed test contains its seed."""
-    seed = random.SystemRandom().randrange(1 << 32) if storm > 1 else 20
+    seed = random.SystemRandom().randrange(1 << 32) if stress > 1 else 20
     print(f"seed {seed}")
     return random.Random(seed)
 
@@ -84,7 +84,7 @@ async def exact(guest: Guest, url: str | None = None, tracker: str = "auto") -> 
         vramtap.open(url or guest.url, tracker=tracker) as tap,
         ModelClient(tap) as client,
     ):
-        await asyncio.to_thread(guest.run, "fbtool storm 1 1000")
+        await asyncio.to_thread(guest.run, "fbtool stress 1 1000")
         await client.shows(await asyncio.to_thread(guest.screendump))
 
 
@@ -124,16 +124,16 @@ def kill_at_a_random_moment(guest: Guest, moments: random.Random) -> str:
     return reached
 
 
-@pytest.mark.storm
+@pytest.mark.stress
 async def test_killed_taps_leave_the_guest_unchanged(
-    guest: Guest, moments: random.Random, storm: int
+    guest: Guest, moments: random.Random, stress: int
 ) -> None:
     before = descriptors(guest.pid)
     painter = await asyncio.to_thread(guest.spawn, "fbtool draw 1 1")
 
     def rounds() -> Counter[str]:
         stages: Counter[str] = Counter()
-        for number in range(20 if storm == 1 else 100):
+        for number in range(20 if stress == 1 else 100):
             stages[kill_at_a_random_moment(guest, moments)] += 1
             assert guest.run(f"echo {number}") == f"{number}\n"
             assert guest.run(f"test -d /proc/{painter} && echo draws") == "draws\n"
@@ -150,7 +150,7 @@ async def test_killed_taps_leave_the_guest_unchanged(
 
 
 async def test_descriptors_lent_by_killed_taps_are_taken_back(
-    guest: Guest, moments: random.Random, storm: int
+    guest: Guest, moments: random.Random, stress: int
 ) -> None:
     """Without a framebuffer vramtap lends QEMU a file for screendumps. QEMU keeps it if vramtap is killed."""
     before = descriptors(guest.pid)
@@ -159,7 +159,7 @@ async def test_descriptors_lent_by_killed_taps_are_taken_back(
         # The palette changes all the time, so that the tapper takes a screendump all the time.
         guest.run("fbtool mode 640 480 8; fbtool noise 1")
         painter = guest.spawn("fbtool draw 1 1")
-        for _ in range(5 * storm):
+        for _ in range(5 * stress):
             kill_at_a_random_moment(guest, moments)
             assert not protections(guest.pid)
         guest.kill(painter)
@@ -214,10 +214,10 @@ async def test_the_end_of_qemu_is_noticed_without_a_viewer(starting_guest: Guest
         assert await tap.ended() == f"QEMU (pid {starting_guest.pid}) exited"
 
 
-@pytest.mark.storm
-async def test_qemu_killed_at_random_moments_gives_one_error(moments: random.Random, storm: int) -> None:
+@pytest.mark.stress
+async def test_qemu_killed_at_random_moments_gives_one_error(moments: random.Random, stress: int) -> None:
     """While vramtap attaches, takes the first picture, or runs: one error, at once."""
-    for number in range(6 * storm):
+    for number in range(6 * stress):
         guest = Guest()
         await asyncio.to_thread(guest.start)
         timer = threading.Timer(moments.uniform(0, 0.8), os.kill, (guest.pid, signal.SIGKILL))
@@ -236,11 +236,11 @@ async def test_qemu_killed_at_random_moments_gives_one_error(moments: random.Ran
 # The guest is stopped or reset, or QEMU is stopped
 
 
-@pytest.mark.storm
-async def test_exact_through_stop_and_cont(guest: Guest, moments: random.Random, storm: int) -> None:
+@pytest.mark.stress
+async def test_exact_through_stop_and_cont(guest: Guest, moments: random.Random, stress: int) -> None:
     async with tapped(guest) as (tap, client):
         painter = await asyncio.to_thread(guest.spawn, "fbtool draw 2 1")
-        for _ in range(10 * storm):
+        for _ in range(10 * stress):
             await _updates(client, moments.randrange(8))
             await asyncio.to_thread(guest.monitor.execute, "stop")
             await client.shows(await asyncio.to_thread(guest.screendump))
@@ -255,11 +255,11 @@ async def _updates(client: ModelClient, count: int, timeout_s: float = HANG_S) -
     await client.until(lambda: client.updates >= goal, timeout_s)
 
 
-@pytest.mark.storm
-async def test_exact_through_resets(starting_guest: Guest, moments: random.Random, storm: int) -> None:
+@pytest.mark.stress
+async def test_exact_through_resets(starting_guest: Guest, moments: random.Random, stress: int) -> None:
     guest = starting_guest
     async with tapped(guest) as (tap, client):
-        for _ in range(3 * storm):
+        for _ in range(3 * stress):
             # The firmware's text ends soon, and a few updates later the kernel draws nothing for a while.
             with contextlib.suppress(TimeoutError):
                 await _updates(client, moments.randrange(6), moments.uniform(0, 1))
@@ -277,19 +277,19 @@ async def test_exact_through_resets(starting_guest: Guest, moments: random.Rando
 def _reset(guest: Guest) -> None:
     """Reset the guest, and drop its earlier output, which may say that it is ready."""
     guest.monitor.execute("stop")
-    with contextlib.suppress(LabError):
+    with contextlib.suppress(TestbedError):
         while True:
             guest.wait_ready(0)
     guest.reset()
     guest.monitor.execute("cont")
 
 
-@pytest.mark.storm
-async def test_exact_through_short_sigstops(guest: Guest, moments: random.Random, storm: int) -> None:
+@pytest.mark.stress
+async def test_exact_through_short_sigstops(guest: Guest, moments: random.Random, stress: int) -> None:
     """SIGSTOP stops all of QEMU, also its monitor. Stops shorter than the command timeout have no effect."""
     async with tapped(guest) as (tap, client):
         painter = await asyncio.to_thread(guest.spawn, "fbtool flip 1000000 1")
-        for _ in range(10 * storm):
+        for _ in range(10 * stress):
             await _updates(client, moments.randrange(5))
             with _asleep(guest):
                 await asyncio.to_thread(threading.Event().wait, moments.uniform(0, 0.1))

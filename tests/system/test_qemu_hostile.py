@@ -50,15 +50,15 @@ MEMORY_BOUND_KIB = 1 << 20
 pixels, 128 MiB a copy; there are the picture, the last picture, and two states of the screen."""
 
 
-@pytest.mark.storm
+@pytest.mark.stress
 @pytest.mark.parametrize("tracker", TRACKERS)
 async def test_random_registers_are_survived_within_a_memory_bound(
-    guest: Guest, tracker: str, storm: int, caplog: pytest.LogCaptureFixture
+    guest: Guest, tracker: str, stress: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     forget_peak()
     before = resident_peak_kib()
     async with vramtap.open(guest.url, tracker=tracker) as tap, ModelClient(tap) as client:
-        for seed in range(10 * storm):
+        for seed in range(10 * stress):
             # Few writes change a part of the mode, many change all of it.
             await asyncio.to_thread(guest.run, f"fbtool random-dispi {seed} {(3, 20, 2000)[seed % 3]}")
             await tap.refresh()
@@ -70,13 +70,13 @@ async def test_random_registers_are_survived_within_a_memory_bound(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-@pytest.mark.storm
-async def test_random_registers_show_what_qemu_shows(guest: Guest, storm: int) -> None:
+@pytest.mark.stress
+async def test_random_registers_show_what_qemu_shows(guest: Guest, stress: int) -> None:
     """Random registers make unusual modes. If QEMU shows a picture, the tap shows the same."""
     async with vramtap.open(guest.url) as tap, ModelClient(tap) as client:
-        for seed in range(6 * storm):
+        for seed in range(6 * stress):
             await asyncio.to_thread(guest.run, f"fbtool random-dispi {seed} 4")
-            await asyncio.to_thread(guest.run, "fbtool storm 3 2000 || true")
+            await asyncio.to_thread(guest.run, "fbtool stress 3 2000 || true")
             await client.shows(await asyncio.to_thread(guest.screendump))
             await asyncio.to_thread(guest.restore)
 

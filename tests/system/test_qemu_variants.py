@@ -18,7 +18,7 @@ from support.model_client import ModelClient
 from support.painter import SIZE, Painter, painter
 from support.process_state import protections
 from support.program import assert_one_line, run
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.guest import Guest
 from support.testbed.require import require
 from vramtap.errors import KernelError
@@ -41,7 +41,7 @@ async def follows(guest: Guest) -> None:
         for command in (
             "fbtool noise 3",
             "seq 1 99 >/dev/tty1",
-            "fbtool storm 7 3000",
+            "fbtool stress 7 3000",
             "fbtool edges 0xFFFFFF",
         ):
             await asyncio.to_thread(guest.run, command)
@@ -194,7 +194,7 @@ async def test_a_background_snapshot_is_refused_while_the_guest_is_tapped() -> N
     with painter() as guest:
         async with vramtap.open(guest.url()) as tap, ModelClient(tap) as client:
             assert tap.stats.tracker == "hybrid"
-            with pytest.raises(LabError, match="not compatible with guest memory"):
+            with pytest.raises(TestbedError, match="not compatible with guest memory"):
                 guest.monitor.execute("migrate-set-capabilities", capabilities=capability)
             await painted(guest, client)
         guest.monitor.execute("migrate-set-capabilities", capabilities=capability)

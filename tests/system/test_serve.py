@@ -50,10 +50,10 @@ ACTIONS = (
     "seq 1 300 >/dev/tty1",
     "fbtool scroll 16 10; fbtool edges 0xFFFFFF",
     "fbtool mode 800 600 32; fbtool noise 2; fbtool scroll 3",
-    "fbtool mode 640 480 16; fbtool noise 3; fbtool storm 4 500",
+    "fbtool mode 640 480 16; fbtool noise 3; fbtool stress 4 500",
     "fbtool mode 1024 768 32; fbtool flip 3 5",
     "fbtool off",
-    "fbtool mode 1280 720 32 1280 1600 0 40; fbtool storm 9 2000",
+    "fbtool mode 1280 720 32 1280 1600 0 40; fbtool stress 9 2000",
 )
 
 

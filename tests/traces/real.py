@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.guest import Guest
 from support.testbed.supervise import spawn, stop
 from support.testbed.xvfb import Xvfb
@@ -63,14 +63,14 @@ class Actor:
         """Let it do no more, and say what went wrong.
 
         Raises:
-            LabError: an act failed.
+            TestbedError: an act failed.
         """
         self._over.set()
         if self._thread.ident is None:
-            raise LabError("the recording never began")
+            raise TestbedError("the recording never began")
         self._thread.join()
         if self._error is not None:
-            raise LabError(f"an act failed: {self._error}") from self._error
+            raise TestbedError(f"an act failed: {self._error}") from self._error
 
     def _run(self) -> None:
         began_s = time.monotonic()
@@ -106,7 +106,7 @@ def _xdotool(display: str, *words: str) -> Callable[[], object]:
 def _client(argv: Sequence[str | Path], display: str, directory: Path) -> Iterator[None]:
     """An X client that works in this directory; inside it shows a window."""
     if shutil.which(str(argv[0])) is None or shutil.which("xdotool") is None:
-        raise LabError(f"{argv[0]} and xdotool are needed (install the packages of these names)")
+        raise TestbedError(f"{argv[0]} and xdotool are needed (install the packages of these names)")
     process = spawn(argv, stderr=subprocess.DEVNULL, env={"DISPLAY": display}, cwd=directory)
     try:
         _xdotool(display, "search", "--sync", "--onlyvisible", "--name", ".")()
@@ -198,7 +198,7 @@ def _mpv(path: Path, *command: object) -> Callable[[], object]:
             control.connect(str(path))
             control.sendall(json.dumps({"command": command}).encode() + b"\n")
             if b'"success"' not in control.recv(65536):
-                raise LabError(f"mpv: {command} was refused")
+                raise TestbedError(f"mpv: {command} was refused")
 
     return act
 

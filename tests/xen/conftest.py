@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pytest
 
 LAB: Final = "VRAMTAP_XEN_LAB"
-"""Environment variable that the laboratory's dom0 sets."""
+"""Environment variable that the testbed's dom0 sets."""
 
 collect_ignore = [] if LAB in os.environ else ["dom0"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.require import program, require
 from xen.testbed import layers, suite
 from xen.testbed.host import Host
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 600.0
 """Ten times what it takes: emulation shares the machine with whatever else runs there."""
-MODULES = ("contract", "lab", "screen", "two_viewers", "zz_destroyed")
+MODULES = ("contract", "testbed", "screen", "two_viewers", "zz_destroyed")
 """Of dom0's tests; to load one costs an emulated processor half a second."""
 
 
@@ -28,7 +28,7 @@ def parts() -> list[suite.Part]:
     try:
         found, left_out = suite.parts("both")
         layers.prepare()
-    except LabError as error:
+    except TestbedError as error:
         require(False, str(error))
         raise
     if left_out:
@@ -56,7 +56,7 @@ def test_short_form_passes(parts: list[suite.Part], tmp_path: Path) -> None:
 def test_a_host_that_does_not_end_is_ended(parts: list[suite.Part], tmp_path: Path) -> None:
     with Host(parts[0].program, "true", out=tmp_path) as host:
         assert host.running
-        with pytest.raises(LabError, match=r"^Xen host: not done after 0 s"):
+        with pytest.raises(TestbedError, match=r"^Xen host: not done after 0 s"):
             host.follow(0, print)
     assert not host.running
 
@@ -64,5 +64,8 @@ def test_a_host_that_does_not_end_is_ended(parts: list[suite.Part], tmp_path: Pa
 def test_a_host_that_does_not_boot_says_so(parts: list[suite.Part], tmp_path: Path) -> None:
     nothing = tmp_path / "nothing"
     nothing.write_bytes(bytes(4096))
-    with Host(nothing, "true", out=tmp_path) as host, pytest.raises(LabError, match="QEMU's exit status 1: "):
+    with (
+        Host(nothing, "true", out=tmp_path) as host,
+        pytest.raises(TestbedError, match="QEMU's exit status 1: "),
+    ):
         host.follow(60, print)

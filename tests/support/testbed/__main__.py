@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.guest import Guest
 
 
@@ -17,8 +17,8 @@ def main() -> int:
             guest.wait_end()
     except KeyboardInterrupt:
         return 0
-    except LabError as error:
-        print(f"lab: {error}", file=sys.stderr)
+    except TestbedError as error:
+        print(f"testbed: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""The laboratory's cache: things built once, kept under the hash of what they were built from."""
+"""The testbed's cache: things built once, kept under the hash of what they were built from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,7 +64,7 @@ def compiled(source: Path, *flags: str) -> Path:
         flags: Given to gcc after our own; `-static` for what runs in a guest.
 
     Raises:
-        LabError: there is no compiler, or it refused.
+        TestbedError: there is no compiler, or it refused.
     """
     name = f"bin/{source.stem}-{key(source.read_bytes(), *COMPILER_FLAGS, *flags)}"
 
@@ -81,14 +81,14 @@ def run(*argv: str, cwd: Path | None = None) -> str:
         Its standard output.
 
     Raises:
-        LabError: it is not installed, or failed; with what it said.
+        TestbedError: it is not installed, or failed; with what it said.
     """
     try:
         done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise LabError(f"{argv[0]} is not installed (make test names the Debian packages)") from error
+        raise TestbedError(f"{argv[0]} is not installed (make test names the Debian packages)") from error
     if done.returncode:
-        raise LabError(f"{' '.join(argv)}: exit status {done.returncode}: {done.stderr.strip()[-2000:]}")
+        raise TestbedError(f"{' '.join(argv)}: exit status {done.returncode}: {done.stderr.strip()[-2000:]}")
     return done.stdout
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.guest import Guest
 
 _WELCOME: Final = """
@@ -36,7 +36,7 @@ def main() -> int:
             return _serve([str(program), "serve", guest.url, *arguments])
     except KeyboardInterrupt:
         return 0
-    except LabError as error:
+    except TestbedError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
 

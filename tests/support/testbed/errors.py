@@ -1,7 +1,9 @@
-"""What goes wrong in the laboratory."""
+"""What goes wrong in the testbed."""
 
 from __future__ import annotations
 
 
-class LabError(Exception):
-    """A tool, a package or a guest of the laboratory did not do what the tests need."""
+class TestbedError(Exception):
+    """A tool, a package or a guest of the testbed did not do what the tests need."""
+
+    __test__ = False  # pytest would take the name for that of a test class

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from support.testbed import ppm
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.image import image
 from support.testbed.qmp import Monitor
 from support.testbed.supervise import spawn, stop
@@ -92,7 +92,7 @@ class Guest:
         """Boot it and wait for its shell.
 
         Raises:
-            LabError: it cannot be built or does not come up.
+            TestbedError: it cannot be built or does not come up.
         """
         self.start()
         try:
@@ -144,9 +144,9 @@ class Guest:
             argv += ["-chardev", f"socket,id=serial,fd={serial_end.fileno()}", "-serial", "chardev:serial"]
             argv += [
                 "-chardev",
-                f"socket,id=lab,fd={monitor_end.fileno()}",
+                f"socket,id=testbed,fd={monitor_end.fileno()}",
                 "-mon",
-                "chardev=lab,mode=control",
+                "chardev=testbed,mode=control",
             ]
             argv += ["-qmp", f"unix:{self.qmp_path},server=on,wait=off"]
             self._process = spawn(
@@ -162,17 +162,17 @@ class Guest:
         self._cleanup.callback(stop, self._process)
         try:
             self.monitor.greet()
-        except LabError as error:
+        except TestbedError as error:
             self._process.wait(10)
             said = (self.directory / "qemu.log").read_text(errors="replace").strip()
             self.stop()
-            raise LabError(f"QEMU did not start: {said}") from error
+            raise TestbedError(f"QEMU did not start: {said}") from error
 
     def wait_ready(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
         """Wait until the shell on the serial line says that it is there.
 
         Raises:
-            LabError: it does not in this time, or QEMU has ended.
+            TestbedError: it does not in this time, or QEMU has ended.
         """
         with self._lock:
             self._read_until(_READY, timeout_s, "boot")
@@ -188,7 +188,7 @@ class Guest:
             What it wrote, standard error included.
 
         Raises:
-            LabError: its exit status was not 0, it took too long, or QEMU has ended.
+            TestbedError: its exit status was not 0, it took too long, or QEMU has ended.
         """
         if "\n" in command:
             raise ValueError("a command for the guest is one line")
@@ -201,7 +201,7 @@ class Guest:
             status = int(self._read_until(b"\n", timeout_s, command))
         text = output.decode(errors="replace")
         if status:
-            raise LabError(f"guest: {command}: exit status {status}: {text.strip()}")
+            raise TestbedError(f"guest: {command}: exit status {status}: {text.strip()}")
         return text
 
     def spawn(self, command: str) -> int:
@@ -243,7 +243,7 @@ class Guest:
             Shape `(height, width)`, `0x00RRGGBB`.
 
         Raises:
-            LabError: no two agree (is something drawing?), or QEMU has ended.
+            TestbedError: no two agree (is something drawing?), or QEMU has ended.
         """
         last = self.screendump_once()
         for _ in range(_STABLE_ATTEMPTS):
@@ -251,7 +251,7 @@ class Guest:
             if again.shape == last.shape and np.array_equal(again, last):
                 return again
             last = again
-        raise LabError(f"screendump: {_STABLE_ATTEMPTS} pictures, no two alike in a row")
+        raise TestbedError(f"screendump: {_STABLE_ATTEMPTS} pictures, no two alike in a row")
 
     def screendump_once(self) -> NDArray[np.uint32]:
         """One picture, which may tear if the guest is drawing."""
@@ -291,7 +291,7 @@ class Guest:
             self._serial.settimeout(10)
             self._serial.sendall(data)
         except OSError as error:
-            raise LabError(f"guest: serial line: {error}") from error
+            raise TestbedError(f"guest: serial line: {error}") from error
 
     def _read_until(self, marker: bytes, timeout_s: float, doing: str) -> bytes:
         """Everything up to the marker, which is taken too."""
@@ -301,10 +301,10 @@ class Guest:
             while marker not in self._received:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     said = self._received[-500:]
-                    raise LabError(f"guest: {doing}: nothing after {timeout_s:.0f} s, said {said!r}")
+                    raise TestbedError(f"guest: {doing}: nothing after {timeout_s:.0f} s, said {said!r}")
                 data = self._serial.recv(65536)
                 if not data:
-                    raise LabError(f"guest: {doing}: QEMU ended, said {self._received[-500:]!r}")
+                    raise TestbedError(f"guest: {doing}: QEMU ended, said {self._received[-500:]!r}")
                 self._received += data
         before, _, self._received = self._received.partition(marker)
         return before

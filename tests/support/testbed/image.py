@@ -12,7 +12,7 @@ from typing import Final
 
 from support.testbed import cache
 from support.testbed.cpio import Archive
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 
 MODULES: Final = (
     "evdev",
@@ -48,12 +48,12 @@ def image() -> Image:
     """The guest's kernel and initramfs, from the cache where possible.
 
     Raises:
-        LabError: a tool or the network is missing.
+        TestbedError: a tool or the network is missing.
     """
     kernel = _kernel()
     busybox = Path("/bin/busybox")
     if not busybox.exists():
-        raise LabError(f"{busybox} not found (install the package busybox-static)")
+        raise TestbedError(f"{busybox} not found (install the package busybox-static)")
     fbtool = cache.compiled(_SOURCES / "fbtool.c", "-static")
     scripts = {name: (_SOURCES / name).read_bytes() for name in ("init", "load-input")}
     programs = {"busybox": busybox.read_bytes(), "fbtool": fbtool.read_bytes()}
@@ -83,7 +83,7 @@ def _kernel() -> Path:
         return kept[-1]
     try:
         return _download()
-    except LabError:
+    except TestbedError:
         # Package lists that are missing or out of date are the common cause.
         if os.geteuid() != 0:
             raise
@@ -94,7 +94,7 @@ def _kernel() -> Path:
 def _download() -> Path:
     found = _VERSIONED.search(cache.run("apt-cache", "depends", _METAPACKAGE))
     if not found:
-        raise LabError(f"apt knows no dependency of {_METAPACKAGE} (run apt-get update)")
+        raise TestbedError(f"apt knows no dependency of {_METAPACKAGE} (run apt-get update)")
     package = found.group()
 
     def build(into: Path) -> None:
@@ -121,4 +121,4 @@ def _unpack(archive: Path, into: Path) -> None:
         unpacker.stdout.read()
     missing = [name for name in ("vmlinuz", *sorted(wanted)) if not (into / name).exists()]
     if unpacker.returncode or missing:
-        raise LabError(f"{archive.name}: exit status {unpacker.returncode}, missing {missing}")
+        raise TestbedError(f"{archive.name}: exit status {unpacker.returncode}, missing {missing}")

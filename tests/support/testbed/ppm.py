@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,14 +20,14 @@ def parse(data: bytes) -> NDArray[np.uint32]:
         Shape `(height, width)`, `0x00RRGGBB`.
 
     Raises:
-        LabError: it is something else, or cut short.
+        TestbedError: it is something else, or cut short.
     """
     head = re.match(rb"P6\s+(?:#[^\n]*\n\s*)*(\d+)\s+(\d+)\s+255\s", data)
     if not head:
-        raise LabError(f"not a PPM: begins with {data[:16]!r}")
+        raise TestbedError(f"not a PPM: begins with {data[:16]!r}")
     width, height = int(head[1]), int(head[2])
     if len(data) - head.end() != width * height * 3:
-        raise LabError(f"PPM of {width}x{height} with {len(data) - head.end()} bytes of pixels")
+        raise TestbedError(f"PPM of {width}x{height} with {len(data) - head.end()} bytes of pixels")
     pixels = np.zeros((height, width), np.uint32)
     channels = np.frombuffer(data, np.uint8, offset=head.end()).reshape(height, width, 3)
     in_memory = pixels.view(np.uint8).reshape(height, width, 4)  # little-endian: blue, green, red, 0

@@ -6,7 +6,7 @@ import json
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 
 if TYPE_CHECKING:
     import socket
@@ -34,18 +34,18 @@ class Monitor:
         """Take the greeting and enable commands.
 
         Raises:
-            LabError: it is no QMP monitor, or QEMU has ended.
+            TestbedError: it is no QMP monitor, or QEMU has ended.
         """
         with self._lock:
             if "QMP" not in self._read():
-                raise LabError("no QMP greeting")
+                raise TestbedError("no QMP greeting")
         self.execute("qmp_capabilities")
 
     def execute(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - whatever the command returns
         """Run a command (`_` in argument names stands for `-`).
 
         Raises:
-            LabError: QEMU refused it, or has ended.
+            TestbedError: QEMU refused it, or has ended.
         """
         message = {
             "execute": command,
@@ -55,13 +55,13 @@ class Monitor:
             try:
                 self._socket.sendall(json.dumps(message).encode() + b"\n")
             except OSError as error:
-                raise LabError(f"QMP {command}: {error}") from error
+                raise TestbedError(f"QMP {command}: {error}") from error
             while True:
                 answer = self._read()
                 if "event" in answer:
                     self.events.append(answer)
                 elif "error" in answer:
-                    raise LabError(f"QMP {command}: {answer['error']['desc']}")
+                    raise TestbedError(f"QMP {command}: {answer['error']['desc']}")
                 else:
                     return answer["return"]
 
@@ -79,8 +79,8 @@ class Monitor:
         try:
             line = self._lines.readline(_LINE_LIMIT_BYTES)
         except OSError as error:
-            raise LabError(f"QMP: no answer: {error}") from error
+            raise TestbedError(f"QMP: no answer: {error}") from error
         if not line.endswith(b"\n"):
-            raise LabError("QMP: QEMU closed the monitor")
+            raise TestbedError("QMP: QEMU closed the monitor")
         message: dict[str, Any] = json.loads(line)
         return message

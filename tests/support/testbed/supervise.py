@@ -9,7 +9,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, TYPE_CHECKING, Final
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # The death signal goes out when the *thread* that forked the child ends (prctl(2), PR_SET_PDEATHSIG), not
 # when its process does. So one thread that lives as long as the process starts all of them.
-_SPAWNER: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lab-spawner")
+_SPAWNER: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="testbed-spawner")
 
 Stream = int | IO[bytes] | None
 
@@ -44,7 +44,7 @@ def spawn(
         cwd: Working directory.
 
     Raises:
-        LabError: `setpriv` is missing.
+        TestbedError: `setpriv` is missing.
     """
     command = ["setpriv", "--pdeathsig", "KILL", "--", *map(str, argv)]
 
@@ -63,7 +63,7 @@ def spawn(
     try:
         return _SPAWNER.submit(start).result()
     except FileNotFoundError as error:
-        raise LabError(f"start {argv[0]}: setpriv not found (install the package util-linux)") from error
+        raise TestbedError(f"start {argv[0]}: setpriv not found (install the package util-linux)") from error
 
 
 def stop(process: subprocess.Popen[bytes], *, gently_s: float = 0.0) -> int:

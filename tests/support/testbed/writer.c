@@ -1,5 +1,5 @@
 /*
- * Storms memory with writes from several threads: whoever watches must see every one of them.
+ * Stresss memory with writes from several threads: whoever watches must see every one of them.
  *
  *   writer SIZE_BYTES THREADS WRITES SEED PAUSE_EVERY VISIT REST_US [PATH]
  *

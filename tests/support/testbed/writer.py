@@ -1,4 +1,4 @@
-"""A process that storms memory with writes from several threads (`writer.c`)."""
+"""A process that bursts memory with writes from several threads (`writer.c`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from support.testbed.cache import compiled
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.supervise import spawn, stop
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Writer:
         """Start it.
 
         Raises:
-            LabError: it could not map the memory.
+            TestbedError: it could not map the memory.
         """
         self._process = spawn(
             [compiled(_SOURCE), *self._argv],
@@ -112,7 +112,7 @@ class Writer:
             How many writes it made.
 
         Raises:
-            LabError: it is not, in this time.
+            TestbedError: it is not, in this time.
         """
         return int(self._answer("DONE", timeout_s))
 
@@ -130,7 +130,7 @@ class Writer:
         """Wait until each thread has been somewhere else since: none is held.
 
         Raises:
-            LabError: one is.
+            TestbedError: one is.
         """
         self._say("advance")
         self._answer("ADVANCED", timeout_s)
@@ -142,7 +142,7 @@ class Writer:
             How many writes were made.
 
         Raises:
-            LabError: the memory is not what was written, or a thread is held.
+            TestbedError: the memory is not what was written, or a thread is held.
         """
         self._say("halt")
         return int(self._answer("HALTED", timeout_s))
@@ -168,8 +168,8 @@ class Writer:
         assert self._process.stdout is not None
         # One answer at a time is under way, so that nothing waits in the file object's buffer.
         if timeout_s is not None and not select.select([self._process.stdout], [], [], timeout_s)[0]:
-            raise LabError(f"writer: not {word} after {timeout_s:.0f} s")
+            raise TestbedError(f"writer: not {word} after {timeout_s:.0f} s")
         line = self._process.stdout.readline().decode().strip()
         if line.split(" ")[0] != word:
-            raise LabError(f"writer: {line!r} instead of {word}")
+            raise TestbedError(f"writer: {line!r} instead of {word}")
         return line[len(word) :].strip()

@@ -10,7 +10,7 @@ import numpy as np
 import xcffib
 import xcffib.xproto as x
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -171,7 +171,7 @@ class XClient:
         """The next event.
 
         Raises:
-            LabError: none came in this time.
+            TestbedError: none came in this time.
         """
         deadline = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
@@ -182,7 +182,7 @@ class XClient:
                 if found is not None:
                     return found
                 if event is None and not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise LabError(f"no input event after {timeout_s:.0f} s")
+                    raise TestbedError(f"no input event after {timeout_s:.0f} s")
 
     def _input(self, event: Any) -> Input | None:  # noqa: ANN401 - xcffib's events share no typed base
         at = (int(event.root_x), int(event.root_y)) if hasattr(event, "root_x") else (0, 0)
@@ -206,7 +206,7 @@ class XClient:
                 [(c.red >> 8) << 16 | (c.green >> 8) << 8 | c.blue >> 8 for c in colors], np.uint32
             )
         if self.depth != 16:
-            raise LabError(f"root window of depth {self.depth}")
+            raise TestbedError(f"root window of depth {self.depth}")
         values = np.arange(1 << 16, dtype=np.uint32)
         table = np.zeros(1 << 16, np.uint32)
         shift = 16

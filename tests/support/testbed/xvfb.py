@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.supervise import spawn, stop
 
 if TYPE_CHECKING:
@@ -87,19 +87,19 @@ class Xvfb:
         """The segment of `SHMEM`.
 
         Raises:
-            LabError: the server announced none.
+            TestbedError: the server announced none.
         """
         said = self._log.read_text(errors="replace")
         found = _SHMID.search(said)
         if not found:
-            raise LabError(f"Xvfb announced no shared memory: {said}")
+            raise TestbedError(f"Xvfb announced no shared memory: {said}")
         return int(found[1])
 
     def __enter__(self) -> Self:
         """Start it on a display number that is free; return when it takes clients.
 
         Raises:
-            LabError: it does not start.
+            TestbedError: it does not start.
         """
         self.directory = Path(
             self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="vramtap-xvfb-"))
@@ -124,8 +124,8 @@ class Xvfb:
         except BaseException as error:
             said = self._log.read_text(errors="replace").strip()
             self._cleanup.close()
-            if isinstance(error, LabError):
-                raise LabError(f"Xvfb did not start: {error}: {said}") from error
+            if isinstance(error, TestbedError):
+                raise TestbedError(f"Xvfb did not start: {error}: {said}") from error
             raise
         return self
 
@@ -153,9 +153,9 @@ def _read_line(descriptor: int) -> str:
         selector.register(descriptor, selectors.EVENT_READ)
         while not line.endswith(b"\n"):
             if not selector.select(_START_TIMEOUT_S):
-                raise LabError(f"nothing after {_START_TIMEOUT_S} s")
+                raise TestbedError(f"nothing after {_START_TIMEOUT_S} s")
             data = os.read(descriptor, 64)
             if not data:
-                raise LabError("it ended")
+                raise TestbedError("it ended")
             line += data
     return line.decode().strip()

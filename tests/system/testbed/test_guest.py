@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.guest import TABLET, Guest
 
 
@@ -22,9 +22,9 @@ def test_boots_into_a_console_with_a_prompt(fresh_guest: Guest) -> None:
 def test_run_gives_output_and_status(guest: Guest) -> None:
     assert guest.run("echo one; echo two >&2; printf three") == "one\ntwo\nthree"
     assert guest.run("true") == ""
-    with pytest.raises(LabError, match="exit status 3: said so"):
+    with pytest.raises(TestbedError, match="exit status 3: said so"):
         guest.run("echo said so; exit 3")
-    with pytest.raises(LabError, match="nothing after 0 s"):
+    with pytest.raises(TestbedError, match="nothing after 0 s"):
         guest.run("usleep 300000", timeout_s=0)
     # What that command still says belongs to nobody, and the next answer is the next command's.
     assert guest.run("echo still here") == "still here\n"
@@ -164,7 +164,7 @@ def test_pointer_events_arrive() -> None:
 
 def test_says_why_qemu_does_not_start() -> None:
     with (
-        pytest.raises(LabError, match=r"QEMU did not start: .*no-such-device"),
+        pytest.raises(TestbedError, match=r"QEMU did not start: .*no-such-device"),
         Guest(("-device", "no-such-device")),
     ):
         pass
@@ -174,5 +174,5 @@ def test_says_that_qemu_has_ended(fresh_guest: Guest) -> None:
     fresh_guest.monitor.execute("quit")
     assert fresh_guest.wait_end() == 0
     assert not fresh_guest.running
-    with pytest.raises(LabError, match="guest: "):
+    with pytest.raises(TestbedError, match="guest: "):
         fresh_guest.run("true")

@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.require import program
 from support.testbed.xclient import Input, XClient
 from support.testbed.xvfb import Framebuffer, Xvfb
@@ -72,7 +72,7 @@ def test_input_is_seen() -> None:
 
 def test_says_why_it_does_not_start() -> None:
     with (
-        pytest.raises(LabError, match=r"Xvfb did not start: it ended: .*no-such-option"),
+        pytest.raises(TestbedError, match=r"Xvfb did not start: it ended: .*no-such-option"),
         Xvfb(arguments=("-no-such-option",)),
     ):
         pass

@@ -10,7 +10,7 @@ from benchmarks.painter import Painter, encoded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
@@ -77,13 +77,13 @@ def test_video_paints_every_page(painter: Painter) -> None:
 
 @pytest.mark.parametrize("runs", [[(0, PAGES + 1)], [(PAGES, PAGES + 2)]])
 def test_replay_beyond_the_last_page_is_refused(painter: Painter, runs: list[tuple[int, int]]) -> None:
-    with pytest.raises(LabError, match="instead of REPLAYED"):
+    with pytest.raises(TestbedError, match="instead of REPLAYED"):
         painter.replay([PageRuns(runs)], hz=60)
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, PAGES + 1), (3, 3), (4, 3)])
 def test_fill_of_an_invalid_range_is_refused(painter: Painter, first: int, last: int) -> None:
-    with pytest.raises(LabError, match="instead of FILLED"):
+    with pytest.raises(TestbedError, match="instead of FILLED"):
         painter.fill(first, last)
 
 

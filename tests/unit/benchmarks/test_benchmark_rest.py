@@ -9,7 +9,7 @@ import sys
 import pytest
 from benchmarks.rest import Spent, family, name_of, spent, wait_for_rest
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.supervise import spawn, stop
 
 # A child in its own session, like the helper at attach; both wait for the end of their input.
@@ -90,8 +90,8 @@ def test_server_that_woke_up_shortly_before_the_limit_is_not_at_rest() -> None:
 def test_ended_process_is_an_error() -> None:
     process = spawn(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    with pytest.raises(LabError, match=f"pid {process.pid} has ended"):
+    with pytest.raises(TestbedError, match=f"pid {process.pid} has ended"):
         spent([process.pid])  # a zombie
     process.wait()
-    with pytest.raises(LabError, match=f"pid {process.pid} has ended"):
+    with pytest.raises(TestbedError, match=f"pid {process.pid} has ended"):
         spent([process.pid])

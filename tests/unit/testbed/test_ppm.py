@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from support.testbed import ppm
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 
 
 def test_reads_pixels() -> None:
@@ -23,5 +23,5 @@ def test_takes_a_pixel_that_looks_like_a_space() -> None:
     "data", [b"", b"P5\n1 1\n255\n\0", b"P6\n1 1\n255\n\0\0", b"P6\n1 1\n65535\n" + bytes(6)]
 )
 def test_refuses_anything_else(data: bytes) -> None:
-    with pytest.raises(LabError, match="PPM"):
+    with pytest.raises(TestbedError, match="PPM"):
         ppm.parse(data)

@@ -9,14 +9,14 @@ import signal
 import numpy as np
 import pytest
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.writer import Writer
 
 SIZE = 1 << 20
 
 
 def test_writes_into_a_memfd_that_others_see() -> None:
-    memfd = os.memfd_create("storm")
+    memfd = os.memfd_create("stress")
     try:
         with Writer(SIZE, threads=3, writes=100_001, path=f"/proc/{os.getpid()}/fd/{memfd}") as writer:
             assert not writer.memory().any()
@@ -85,7 +85,7 @@ def test_the_account_shows_what_the_writer_did_not_write() -> None:
         ) as writer:
             writer.steady()
             os.pwrite(descriptor, b"\x55" * SIZE, 0)
-            with pytest.raises(LabError, match="DIFFERS"):
+            with pytest.raises(TestbedError, match="DIFFERS"):
                 writer.halt()
     finally:
         os.close(descriptor)
@@ -95,10 +95,10 @@ def test_a_writer_that_is_held_does_not_advance() -> None:
     with Writer(SIZE, threads=2, visit=10) as writer:
         writer.steady()
         os.kill(writer.pid, signal.SIGSTOP)
-        with pytest.raises(LabError, match="not ADVANCED"):
+        with pytest.raises(TestbedError, match="not ADVANCED"):
             writer.advance(0.1)
 
 
 def test_says_what_it_cannot_map() -> None:
-    with pytest.raises(LabError, match="instead of READY"), Writer(SIZE, path="/proc/version"):
+    with pytest.raises(TestbedError, match="instead of READY"), Writer(SIZE, path="/proc/version"):
         pass

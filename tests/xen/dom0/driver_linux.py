@@ -41,7 +41,7 @@ _MOST_ANSWERED: Final = 1 << 20
 
 
 class LinuxGuest:
-    """An HVM domain with Debian's kernel, and the init of the QEMU laboratory's guest.
+    """An HVM domain with Debian's kernel, and the init of the QEMU testbed's guest.
 
     It stands on the BIOS's text screen until `boot`. From then on its first terminal shows a shell that obeys
     the keyboard; its serial line has one that obeys `run`.

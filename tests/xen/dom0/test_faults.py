@@ -92,7 +92,7 @@ def test_without_libxenctrl_it_is_exact_all_the_same(spare: StagedGuest, tmp_pat
     assert (ended.status, ended.errors) == (0, "")
 
 
-def storm(spare: StagedGuest, viewer: Viewer, chance: random.Random) -> None:
+def stress(spare: StagedGuest, viewer: Viewer, chance: random.Random) -> None:
     """Fills of the upper half, keys and motions all along, for a while that is not known before."""
     words = spare.frame_pages * 512
     for at in range(chance.randrange(20, 200)):
@@ -106,7 +106,7 @@ def killed(spare: StagedGuest, seed: int) -> None:
     with serving(f"xen:{spare.name}", tracker="xen") as served, viewer_at(served.port()) as viewer:
         viewer.shows(picture_of(spare))
         with spare.batch():
-            storm(spare, viewer, random.Random(seed))
+            stress(spare, viewer, random.Random(seed))
             assert served.kill().status == -signal.SIGKILL
             # The monitor is free at once, and the guest goes on.
             assert "running" in xl("qemu-monitor-command", spare.name, "info status")

@@ -1,4 +1,4 @@
-"""Builds what the Xen laboratory's HVM guests boot from."""
+"""Builds what the Xen testbed's HVM guests boot from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 from support.testbed.cache import built, key
 from support.testbed.cpio import Archive
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 
 HERE: Final = Path(__file__).resolve().parent
 INIT: Final = HERE.parents[1] / "support" / "testbed" / "guest" / "init"
@@ -35,7 +35,7 @@ def boot_sector_disk() -> Path:
     """The raw disk image of the boot-sector guest (`guest.S`), assembled if its source has changed.
 
     Raises:
-        LabError: binutils is not there or refuses the source, or the guest has outgrown what it loads.
+        TestbedError: binutils is not there or refuses the source, or the guest has outgrown what it loads.
     """
     return _disk("guest.S", MOST_SECTORS)
 
@@ -44,7 +44,7 @@ def linux_disk() -> Path:
     """The raw disk image that enters the Linux guest's kernel (`linux.S`); built as the other.
 
     Raises:
-        LabError: as `boot_sector_disk`.
+        TestbedError: as `boot_sector_disk`.
     """
     return _disk("linux.S", 1)
 
@@ -60,7 +60,7 @@ def linux_kernel(bzimage: Path) -> Path:
         bzimage: The kernel as Debian packs it.
 
     Raises:
-        LabError: it is no kernel of that kind.
+        TestbedError: it is no kernel of that kind.
     """
     content = bzimage.read_bytes()
 
@@ -71,7 +71,7 @@ def linux_kernel(bzimage: Path) -> Path:
 
 
 def linux_initramfs(busybox: Path) -> Path:
-    """The initramfs of the Linux guest: busybox and the QEMU laboratory's init, which needs no module.
+    """The initramfs of the Linux guest: busybox and the QEMU testbed's init, which needs no module.
 
     Args:
         busybox: The static program.
@@ -93,7 +93,7 @@ def linux_initramfs(busybox: Path) -> Path:
 def _boot_params(bzimage: bytes) -> bytes:
     """The page of that name, empty but for the setup header (Documentation/x86/boot.rst)."""
     if bzimage[_HEADER_MAGIC : _HEADER_MAGIC + 4] != b"HdrS":
-        raise LabError("the kernel for the Linux guest: no bzImage")
+        raise TestbedError("the kernel for the Linux guest: no bzImage")
     end = _HEADER_MAGIC + bzimage[_HEADER_MAGIC - 1]
     return (bytes(_HEADER) + bzimage[_HEADER:end]).ljust(_PAGE, b"\0")
 
@@ -105,7 +105,7 @@ def _kernel(bzimage: bytes) -> bytes:
     try:
         elf = lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(bzimage[start : start + size])
     except lzma.LZMAError as error:
-        raise LabError(f"the kernel for the Linux guest: not packed with xz: {error}") from error
+        raise TestbedError(f"the kernel for the Linux guest: not packed with xz: {error}") from error
     # Elf64_Ehdr and Elf64_Phdr of elf(5).
     entry, table = struct.unpack_from("<QQ", elf, 24)
     entry_bytes, entries = struct.unpack_from("<HH", elf, 54)
@@ -117,7 +117,7 @@ def _kernel(bzimage: bytes) -> bytes:
             memory.extend(bytes(max(0, place + in_file - len(memory))))
             memory[place : place + in_file] = elf[at : at + in_file]
     if entry != KERNEL_AT:
-        raise LabError(f"the kernel for the Linux guest: entry at {entry:#x}, not {KERNEL_AT:#x}")
+        raise TestbedError(f"the kernel for the Linux guest: entry at {entry:#x}, not {KERNEL_AT:#x}")
     # What is zero at the end is .bss, which the kernel clears.
     return bytes(memory.rstrip(b"\0"))
 
@@ -139,7 +139,7 @@ def _assemble(source: Path, most_sectors: int, directory: Path) -> None:
     _run("ld", "-m", "elf_x86_64", "-Ttext", hex(LOADED_AT), "--oformat", "binary", "-o", str(flat), str(obj))
     code = flat.read_bytes()
     if len(code) > most_sectors * SECTOR_BYTES:
-        raise LabError(f"{source.name}: {len(code)} bytes, but {most_sectors} sectors of it are loaded")
+        raise TestbedError(f"{source.name}: {len(code)} bytes, but {most_sectors} sectors of it are loaded")
     (directory / "disk.img").write_bytes(code.ljust(DISK_BYTES, b"\0"))
 
 
@@ -147,6 +147,6 @@ def _run(*command: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise LabError(f"{command[0]}: not found (install binutils)") from error
+        raise TestbedError(f"{command[0]}: not found (install binutils)") from error
     if done.returncode:
-        raise LabError(f"{' '.join(command)}: exit status {done.returncode}: {done.stderr.strip()}")
+        raise TestbedError(f"{' '.join(command)}: exit status {done.returncode}: {done.stderr.strip()}")

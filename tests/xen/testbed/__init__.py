@@ -1,4 +1,4 @@
-"""The Xen laboratory: a real Xen host, its dom0 and its guests, all in one process of emulated QEMU."""
+"""The Xen testbed: a real Xen host, its dom0 and its guests, all in one process of emulated QEMU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs the Xen laboratory: the tests in dom0, or a command or a shell there; see tests/xen/README.md."""
+"""Runs the Xen testbed: the tests in dom0, or a command or a shell there; see tests/xen/README.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from xen.testbed import suite
 from xen.testbed.host import Host
 
@@ -19,7 +19,7 @@ def main() -> int:
     """Run what the command line says.
 
     Returns:
-        The command's exit status (of several hosts the first that is not 0); 1 if the laboratory failed.
+        The command's exit status (of several hosts the first that is not 0); 1 if the testbed failed.
     """
     parser = argparse.ArgumentParser(
         prog="python -m xen.testbed",
@@ -40,15 +40,15 @@ def main() -> int:
             hap = [int(mode) for mode in arguments.hap or ()]
             chosen, left_out = suite.parts(arguments.hypervisor, hap or None)
             if left_out:
-                print(f"xen lab: {left_out}", file=sys.stderr)
+                print(f"xen testbed: {left_out}", file=sys.stderr)
             if arguments.shell:
                 return _shell(chosen[0], out)
             command = arguments.run or suite.tests(for_pytest)
             return _run(chosen, command, out, arguments.timeout)
     except KeyboardInterrupt:
         return 130
-    except LabError as error:
-        print(f"xen lab: {error}", file=sys.stderr)
+    except TestbedError as error:
+        print(f"xen testbed: {error}", file=sys.stderr)
         return 1
 
 
@@ -66,9 +66,9 @@ def _run(chosen: list[suite.Part], command: str, out: Path, timeout_s: float) ->
     outcomes = suite.run(chosen, command, out=out, timeout_s=timeout_s, on_line=show)
     for name, outcome in outcomes.items():
         if outcome.error is not None:
-            print(f"xen lab: {name}: {outcome.error}", file=sys.stderr)
+            print(f"xen testbed: {name}: {outcome.error}", file=sys.stderr)
         elif outcome.status:
-            print(f"xen lab: {name}: exit status {outcome.status}", file=sys.stderr)
+            print(f"xen testbed: {name}: exit status {outcome.status}", file=sys.stderr)
     statuses = [1 if outcome.error is not None else outcome.status for outcome in outcomes.values()]
     return next(filter(None, statuses), 0)
 

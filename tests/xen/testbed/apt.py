@@ -1,4 +1,4 @@
-"""Debian packages of the laboratory: fetched by the machine's apt, unpacked, never installed."""
+"""Debian packages of the testbed: fetched by the machine's apt, unpacked, never installed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from support.testbed import cache
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 
 if TYPE_CHECKING:
     import re
@@ -27,7 +27,7 @@ def dependency(package: str, pattern: re.Pattern[str]) -> str:
         pattern: Matches the whole name of the one that is meant.
 
     Raises:
-        LabError: apt is missing, or knows no such package or dependency.
+        TestbedError: apt is missing, or knows no such package or dependency.
     """
 
     def ask() -> str:
@@ -36,7 +36,7 @@ def dependency(package: str, pattern: re.Pattern[str]) -> str:
         for name in found:
             if pattern.fullmatch(name):
                 return name
-        raise LabError(f"apt knows no dependency {pattern.pattern} of {package} (run apt-get update)")
+        raise TestbedError(f"apt knows no dependency {pattern.pattern} of {package} (run apt-get update)")
 
     return _with_lists(ask)
 
@@ -45,7 +45,7 @@ def versions(package: str) -> list[str]:
     """All versions that apt can fetch of a package, the preferred one first; none: an empty list.
 
     Raises:
-        LabError: apt is missing.
+        TestbedError: apt is missing.
     """
     lines = cache.run("apt-cache", "madison", package).splitlines()
     fields = [line.split("|") for line in lines]
@@ -63,7 +63,7 @@ def download(package: str, into: Path) -> Path:
         The package's file.
 
     Raises:
-        LabError: apt is missing, does not know it, or cannot reach the mirror.
+        TestbedError: apt is missing, does not know it, or cannot reach the mirror.
     """
     before = set(into.glob("*.deb"))
     _with_lists(lambda: cache.run("apt-get", "download", "-q", *_AS_OURSELVES, package, cwd=into))
@@ -82,7 +82,7 @@ def closure(packages: Sequence[str], into: Path) -> list[Path]:
         The files of all packages.
 
     Raises:
-        LabError: apt is missing, does not know one, or cannot reach the mirror.
+        TestbedError: apt is missing, does not know one, or cannot reach the mirror.
     """
     (into / "partial").mkdir()
     nothing = into / "status"
@@ -109,7 +109,7 @@ def unpack(archive: Path, into: Path) -> None:
     """Unpack a package's files; its scripts are not run.
 
     Raises:
-        LabError: dpkg-deb is missing, or it is no package.
+        TestbedError: dpkg-deb is missing, or it is no package.
     """
     cache.run("dpkg-deb", "-x", str(archive), str(into))
 
@@ -118,7 +118,7 @@ def _with_lists(ask: Callable[[], _Answer]) -> _Answer:
     """Ask apt; package lists that are missing or out of date are the common cause of a refusal."""
     try:
         return ask()
-    except LabError:
+    except TestbedError:
         if os.geteuid() != 0:
             raise
         cache.run("apt-get", "update", "-q")

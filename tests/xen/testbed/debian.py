@@ -19,7 +19,7 @@ from typing import Final
 
 from support.testbed import cache
 from support.testbed.cpio import Archive
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from xen.testbed import apt
 
 XEN: Final = re.compile(r"xen-utils-[0-9.]+")
@@ -52,7 +52,7 @@ _TRIMMED: Final = (
     )),
 )  # fmt: skip
 _DIRECTORIES: Final = (
-    "busybox", "dev", "etc/xen", "guests", "lab", "modules", "out", "proc", "root", "run", "sys", "tmp",
+    "busybox", "dev", "etc/xen", "guests", "modules", "out", "proc", "root", "run", "sys", "testbed", "tmp",
     "usr/local/bin", "var/lib/xen/dump", "var/lib/xenstored", "var/log/xen",
 )  # fmt: skip
 
@@ -78,7 +78,7 @@ def debian() -> Debian:
     """dom0's kernel and Debian layer, from the cache where possible.
 
     Raises:
-        LabError: apt cannot fetch the packages.
+        TestbedError: apt cannot fetch the packages.
     """
     sources = [Path(__file__).read_bytes(), Path(apt.__file__).read_bytes()]
     python = "{}.{}".format(*sys.version_info)
@@ -94,7 +94,7 @@ def packages() -> Path:
     """A directory with all packages, `root/*.deb` and `kernel/*.deb`, from the cache where possible.
 
     Raises:
-        LabError: apt cannot fetch them.
+        TestbedError: apt cannot fetch them.
     """
     return cache.built(f"xen/packages-{cache.key(*_PACKAGES)}", _fetch)
 
@@ -191,7 +191,7 @@ def _modules(kernel: Path, into: Path) -> None:
         if name in order:
             return
         if name not in found:
-            raise LabError(f"kernel module {name}: not in Debian's kernel package")
+            raise TestbedError(f"kernel module {name}: not in Debian's kernel package")
         content = found[name].read_bytes()
         if found[name].suffix == ".xz":
             content = lzma.decompress(content)

@@ -21,7 +21,7 @@ import tty
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from support.testbed.qmp import Monitor
 from support.testbed.supervise import spawn, stop
 from xen.testbed import layers
@@ -87,7 +87,7 @@ class Host:
         """Build what is missing and start QEMU.
 
         Raises:
-            LabError: it cannot be built or started.
+            TestbedError: it cannot be built or started.
         """
         try:
             self._start()
@@ -122,7 +122,7 @@ class Host:
             The command's exit status.
 
         Raises:
-            LabError: dom0 did not come up, or the time is up; with the console's last lines.
+            TestbedError: dom0 did not come up, or the time is up; with the console's last lines.
         """
         console = _Console(on_line)
         deadline = time.monotonic() + timeout_s
@@ -136,7 +136,7 @@ class Host:
                     while selector.select(max(0.0, until - time.monotonic())) and (data := self._receive()):
                         log.write(data)
                     log.write(self._registers().encode())
-                    raise LabError(f"Xen host: not done after {timeout_s:.0f} s{console.tail()}")
+                    raise TestbedError(f"Xen host: not done after {timeout_s:.0f} s{console.tail()}")
                 if not ready:
                     self._send(_KICK)
                     continue
@@ -148,20 +148,20 @@ class Host:
                 console.feed(data)
         if self._process.wait():
             said = self._said.read_text(errors="replace").strip()
-            raise LabError(f"Xen host: QEMU's exit status {self._process.returncode}: {said}")
+            raise TestbedError(f"Xen host: QEMU's exit status {self._process.returncode}: {said}")
         try:
             return int((self._out / _STATUS).read_text())
         except (FileNotFoundError, ValueError) as error:
-            raise LabError(f"Xen host: ended before its command did{console.tail()}") from error
+            raise TestbedError(f"Xen host: ended before its command did{console.tail()}") from error
 
     def converse(self) -> None:
         """Connect this process's terminal with the console until QEMU ends.
 
         Raises:
-            LabError: standard input is no terminal.
+            TestbedError: standard input is no terminal.
         """
         if not sys.stdin.isatty():
-            raise LabError("a shell in dom0 needs a terminal (--run takes a command)")
+            raise TestbedError("a shell in dom0 needs a terminal (--run takes a command)")
         keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
         before = termios.tcgetattr(keyboard)
         with selectors.DefaultSelector() as selector:
@@ -197,7 +197,7 @@ class Host:
         try:
             self._monitor.greet()
             return self._monitor.human("info registers")
-        except LabError as error:
+        except TestbedError as error:
             return f"no registers: {error}\n"
 
     def _start(self) -> None:
@@ -218,7 +218,12 @@ class Host:
             argv = ["qemu-system-x86_64", "-accel", "tcg", "-M", "pc", "-cpu", _CPU, "-m", str(_MEMORY_MB)]
             argv += ["-nodefaults", "-no-reboot", "-display", "none", "-vga", "none"]
             argv += ["-chardev", f"socket,id=com1,fd={theirs.fileno()}", "-serial", "chardev:com1"]
-            argv += ["-chardev", f"socket,id=lab,fd={monitor.fileno()}", "-mon", "chardev=lab,mode=control"]
+            argv += [
+                "-chardev",
+                f"socket,id=testbed,fd={monitor.fileno()}",
+                "-mon",
+                "chardev=testbed,mode=control",
+            ]
             argv += ["-kernel", "xen", "-append", self._arguments, "-initrd", f"vmlinuz {_DOM0},initrd"]
             argv += ["-virtfs", "local,path=out,mount_tag=out,security_model=none"]
             self._process = spawn(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from support.testbed import cache
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from xen.testbed import apt
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def current() -> Path:
     """The hypervisor a Debian host gets today.
 
     Raises:
-        LabError: apt cannot fetch it.
+        TestbedError: apt cannot fetch it.
     """
 
     def build(into: Path) -> None:
@@ -43,7 +43,7 @@ def shadow() -> Path:
     """A hypervisor with shadow paging; `hap=1` works there as well.
 
     Raises:
-        LabError: none can be had; the line says where it was looked for.
+        TestbedError: none can be had; the line says where it was looked for.
     """
 
     def build(into: Path) -> None:
@@ -53,7 +53,7 @@ def shadow() -> Path:
             if _SHADOW in (into / "config").read_text().splitlines():
                 return
             tried.append(f"{archive.name} without it")
-        raise LabError(
+        raise TestbedError(
             f"no hypervisor with shadow paging: tried {'; '.join(tried)} (let {SHADOW_DEB} name a package)"
         )
 
@@ -65,7 +65,7 @@ def _candidates(into: Path, tried: list[str]) -> Iterator[Path]:
     named = os.environ.get(SHADOW_DEB)
     if named:
         if not Path(named).is_file():
-            raise LabError(f"{SHADOW_DEB}={named}: no such file")
+            raise TestbedError(f"{SHADOW_DEB}={named}: no such file")
         yield Path(named)
         return
     yield from sorted((cache.ROOT / "xen").glob("xen-hypervisor-*.deb"))
@@ -76,7 +76,7 @@ def _candidates(into: Path, tried: list[str]) -> Iterator[Path]:
             tried.append(f"apt, which has no {package}")
         for version in offered:
             yield apt.download(f"{package}={version}", into)
-    except LabError as error:
+    except TestbedError as error:
         tried.append(f"apt: {error}")
 
 
@@ -96,7 +96,7 @@ def _unpack(archive: Path, into: Path) -> None:
         (program,) = unpacked.glob("boot/xen-[0-9]*.gz")
         (config,) = unpacked.glob("boot/xen-[0-9]*.config")
     except ValueError as error:
-        raise LabError(f"{archive.name}: no hypervisor in it") from error
+        raise TestbedError(f"{archive.name}: no hypervisor in it") from error
     (into / "xen").write_bytes(gzip.decompress(program.read_bytes()))
     shutil.copyfile(config, into / "config")
     shutil.rmtree(unpacked)

@@ -25,7 +25,7 @@ def prepare() -> tuple[Debian, list[Path]]:
     """Build what is missing in the cache.
 
     Raises:
-        LabError: a part cannot be built.
+        TestbedError: a part cannot be built.
     """
     base = debian()
     _guests(base)
@@ -40,7 +40,7 @@ def write(command: str, into: Path) -> None:
         into: A directory.
 
     Raises:
-        LabError: a part cannot be built.
+        TestbedError: a part cannot be built.
     """
     base, layers = prepare()
     (into / "vmlinuz").symlink_to(base.kernel)
@@ -64,7 +64,7 @@ def _guests(base: Debian) -> dict[str, Path]:
 def _fresh(command: str, guests: dict[str, Path]) -> bytes:
     archive = Archive()
     archive.file("init", _INIT.read_bytes(), executable=True)
-    archive.file("lab/command", f"cd /{HOME}\n{command}\n".encode())
+    archive.file("testbed/command", f"cd /{HOME}\n{command}\n".encode())
     for guest, source in guests.items():
         archive.file(f"guests/{guest}", source.read_bytes())
     archive.directory(HOME)

@@ -12,7 +12,7 @@ from typing import Final
 
 from support.testbed import cache
 from support.testbed.cpio import Archive
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from xen.testbed.debian import Debian, compile_python
 
 PROJECT: Final = Path(__file__).resolve().parents[3]
@@ -35,7 +35,7 @@ def dependencies(debian: Debian) -> Path:
     """The layer with what the program needs to run, and the tools of its tests.
 
     Raises:
-        LabError: pip cannot fetch the wheels.
+        TestbedError: pip cannot fetch the wheels.
     """
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *TEST_TOOLS]
@@ -56,7 +56,7 @@ def program(debian: Debian) -> Path:
     """The layer with the program itself: its wheel, built from this tree.
 
     Raises:
-        LabError: it cannot be built.
+        TestbedError: it cannot be built.
     """
     sources = [PROJECT / name for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE")]
     for directory in ("src", "build_support"):
@@ -114,4 +114,4 @@ def _pip(*arguments: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise LabError(f"pip {arguments[0]}: {' '.join(errors) or done.stderr.strip()[-500:]}")
+        raise TestbedError(f"pip {arguments[0]}: {' '.join(errors) or done.stderr.strip()[-500:]}")

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from support.testbed.errors import LabError
+from support.testbed.errors import TestbedError
 from xen.testbed import HAP, hypervisor
 from xen.testbed.host import Host
 
@@ -22,7 +22,7 @@ _PYTEST: Final = ("python3", "-m", "pytest", "-p", "no:cacheprovider", f"--junit
 # pytest rewrites the modules of every plugin that announces itself, which leaves their bytecode unused: with
 # hypothesis that takes an emulated CPU ten seconds. Plugins that are named are spared.
 _PLUGINS: Final = ("-p", "pytest_asyncio.plugin", "-p", "_hypothesis_pytestplugin")
-# A test that hangs says where well before the laboratory is ended.
+# A test that hangs says where well before the testbed is ended.
 _HANGS_S: Final = 120
 
 
@@ -48,12 +48,12 @@ class Outcome:
     Args:
         status: The command's exit status.
         lines: All that it wrote.
-        error: What went wrong with the laboratory itself; the status means nothing then.
+        error: What went wrong with the testbed itself; the status means nothing then.
     """
 
     status: int = -1
     lines: list[str] = field(default_factory=list)
-    error: LabError | None = None
+    error: TestbedError | None = None
 
     @property
     def failed(self) -> bool:
@@ -82,7 +82,7 @@ def parts(which: str, hap: Sequence[int] | None = None) -> tuple[list[Part], str
         They, and what is left out because it cannot be had (empty: nothing).
 
     Raises:
-        LabError: apt cannot fetch a hypervisor; of both, the current one.
+        TestbedError: apt cannot fetch a hypervisor; of both, the current one.
     """
     found: list[Part] = []
     left_out = ""
@@ -93,7 +93,7 @@ def parts(which: str, hap: Sequence[int] | None = None) -> tuple[list[Part], str
     if which == "both":
         try:
             found.append(Part("shadow", hypervisor.shadow(), hap or (0,)))
-        except LabError as error:
+        except TestbedError as error:
             left_out = f"hap=0 is left out: {error}"
     return found, left_out
 
@@ -125,7 +125,7 @@ def run(
         What became of each, by its name.
 
     Raises:
-        LabError: something cannot be built.
+        TestbedError: something cannot be built.
     """
     outcomes = {part.name: Outcome() for part in chosen}
 
@@ -138,7 +138,7 @@ def run(
 
         try:
             outcome.status = host.follow(timeout_s, take)
-        except LabError as error:
+        except TestbedError as error:
             outcome.error = error
 
     with ExitStack() as hosts, ThreadPoolExecutor(max_workers=len(chosen)) as pool:

@@ -350,7 +350,7 @@ static const char usage[] =
     "  pixel X Y COLOR                      write one pixel\n"
     "  edges [COLOR]                        write single pixels at corners and edges\n"
     "  noise SEED [FRAMES]                  write every pixel at random\n"
-    "  storm SEED COUNT                     write so many single pixels at random places\n"
+    "  stress SEED COUNT                     write so many single pixels at random places\n"
     "  scroll ROWS [TIMES]                  move the picture up\n"
     "  draw SEED [PAUSE_MS]                 paint rectangles until killed\n"
     "  mode WIDTH HEIGHT BPP [VIRT_WIDTH VIRT_HEIGHT X_OFFSET Y_OFFSET]\n"
@@ -410,7 +410,7 @@ int main(int argc, char **argv)
         seed(number(argc, argv, 2, 1));
         for (uint32_t frames = number(argc, argv, 3, 1); frames; frames--)
             noise(&screen);
-    } else if (!strcmp(command, "storm") && argc == 4) {
+    } else if (!strcmp(command, "stress") && argc == 4) {
         screen = open_screen();
         seed(number(argc, argv, 2, 1));
         for (uint32_t count = number(argc, argv, 3, 1); count; count--)

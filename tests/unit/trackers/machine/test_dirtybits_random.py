@@ -246,7 +246,7 @@ class GuestProgram(RuleBasedStateMachine):
         self.tracker.stop()
 
 
-def test_random_guest_programs_are_followed_exactly(storm: int) -> None:
+def test_random_guest_programs_are_followed_exactly(stress: int) -> None:
     run_state_machine_as_test(
-        GuestProgram, settings=settings(max_examples=60 * storm, stateful_step_count=40, deadline=None)
+        GuestProgram, settings=settings(max_examples=60 * stress, stateful_step_count=40, deadline=None)
     )

@@ -167,12 +167,12 @@ def test_overflow_makes_each_window_all_dirty_once(monkeypatch: pytest.MonkeyPat
         tracker.stop()
 
 
-def test_full_ring_reports_all_pages_or_all_dirty(storm: int) -> None:
+def test_full_ring_reports_all_pages_or_all_dirty(stress: int) -> None:
     with TinyMachine(ALL_PAGES, "ring", ring_entries=1024) as machine:
         tracker = KvmLogTracker()
         tracker.start(machine.extent(4096, 0))
         tracker.collect()
-        for _ in range(3 * storm):
+        for _ in range(3 * stress):
             machine.until_halt()
             answer = tracker.collect()
             assert isinstance(answer, AllDirty) or answer == PageRuns.full(4096)

@@ -311,9 +311,9 @@ class Tapped(RuleBasedStateMachine):
             self.domain.close()
 
 
-@pytest.mark.storm
-def test_no_write_is_missed(storm: int) -> None:
-    chosen = settings(max_examples=100 * storm, stateful_step_count=50, deadline=None)
+@pytest.mark.stress
+def test_no_write_is_missed(stress: int) -> None:
+    chosen = settings(max_examples=100 * stress, stateful_step_count=50, deadline=None)
     run_state_machine_as_test(Tapped, settings=chosen)
 
 
@@ -367,9 +367,9 @@ def drive_all(make: type[XenTracker], times: int) -> None:
         drive(make, seed, 250)
 
 
-@pytest.mark.storm
-def test_no_write_is_missed_in_the_long_run(storm: int) -> None:
-    drive_all(XenTracker, 200 * storm)
+@pytest.mark.stress
+def test_no_write_is_missed_in_the_long_run(stress: int) -> None:
+    drive_all(XenTracker, 200 * stress)
 
 
 # Broken trackers, which the tests must detect

@@ -1,4 +1,4 @@
-"""The laboratory is what it is taken for: a dom0, with the program installed from its wheel."""
+"""The testbed is what it is taken for: a dom0, with the program installed from its wheel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No write is ever missed: whatever storms the memory while a tap looks, at last the screen is the memory."""
+"""No write is ever missed: whatever bursts the memory while a tap looks, at last the screen is the memory."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 TRACKERS = ("log", "compare")
 WRITES = 10_000_000
 PAUSE_EVERY = 100
-"""Writes between two pauses of each thread: so the storm lasts seconds, and every collect falls into it."""
+"""Writes between two pauses of each thread: so the stress lasts seconds, and every collect falls into it."""
 VISIT = 2000
-"""Writes in one place: most pages are left for good in the middle of the storm, and nothing written later
+"""Writes in one place: most pages are left for good in the middle of the stress, and nothing written later
 would heal what was missed there."""
 REST_US = 5000
 """Each thread rests up to so long, several looks, after a visit, which takes it a tenth of a millisecond: so
@@ -48,13 +48,13 @@ BUSY = TapTimings(interval_s=0.001, idle_after_s=0.0)
 ROUNDS = 20
 """By then a broken rule must have shown; it takes one or two."""
 MIN_COLLECTS = 30
-"""Of a storm that the tap was really there for: where the machine is too busy, the storm lasts longer."""
+"""Of a stress that the tap was really there for: where the machine is too busy, the stress lasts longer."""
 
 Pixels = NDArray[np.uint32]
 
 
 @contextmanager
-def storming(
+def stressing(
     memory: str,
     size_bytes: int,
     writes: int,
@@ -70,7 +70,7 @@ def storming(
         path: str | None = None
         pass_fds: tuple[int, ...] = ()
         if memory == "memfd":
-            descriptor = os.memfd_create("storm")
+            descriptor = os.memfd_create("stress")
             cleanup.callback(os.close, descriptor)
             path, pass_fds = f"/proc/self/fd/{descriptor}", (descriptor,)
         yield cleanup.enter_context(
@@ -162,15 +162,15 @@ async def followed(
 SCREEN = Geometry(2048, 2048, "XR24", 8192, 0)
 
 
-@pytest.mark.storm
+@pytest.mark.stress
 @pytest.mark.parametrize("memory", ["anonymous", "memfd"])
 @pytest.mark.parametrize("tracker", TRACKERS)
-async def test_no_write_is_missed(tracker: str, memory: str, storm: int) -> None:
+async def test_no_write_is_missed(tracker: str, memory: str, stress: int) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
-    with storming(memory, SCREEN.end, WRITES // 4, seed) as writer:
+    with stressing(memory, SCREEN.end, WRITES // 4, seed) as writer:
         async with followed(writer, SCREEN, tracker) as (tap, client):
-            for number in range(1, storm + 1):
+            for number in range(1, stress + 1):
                 written = 0
                 while written < WRITES or min(tap.stats.collects, client.updates) < number * MIN_COLLECTS:
                     written += await asyncio.to_thread(writer.run)
@@ -185,11 +185,11 @@ SMALL = Geometry(1024, 512, "XR24", 4096, 0)
 
 def resting(memory: str, seed: int) -> contextlib.AbstractContextManager[Writer]:
     """A writer whose threads rest between two visits."""
-    return storming(memory, SMALL.end, WRITES // 10, seed, 2, pause_every=0, rest_us=REST_US)
+    return stressing(memory, SMALL.end, WRITES // 10, seed, 2, pause_every=0, rest_us=REST_US)
 
 
 TURNS = 100
-"""Of each kind of transition in a storm, at least."""
+"""Of each kind of transition in a stress, at least."""
 
 
 def policies(name: str, seed: int) -> Counted:
@@ -197,12 +197,12 @@ def policies(name: str, seed: int) -> Counted:
     return Counted(ForcedPolicy(seed, arm=0.8) if name == "forced" else OnlinePolicy())
 
 
-@pytest.mark.storm
+@pytest.mark.stress
 @pytest.mark.parametrize("memory", ["anonymous", "memfd"])
 async def test_no_write_is_missed_whatever_state_the_hybrid_is_forced_into(
-    memory: str, storm: int, monkeypatch: pytest.MonkeyPatch
+    memory: str, stress: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads rest now and then, all at once too, so that it is armed in the middle of the storm."""
+    """Threads rest now and then, all at once too, so that it is armed in the middle of the stress."""
     require_arming()
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
@@ -213,20 +213,20 @@ async def test_no_write_is_missed_whatever_state_the_hybrid_is_forced_into(
             ModelClient(tap) as client,
         ):
             told = tap.stats.all_dirty
-            for number in range(1, storm + 1):
+            for number in range(1, stress + 1):
                 written = 0
                 while written < WRITES or min(told["armed"], told["woken"]) < number * TURNS:
                     written += await asyncio.to_thread(writer.run)
                     await client.shows(SMALL.decode(await asyncio.to_thread(writer.memory)))
             print(f"{dict(told)}, {policy.opened} tiles opened, {policy.closed} closed")
-            assert min(policy.opened, policy.closed) >= storm * TURNS
+            assert min(policy.opened, policy.closed) >= stress * TURNS
             assert tap.stats.failures == 0
 
 
-@pytest.mark.storm
+@pytest.mark.stress
 @pytest.mark.parametrize("memory", ["anonymous", "memfd"])
-async def test_no_write_is_missed_as_the_hybrid_decides_by_itself(memory: str, storm: int) -> None:
-    """Threads stay where they are for a while, as a video does, and all is quiet between two storms.
+async def test_no_write_is_missed_as_the_hybrid_decides_by_itself(memory: str, stress: int) -> None:
+    """Threads stay where they are for a while, as a video does, and all is quiet between two bursts.
 
     The tiles are as large as what a thread writes at a time: these are written at every look, and opened.
     """
@@ -234,12 +234,12 @@ async def test_no_write_is_missed_as_the_hybrid_decides_by_itself(memory: str, s
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     policy = policies("online", seed)
-    with storming(memory, SCREEN.end, WRITES // 4, seed, visit=100 * VISIT) as writer:
+    with stressing(memory, SCREEN.end, WRITES // 4, seed, visit=100 * VISIT) as writer:
         async with (
             tapped(SCREEN.url(writer), policy, timings=BUSY, tile_pages=4) as (tap, tracker),
             ModelClient(tap) as client,
         ):
-            for number in range(1, storm + 1):
+            for number in range(1, stress + 1):
                 written = 0
                 while written < WRITES or tap.stats.all_dirty["woken"] < 3 * number:
                     await armed(tap, tracker)
@@ -326,7 +326,7 @@ async def test_what_is_written_while_nothing_is_protected(
     Armed once only: the next arming would compare everything, and heal what the last waking missed.
     """
     require_arming()
-    with storming("anonymous", SMALL.end, 100, 5, pause_every=0) as writer:
+    with stressing("anonymous", SMALL.end, 100, 5, pause_every=0) as writer:
         async with (
             tapped(SMALL.url(writer), ArmAtOnce(once=True), kind=kind) as (tap, tracker),
             ModelClient(tap),
@@ -351,23 +351,23 @@ async def test_what_is_written_while_nothing_is_protected(
             assert np.array_equal(tap.screen.pixels, truth) is (kind is HybridTracker)
 
 
-@pytest.mark.storm
-async def test_no_write_is_missed_by_viewers_that_come_and_go(storm: int) -> None:
+@pytest.mark.stress
+async def test_no_write_is_missed_by_viewers_that_come_and_go(stress: int) -> None:
     """Nobody looks for a while, one that looks is slow, one leaves in the middle: the next has it all."""
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    with storming("anonymous", SCREEN.end, 1_000_000, seed) as writer:
+    with stressing("anonymous", SCREEN.end, 1_000_000, seed) as writer:
         async with vramtap.open(SCREEN.url(writer), tracker="log") as tap:
-            for _ in range(5 * storm):
+            for _ in range(5 * stress):
                 writer.begin()
-                stormed = asyncio.create_task(asyncio.to_thread(writer.finish))
-                while not stormed.done():
+                stressed = asyncio.create_task(asyncio.to_thread(writer.finish))
+                while not stressed.done():
                     async with ModelClient(tap, moves=moments.random() < 0.5) as visitor:
                         seen = asyncio.create_task(_takes(visitor, moments.randrange(1, 6)))
-                        await asyncio.wait([seen, stormed], return_when=asyncio.FIRST_COMPLETED)
+                        await asyncio.wait([seen, stressed], return_when=asyncio.FIRST_COMPLETED)
                         seen.cancel()
-                    await asyncio.wait([stormed], timeout=moments.uniform(0, 0.05))
+                    await asyncio.wait([stressed], timeout=moments.uniform(0, 0.05))
                 async with ModelClient(tap) as last:
                     await last.shows(SCREEN.decode(await asyncio.to_thread(writer.memory)))
 
@@ -376,16 +376,16 @@ async def _takes(client: ModelClient, updates: int) -> None:
     await client.until(lambda: client.updates >= updates)
 
 
-@pytest.mark.storm
+@pytest.mark.stress
 async def test_no_write_is_missed_by_a_tap_that_is_always_about_to_sleep(
-    storm: int, monkeypatch: pytest.MonkeyPatch
+    stress: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After every look it hands over to the thread that waits for the next write."""
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
-    with storming("anonymous", SCREEN.end, 400_000, seed) as writer:
+    with stressing("anonymous", SCREEN.end, 400_000, seed) as writer:
         async with followed(writer, SCREEN, "log") as (tap, client):
-            for _ in range(6 * storm):
+            for _ in range(6 * stress):
                 assert await asyncio.to_thread(writer.run) == 400_000
                 await client.shows(SCREEN.decode(await asyncio.to_thread(writer.memory)))
             assert tap.stats.failures == 0
@@ -424,15 +424,15 @@ def test_no_write_is_missed_in_any_mode(
     writes: int,
     seed: int,
 ) -> None:
-    """`beyond` pages behind the screen are stormed too, and padding always: neither may disturb."""
+    """`beyond` pages behind the screen are stressed too, and padding always: neither may disturb."""
 
-    async def storms() -> None:
+    async def bursts() -> None:
         pages = -(-geometry.end // PAGE_SIZE) + beyond
-        with storming(memory, pages * PAGE_SIZE, writes, seed, threads) as writer:
+        with stressing(memory, pages * PAGE_SIZE, writes, seed, threads) as writer:
             async with followed(writer, geometry, tracker) as (tap, client):
                 for _ in range(rounds):
                     await asyncio.to_thread(writer.run)
                     await client.shows(geometry.decode(await asyncio.to_thread(writer.memory)))
                 assert tap.stats.failures == 0
 
-    asyncio.run(storms())
+    asyncio.run(bursts())
