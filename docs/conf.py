@@ -23,7 +23,8 @@ release = version = version_of("vramtap")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 # `code` in a docstring or in the help of a command is code, as in Markdown.
 default_role = "code"
-nitpicky = False
+# Two hyphens are an option of a command, not a dash.
+smartquotes_action = "q"
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

@@ -59,25 +59,16 @@ def test_wheel_carries_what_git_does_not_and_no_sources_of_the_guest(wheel: Path
 
 def test_wheel_serves_from_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     home = tmp_path / "environment"
+    constraints = ROOT / "constraints.txt"
     venv.create(home, with_pip=True)
-    constraints: list[str | Path] = (
-        ["--constraint", ROOT / "constraints.txt"] if (ROOT / "constraints.txt").is_file() else []
-    )
-    _run(home / "bin/python", "-m", "pip", "--disable-pip-version-check", "install", *constraints, wheel)
+    pip = [home / "bin/python", "-m", "pip", "--disable-pip-version-check"]
+    _run(*pip, "install", "--constraint", constraints, wheel)
     program = home / "bin/vramtap"
     # Somewhere else, so that nothing is imported from this tree.
     version = wheel.name.split("-")[1]
     assert _run(program, "--version", cwd=tmp_path).strip().endswith(version)
-    command: list[str | Path] = [
-        program,
-        "serve",
-        "--json",
-        "--vnc",
-        "127.0.0.1:0",
-        "--web",
-        "127.0.0.1:0",
-        "demo:?cpu=unicorn",
-    ]
+    addresses = ["--vnc", "127.0.0.1:0", "--web", "127.0.0.1:0"]
+    command = [str(program), "serve", "--json", *addresses, "demo:?cpu=unicorn"]
     with tempfile.TemporaryFile() as log:
         process = spawn(command, stdout=subprocess.PIPE, stderr=log)
         try:
