@@ -61,7 +61,7 @@ def test_wheel_serves_from_an_empty_environment(wheel: Path, tmp_path: Path) -> 
     home = tmp_path / "environment"
     constraints = ROOT / "constraints.txt"
     venv.create(home, with_pip=True)
-    pip = [home / "bin/python", "-m", "pip", "--disable-pip-version-check"]
+    pip = [str(home / "bin/python"), "-m", "pip", "--disable-pip-version-check"]
     _run(*pip, "install", "--constraint", constraints, wheel)
     program = home / "bin/vramtap"
     # Somewhere else, so that nothing is imported from this tree.
