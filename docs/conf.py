@@ -39,6 +39,8 @@ html_theme = "furo"
 html_title = "vramtap"
 html_copy_source = False
 html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 man_pages = [("reference/cli", "vramtap", "show, record and automate a screen by its memory", author, 1)]
 man_show_urls = True
