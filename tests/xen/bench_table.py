@@ -14,12 +14,12 @@ from benchmarks.figures import Spread, table
 Figures = Mapping[str, Any]
 Row = Mapping[str, Any]
 
-_NAMES: Final = {"vramtap": "vramtap", "qemu": "QEMU's VNC", "none": "nobody"}
+_NAMES: Final = {"vramtap": "vramtap", "qemu": "QEMU's VNC", "none": "untapped"}
 
 
 def rendered(figures: Figures) -> str:
     """All tables, with what has to be known to read them."""
-    parts = ["# What following a Xen domain costs", _host(figures["host"])]
+    parts = ["# What tracking a Xen domain costs", _host(figures["host"])]
     for head, name, render in (
         ("First update after 20 s without a change", "screens", _latency),
         ("Idling with a viewer connected", "screens", _idle),
@@ -28,7 +28,7 @@ def rendered(figures: Figures) -> str:
         ("What the guest loses", "pace", _pace),
         ("A guest that only draws", "fills", _fills),
         ("A film", "video", _video),
-        ("How often QEMU asks the hypervisor itself", "neighbour", _neighbour),
+        ("How often QEMU itself calls the hypervisor", "neighbour", _neighbour),
     ):
         if figures[name]:
             parts += [f"## {head}", render(figures[name])]
@@ -41,11 +41,11 @@ def _host(host: Row) -> str:
     return (
         f"Measured in dom0 (Xen {host['xen']}, Linux {host['linux']}) of a host that QEMU emulates, "
         f"AMD's virtualization included, with {host['processors']} virtual processor for dom0 and its guests "
-        "together: **only ratios mean anything**, and whatever one process does the others wait for. Both "
-        f"paging modes ran side by side, {where}. A fixed piece of work took {min(speeds):.0f} to "
+        "together: **only ratios mean anything**, since every process waits while another runs. Both "
+        f"paging modes ran at the same time, {where}. A fixed piece of work took {min(speeds):.0f} to "
         f"{max(speeds):.0f} ms, tried {len(speeds)} times during the {host['took_s']:.0f} s: that "
-        "much is noise of the machine below. "
-        "p99 of fewer than 100 shots is the largest."
+        "is the noise of the machine underneath. "
+        "With fewer than 100 shots, p99 is the maximum."
     )
 
 
@@ -66,9 +66,9 @@ def _latency(screens: Sequence[Row]) -> str:
         rows.append([_paging(row), row["screen"], _server(row), *cells, str(spread.count), str(row["lost"])])
     text = table(["paging", "screen", "server", "median, ms", "p99", "min", "max", "shots", "lost"], rows)
     return (
-        "From when dom0 sees that the guest has drawn 64 pixels to the update with them at a client of Raw "
-        "encoding. All stations stood side by side, each a domain of its own with one server and one viewer, "
-        f"and were drawn to one after the other.\n\n{text}"
+        "The time starts when dom0 sees that the guest has drawn 64 pixels, and ends with the update that "
+        "carries them to a client with Raw encoding. Each row is a domain with one server and one viewer. "
+        f"All domains run at the same time and draw one after the other.\n\n{text}"
     )
 
 
@@ -92,13 +92,14 @@ def _idle(screens: Sequence[Row]) -> str:
         "server",
         "CPU, ms a second",
         "wake-ups a second",
-        "QEMU beside it, ms a second",
+        "QEMU's CPU, ms a second",
     ]
     seconds = min(row["idle_s"] for row in screens)
     return (
-        "Between the shots above, from 5 s after each to the next: still, with a viewer that waits for an "
-        f"update; at least {seconds:.0f} s of each. CPU is user and system time of the process, the "
-        f"hypervisor's included; wake-ups are voluntary context switches.\n\n{table(head, rows)}"
+        "Measured between the shots above, from 5 s after each shot to the next. The screen is still, and a "
+        f"viewer waits for an update. Each row covers at least {seconds:.0f} s. CPU is user and system time "
+        "of the process, including the hypervisor's. Wake-ups are voluntary context switches."
+        f"\n\n{table(head, rows)}"
     )
 
 
@@ -118,8 +119,8 @@ def _questions(screens: Sequence[Row]) -> str:
         ])  # fmt: skip
     head = [
         "paging", "screen", "server", "calls a second", "ms a second in them", "ms each",
-        "looks at QEMU's clock a second", "looks of the tap a minute", "of these at everything",
-        "QMP sessions a minute", "questions for CR0.WP a minute",
+        "reads of QEMU's clock a second", "scans of the tap a minute", "of these full",
+        "QMP sessions a minute", "reads of CR0.WP a minute",
     ]  # fmt: skip
     return table(head, rows)
 
@@ -146,8 +147,8 @@ def _pace(pace: Sequence[Row]) -> str:
         rows.append([_paging(row), row["dom0"], f"{rate / most:.0%}", spread])
     text = table(["paging", "dom0, 60 times a second", "of the guest's pace", "from round to round"], rows)
     return (
-        "A guest that only counts. On the one processor it loses what dom0 takes, be it paused or not: "
-        f"`wakes` is dom0 waking without asking anything.\n\n{text}"
+        "The guest only counts. It shares the one processor with dom0, so it loses what dom0 uses, paused or "
+        f"not. In the rows `wakes`, dom0 wakes up and makes no call.\n\n{text}"
     )
 
 
@@ -164,10 +165,10 @@ def _fills(fills: Sequence[Row]) -> str:
             _paging(row), _NAMES[row["server"]], row["viewer"], f"{spread.median:.0f}",
             f"{spread.least:.0f} to {spread.most:.0f}", f"{spread.median / most.median:.0%}",
         ])  # fmt: skip
-    head = ["paging", "server", "viewer", "fills a second", "from round to round", "of those with nobody"]
+    head = ["paging", "server", "viewer", "fills a second", "from round to round", "of the untapped rate"]
     return (
-        f"A guest that fills its screen of {fills[0]['screen']} as fast as it can. A viewer that is only "
-        f"`connected` asks for no update.\n\n{table(head, rows)}"
+        f"The guest fills its screen of {fills[0]['screen']} as fast as it can. A viewer that is only "
+        f"`connected` requests no update.\n\n{table(head, rows)}"
     )
 
 
@@ -187,7 +188,8 @@ def _video(video: Sequence[Row]) -> str:
         "updates a second", "calls a second",
     ]  # fmt: skip
     return (
-        f"A third of a screen of {video[0]['screen']} is filled 25 times a second, a viewer looks.\n\n"
+        f"A third of a screen of {video[0]['screen']} is filled 25 times a second, and a viewer requests "
+        "updates.\n\n"
         f"{table(head, rows)}"
     )
 
@@ -208,15 +210,15 @@ def _neighbour(neighbour: Sequence[Row]) -> str:
     head = [
         "paging",
         "client of QEMU's VNC",
-        "watched for, s",
-        "questions",
+        "measured for, s",
+        "calls",
         "between two, median, ms",
         "min",
         "max",
     ]
     return (
-        "Seen from outside: Xen keeps one range a domain, so a question of ours about another range tells "
-        f"whether QEMU has asked since our last, 10 ms before.\n\n{table(head, rows)}"
+        "Xen keeps one range per domain. A call for another range, every 10 ms, therefore shows whether QEMU "
+        f"has made a call since the last one.\n\n{table(head, rows)}"
     )
 
 

@@ -61,7 +61,7 @@ def busy(domain: Domain, size: tuple[int, int], video_s: float, fills_s: float) 
             viewer = Watching(domain.vnc_port if server is None else server.port)
             stack.callback(viewer.close)
             time.sleep(1.0)
-            take(name, server, viewer, "looking")
+            take(name, server, viewer, "active")
     machine.tick(TICK_HZ)
     return rows
 

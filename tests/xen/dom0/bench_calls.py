@@ -97,7 +97,7 @@ def pace(machine: BootSectorGuest, hap: bool) -> list[dict[str, Any]]:
     log = _Log(machine)
     machine.spin(True)
     rows: dict[str, list[float]] = {"nothing": [], "wakes": []}
-    rows |= {f"asks about {pages}": [] for pages in PAGES}
+    rows |= {f"reads {pages}": [] for pages in PAGES}
 
     def spun(act: Callable[[], object] | None) -> float:
         began, count = time.monotonic(), machine.page.heartbeat
@@ -115,7 +115,7 @@ def pace(machine: BootSectorGuest, hap: bool) -> list[dict[str, Any]]:
             rows["wakes"].append(spun(lambda: None))
             for pages in PAGES:
                 log.ask(pages)
-                rows[f"asks about {pages}"].append(spun(lambda pages=pages: log.ask(pages)))  # type: ignore[misc]
+                rows[f"reads {pages}"].append(spun(lambda pages=pages: log.ask(pages)))  # type: ignore[misc]
     finally:
         machine.spin(False)
         log.close()
