@@ -87,7 +87,7 @@ def kill(pid: int) -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
-def test_a_held_write_is_answered_and_told(scribe: Scribe) -> None:
+def test_held_write_is_released_and_reported(scribe: Scribe) -> None:
     with guarded(scribe) as watchdog:
         assert not watchdog.fired
         assert not readable(watchdog.fileno(), 0)
@@ -98,7 +98,7 @@ def test_a_held_write_is_answered_and_told(scribe: Scribe) -> None:
         assert watchdog.alive
 
 
-def test_it_is_ready_again_once_it_is_done(scribe: Scribe) -> None:
+def test_watchdog_is_ready_again_after_each_fault(scribe: Scribe) -> None:
     end = scribe.address + PAGES * PAGE
     with guarded(scribe) as watchdog:
         for number in range(20):
@@ -113,7 +113,7 @@ def test_it_is_ready_again_once_it_is_done(scribe: Scribe) -> None:
             watchdog.guard.protect(scribe.address, end)
 
 
-def test_what_it_does_can_be_rehearsed(scribe: Scribe) -> None:
+def test_fault_handling_can_be_rehearsed(scribe: Scribe) -> None:
     with guarded(scribe) as watchdog:
         for _ in range(5):
             took_us = watchdog.rehearse(WAIT_S)
@@ -122,7 +122,7 @@ def test_what_it_does_can_be_rehearsed(scribe: Scribe) -> None:
         scribe.write(0, 1)
 
 
-def test_a_stopped_one_does_not_answer_and_we_can(scribe: Scribe) -> None:
+def test_main_process_answers_for_stopped_watchdog(scribe: Scribe) -> None:
     with guarded(scribe) as watchdog:
         stop(watchdog.pid)
         assert watchdog.rehearse(LATE_S) is None
@@ -135,7 +135,7 @@ def test_a_stopped_one_does_not_answer_and_we_can(scribe: Scribe) -> None:
         scribe.finish()
 
 
-def test_to_take_the_registration_away_wakes_nobody_but_waking_does(scribe: Scribe) -> None:
+def test_unregister_wakes_no_writer_but_wake_does(scribe: Scribe) -> None:
     """What the order of a hand-over is made for."""
     end = scribe.address + PAGES * PAGE
     with guarded(scribe) as watchdog:
@@ -148,7 +148,7 @@ def test_to_take_the_registration_away_wakes_nobody_but_waking_does(scribe: Scri
         scribe.finish()
 
 
-def test_a_killed_one_is_known_to_have_ended(scribe: Scribe) -> None:
+def test_killed_watchdog_is_detected(scribe: Scribe) -> None:
     with guarded(scribe) as watchdog:
         kill(watchdog.pid)
         assert readable(watchdog.fileno())
@@ -163,7 +163,7 @@ def test_a_killed_one_is_known_to_have_ended(scribe: Scribe) -> None:
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_closing_lets_everybody_go(scribe: Scribe, stopped: bool) -> None:
+def test_close_releases_writer_and_ends_watchdog(scribe: Scribe, stopped: bool) -> None:
     with guarded(scribe) as watchdog:
         pid = watchdog.pid
         if stopped:
@@ -175,7 +175,7 @@ def test_closing_lets_everybody_go(scribe: Scribe, stopped: bool) -> None:
     assert not Path(f"/proc/{pid}").exists(), "it was waited for"
 
 
-def test_no_descriptor_is_left_in_target_or_here(scribe: Scribe) -> None:
+def test_close_leaves_no_descriptor_in_target_or_vramtap(scribe: Scribe) -> None:
     ours, theirs = (set(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), scribe.pid))
     with guarded(scribe) as watchdog:
         assert set(os.listdir(f"/proc/{scribe.pid}/fd")) == theirs
@@ -186,7 +186,7 @@ def test_no_descriptor_is_left_in_target_or_here(scribe: Scribe) -> None:
     assert set(os.listdir("/proc/self/fd")) == ours
 
 
-def test_nothing_aimed_at_us_reaches_it(scribe: Scribe) -> None:
+def test_signals_to_vramtap_do_not_reach_watchdog(scribe: Scribe) -> None:
     with guarded(scribe) as watchdog:
         assert os.getsid(watchdog.pid) == watchdog.pid
         assert int(status_field(watchdog.pid, "SigBlk") or "", 16).bit_count() >= 60
@@ -197,7 +197,7 @@ def test_nothing_aimed_at_us_reaches_it(scribe: Scribe) -> None:
         assert comm(watchdog.pid) == "vramtap-guard"
 
 
-def test_it_answers_however_long_nobody_listens(scribe: Scribe) -> None:
+def test_watchdog_answers_without_reader(scribe: Scribe) -> None:
     end = scribe.address + PAGES * PAGE
     with guarded(scribe) as watchdog:
         for number in range(300):
@@ -206,7 +206,7 @@ def test_it_answers_however_long_nobody_listens(scribe: Scribe) -> None:
         assert watchdog.wait_released(WAIT_S)
 
 
-def test_it_outlives_its_target(scribe: Scribe) -> None:
+def test_watchdog_outlives_target(scribe: Scribe) -> None:
     with guarded(scribe) as watchdog:
         scribe.end()
         assert watchdog.alive
@@ -215,7 +215,7 @@ def test_it_outlives_its_target(scribe: Scribe) -> None:
             watchdog.guard.lift(scribe.address, scribe.address + PAGE)
 
 
-def test_when_whoever_it_works_for_is_killed_it_ends_and_nothing_stays_protected(scribe: Scribe) -> None:
+def test_killed_main_process_ends_watchdog_and_protection(scribe: Scribe) -> None:
     code = (
         "import sys\n"
         "from vramtap.linux.inject import fetch_guarded\n"
@@ -247,7 +247,7 @@ def test_when_whoever_it_works_for_is_killed_it_ends_and_nothing_stays_protected
         assert asker.stderr.read() == "", "the watchdog shares it"
 
 
-def test_a_target_without_the_right_is_not_guarded_and_it_is_said_why() -> None:
+def test_target_without_capability_has_no_watchdog_but_a_reason() -> None:
     unprivileged = Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip()
     require(unprivileged == "0", "vm.unprivileged_userfaultfd=1: nobody is refused a full userfaultfd")
     require(os.geteuid() == 0, "only root can become a user that owns nothing")

@@ -52,7 +52,7 @@ def descriptors(pid: int) -> set[str]:
 
 
 @pytest.mark.parametrize("mode", ["calm", "signals"])
-def test_a_program_stopped_forty_times_notices_nothing(mode: str, stress: int) -> None:
+def test_program_notices_nothing_of_forty_injections(mode: str, stress: int) -> None:
     with victim(mode) as process:
         before = descriptors(process.pid)
         for _ in range(40 * stress):
@@ -67,7 +67,7 @@ def test_a_program_stopped_forty_times_notices_nothing(mode: str, stress: int) -
     assert (signals > 0) == (mode == "signals")
 
 
-def test_a_restartable_sequence_is_aborted_and_not_committed_late() -> None:
+def test_restartable_sequence_is_aborted() -> None:
     with victim(source=SEQUENCES) as process:
         for _ in range(10):
             os.close(fetch_userfaultfd(process.pid).fd)
@@ -78,7 +78,7 @@ def test_a_restartable_sequence_is_aborted_and_not_committed_late() -> None:
     assert int(lost) == 0
 
 
-def test_a_stopped_process_stays_stopped_and_goes_on_when_told() -> None:
+def test_stopped_process_stays_stopped_until_sigcont() -> None:
     with victim("calm") as process:
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
@@ -88,7 +88,7 @@ def test_a_stopped_process_stays_stopped_and_goes_on_when_told() -> None:
         assert verdict(process)[0] == 0
 
 
-def test_the_descriptor_is_the_targets_and_ours_alone() -> None:
+def test_target_keeps_no_descriptor() -> None:
     with victim("calm") as process:
         fetched = fetch_userfaultfd(process.pid)
         assert not os.get_inheritable(fetched.fd)
@@ -102,7 +102,7 @@ def test_the_descriptor_is_the_targets_and_ours_alone() -> None:
         assert verdict(process)[0] == 0
 
 
-def test_no_such_process_is_said() -> None:
+def test_missing_process_is_reported() -> None:
     with victim("calm") as process:
         pid = process.pid
     with pytest.raises((TargetGone, NotFound)) as caught:
@@ -110,7 +110,7 @@ def test_no_such_process_is_said() -> None:
     assert str(pid) in str(caught.value)
 
 
-def test_a_process_that_is_traced_already_is_refused_and_its_tracer_named() -> None:
+def test_traced_process_is_refused_and_tracer_named() -> None:
     tracer_code = (
         "import ctypes, sys\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
@@ -136,7 +136,7 @@ def test_a_process_that_is_traced_already_is_refused_and_its_tracer_named() -> N
         assert verdict(process)[0] == 0
 
 
-def test_a_process_of_another_user_is_refused_with_a_remedy() -> None:
+def test_process_of_another_user_is_refused_with_remedy() -> None:
     """The helper's own code, as a user without rights who could not start this interpreter."""
     code = (
         "import os, sys\n"
@@ -162,7 +162,7 @@ def test_a_process_of_another_user_is_refused_with_a_remedy() -> None:
         assert verdict(process)[0] == 0
 
 
-def test_a_seccomp_filter_is_not_challenged_unless_allowed() -> None:
+def test_seccomp_filter_is_refused_unless_allowed() -> None:
     code = (
         "import ctypes, struct, sys\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
@@ -187,7 +187,7 @@ def test_a_seccomp_filter_is_not_challenged_unless_allowed() -> None:
         assert process.returncode == 0
 
 
-def test_the_helper_finishes_when_whoever_asked_is_killed() -> None:
+def test_helper_finishes_when_vramtap_is_killed() -> None:
     """Killing the asker at any moment leaves the target running and without a descriptor more."""
     code = (
         "import sys\n"
@@ -227,7 +227,7 @@ def verdict_when_alone(process: subprocess.Popen[str], before: set[str]) -> tupl
     return verdict(process)
 
 
-def test_errors_of_the_helper_come_back_as_they_were() -> None:
+def test_helper_errors_are_rebuilt_unchanged() -> None:
     for error in (
         Refused("a", "b", "c", "d"),
         TargetGone("a", "b", "c"),

@@ -70,7 +70,7 @@ def guest(code: str, *, manual: bool = False, ring_entries: int = 0) -> Iterator
             yield Guest(vm, vcpu, memory)
 
 
-def test_the_device_is_kvm_and_says_what_it_can() -> None:
+def test_device_reports_version_and_capabilities() -> None:
     with Kvm.open() as kvm:
         assert kvm.api_version() == 12
         assert kvm.check_extension(abi.KVM_CAP_IMMEDIATE_EXIT) == 1
@@ -80,7 +80,7 @@ def test_the_device_is_kvm_and_says_what_it_can() -> None:
         assert 1 in {entry.function for entry in cpuid.entries[: cpuid.nent]}
 
 
-def test_ports_and_hlt() -> None:
+def test_port_accesses_and_hlt_are_exits() -> None:
     # mov al, 5; out 0x10, al; in ax, 0x11; hlt
     with guest("b005 e610 e511 f4") as it:
         out = it.vcpu.run()
@@ -95,7 +95,7 @@ def test_ports_and_hlt() -> None:
         assert (regs.rax, regs.rip) == (0x1234, CODE + 7)
 
 
-def test_strings_of_port_accesses() -> None:
+def test_rep_port_accesses_carry_all_data() -> None:
     # mov dx, 0x1ce; mov cx, 6; mov si, 0x2000; rep outsw; mov cx, 5; mov di, 0x3000; rep insb; hlt
     with guest("bace01 b90600 be0020 f36f b90500 bf0030 f36c f4") as it:
         it.memory[0x2000:0x200C] = np.arange(12)
@@ -113,13 +113,13 @@ def test_strings_of_port_accesses() -> None:
         assert it.memory[0x3000:0x3006].tolist() == [0, 1, 2, 3, 4, 0]
 
 
-def test_memory_that_is_not_there() -> None:
+def test_access_outside_slots_is_mmio_exit() -> None:
     # mov ax, 0xf000; mov ds, ax; mov [0x10], bl; hlt: past the slot's 800 KiB
     with guest("b800f0 8ed8 881e1000 f4") as it:
         assert it.vcpu.run() == exits.Mmio(0xF0010, 1, True)
 
 
-def test_registers_that_are_set_are_had() -> None:
+def test_registers_are_read_as_set() -> None:
     with guest("f4") as it:
         names = [field[0] for field in abi.KvmRegs._fields_ if field[0] not in ("rip", "rflags")]
         regs = abi.KvmRegs(rip=CODE, rflags=2, **{name: 0x1111 * at for at, name in enumerate(names)})
@@ -132,7 +132,7 @@ def test_registers_that_are_set_are_had() -> None:
         assert caught.value.errno == errno.EINVAL
 
 
-def test_immediate_exit_finishes_what_was_begun() -> None:
+def test_immediate_exit_completes_last_exit() -> None:
     with guest("e511 f4") as it:  # in ax, 0x11; hlt
         asked = it.vcpu.run()
         assert isinstance(asked, exits.Io)
@@ -146,7 +146,7 @@ def test_immediate_exit_finishes_what_was_begun() -> None:
         it.run_to_halt()
 
 
-def test_a_blocked_signal_that_is_let_through_inside_ends_a_run_and_stays_pending() -> None:
+def test_signal_unblocked_during_run_ends_run_and_stays_pending() -> None:
     number = signal.SIGRTMAX - 7
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
@@ -173,7 +173,7 @@ STORES: Final = "c606005001 b80090 8ed8 c606000001 c606ff7f01 31c0 8ed8 f4 ebe5"
 STORED: Final = PageRuns([(0x5, 0x6), (0x90, 0x91), (0x97, 0x98)])
 
 
-def test_the_log_is_read_and_cleared_by_one_call() -> None:
+def test_dirty_log_is_read_and_cleared_by_one_call() -> None:
     with guest(STORES) as it:
         with pytest.raises(KernelError) as caught:
             it.vm.dirty_log(0)
@@ -190,7 +190,7 @@ def test_the_log_is_read_and_cleared_by_one_call() -> None:
             it.vm.dirty_log(0)
 
 
-def test_with_manual_protect_reading_clears_nothing_and_clearing_only_what_it_is_told() -> None:
+def test_manual_protect_clears_only_given_pages() -> None:
     with guest(STORES, manual=True) as it:
         it.log_pages(True)
         assert it.dirty() == PageRuns()
@@ -207,7 +207,7 @@ def test_with_manual_protect_reading_clears_nothing_and_clearing_only_what_it_is
         assert it.dirty() == STORED
 
 
-def test_the_ring_names_what_was_written_until_it_is_reset() -> None:
+def test_ring_reports_written_pages_after_each_reset() -> None:
     with guest(STORES, ring_entries=1024) as it:
         it.log_pages(True)
         with pytest.raises(KernelError) as caught:
@@ -227,7 +227,7 @@ def test_the_ring_names_what_was_written_until_it_is_reset() -> None:
             it.vm.reset_dirty_rings()
 
 
-def test_a_full_ring_stops_the_guest_until_it_is_reset() -> None:
+def test_full_ring_stops_guest_until_reset() -> None:
     # mov cx, 3000; 1: mov bx, cx; and bx, 0x7000; inc byte [bx + 0x2000]; loop 1b; hlt
     with guest("b9b80b 89cb 81e30070 fe870020 e2f4 f4", ring_entries=1024) as it:
         it.log_pages(True)
@@ -249,13 +249,13 @@ def test_a_full_ring_stops_the_guest_until_it_is_reset() -> None:
 
 
 @pytest.mark.parametrize("entries", [1, 100, 1 << 24])
-def test_a_ring_of_no_good_size_is_refused(entries: int) -> None:
+def test_invalid_ring_size_is_refused(entries: int) -> None:
     with Kvm.open() as kvm, kvm.create_vm() as vm, pytest.raises(KernelError) as caught:
         vm.enable_dirty_rings(entries)
     assert caught.value.errno in (errno.EINVAL, errno.E2BIG)
 
 
-def test_slots_that_overlap_are_refused() -> None:
+def test_overlapping_slots_are_refused() -> None:
     with guest("f4") as it, pytest.raises(KernelError) as caught:
         it.vm.set_memory(1, PAGE_SIZE, it.memory.ctypes.data, PAGE_SIZE)
     assert caught.value.errno == errno.EEXIST

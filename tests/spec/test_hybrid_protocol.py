@@ -83,12 +83,12 @@ def test_no_write_is_lost_and_every_statement_is_reached(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "claim", [claim if claim == "clean" else pytest.param(claim, marks=pytest.mark.long) for claim in RIGHT]
 )
-def test_nobody_is_held_and_nothing_stays_for_ever(claim: str, tmp_path: Path) -> None:
+def test_liveness_claims_hold(claim: str, tmp_path: Path) -> None:
     assert_holds(check(claim, RIGHT[claim], tmp_path, liveness=True))
 
 
 @pytest.mark.parametrize("rule", LOST)
-def test_a_rule_broken_loses_a_write(rule: str, tmp_path: Path) -> None:
+def test_breaking_rule_loses_write(rule: str, tmp_path: Path) -> None:
     report = check("safe", (f"BREAK_{rule}",), tmp_path, liveness=False)
     assert (report.errors, report.kind, report.trail) == (1, "assertion", True), (
         f"{LOST[rule]}: {report.text}"
@@ -98,18 +98,18 @@ def test_a_rule_broken_loses_a_write(rule: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", FOR_EVER)
-def test_a_rule_broken_is_for_ever(rule: str, tmp_path: Path) -> None:
+def test_breaking_rule_violates_liveness(rule: str, tmp_path: Path) -> None:
     claim, why = FOR_EVER[rule]
     report = check(claim, (*RIGHT[claim], f"BREAK_{rule}"), tmp_path, liveness=True)
     assert (report.errors, report.kind, report.trail) == (1, "cycle", True), f"{why}: {report.text}"
 
 
-def test_one_stopped_for_ever_and_the_other_dead_is_more_than_is_promised(tmp_path: Path) -> None:
+def test_two_faults_exceed_the_promise(tmp_path: Path) -> None:
     report = check("released", (*HELD, "TWO_FAULTS"), tmp_path, liveness=True)
     assert (report.errors, report.kind, report.trail) == (1, "cycle", True), report.text
 
 
-def test_every_rule_that_can_be_broken_is_broken_here_and_explained() -> None:
+def test_every_rule_is_broken_here_and_explained() -> None:
     rules = set(re.findall(r"BREAK_([A-Z_]*[A-Z])\b", MODEL.read_text()))
     assert rules == LOST.keys() | FOR_EVER.keys()
     explained = (ROOT / "docs" / "protocol.md").read_text()

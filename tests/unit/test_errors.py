@@ -10,13 +10,13 @@ from vramtap.errors import KernelError, NotFound, TargetGone, Unsupported, Vramt
 from vramtap.linux.calls import error_for, syscall
 
 
-def test_an_error_is_one_line_of_four_parts() -> None:
+def test_message_is_one_line_of_four_parts() -> None:
     error = NotFound("connect", "qemu:/x", "no such\nsocket", "start QEMU")
     assert str(error) == "connect qemu:/x: no such socket (start QEMU)"
     assert isinstance(error, VramtapError)
 
 
-def test_parts_that_are_missing_leave_no_punctuation() -> None:
+def test_missing_parts_leave_no_punctuation() -> None:
     assert str(VramtapError("stop")) == "stop"
     assert str(VramtapError("stop", "", "broken")) == "stop: broken"
 
@@ -32,14 +32,14 @@ def test_parts_that_are_missing_leave_no_punctuation() -> None:
         (errno.EFAULT, KernelError, "EFAULT"),
     ],
 )
-def test_errno_becomes_one_of_ours(number: int, kind: type[VramtapError], text: str) -> None:
+def test_errno_maps_to_error_class_with_remedy(number: int, kind: type[VramtapError], text: str) -> None:
     error = error_for("PAGEMAP_SCAN", "pid 812", number)
     assert type(error) is kind
     assert str(error).startswith("PAGEMAP_SCAN pid 812: ")
     assert text in str(error)
 
 
-def test_a_raw_call_that_fails_raises() -> None:
+def test_failed_raw_call_raises_kernel_error() -> None:
     with pytest.raises(KernelError, match="close fd -1: EBADF") as caught:
         syscall("close", "fd -1", 3, -1)
     assert caught.value.errno == errno.EBADF

@@ -20,7 +20,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     return [line.split() for line in output.splitlines()]
 
 
-def test_every_size_and_offset_is_the_compilers(said: list[list[str]]) -> None:
+def test_sizes_and_offsets_match_c_compiler(said: list[list[str]]) -> None:
     checked = set()
     for kind, name, value in said:
         struct, _, field = name.partition(".")
@@ -38,7 +38,7 @@ def test_every_size_and_offset_is_the_compilers(said: list[list[str]]) -> None:
     assert checked == ours
 
 
-def test_every_number_is_the_headers(said: list[list[str]]) -> None:
+def test_numbers_match_kernel_headers(said: list[list[str]]) -> None:
     numbers = {name: int(value) for kind, name, value in said if kind == "number"}
     assert len(numbers) >= 22
     assert numbers == {name: getattr(abi, name) for name in numbers}

@@ -21,7 +21,7 @@ sys.stdin.read()
 """
 
 
-def test_one_holder() -> None:
+def test_second_holder_is_refused_until_close() -> None:
     name = f"test/{uuid.uuid4()}"
     held = AbstractLock(name, "the log of domain 3")
     with pytest.raises(
@@ -36,7 +36,7 @@ def test_one_holder() -> None:
 
 
 @pytest.mark.parametrize("end", ["killed", "ended"])
-def test_it_is_lost_with_its_holder(end: str) -> None:
+def test_lock_is_released_when_holder_ends(end: str) -> None:
     name = f"test/{uuid.uuid4()}"
     process = spawn([sys.executable, "-c", HOLD, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
@@ -54,7 +54,7 @@ def test_it_is_lost_with_its_holder(end: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 99, "x" * 100, "x" * 5000, "n\u00e4me \u202e", "\udcff", ""])
-def test_any_name_will_do(name: str) -> None:
+def test_any_name_can_be_locked(name: str) -> None:
     name = f"{uuid.uuid4()}{name}"
     held, other = AbstractLock(name, "it"), AbstractLock(name + "y", "another")
     with pytest.raises(Refused):

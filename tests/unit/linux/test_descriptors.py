@@ -48,7 +48,7 @@ def cat() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_a_closed_userfaultfd_gives_ebadf() -> None:
+def test_closed_userfaultfd_gives_ebadf() -> None:
     uffd = Userfaultfd.of_self()
     os.close(uffd.fileno())
     with pytest.raises(KernelError) as caught:
@@ -56,12 +56,12 @@ def test_a_closed_userfaultfd_gives_ebadf() -> None:
     assert caught.value.errno == errno.EBADF
 
 
-def test_a_descriptor_of_another_kind_is_refused() -> None:
+def test_other_kind_of_descriptor_is_refused() -> None:
     with open("/dev/null", "rb") as null, pytest.raises(Unsupported, match=r"UFFDIO_API .*ENOTTY"):
         Userfaultfd(os.dup(null.fileno()), "/dev/null").api(LOG_FEATURES)
 
 
-def test_protecting_what_is_not_registered_is_refused() -> None:
+def test_protecting_unregistered_memory_is_refused() -> None:
     page = np.zeros(8192, dtype=np.uint8)
     start = -(-page.ctypes.data // 4096) * 4096
     with Userfaultfd.of_self() as uffd:
@@ -71,14 +71,14 @@ def test_protecting_what_is_not_registered_is_refused() -> None:
     assert caught.value.errno == errno.ENOENT
 
 
-def test_scanning_what_is_not_registered_is_none_not_empty() -> None:
+def test_scan_of_unregistered_memory_returns_none() -> None:
     page = np.zeros(8192, dtype=np.uint8)
     start = -(-page.ctypes.data // 4096) * 4096
     with Pagemap() as pagemap:
         assert pagemap.written(start, start + 4096, protect=False) is None
 
 
-def test_a_closed_pagemap_gives_ebadf() -> None:
+def test_closed_pagemap_gives_ebadf() -> None:
     pagemap = Pagemap()
     os.close(pagemap.fileno())
     with pytest.raises(KernelError) as caught:
@@ -86,7 +86,7 @@ def test_a_closed_pagemap_gives_ebadf() -> None:
     assert caught.value.errno == errno.EBADF
 
 
-def test_a_pidfd_knows_life_from_death(cat: subprocess.Popen[bytes]) -> None:
+def test_pidfd_reports_end_of_process_and_duplicates_descriptors(cat: subprocess.Popen[bytes]) -> None:
     with PidFd(cat.pid) as process:
         assert process.alive
         ours = process.getfd(1)
@@ -100,7 +100,7 @@ def test_a_pidfd_knows_life_from_death(cat: subprocess.Popen[bytes]) -> None:
         assert not process.alive
 
 
-def test_no_such_process_is_said_by_every_object() -> None:
+def test_every_object_reports_missing_process() -> None:
     for attempt in (PidFd, Pagemap, MapsQuery, read_maps, cmdline, exe):
         with pytest.raises(VramtapError) as caught:
             attempt(NO_SUCH_PID)
@@ -108,7 +108,7 @@ def test_no_such_process_is_said_by_every_object() -> None:
         assert str(NO_SUCH_PID) in str(caught.value)
 
 
-def test_a_process_that_has_no_descriptor_left_is_told_so(cat: subprocess.Popen[bytes]) -> None:
+def test_descriptor_limit_raises_emfile(cat: subprocess.Popen[bytes]) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     attempts = (PidFd, Pagemap, MapsQuery, read_maps, exe, fetch_userfaultfd)
     said = []
@@ -125,7 +125,7 @@ def test_a_process_that_has_no_descriptor_left_is_told_so(cat: subprocess.Popen[
     assert said == [errno.EMFILE] * (len(attempts) - 1)
 
 
-def test_names_with_breaks_of_unicode_in_them_are_part_of_their_line(tmp_path: Path) -> None:
+def test_unicode_line_breaks_in_names_do_not_split_lines(tmp_path: Path) -> None:
     path = tmp_path / "one\x0ctwo\u2028three\x1c four"
     path.write_bytes(bytes(4096))
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 4096):
@@ -133,7 +133,7 @@ def test_names_with_breaks_of_unicode_in_them_are_part_of_their_line(tmp_path: P
         assert str(path) in {mapping.path for mapping, _ in vm_flags(os.getpid())}
 
 
-def test_a_process_cannot_answer_for_the_kernel_by_its_name() -> None:
+def test_process_name_cannot_forge_status_fields() -> None:
     name = Path("/proc/self/comm")
     before = name.read_text()
     name.write_text("x\x0bPid:\t1")
@@ -143,7 +143,7 @@ def test_a_process_cannot_answer_for_the_kernel_by_its_name() -> None:
         name.write_text(before)
 
 
-def test_what_proc_says_of_a_process(cat: subprocess.Popen[bytes]) -> None:
+def test_proc_files_describe_process(cat: subprocess.Popen[bytes]) -> None:
     assert comm(cat.pid) == "cat"
     assert cmdline(cat.pid) == ["cat"]
     assert exe(cat.pid).endswith("/cat")
@@ -157,7 +157,7 @@ def test_what_proc_says_of_a_process(cat: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_mapped_ranges_are_told_from_holes(cat: subprocess.Popen[bytes], fast: bool) -> None:
+def test_maps_query_distinguishes_mapped_ranges_from_holes(cat: subprocess.Popen[bytes], fast: bool) -> None:
     query = MapsQuery(cat.pid)
     query.fast = query.fast and fast
     for mapping in read_maps(cat.pid):
@@ -169,7 +169,7 @@ def test_mapped_ranges_are_told_from_holes(cat: subprocess.Popen[bytes], fast: b
     query.close()
 
 
-def test_many_ranges_are_read_in_one_go(cat: subprocess.Popen[bytes]) -> None:
+def test_read_many_copies_more_ranges_than_one_call_takes(cat: subprocess.Popen[bytes]) -> None:
     stack = next(mapping for mapping in read_maps(cat.pid) if mapping.path == "[stack]")
     count = 1500
     remote = np.full(count, stack.end - 16, dtype=np.uint64)
@@ -182,7 +182,7 @@ def test_many_ranges_are_read_in_one_go(cat: subprocess.Popen[bytes]) -> None:
     assert into[0] != 0
 
 
-def test_reading_what_is_not_mapped_is_an_error(cat: subprocess.Popen[bytes]) -> None:
+def test_reading_unmapped_memory_raises_efault(cat: subprocess.Popen[bytes]) -> None:
     into = np.zeros(4096, dtype=np.uint8)
     one = np.array([4096], dtype=np.uint64)
     with pytest.raises(KernelError) as caught:

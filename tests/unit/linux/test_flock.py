@@ -26,7 +26,7 @@ def taken(path: Path) -> LockFile:
     return lock
 
 
-def test_one_holder(tmp_path: Path) -> None:
+def test_second_holder_is_refused_until_release(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     lock = taken(path)
     assert LockFile.take(str(path)) is None
@@ -40,7 +40,7 @@ def test_one_holder(tmp_path: Path) -> None:
     assert holder(str(path)) == ""
 
 
-def test_a_file_that_is_not_ours_any_more_is_not_deleted(tmp_path: Path) -> None:
+def test_release_does_not_delete_file_of_another_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     first = taken(path)
     path.unlink()
@@ -54,13 +54,13 @@ def test_a_file_that_is_not_ours_any_more_is_not_deleted(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("path", "number"), [("/sys/kernel/lock", errno.EACCES), ("/nowhere/lock", errno.ENOENT)]
 )
-def test_a_file_that_cannot_be(path: str, number: int) -> None:
+def test_unopenable_file_raises_kernel_error(path: str, number: int) -> None:
     with pytest.raises(KernelError, match=f"open {path}: E") as caught:
         LockFile.take(path)
     assert caught.value.errno == number
 
 
-def test_a_holder_that_is_killed(tmp_path: Path) -> None:
+def test_killed_holder_releases_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     process = spawn(
         [sys.executable, fake_libxl.__file__, "hold", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -76,7 +76,7 @@ def test_a_holder_that_is_killed(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_who_waits_is_seen_and_gets_the_file(tmp_path: Path) -> None:
+def test_waiting_process_is_seen_and_gets_same_file(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     lock = taken(path)
     assert not lock.wanted()
@@ -98,7 +98,7 @@ def test_who_waits_is_seen_and_gets_the_file(tmp_path: Path) -> None:
 ROUNDS = 400
 
 
-def test_a_file_that_comes_and_goes_has_one_holder(tmp_path: Path) -> None:
+def test_deleted_and_recreated_file_has_one_holder(tmp_path: Path) -> None:
     """Ours, that try, and libxl's, that wait; both delete the file."""
     path = str(tmp_path / "lock")
     inside: list[int] = []

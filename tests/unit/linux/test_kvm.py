@@ -36,7 +36,7 @@ def refused(call: Callable[[], object], number: int = errno.EBADF) -> KernelErro
     return caught.value
 
 
-def test_a_closed_device_gives_ebadf() -> None:
+def test_closed_device_gives_ebadf() -> None:
     kvm = Kvm(closed())
     for call in (kvm.api_version, kvm.supported_cpuid, kvm.create_vm):
         refused(call)
@@ -44,7 +44,7 @@ def test_a_closed_device_gives_ebadf() -> None:
     assert "KVM_CHECK_EXTENSION /dev/kvm: EBADF" in str(error)
 
 
-def test_a_closed_vm_gives_ebadf() -> None:
+def test_closed_vm_gives_ebadf() -> None:
     vm = Vm(closed(), 4096)
     calls: list[Callable[[], object]] = [
         vm.create_vcpu,
@@ -58,7 +58,7 @@ def test_a_closed_vm_gives_ebadf() -> None:
         refused(call)
 
 
-def test_no_log_is_read_of_a_slot_whose_size_is_unknown() -> None:
+def test_dirty_log_of_unknown_slot_is_refused() -> None:
     vm = Vm(closed(), 4096)
     with pytest.raises(ValueError, match="slot 3"):
         vm.dirty_log(3)
@@ -67,7 +67,7 @@ def test_no_log_is_read_of_a_slot_whose_size_is_unknown() -> None:
 
 
 @pytest.mark.parametrize(("first", "size"), [(1, 8), (-64, 8), (128, 8), (0, 7), (0, 0)])
-def test_only_whole_granules_inside_the_slot_are_cleared(
+def test_clear_refuses_partial_granules_and_pages_outside_slot(
     monkeypatch: pytest.MonkeyPatch, first: int, size: int
 ) -> None:
     vm = Vm(closed(), 4096)
@@ -77,14 +77,14 @@ def test_only_whole_granules_inside_the_slot_are_cleared(
 
 
 @pytest.mark.parametrize(("bits", "pages"), [(64, 64), (128, 100), (192, 100)])
-def test_a_bitmap_ends_with_the_slot(monkeypatch: pytest.MonkeyPatch, bits: int, pages: int) -> None:
+def test_clear_is_limited_to_end_of_slot(monkeypatch: pytest.MonkeyPatch, bits: int, pages: int) -> None:
     vm = Vm(closed(), 4096)
     monkeypatch.setattr(vm, "_pages", {0: 100})
     error = refused(lambda: vm.clear_dirty_log(0, 0, np.zeros(bits // 8, dtype=np.uint8)))
     assert f"pages 0+{pages}" in error.object
 
 
-def test_what_cannot_be_mapped_is_no_vcpu() -> None:
+def test_vcpu_that_cannot_be_mapped_closes_its_descriptor() -> None:
     fd = os.open("/dev/null", os.O_RDWR)
     error = refused(lambda: Vcpu(fd, 4096), errno.ENODEV)
     assert error.operation == "mmap"
@@ -92,7 +92,7 @@ def test_what_cannot_be_mapped_is_no_vcpu() -> None:
         os.close(fd)
 
 
-def test_a_vcpu_that_was_closed_gives_ebadf(tmp_path: Path) -> None:
+def test_closed_vcpu_gives_ebadf(tmp_path: Path) -> None:
     # A file will do for the mapping: what is asked is what becomes of the calls.
     path = tmp_path / "vcpu"
     path.write_bytes(bytes(8192))
@@ -113,9 +113,7 @@ def test_a_vcpu_that_was_closed_gives_ebadf(tmp_path: Path) -> None:
     vcpu.close()
 
 
-def test_the_signal_mask_is_the_kernels_set_of_signals(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_signal_mask_has_layout_of_kernel_sigset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "vcpu"
     path.write_bytes(bytes(4096))
     seen = []
@@ -130,7 +128,7 @@ def test_the_signal_mask_is_the_kernels_set_of_signals(
     assert seen == [(abi.KVM_SET_SIGNAL_MASK, b"\x08\0\0\0" + bytes([0b101, 0, 0, 0, 0, 0, 0, 0x80]))]
 
 
-def test_an_interrupted_reset_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_reset_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([errno.EINTR, errno.EINTR, 0])
 
     def ioctl(fd: int, request: int, argument: int) -> int:
@@ -144,18 +142,18 @@ def test_an_interrupted_reset_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -
     assert next(answers, None) is None
 
 
-def test_without_the_device_it_says_what_would_bring_it(tmp_path: Path) -> None:
+def test_missing_device_error_names_kernel_modules(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"open .*/kvm: ENOENT \(load kvm_intel or kvm_amd"):
         Kvm.open(str(tmp_path / "kvm"))
 
 
-def test_without_permission_it_names_the_group() -> None:
+def test_permission_error_names_kvm_group() -> None:
     refused = pytest.raises(Refused, match=r"open /dev/kvm: EACCES \(add the user to group kvm")
     with as_nobody(), refused:
         Kvm.open()
 
 
-def test_where_a_container_withholds_it_the_container_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eperm_error_names_container(monkeypatch: pytest.MonkeyPatch) -> None:
     def deny(path: str, flags: int) -> int:
         raise PermissionError(errno.EPERM, path)
 
@@ -164,12 +162,12 @@ def test_where_a_container_withholds_it_the_container_is_named(monkeypatch: pyte
         Kvm.open()
 
 
-def test_another_device_is_not_kvm() -> None:
+def test_other_device_is_refused() -> None:
     with pytest.raises(Unsupported, match=r"KVM_GET_API_VERSION /dev/null: ENOTTY"):
         Kvm.open("/dev/null")
 
 
-def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_api_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcntl.ioctl", lambda *arguments: 11)
     with pytest.raises(VramtapError, match="version 11, not 12"):
         Kvm.open("/dev/null")

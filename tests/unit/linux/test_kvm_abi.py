@@ -23,7 +23,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     return [line.split() for line in output.splitlines()]
 
 
-def test_every_size_and_offset_is_the_compilers(said: list[list[str]]) -> None:
+def test_sizes_and_offsets_match_c_compiler(said: list[list[str]]) -> None:
     fields, sizes = set(), set()
     for kind, name, value in said:
         struct, _, field = name.partition(".")
@@ -42,6 +42,6 @@ def test_every_size_and_offset_is_the_compilers(said: list[list[str]]) -> None:
     assert fields == {(name, field[0]) for name, struct in structs.items() for field in struct._fields_}
 
 
-def test_every_number_is_the_headers(said: list[list[str]]) -> None:
+def test_numbers_match_kernel_headers(said: list[list[str]]) -> None:
     numbers = {name: int(value) for kind, name, value in said if kind == "number"}
     assert numbers == {name: value for name, value in vars(abi).items() if name.startswith("KVM_")}

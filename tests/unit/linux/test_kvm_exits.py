@@ -23,14 +23,14 @@ def io_of(direction: int, size: int, count: int, offset: int) -> abi.KvmRun:
     return run
 
 
-def test_a_string_of_port_writes_has_all_its_bytes() -> None:
+def test_port_writes_of_rep_outs_contain_all_bytes() -> None:
     io = exits.decode(io_of(abi.KVM_EXIT_IO_OUT, 2, 3, 4096), MAPPING)
     assert isinstance(io, exits.Io)
     assert (io.port, io.size, io.count, io.outward) == (0x1CE, 2, 3, True)
     assert bytes(io.data) == bytes(range(6))
 
 
-def test_an_answer_is_put_where_kvm_looks_for_it() -> None:
+def test_port_read_answer_is_written_to_mapping() -> None:
     mapping = memoryview(bytearray(8192))
     io = exits.decode(io_of(abi.KVM_EXIT_IO_IN, 4, 1, 4096), mapping)
     assert isinstance(io, exits.Io)
@@ -40,7 +40,7 @@ def test_an_answer_is_put_where_kvm_looks_for_it() -> None:
 
 
 @given(st.integers(0, 255), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))
-def test_data_outside_of_the_mapping_is_refused(size: int, count: int, offset: int) -> None:
+def test_port_data_outside_mapping_is_refused(size: int, count: int, offset: int) -> None:
     run = io_of(abi.KVM_EXIT_IO_OUT, size, count, offset)
     if offset + size * count > len(MAPPING):
         with pytest.raises(VramtapError, match="port 0x1ce"):
@@ -61,17 +61,17 @@ def test_data_outside_of_the_mapping_is_refused(size: int, count: int, offset: i
         (37, exits.Other(37)),
     ],
 )
-def test_exits_without_more_to_say(reason: int, expected: exits.VmExit) -> None:
+def test_exits_without_data(reason: int, expected: exits.VmExit) -> None:
     assert exits.decode(run_of(reason), MAPPING) == expected
 
 
-def test_an_access_to_nothing_says_where() -> None:
+def test_mmio_exit_has_address_and_size() -> None:
     run = run_of(abi.KVM_EXIT_MMIO)
     run.exit.mmio = abi.ExitMmio(phys_addr=0x9000_0000, len=8, is_write=1)
     assert exits.decode(run, MAPPING) == exits.Mmio(0x9000_0000, 8, True)
 
 
-def test_errors_carry_their_numbers_and_no_more_data_than_there_is() -> None:
+def test_error_exits_have_codes_and_bounded_data() -> None:
     run = run_of(abi.KVM_EXIT_INTERNAL_ERROR)
     run.exit.internal = abi.ExitInternal(suberror=1, ndata=2)
     run.exit.internal.data[:3] = (7, 8, 9)

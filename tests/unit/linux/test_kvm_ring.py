@@ -41,7 +41,7 @@ class KernelRing:
     size=st.sampled_from([128, 256, 2048]),
     batches=st.lists(st.tuples(st.integers(0, 3000), st.booleans()), max_size=30),
 )
-def test_whatever_is_overrun_no_page_is_lost_unsaid_and_the_guest_goes_on(
+def test_overrun_ring_reports_overflow_and_guest_continues(
     size: int, batches: list[tuple[int, bool]]
 ) -> None:
     kernel = KernelRing(size)
@@ -77,7 +77,7 @@ def test_whatever_is_overrun_no_page_is_lost_unsaid_and_the_guest_goes_on(
 
 
 @given(st.lists(st.integers(0, 100), max_size=20))
-def test_a_ring_that_is_never_full_names_each_page_once_in_order(batches: list[int]) -> None:
+def test_ring_without_overrun_reports_each_page_once_in_order(batches: list[int]) -> None:
     kernel = KernelRing(128)
     ring = DirtyRing(kernel.memory)
     page = 0
@@ -95,7 +95,7 @@ def test_a_ring_that_is_never_full_names_each_page_once_in_order(batches: list[i
 
 
 @pytest.mark.parametrize("over", [0, 1, 63, 64, 127, 128, 129, 500])
-def test_a_wholly_dirty_ring_vouches_for_nothing_and_recovers(over: int) -> None:
+def test_ring_with_only_dirty_entries_overflows_and_recovers(over: int) -> None:
     kernel = KernelRing(128)
     ring = DirtyRing(kernel.memory)
     for page in range(128 + over):

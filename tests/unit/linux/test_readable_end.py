@@ -23,5 +23,5 @@ MAPPINGS = [
 @pytest.mark.parametrize(
     ("start", "end"), [(0, 0), (1, 5), (2, 5), (4, 5), (5, 5), (6, 6), (7, 9), (8, 9), (9, 9), (99, 99)]
 )
-def test_neighbours_join_and_gaps_end(start: int, end: int) -> None:
+def test_readable_end_joins_neighbours_and_stops_at_gaps(start: int, end: int) -> None:
     assert readable_end(MAPPINGS, start) == end

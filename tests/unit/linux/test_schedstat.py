@@ -16,7 +16,7 @@ from vramtap.linux.schedstat import SchedstatProbe
 ECHO = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
 
 
-def test_it_is_another_after_the_process_has_run() -> None:
+def test_value_differs_after_process_has_run() -> None:
     process = spawn([sys.executable, "-c", ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -37,7 +37,7 @@ def test_it_is_another_after_the_process_has_run() -> None:
         assert clock.read() is None, "what has ended stays so"
 
 
-def test_one_that_sleeps_stays_the_same() -> None:
+def test_value_of_sleeping_process_stays_the_same() -> None:
     process = spawn([sys.executable, "-c", ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -56,7 +56,7 @@ def test_one_that_sleeps_stays_the_same() -> None:
         stop(process)
 
 
-def test_a_process_that_is_not_there() -> None:
+def test_missing_process_raises_enoent() -> None:
     process = spawn(["true"])
     process.wait()
     with pytest.raises(KernelError, match=f"open /proc/{process.pid}/schedstat") as caught:
@@ -64,7 +64,7 @@ def test_a_process_that_is_not_there() -> None:
     assert caught.value.errno == errno.ENOENT
 
 
-def test_closing_twice_and_reading_after() -> None:
+def test_closed_probe_reads_none() -> None:
     clock = SchedstatProbe(os.getpid())
     assert clock.read()
     clock.close()

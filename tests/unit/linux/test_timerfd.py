@@ -21,13 +21,13 @@ def readable(timer: Timerfd) -> bool:
     return bool(select.select([timer], [], [], 0)[0])
 
 
-def test_it_expires_again_and_again() -> None:
+def test_repeating_timer_expires_repeatedly() -> None:
     with Timerfd(blocking=True) as timer:
         timer.repeat(1e-4)
         assert sum(timer.take() for _ in range(3)) >= 3
 
 
-def test_one_that_is_not_due_says_so_without_waiting() -> None:
+def test_timer_before_expiry_returns_zero_without_waiting() -> None:
     with Timerfd(blocking=False) as timer:
         assert timer.take() == 0
         timer.repeat(NEVER_S)
@@ -35,7 +35,7 @@ def test_one_that_is_not_due_says_so_without_waiting() -> None:
         assert not readable(timer)
 
 
-def test_it_expires_at_once_and_then_no_more() -> None:
+def test_expire_fires_once_immediately() -> None:
     with Timerfd(blocking=False) as timer:
         timer.repeat(NEVER_S)
         timer.expire()
@@ -44,7 +44,7 @@ def test_it_expires_at_once_and_then_no_more() -> None:
         assert timer.take() == 0
 
 
-def test_stopped_it_has_not_expired() -> None:
+def test_stop_clears_expiry() -> None:
     with Timerfd(blocking=False) as timer:
         timer.expire()
         assert select.select([timer], [], [], 60)[0]
@@ -53,7 +53,7 @@ def test_stopped_it_has_not_expired() -> None:
         assert timer.take() == 0
 
 
-def test_another_thread_sets_what_one_waits_for() -> None:
+def test_thread_can_set_timer_while_another_waits() -> None:
     with Timerfd(blocking=True) as timer:
         taken: list[int] = []
         waiting = threading.Thread(target=lambda: taken.append(timer.take()))
@@ -68,18 +68,18 @@ def test_another_thread_sets_what_one_waits_for() -> None:
 
 
 @pytest.mark.parametrize("interval_s", [0.0, -1.0, math.inf, math.nan])
-def test_what_is_no_time_is_refused(interval_s: float) -> None:
+def test_invalid_interval_is_refused(interval_s: float) -> None:
     with Timerfd(blocking=False) as timer, pytest.raises(ValueError, match="timer interval of"):
         timer.repeat(interval_s)
 
 
-def test_the_shortest_time_is_not_none() -> None:
+def test_shortest_interval_is_not_rounded_to_zero() -> None:
     with Timerfd(blocking=True) as timer:
         timer.repeat(1e-12)  # rounded to zero it would never expire
         assert timer.take() >= 1
 
 
-def test_closed_it_gives_ebadf() -> None:
+def test_closed_timer_gives_ebadf() -> None:
     timer = Timerfd(blocking=False)
     timer.close()
     for call in (timer.stop, timer.expire, timer.take):
@@ -88,7 +88,7 @@ def test_closed_it_gives_ebadf() -> None:
         assert caught.value.errno == errno.EBADF
 
 
-def test_without_a_descriptor_there_is_none() -> None:
+def test_descriptor_limit_raises_emfile() -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
     try:

@@ -119,7 +119,7 @@ EVERYTHING = (LIFT, START, END - START)
 # What it does
 
 
-def test_the_page_comes_first_and_everything_after_and_each_is_told(bench: Bench) -> None:
+def test_faulting_page_is_lifted_first_then_whole_range(bench: Bench) -> None:
     os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START + 5 * PAGE + 123))
     with bench.standing():
         bench.until_done(1)
@@ -129,7 +129,7 @@ def test_the_page_comes_first_and_everything_after_and_each_is_told(bench: Bench
     assert bench.signals.begun == bench.signals.released == bench.signals.done == 1
 
 
-def test_a_fault_is_told_before_it_is_taken(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_is_counted_before_it_is_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     faults, begun = watchdog._faults, []
 
     def spying(fd: int) -> list[int]:
@@ -143,7 +143,7 @@ def test_a_fault_is_told_before_it_is_taken(bench: Bench, monkeypatch: pytest.Mo
     assert begun == [1]
 
 
-def test_all_that_wait_are_released_before_the_rest(bench: Bench) -> None:
+def test_all_faulting_pages_are_lifted_before_range(bench: Bench) -> None:
     pages = [START + number * PAGE for number in range(40)]
     os.write(bench.writer, b"".join(message(abi.UFFD_EVENT_PAGEFAULT, 3, page) for page in pages))
     with bench.standing():
@@ -151,7 +151,7 @@ def test_all_that_wait_are_released_before_the_rest(bench: Bench) -> None:
     assert bench.asked == [*((LIFT, page, PAGE) for page in pages), EVERYTHING]
 
 
-def test_what_was_taken_over_is_not_lifted_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_acknowledged_range_is_not_lifted_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     release = Signals.release
 
     def release_and_take(signals: Signals, page: int) -> None:
@@ -165,7 +165,7 @@ def test_what_was_taken_over_is_not_lifted_again(bench: Bench, monkeypatch: pyte
     assert bench.asked == [(LIFT, START, PAGE)]
 
 
-def test_where_lifting_is_refused_who_waits_is_woken(bench: Bench) -> None:
+def test_refused_lift_wakes_writers(bench: Bench) -> None:
     bench.refused = True
     os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
     with bench.standing():
@@ -173,7 +173,7 @@ def test_where_lifting_is_refused_who_waits_is_woken(bench: Bench) -> None:
     assert bench.asked == [(LIFT, START, PAGE), (WAKE, START, PAGE), EVERYTHING, (WAKE, START, END - START)]
 
 
-def test_what_has_moved_is_let_go_where_it_is_now(bench: Bench) -> None:
+def test_moved_memory_is_released_at_new_address(bench: Bench) -> None:
     elsewhere, size = END + 7 * PAGE, 3 * PAGE
     os.write(bench.writer, message(MOVED, START, elsewhere, size))
     with bench.standing():
@@ -181,7 +181,7 @@ def test_what_has_moved_is_let_go_where_it_is_now(bench: Bench) -> None:
     assert bench.asked == [(UNREGISTER, elsewhere, size), (WAKE, elsewhere, size), EVERYTHING]
 
 
-def test_what_was_unmapped_is_only_told(bench: Bench) -> None:
+def test_unmap_event_only_lifts_range(bench: Bench) -> None:
     os.write(bench.writer, message(UNMAPPED, START, START + PAGE))
     with bench.standing():
         bench.until_done(1)
@@ -189,9 +189,7 @@ def test_what_was_unmapped_is_only_told(bench: Bench) -> None:
     assert bench.dog.where == 0, "nobody was held anywhere"
 
 
-def test_a_fault_that_somebody_else_took_is_told_all_the_same(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fault_read_by_main_process_is_still_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     faults = watchdog._faults
 
     def too_late(fd: int) -> list[int]:
@@ -205,7 +203,7 @@ def test_a_fault_that_somebody_else_took_is_told_all_the_same(
     assert bench.asked == [EVERYTHING]
 
 
-def test_it_ends_when_our_side_does(bench: Bench) -> None:
+def test_watchdog_ends_when_socket_is_shut_down(bench: Bench) -> None:
     with bench.standing() as thread:
         bench.link.shutdown(socket.SHUT_RDWR)
         thread.join(WAIT_S)
@@ -213,7 +211,7 @@ def test_it_ends_when_our_side_does(bench: Bench) -> None:
     assert bench.asked == []
 
 
-def test_it_ends_when_our_side_was_killed_with_something_unread(bench: Bench) -> None:
+def test_watchdog_ends_when_main_is_killed_with_unread_data(bench: Bench) -> None:
     bench.theirs.send(b"never read")
     bench.link.close()
     with contextlib.suppress(OSError), bench.standing() as thread:
@@ -221,7 +219,7 @@ def test_it_ends_when_our_side_was_killed_with_something_unread(bench: Bench) ->
         assert not thread.is_alive()
 
 
-def test_its_descriptors_may_have_high_numbers(bench: Bench) -> None:
+def test_watchdog_accepts_descriptors_above_1024(bench: Bench) -> None:
     """They have the numbers they had with us, who may serve a thousand viewers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
@@ -239,7 +237,7 @@ def test_its_descriptors_may_have_high_numbers(bench: Bench) -> None:
 # Our end
 
 
-def test_nothing_has_happened_at_first(bench: Bench) -> None:
+def test_new_watchdog_is_ready_and_has_not_fired(bench: Bench) -> None:
     assert bench.dog.alive
     assert bench.dog.ready()
     assert not bench.dog.fired
@@ -252,7 +250,7 @@ def _readable(fd: int) -> bool:
     return bool(select.select([fd], [], [], 0)[0])
 
 
-def test_a_fault_that_nobody_answers_fires(bench: Bench) -> None:
+def test_unanswered_fault_fires_until_acknowledged(bench: Bench) -> None:
     assert bench.dog.ready()
     os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
     assert bench.dog.fired
@@ -262,7 +260,7 @@ def test_a_fault_that_nobody_answers_fires(bench: Bench) -> None:
     assert not bench.dog.fired, "its message was taken"
 
 
-def test_it_is_not_ready_until_it_is_done(bench: Bench) -> None:
+def test_watchdog_is_not_ready_until_done(bench: Bench) -> None:
     assert bench.dog.ready()
     bench.signals.begin()
     assert _readable(bench.dog.fileno())
@@ -277,7 +275,7 @@ def test_it_is_not_ready_until_it_is_done(bench: Bench) -> None:
     assert not _readable(bench.dog.fileno())
 
 
-def test_it_has_settled_when_the_page_is_released(bench: Bench) -> None:
+def test_wait_released_returns_after_release(bench: Bench) -> None:
     assert bench.dog.ready()
     bench.signals.begin()
     bench.signals.release(START)
@@ -285,7 +283,7 @@ def test_it_has_settled_when_the_page_is_released(bench: Bench) -> None:
     assert bench.dog.fired, "until it is ready again"
 
 
-def test_settling_waits_for_the_word(bench: Bench) -> None:
+def test_wait_released_waits_for_signal(bench: Bench) -> None:
     assert bench.dog.ready()
     bench.signals.begin()
     later = threading.Timer(0.01, bench.signals.release, [START])
@@ -294,7 +292,7 @@ def test_settling_waits_for_the_word(bench: Bench) -> None:
     later.join()
 
 
-def test_one_that_began_late_fires_in_the_next_round(bench: Bench) -> None:
+def test_late_watchdog_fires_in_next_round(bench: Bench) -> None:
     """It was stopped after its poll and before its word: we took over and are armed again."""
     assert bench.dog.ready()
     assert not bench.dog.fired
@@ -305,13 +303,13 @@ def test_one_that_began_late_fires_in_the_next_round(bench: Bench) -> None:
     assert bench.dog.fired
 
 
-def test_what_is_heard_by_the_way_is_not_forgotten(bench: Bench) -> None:
+def test_fired_stays_true_when_read_repeatedly(bench: Bench) -> None:
     assert bench.dog.ready()
     bench.signals.begin()
     assert [bench.dog.fired for _ in range(3)] == [True] * 3
 
 
-def test_one_that_has_ended_is_known(bench: Bench) -> None:
+def test_ended_watchdog_is_detected(bench: Bench) -> None:
     assert bench.dog.ready()
     bench.theirs.close()
     assert not bench.dog.alive
@@ -322,7 +320,7 @@ def test_one_that_has_ended_is_known(bench: Bench) -> None:
     assert bench.dog.rehearse(WAIT_S) is None
 
 
-def test_one_that_ended_in_the_middle_is_never_ready(bench: Bench) -> None:
+def test_watchdog_that_ended_during_fault_is_never_ready(bench: Bench) -> None:
     assert bench.dog.ready()
     bench.signals.begin()
     bench.theirs.close()
@@ -330,7 +328,7 @@ def test_one_that_ended_in_the_middle_is_never_ready(bench: Bench) -> None:
     assert not bench.dog.ready()
 
 
-def test_rehearsing_takes_as_long_as_it_takes_each_time(bench: Bench) -> None:
+def test_rehearse_measures_and_repeats_fault_handling(bench: Bench) -> None:
     with bench.standing():
         for number in range(1, 4):
             took_us = bench.dog.rehearse(WAIT_S)
@@ -340,14 +338,14 @@ def test_rehearsing_takes_as_long_as_it_takes_each_time(bench: Bench) -> None:
     assert bench.dog.rehearse(LATE_S) is None
 
 
-def test_taking_over_lets_go_of_what_has_moved(bench: Bench) -> None:
+def test_acknowledge_releases_moved_memory(bench: Bench) -> None:
     elsewhere = END + PAGE
     os.write(bench.writer, message(UNMAPPED, START, START + PAGE) + message(MOVED, START, elsewhere, PAGE))
     bench.dog.acknowledge()
     assert bench.asked == [(UNREGISTER, elsewhere, PAGE), (WAKE, elsewhere, PAGE)]
 
 
-def test_one_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_kills_watchdog_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "_END_S", LATE_S)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reader, writer = os.pipe2(os.O_NONBLOCK)
@@ -361,7 +359,7 @@ def test_one_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> Non
 # The signals
 
 
-def test_the_counters_are_shared_by_descriptor() -> None:
+def test_counters_are_shared_by_descriptor() -> None:
     ours = Signals.create()
     theirs = Signals(*(os.dup(fd) for fd in ours.descriptors))
     assert (ours.begun, ours.released, ours.done, ours.taken) == (0, 0, 0, 0)
@@ -380,7 +378,7 @@ def test_the_counters_are_shared_by_descriptor() -> None:
     theirs.close()
 
 
-def test_signals_leave_no_descriptor_where_one_is_missing() -> None:
+def test_failed_create_leaves_no_descriptor() -> None:
     before = set(os.listdir("/proc/self/fd"))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for room in range(1, 3):
@@ -395,6 +393,6 @@ def test_signals_leave_no_descriptor_where_one_is_missing() -> None:
     assert set(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_message_is_as_long_as_is_read() -> None:
+def test_message_layout_matches_abi() -> None:
     assert len(message(0)) == ctypes.sizeof(abi.UffdMsg) == watchdog._MESSAGE_BYTES == 32
     assert watchdog._FAULT.unpack_from(message(MOVED, 1, 2, 3)) == (MOVED, 1, 2, 3)

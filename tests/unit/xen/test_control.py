@@ -12,7 +12,7 @@ from vramtap.xen import control
 from vramtap.xen.control import Control, DomainInfo, ShutdownReason
 
 
-def test_each_flag_is_its_own(xen: FakeXen) -> None:
+def test_each_flag_is_decoded_separately(xen: FakeXen) -> None:
     xen.create(3)
     quiet = DomainInfo(3, hvm=True, hap=True, paused=False, dying=False, shutdown=None)
     with Control() as asked:
@@ -34,7 +34,7 @@ def test_each_flag_is_its_own(xen: FakeXen) -> None:
         assert (para.hvm, para.hap) == (False, False)
 
 
-def test_a_domain_that_is_not_there_is_not_the_next_one(xen: FakeXen) -> None:
+def test_missing_domain_is_not_mistaken_for_next_one(xen: FakeXen) -> None:
     xen.create(7)
     with Control() as asked:
         assert asked.domain(3) is None
@@ -43,7 +43,7 @@ def test_a_domain_that_is_not_there_is_not_the_next_one(xen: FakeXen) -> None:
         assert asked.domain(7) is None
 
 
-def test_how_long_a_domain_has_run(xen: FakeXen) -> None:
+def test_cpu_time_is_read_in_nanoseconds(xen: FakeXen) -> None:
     xen.create(3)
     with Control() as asked:
         assert asked.cpu_time_ns(3) == 0
@@ -75,14 +75,16 @@ OFFLINE = 0xDEAD
         ([OFFLINE], True),
     ],
 )
-def test_one_processor_without_write_protection_is_enough(xen: FakeXen, cr0: list[int], heeded: bool) -> None:
+def test_one_processor_without_cr0_wp_disables_write_protection(
+    xen: FakeXen, cr0: list[int], heeded: bool
+) -> None:
     xen.create(3)
     xen.cpu(3, *cr0)
     with Control() as asked:
         assert asked.heeds_write_protection(3) is heeded
 
 
-def test_a_processor_that_cannot_be_asked(xen: FakeXen) -> None:
+def test_processor_state_failure_names_vcpu(xen: FakeXen) -> None:
     xen.create(3)
     xen.cpu(3, CR0_WP, CR0_WP)
     with Control() as asked:
@@ -91,7 +93,7 @@ def test_a_processor_that_cannot_be_asked(xen: FakeXen) -> None:
             asked.heeds_write_protection(3)
 
 
-def test_what_the_hypervisor_refuses(xen: FakeXen) -> None:
+def test_hypervisor_errors_are_raised(xen: FakeXen) -> None:
     xen.create(3)
     xen.cpu(3, CR0_WP, CR0_WP)
     with Control() as asked:
@@ -105,7 +107,7 @@ def test_what_the_hypervisor_refuses(xen: FakeXen) -> None:
             asked.heeds_write_protection(4)
 
 
-def test_more_processors_than_there_can_be(xen: FakeXen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_processors_are_refused(xen: FakeXen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "MAX_VCPUS", 2)
     xen.create(3)
     xen.cpu(3, CR0_WP, CR0_WP, CR0_WP)
@@ -113,7 +115,7 @@ def test_more_processors_than_there_can_be(xen: FakeXen, monkeypatch: pytest.Mon
         asked.heeds_write_protection(3)
 
 
-def test_a_handle_that_cannot_be_had(xen: FakeXen) -> None:
+def test_failed_open_raises(xen: FakeXen) -> None:
     xen.fail("xc_interface_open", errno.EACCES)
     with pytest.raises(Refused, match="xc_interface_open"):
         Control()
@@ -122,7 +124,7 @@ def test_a_handle_that_cannot_be_had(xen: FakeXen) -> None:
         Control()
 
 
-def test_closing_twice_and_using_it_after(xen: FakeXen) -> None:
+def test_closed_handle_refuses_calls(xen: FakeXen) -> None:
     asked = Control()
     asked.close()
     asked.close()

@@ -27,7 +27,7 @@ def ask(model: DeviceModel, domid: int = 3, first: int = VRAM_FRAME, frames: int
     return PageRuns.from_bitmap(bits.data, frames)
 
 
-def test_what_was_written_is_told_once(xen: FakeXen) -> None:
+def test_written_frames_are_reported_once(xen: FakeXen) -> None:
     xen.create(3)
     with DeviceModel() as model:
         assert ask(model) == PageRuns.full(64), "the first answer is everything"
@@ -40,7 +40,7 @@ def test_what_was_written_is_told_once(xen: FakeXen) -> None:
         assert ask(model, frames=63) == PageRuns.full(63), "another range begins anew"
 
 
-def test_under_shadow_paging_the_first_call_cannot_tell(xen: FakeXen) -> None:
+def test_first_call_under_shadow_paging_returns_false(xen: FakeXen) -> None:
     xen.create(3, hap=False)
     with DeviceModel() as model:
         bits = bitmap()
@@ -55,7 +55,7 @@ def test_under_shadow_paging_the_first_call_cannot_tell(xen: FakeXen) -> None:
     ("domid", "first", "frames"),
     [(0x7FEF, 0xFF_FFFF_0000, 64), (1, 0x1_0000_0000, 1), (3, 0, MAX_PAGES)],
 )
-def test_every_bit_of_an_argument_arrives(xen: FakeXen, domid: int, first: int, frames: int) -> None:
+def test_arguments_are_passed_in_full_width(xen: FakeXen, domid: int, first: int, frames: int) -> None:
     xen.create(domid, first=first, pages=frames)
     with DeviceModel() as model:
         ask(model, domid, first, frames)
@@ -65,13 +65,13 @@ def test_every_bit_of_an_argument_arrives(xen: FakeXen, domid: int, first: int, 
 
 
 @pytest.mark.parametrize("frames", [0, -1, MAX_PAGES + 1, 1 << 40])
-def test_a_range_that_one_call_cannot_take_is_not_asked_about(xen: FakeXen, frames: int) -> None:
+def test_range_too_long_for_one_call_is_refused(xen: FakeXen, frames: int) -> None:
     with DeviceModel() as model, pytest.raises(ValueError, match="one call takes 1 to 32768"):
         model.track_dirty_vram(3, 0, frames, bitmap(1 << 17))
     assert xen.asked.questions == 0
 
 
-def test_a_buffer_that_would_be_overrun_is_refused(xen: FakeXen) -> None:
+def test_bitmap_that_would_overflow_is_refused(xen: FakeXen) -> None:
     xen.create(3)
     with DeviceModel() as model:
         for frames, bits in ((65, bitmap(64)), (64, bitmap(256)[::2])):
@@ -83,7 +83,7 @@ def test_a_buffer_that_would_be_overrun_is_refused(xen: FakeXen) -> None:
     assert xen.asked.questions == 0
 
 
-def test_stopping_stops(xen: FakeXen) -> None:
+def test_stop_ends_tracking(xen: FakeXen) -> None:
     xen.create(3)
     with DeviceModel() as model:
         ask(model)
@@ -110,7 +110,7 @@ ERRNOS = [
 
 
 @pytest.mark.parametrize(("number", "kind", "said"), ERRNOS)
-def test_each_errno_is_an_error_of_ours(
+def test_each_errno_maps_to_error_class(
     xen: FakeXen, number: int, kind: type[VramtapError], said: str
 ) -> None:
     xen.create(3)
@@ -125,7 +125,7 @@ def test_each_errno_is_an_error_of_ours(
         assert "\n" not in str(caught.value)
 
 
-def test_a_domain_that_is_not_there(xen: FakeXen) -> None:
+def test_destroyed_domain_raises_target_gone(xen: FakeXen) -> None:
     xen.create(3)
     with DeviceModel() as model:
         ask(model)
@@ -135,7 +135,7 @@ def test_a_domain_that_is_not_there(xen: FakeXen) -> None:
                 call()
 
 
-def test_a_handle_that_cannot_be_had(xen: FakeXen) -> None:
+def test_failed_open_raises(xen: FakeXen) -> None:
     xen.fail("xendevicemodel_open", errno.EACCES)
     with pytest.raises(Refused, match=r"xendevicemodel_open: Permission denied \(run as root in Xen's dom0"):
         DeviceModel()
@@ -144,7 +144,7 @@ def test_a_handle_that_cannot_be_had(xen: FakeXen) -> None:
         DeviceModel()
 
 
-def test_closing_twice_and_using_it_after(xen: FakeXen) -> None:
+def test_closed_handle_refuses_calls(xen: FakeXen) -> None:
     model = DeviceModel()
     assert xen.handles["devicemodel"] == 1
     model.close()

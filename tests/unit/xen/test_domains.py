@@ -31,7 +31,7 @@ def listed(
     xen.store(f"{place}/image/device-model-pid", pid)
 
 
-def test_a_domain_as_the_toolstack_writes_it(xen: FakeXen) -> None:
+def test_domain_is_read_as_toolstack_writes_it(xen: FakeXen) -> None:
     listed(xen, 3)
     with Xenstore() as store:
         found = domains.domain(store, 3)
@@ -41,7 +41,7 @@ def test_a_domain_as_the_toolstack_writes_it(xen: FakeXen) -> None:
     assert domains.model_state_path(3) == "/local/domain/0/device-model/3/state"
 
 
-def test_what_is_missing_is_nothing(xen: FakeXen) -> None:
+def test_missing_values_are_empty(xen: FakeXen) -> None:
     xen.store("/local/domain/3/name", "bare")
     xen.store("/local/domain/4/vm", "nameless")
     with Xenstore() as store:
@@ -51,7 +51,7 @@ def test_what_is_missing_is_nothing(xen: FakeXen) -> None:
 @pytest.mark.parametrize(
     "pid", ["", "0", "-1", "+812", " 812", "8_12", "٨١٢", "4194305", "9" * 4000, "0x32c", b"\xff", b"812\0"]
 )
-def test_a_pid_that_is_none(xen: FakeXen, pid: str | bytes) -> None:
+def test_invalid_pid_reads_as_zero(xen: FakeXen, pid: str | bytes) -> None:
     listed(xen, 3, pid=pid)
     with Xenstore() as store:
         assert domains.domains(store) == [Domain(3, "debian", UUID, 0)]
@@ -64,13 +64,13 @@ def test_a_pid_that_is_none(xen: FakeXen, pid: str | bytes) -> None:
         *("/vm/" + "a" * 36, "/vm/" + "../" * 12, b"\xff" * 40),
     ],
 )
-def test_a_uuid_that_is_none(xen: FakeXen, vm: str | bytes) -> None:
+def test_invalid_uuid_reads_as_empty(xen: FakeXen, vm: str | bytes) -> None:
     listed(xen, 3, vm=vm)
     with Xenstore() as store:
         assert domains.domains(store) == [Domain(3, "debian", "", 812)]
 
 
-def test_a_name_cannot_command_a_terminal(xen: FakeXen) -> None:
+def test_name_contains_no_control_characters(xen: FakeXen) -> None:
     listed(xen, 3, name=b"\x1b[2Ja\r\n\x00b\xff\xe2\x80\xae")
     with Xenstore() as store:
         found = domains.domain(store, 3)
@@ -83,7 +83,7 @@ def test_a_name_cannot_command_a_terminal(xen: FakeXen) -> None:
         assert len(found.name) == 4096
 
 
-def test_ids_that_are_none(xen: FakeXen) -> None:
+def test_invalid_ids_are_ignored(xen: FakeXen) -> None:
     for domid in ("0", "-1", "32752", "99999999999", "three", "٣", "3x"):
         listed(xen, domid)
     listed(xen, MAX_DOMID)
@@ -93,7 +93,7 @@ def test_ids_that_are_none(xen: FakeXen) -> None:
             assert domains.find(store, wanted) is None
 
 
-def test_a_domain_is_found_by_id_and_by_name(xen: FakeXen) -> None:
+def test_domain_is_found_by_id_and_name(xen: FakeXen) -> None:
     listed(xen, 0, "Domain-0")
     for domid, name in ((12, "b"), (9, "a"), (11, "a"), (2, "12"), (4, "0012x")):
         listed(xen, domid, name)
@@ -106,7 +106,7 @@ def test_a_domain_is_found_by_id_and_by_name(xen: FakeXen) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.binary(max_size=60), vm=st.binary(max_size=60), pid=st.binary(max_size=12))
-def test_whatever_is_written_there(xen: FakeXen, name: bytes, vm: bytes, pid: bytes) -> None:
+def test_arbitrary_values_are_bounded(xen: FakeXen, name: bytes, vm: bytes, pid: bytes) -> None:
     listed(xen, 3, name, vm, pid)
     with Xenstore() as store:
         (found,) = domains.domains(store)

@@ -13,7 +13,7 @@ from vramtap.pages import PAGE_SIZE
 from vramtap.xen.foreignmemory import MAX_MAPPED, ForeignMemory
 
 
-def test_pages_are_read_as_they_are_now(xen: FakeXen) -> None:
+def test_read_returns_current_content(xen: FakeXen) -> None:
     xen.create(3, pages=8)
     with ForeignMemory() as memory:
         mapping = memory.map(3, VRAM_FRAME, 8)
@@ -33,7 +33,7 @@ def test_pages_are_read_as_they_are_now(xen: FakeXen) -> None:
 
 
 @pytest.mark.parametrize(("domid", "first"), [(0x7FEF, 0xF_FFFF_FFFF_0000), (3, 0x1_0000_0000)])
-def test_every_bit_of_a_frame_number_arrives(xen: FakeXen, domid: int, first: int) -> None:
+def test_frame_numbers_are_passed_in_full_width(xen: FakeXen, domid: int, first: int) -> None:
     xen.create(domid, first=first, pages=4)
     xen.write(domid, 2, 0x77)
     with ForeignMemory() as memory:
@@ -47,7 +47,7 @@ def test_every_bit_of_a_frame_number_arrives(xen: FakeXen, domid: int, first: in
         shifted.close()
 
 
-def test_a_frame_that_is_not_there_is_an_error_and_no_signal(xen: FakeXen) -> None:
+def test_missing_frame_raises_error_without_signal(xen: FakeXen) -> None:
     xen.create(3, pages=8)
     xen.lose(3, 2)
     xen.lose(3, 6)
@@ -64,7 +64,7 @@ def test_a_frame_that_is_not_there_is_an_error_and_no_signal(xen: FakeXen) -> No
         mapping.close()
 
 
-def test_a_framebuffer_that_is_nowhere(xen: FakeXen) -> None:
+def test_unplaced_framebuffer_has_only_missing_frames(xen: FakeXen) -> None:
     xen.create(3, pages=8, first=0)
     with ForeignMemory() as memory:
         mapping = memory.map(3, VRAM_FRAME, 8)
@@ -73,7 +73,7 @@ def test_a_framebuffer_that_is_nowhere(xen: FakeXen) -> None:
 
 
 @pytest.mark.parametrize(("first", "last"), [(-1, 1), (0, 9), (5, 4), (9, 9)])
-def test_pages_that_are_not_of_the_mapping(xen: FakeXen, first: int, last: int) -> None:
+def test_pages_outside_mapping_are_refused(xen: FakeXen, first: int, last: int) -> None:
     xen.create(3, pages=8)
     with ForeignMemory() as memory:
         mapping = memory.map(3, VRAM_FRAME, 8)
@@ -83,12 +83,12 @@ def test_pages_that_are_not_of_the_mapping(xen: FakeXen, first: int, last: int) 
 
 
 @pytest.mark.parametrize("frames", [0, -1, MAX_MAPPED + 1, 1 << 50])
-def test_what_is_no_video_ram_is_not_mapped(xen: FakeXen, frames: int) -> None:
+def test_invalid_frame_count_is_refused(xen: FakeXen, frames: int) -> None:
     with ForeignMemory() as memory, pytest.raises(ValueError, match="can be mapped"):
         memory.map(3, VRAM_FRAME, frames)
 
 
-def test_a_domain_that_was_destroyed_stays_readable_until_it_is_unmapped(xen: FakeXen) -> None:
+def test_destroyed_domain_stays_readable_until_unmapped(xen: FakeXen) -> None:
     xen.create(3, pages=8)
     with ForeignMemory() as memory:
         mapping = memory.map(3, VRAM_FRAME, 8)
@@ -106,7 +106,7 @@ def test_a_domain_that_was_destroyed_stays_readable_until_it_is_unmapped(xen: Fa
         assert xen.mapped(3) == 0
 
 
-def test_what_the_hypervisor_refuses(xen: FakeXen) -> None:
+def test_hypervisor_errors_are_raised(xen: FakeXen) -> None:
     xen.create(3, pages=8)
     with ForeignMemory() as memory:
         xen.fail("xenforeignmemory_map", errno.ENOMEM, times=1)
@@ -118,7 +118,7 @@ def test_what_the_hypervisor_refuses(xen: FakeXen) -> None:
             mapping.close()
 
 
-def test_a_handle_that_cannot_be_had(xen: FakeXen) -> None:
+def test_failed_open_raises(xen: FakeXen) -> None:
     xen.fail("xenforeignmemory_open", errno.EPERM)
     with pytest.raises(Refused, match=r"xenforeignmemory_open: .*run as root in Xen's dom0"):
         ForeignMemory()
@@ -127,7 +127,7 @@ def test_a_handle_that_cannot_be_had(xen: FakeXen) -> None:
         ForeignMemory()
 
 
-def test_closing_twice_and_using_it_after(xen: FakeXen) -> None:
+def test_closed_handle_refuses_calls(xen: FakeXen) -> None:
     memory = ForeignMemory()
     memory.close()
     memory.close()

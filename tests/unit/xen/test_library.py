@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from support.fake_xen.host import FakeXen
 
 
-def test_a_library_that_is_not_installed_is_told_with_its_package() -> None:
+def test_missing_library_error_names_package() -> None:
     absent = Library(("libvramtap-none.so.1", "libvramtap-none.so.0"), "libvramtap-none1")
     with pytest.raises(NotFound) as caught:
         absent.load()
@@ -26,12 +26,12 @@ def test_a_library_that_is_not_installed_is_told_with_its_package() -> None:
     assert all(each.package.startswith("libxen") for each in LIBRARIES)
 
 
-def test_any_of_its_names_will_do() -> None:
+def test_any_file_name_of_library_is_loaded() -> None:
     assert Library(("libvramtap-none.so.1", "libc.so.6"), "libc6").load().getpid() > 0
     assert Library(("libc.so.6", "libvramtap-none.so.1"), "libc6").load().getpid() > 0
 
 
-def test_there_is_one_quiet_logger(xen: FakeXen) -> None:
+def test_quiet_logger_is_created_once(xen: FakeXen) -> None:
     assert quiet_logger().value
     assert quiet_logger() is quiet_logger()
     xen.absent.add("libxentoollog")
@@ -41,7 +41,7 @@ def test_there_is_one_quiet_logger(xen: FakeXen) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.ENODEV, errno.ENXIO])
-def test_outside_of_a_dom0_that_is_what_is_wrong(
+def test_missing_privcmd_error_says_not_dom0(
     xen: FakeXen, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     assert type(error_for("a", "b", number)) is KernelError
@@ -53,7 +53,7 @@ def test_outside_of_a_dom0_that_is_what_is_wrong(
     )
 
 
-def test_every_errno_is_one_line(xen: FakeXen) -> None:
+def test_every_errno_gives_one_line(xen: FakeXen) -> None:
     kinds = {
         number: type(error_for("call", "domain 3", number)) for number in (*errno.errorcode, 0, 9999, -5)
     }
@@ -84,7 +84,7 @@ class Openable(ctypes.CDLL):
         self.__dict__.update(thing_open=opens, thing_close=closes)
 
 
-def test_a_handle_gives_back_once_what_it_has() -> None:
+def test_handle_is_closed_once() -> None:
     address = 0x7F12_3456_789A
     library = Openable(address)
     with Handle(library, "thing", ctypes.c_uint(0)) as handle:
@@ -97,7 +97,7 @@ def test_a_handle_gives_back_once_what_it_has() -> None:
         Handle(Openable(None), "thing", ctypes.c_uint(0))
 
 
-def test_a_dom0_is_known_by_its_capabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dom0_is_recognised_by_capabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     capabilities, privcmd = tmp_path / "capabilities", tmp_path / "privcmd"
     monkeypatch.setattr(library, "CAPABILITIES", capabilities)
     monkeypatch.setattr(library, "PRIVCMD", privcmd)

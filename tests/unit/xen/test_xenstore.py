@@ -25,13 +25,13 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(("data", "text"), HOSTILE)
-def test_a_value_is_text_of_a_bounded_length(xen: FakeXen, data: bytes, text: str) -> None:
+def test_value_is_text_of_bounded_length(xen: FakeXen, data: bytes, text: str) -> None:
     xen.store("/local/domain/3/name", data)
     with Xenstore() as store:
         assert store.read("/local/domain/3/name") == text
 
 
-def test_what_is_not_there(xen: FakeXen) -> None:
+def test_missing_paths_are_none_or_empty(xen: FakeXen) -> None:
     xen.store("/local/domain/3/name", "a")
     with Xenstore() as store:
         assert store.read("/local/domain/3") is None
@@ -40,7 +40,7 @@ def test_what_is_not_there(xen: FakeXen) -> None:
         assert store.children("/local/domain/3/name") == []
 
 
-def test_what_lies_under_a_path(xen: FakeXen) -> None:
+def test_children_lists_names(xen: FakeXen) -> None:
     for domid in (0, 3, 17):
         xen.store(f"/local/domain/{domid}/name", "a")
         xen.store(f"/local/domain/{domid}/vm", "b")
@@ -51,7 +51,7 @@ def test_what_lies_under_a_path(xen: FakeXen) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EINVAL, errno.ENOTDIR])
-def test_what_is_not_for_us_to_see_is_not_there(xen: FakeXen, number: int) -> None:
+def test_unreadable_paths_are_none_or_empty(xen: FakeXen, number: int) -> None:
     xen.store("/a/b", "c")
     with Xenstore() as store:
         xen.fail("xs_read", number)
@@ -61,7 +61,7 @@ def test_what_is_not_for_us_to_see_is_not_there(xen: FakeXen, number: int) -> No
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EPIPE, errno.EBADF])
-def test_a_connection_that_is_lost_is_told(xen: FakeXen, number: int) -> None:
+def test_lost_connection_raises_errno(xen: FakeXen, number: int) -> None:
     with Xenstore() as store:
         for function, call in (
             ("xs_read", lambda: store.read("/a")),
@@ -79,7 +79,7 @@ def readable(store: Xenstore) -> bool:
     return bool(select.select([store.fileno()], [], [], 0)[0])
 
 
-def test_what_changes_is_told(xen: FakeXen) -> None:
+def test_changed_reports_watched_paths(xen: FakeXen) -> None:
     with Xenstore() as store:
         assert store.changed() == []
         store.watch("@releaseDomain")
@@ -100,7 +100,7 @@ def test_what_changes_is_told(xen: FakeXen) -> None:
         assert store.changed() == ["@releaseDomain"] * 200
 
 
-def test_watching_that_cannot_be(xen: FakeXen) -> None:
+def test_failed_watch_raises(xen: FakeXen) -> None:
     with Xenstore() as store:
         for _ in range(8):
             store.watch("/a")
@@ -119,13 +119,13 @@ def test_watching_that_cannot_be(xen: FakeXen) -> None:
         (errno.EACCES, "xs_open: Permission denied .run as root in Xen's dom0"),
     ],
 )
-def test_a_connection_that_cannot_be_had(xen: FakeXen, number: int, said: str) -> None:
+def test_failed_open_raises(xen: FakeXen, number: int, said: str) -> None:
     xen.fail("xs_open", number)
     with pytest.raises(Refused, match=said):
         Xenstore()
 
 
-def test_closing_twice_and_using_it_after(xen: FakeXen) -> None:
+def test_closed_store_refuses_calls(xen: FakeXen) -> None:
     store = Xenstore()
     store.watch("/a")
     store.close()
@@ -142,7 +142,7 @@ def test_closing_twice_and_using_it_after(xen: FakeXen) -> None:
             call()
 
 
-def test_without_the_library(xen: FakeXen) -> None:
+def test_missing_library_error_names_package(xen: FakeXen) -> None:
     xen.absent.add("libxenstore")
     with pytest.raises(NotFound, match="apt install libxenstore4"):
         Xenstore()
