@@ -1,4 +1,4 @@
-"""Whether a process sleeps until something from outside wakes it: what the kernel says of its threads."""
+"""Check from /proc whether a process sleeps until an outside event wakes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-_FOR_EVER: Final[Mapping[int, Callable[[list[int]], bool]]] = {
+_WITHOUT_TIMEOUT: Final[Mapping[int, Callable[[list[int]], bool]]] = {
     0: lambda a: True,  # read
     45: lambda a: True,  # recvfrom
     47: lambda a: True,  # recvmsg
@@ -21,19 +21,19 @@ _FOR_EVER: Final[Mapping[int, Callable[[list[int]], bool]]] = {
     270: lambda a: a[4] == 0,  # pselect6
     271: lambda a: a[2] == 0,  # ppoll
 }
-"""By system call (kernel: arch/x86/entry/syscalls/syscall_64.tbl): whether its arguments give no timeout."""
+"""By system call number (kernel: arch/x86/entry/syscalls/syscall_64.tbl): whether the call has no timeout."""
 _STOPPED: Final = "it_value: (0, 0)"
 PATIENCE_S: Final = 60.0
 
 
 def await_rest(pid: int) -> None:
-    """Wait until nothing in a process or its children will wake by itself.
+    """Wait until no thread or timer of a process and its children will wake by itself.
 
     Args:
-        pid: Of a process of ours.
+        pid: Process id.
 
     Raises:
-        AssertionError: something does; says what.
+        AssertionError: a thread still runs or waits with a timeout, or a timer is set. The message names it.
     """
     deadline, pause = time.monotonic() + PATIENCE_S, threading.Event()
     while True:
@@ -42,21 +42,21 @@ def await_rest(pid: int) -> None:
         # Threads are checked one after the other: all of them sleep if none has switched meanwhile.
         if not restless and _switches(pid) == before:
             return
-        assert time.monotonic() < deadline, f"it does not come to rest: {restless}"
+        assert time.monotonic() < deadline, f"the process does not come to rest: {restless}"
         pause.wait(0.01)
 
 
 def switches(pid: int) -> int:
-    """How often threads of a process and its children have gone to sleep or have been made to."""
+    """Return the number of context switches of a process and its children."""
     return sum(_switches(pid).values())
 
 
 def _processes(pid: int) -> list[int]:
-    """A process and its children."""
+    """Return a process and its children."""
     found = [pid]
     for entry in Path("/proc").iterdir():
         text = _read(entry / "stat") if entry.name.isdigit() else ""
-        # The name, which may hold anything, ends with the last parenthesis; state and parent follow.
+        # The name can hold any character. It ends with the last parenthesis; state and parent follow.
         if text and int(text.rpartition(")")[2].split()[1]) == pid:
             found.append(int(entry.name))
     return found
@@ -72,13 +72,13 @@ def _switches(pid: int) -> dict[str, int]:
 
 
 def _restless(pid: int) -> Iterator[str]:
-    """What will wake by itself, or is awake."""
+    """Yield each thread that runs or waits with a timeout, and each timer that is set."""
     for process in _processes(pid):
         for task in Path(f"/proc/{process}/task").iterdir():
             words = _read(task / "syscall").split()
             if words[:1] in ([], ["running"]):
                 yield f"thread {task.name} of {process} runs"
-            elif not _sleeps_for_ever([int(word, 0) for word in words]):
+            elif not _has_no_timeout([int(word, 0) for word in words]):
                 yield f"thread {task.name} of {process} is in system call {words}"
         for info in Path(f"/proc/{process}/fdinfo").iterdir():
             text = _read(info)
@@ -86,14 +86,18 @@ def _restless(pid: int) -> Iterator[str]:
                 yield f"timer {info.name} of {process} is set"
 
 
-def _sleeps_for_ever(words: list[int]) -> bool:
-    """Of a line of `syscall`: number, six arguments, stack, place (proc_pid_syscall(5))."""
-    check = _FOR_EVER.get(words[0])
+def _has_no_timeout(words: list[int]) -> bool:
+    """Return whether a thread waits without a timeout.
+
+    Args:
+        words: Line of /proc/PID/syscall: number, six arguments, stack and instruction pointer.
+    """
+    check = _WITHOUT_TIMEOUT.get(words[0])
     return check is not None and check(words[1:7])
 
 
 def _read(path: Path) -> str:
-    """What a file of /proc says; nothing if what it is about has ended."""
+    """Return the text of a file in /proc. Empty if its process or thread has ended."""
     try:
         return path.read_text()
     except (FileNotFoundError, ProcessLookupError):

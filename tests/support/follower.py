@@ -1,4 +1,4 @@
-"""A viewer that keeps asking, in a thread of its own, while a test does something else."""
+"""A VNC viewer that requests updates in its own thread."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TIMEOUT_S: Final = 60.0
-"""Only a hang takes so long."""
+"""Time limit of a wait. A wait that takes longer hangs."""
 _WITHOUT_END_S: Final = 3600.0
 
 
 class Follower:
-    """Asks for the next update as soon as it has one, until the `with` block is left.
+    """Requests the next update as soon as it has one, until the `with` block ends.
 
     Args:
-        client: Connected; closed at the end.
+        client: A connected client. It is closed at the end.
     """
 
     def __init__(self, client: RfbClient) -> None:
         self.client = client
         self.updates = 0
-        """How many it has taken in."""
+        """Number of updates received."""
         self._news = threading.Condition()
         self._leaving = False
         self._problem: BaseException | None = None
@@ -46,7 +46,7 @@ class Follower:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leaving = True
-        # Wakes the thread; and where the server has closed the connection already, there is nothing to wake.
+        # This wakes the thread. If the server already closed the connection, the thread has ended.
         try:
             self.client.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -55,14 +55,14 @@ class Follower:
         self.client.close()
 
     def shows(self, truth: NDArray[np.uint32], what: str = "") -> None:
-        """Wait until its picture is this, as exactly as its pixel format can be.
+        """Wait until the picture equals `truth`, in the precision of the pixel format.
 
         Args:
             truth: Shape `(height, width)`, `0x00RRGGBB`.
-            what: Led to this picture; for the message.
+            what: What drew the picture, for the message.
 
         Raises:
-            AssertionError: it stays another; says where they differ.
+            AssertionError: the picture stays different. The message says where.
         """
         wanted = self.client.decoder.format
         if wanted.maxima != (255, 255, 255):
@@ -72,10 +72,13 @@ class Follower:
             raise AssertionError(f"{what}: {difference_of(self.client.pixels, truth)}")
 
     def progresses(self, updates: int) -> None:
-        """Wait until it has taken so many more updates.
+        """Wait for more updates.
+
+        Args:
+            updates: Number of further updates.
 
         Raises:
-            AssertionError: they do not come.
+            AssertionError: they do not arrive in time.
         """
         wanted = self.updates + updates
         assert self._until(lambda: self.updates >= wanted), f"{self.updates} of {wanted} updates"

@@ -1,8 +1,9 @@
-"""A program that follows a target, armed whenever it is quiet, until it is killed.
+"""A program that follows a target until it is killed, and arms whenever the target is idle.
 
-`python following_tapper.py URL`: says `watchdog PID` when it has attached, and obeys lines on standard input:
-  armed       waits until it is and sleeps; answers `armed`
-  show PATH   waits until it shows that picture (`numpy.save`); answers `shows`
+`python following_tapper.py URL` prints `watchdog PID` when it has attached. It reads commands from standard
+input:
+  armed       wait until it is armed and sleeps; print `armed`
+  show PATH   wait until it shows the picture in a `numpy.save` file; print `shows`
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from vramtap.tap.timings import TapTimings
 
 
 async def follow(url: str) -> None:
-    """Attach, follow, and obey standard input until it ends."""
+    """Attach and follow. Run the commands on standard input until it ends."""
     async with (
         tapped(url, ArmAtOnce(), timings=TapTimings(idle_after_s=0.0)) as (tap, tracker),
         ModelClient(tap) as client,

@@ -1,4 +1,4 @@
-"""A writer that bursts and rests, and processes that tap it, to be killed or stopped in any state."""
+"""A writer that writes in bursts, and processes that tap it and are killed or stopped in any state."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ WIDTH: Final = 1024
 HEIGHT: Final = 512
 SIZE: Final = WIDTH * HEIGHT * 4
 STAGE_S: Final = 1.0
-"""How long a state is waited for that comes tens of times a second; then any will do."""
+"""Time limit for a state that usually comes tens of times a second. After it, any state is used."""
 _TAPPER: Final = Path(__file__).with_name("forking_tapper.py")
 
 
 @contextlib.contextmanager
 def bursting(memory: str) -> Iterator[Writer]:
-    """Bursts and silence, from three threads, each of which keeps an account of what it writes.
+    """Start a writer of three threads that write in bursts. Each thread records its writes.
 
     Args:
         memory: `anonymous` or `memfd`.
@@ -56,21 +56,21 @@ def bursting(memory: str) -> Iterator[Writer]:
 
 
 def url_of(writer: Writer) -> str:
-    """What the code under test is told to tap."""
+    """Return the target URL of the writer's memory."""
     return f"pid:{writer.pid}?address={writer.address:#x}&mode={WIDTH}x{HEIGHT}"
 
 
 def picture_of(memory: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """What these bytes show."""
+    """Return the picture in the memory."""
     return memory.view(np.uint32).reshape(HEIGHT, WIDTH) & np.uint32(0xFFFFFF)
 
 
 class Tapper:
-    """The program that forks tapping processes, and what they are at.
+    """The program that forks tapping processes, and the stage of the current one.
 
     Args:
-        child: It.
-        board: Where they write it down.
+        child: The running program, `forking_tapper.py`.
+        board: Shared memory in which they write their stage.
     """
 
     def __init__(self, child: Lines, board: Board) -> None:
@@ -80,10 +80,10 @@ class Tapper:
 
     @contextlib.contextmanager
     def at(self, moments: random.Random) -> Iterator[int]:
-        """A tapping process that attaches and runs up to a random moment; afterwards nothing of it is left.
+        """Fork a tapping process that runs up to a random moment. The block ends with all its processes.
 
         Yields:
-            A pidfd of it. It is killed at the end of the block.
+            Its pidfd. The process is killed at the end of the block.
         """
         assert self._child.process.stdin is not None
         self._child.process.stdin.write(f"{moments.randrange(1 << 32)}\n".encode())
@@ -94,7 +94,7 @@ class Tapper:
         try:
             wanted = moments.choice([Stage.ATTACHING, *Stage])
             if self._forked == 0:
-                # However few there are, one is at this: its helper alone takes longer to start.
+                # The first one is always killed while it attaches: to start its helper takes longer.
                 delay_s = moments.uniform(0, 0.02)
             elif wanted is Stage.ATTACHING:
                 delay_s = moments.uniform(0, 0.1)
@@ -115,17 +115,17 @@ class Tapper:
         assert line == f"gone -{int(signal.SIGKILL)}"
 
     def kill_at(self, moments: random.Random) -> Stage:
-        """Kill a tapping process at a random moment, and wait until nothing of it is left.
+        """Kill a tapping process at a random moment, and wait until all its processes have ended.
 
         Returns:
-            What it was at.
+            The stage in which it was killed.
         """
         with self.at(moments):
             pass
         return self.board.stage
 
     def _await(self, wanted: Stage) -> None:
-        # States last from a tenth of a millisecond on: there is no time for anything but to keep looking.
+        # A stage can last only a tenth of a millisecond, so this polls without a pause.
         deadline = time.monotonic() + STAGE_S
         while self.board.stage is not wanted and time.monotonic() < deadline:
             pass
@@ -138,7 +138,7 @@ class Tapper:
 
 @contextlib.contextmanager
 def tapping(writer: Writer) -> Iterator[Tapper]:
-    """The program, loaded and ready to fork."""
+    """Start the program, ready to fork."""
     with tempfile.TemporaryFile() as board, tempfile.TemporaryFile() as log:
         os.truncate(board.fileno(), PAGE_SIZE)
         command: list[str | Path] = [sys.executable, _TAPPER]
@@ -160,10 +160,10 @@ def tapping(writer: Writer) -> Iterator[Tapper]:
 
 
 def protections(pid: int) -> list[str]:
-    """Mappings that a userfaultfd has hold of."""
+    """Return the mappings that are registered with a userfaultfd."""
     return [str(mapping) for mapping, flags in vm_flags(pid) if "uw" in flags]
 
 
 def descriptors(pid: int) -> list[str]:
-    """What a process has open."""
+    """Return the targets of a process's open file descriptors, sorted."""
     return sorted(os.readlink(f"/proc/{pid}/fd/{entry}") for entry in os.listdir(f"/proc/{pid}/fd"))

@@ -1,10 +1,12 @@
-"""A program that forks processes which tap memory and force their tracker through its states until killed.
+"""A program that forks tapping processes. Each forces its tracker through its states until it is killed.
 
-`python forking_tapper.py PID ADDRESS PAGES BOARD`: what to tap, and a descriptor of shared memory where the
-tapping process writes down what it is at (`Stage`), and its watchdog's pid behind. A line on standard input,
-a seed, forks one; answers `forked PID`, then `attached` once it is, and `gone STATUS` when it, its watchdog
-and whatever else it has started have ended. It is forked from a process that has everything loaded, and so
-has attached after a tenth of a second, most of it its helper's.
+`python forking_tapper.py PID ADDRESS PAGES BOARD`: the memory to tap, and a descriptor of shared memory.
+There the tapping process writes its `Stage` and its watchdog's pid.
+
+A line on standard input with a seed forks a tapping process. The program prints `forked PID`, then
+`attached`, and `gone STATUS` when the process, its watchdog and all its other children have ended. All
+modules are loaded before the fork, so a process attaches within a tenth of a second. Most of this time its
+helper needs to start.
 """
 
 from __future__ import annotations
@@ -38,24 +40,24 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 class Stage(IntEnum):
-    """What a tapping process is at."""
+    """Stage of a tapping process."""
 
     ATTACHING = 1
-    LOOKING = 2
-    """At the log and at tiles that are open, or reading pixels."""
-    TURNING = 3
-    """Opens or closes tiles."""
+    SCANNING = 2
+    """Reads the log and the unprotected tiles, or reads pixels."""
+    CHANGING_TILES = 3
+    """Unprotects or protects tiles."""
     ARMING = 4
     ARMED = 5
-    """Waits for a descriptor."""
-    HANDING_OVER = 6
+    """Waits for a write."""
+    DISARMING = 6
 
 
 class Board:
-    """What the tapping process is at, in memory that the test sees too.
+    """Stage of the tapping process, in memory that the test shares.
 
     Args:
-        fd: Of a page of shared memory.
+        fd: File descriptor of a page of shared memory.
     """
 
     def __init__(self, fd: int) -> None:
@@ -63,7 +65,7 @@ class Board:
 
     @property
     def stage(self) -> Stage:
-        """What it is at."""
+        """Current stage."""
         return Stage(self._words[0])
 
     @stage.setter
@@ -72,7 +74,7 @@ class Board:
 
     @property
     def watchdog_pid(self) -> int:
-        """Its watchdog; 0 as long as there is none."""
+        """Pid of the process's watchdog. 0 before it has one."""
         return int(self._words[1])
 
     @watchdog_pid.setter
@@ -81,26 +83,26 @@ class Board:
 
 
 class Staged(HybridTracker):
-    """Writes down what it is at."""
+    """Tracker that writes its stage to the board."""
 
     board: Board
 
     def _arm(self, extent: Extent) -> bool:
         self.board.stage = Stage.ARMING
         done = super()._arm(extent)
-        self.board.stage = Stage.ARMED if self.armed else Stage.LOOKING
+        self.board.stage = Stage.ARMED if self.armed else Stage.SCANNING
         return done
 
     def _disarm(self, extent: Extent, watchdog: Watchdog) -> PageRuns:
-        self.board.stage = Stage.HANDING_OVER
+        self.board.stage = Stage.DISARMING
         near = super()._disarm(extent, watchdog)
-        self.board.stage = Stage.LOOKING
+        self.board.stage = Stage.SCANNING
         return near
 
     def _apply(self, state: State) -> None:
         before = self.board.stage
         if not np.array_equal(self._state.unprotected, state.unprotected):
-            self.board.stage = Stage.TURNING
+            self.board.stage = Stage.CHANGING_TILES
         super()._apply(state)
         self.board.stage = before
 
@@ -110,7 +112,7 @@ def _tap(extent: Extent, seed: int, board: Board) -> NoReturn:
     tracker.board = board
     tracker.start(extent)
     assert not tracker.unarmable, tracker.unarmable
-    board.stage, board.watchdog_pid = Stage.LOOKING, tracker.watchdog_pid or 0
+    board.stage, board.watchdog_pid = Stage.SCANNING, tracker.watchdog_pid or 0
     os.write(1, b"attached\n")
     known, fresh = (np.zeros(extent.size_bytes, np.uint8) for _ in range(2))
     while True:
@@ -130,8 +132,8 @@ def _tap(extent: Extent, seed: int, board: Board) -> NoReturn:
 
 
 def main(pid: int, address: int, pages: int, board_fd: int) -> None:
-    """Fork when told, until standard input ends."""
-    # What the helper leaves behind becomes our child, and its end is seen.
+    """Fork a process for each line, until standard input ends."""
+    # Orphans of the helper become children of this process, so that it can wait for their end.
     LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     extent, board = Extent(ProcessSpace(pid), address, pages), Board(board_fd)
     wake_up_us(), fault_us(anonymous=True), fault_us(anonymous=False)
@@ -143,7 +145,7 @@ def main(pid: int, address: int, pages: int, board_fd: int) -> None:
             try:
                 _tap(extent, int(line), board)
             finally:
-                sys.excepthook(*sys.exc_info())  # only an exception leads here
+                sys.excepthook(*sys.exc_info())  # reached only after an exception
                 os._exit(1)
         os.write(1, f"forked {child}\n".encode())
         status = 0

@@ -1,4 +1,4 @@
-"""The program with a viewer that waits and a target that stands still: nothing in it wakes by itself."""
+"""The program sleeps while its target is idle and a viewer waits: no thread or timer wakes by itself."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from vramtap.errors import VramtapError
 from vramtap.linux import abi
 from vramtap.linux.calls import syscall
 
-STANDING = "demo:?workload=idle&mode=320x200&cpu=unicorn"
+IDLE = "demo:?workload=idle&mode=320x200&cpu=unicorn"
 
 
-def waits(client: RfbClient) -> None:
-    """It has the picture and waits for the next."""
+def wait_for_change(client: RfbClient) -> None:
+    """Take the whole picture, and request the next change."""
     client.refresh(incremental=False)
     client.request()
 
 
 @pytest.mark.parametrize("web", [False, True])
-def test_the_embedded_machine_and_who_watches_it_sleep_until_a_key(web: bool) -> None:
-    with serve(STANDING, web=web) as server:
+def test_the_program_sleeps_until_a_key_wakes_the_built_in_vm(web: bool) -> None:
+    with serve(IDLE, web=web) as server:
         with server.connect((RAW,)) as client:
-            waits(client)
+            wait_for_change(client)
             for key in "ab":
                 await_rest(server.pid)
                 before = switches(server.pid)
                 await_rest(server.pid)
-                assert switches(server.pid) == before, "to be looked at wakes nobody"
+                assert switches(server.pid) == before, "the test's own checks must not wake it"
                 client.key(ord(key), down=True)
                 client.wait_update()
                 client.request()
@@ -42,20 +42,20 @@ def test_the_embedded_machine_and_who_watches_it_sleep_until_a_key(web: bool) ->
     assert report["stats"]["failures"] == 0
 
 
-def test_an_x_server_and_who_watches_it_sleep_until_something_is_drawn() -> None:
+def test_the_program_sleeps_until_an_x_client_draws() -> None:
     try:
         os.close(syscall("userfaultfd", "self", abi.SYS_USERFAULTFD, os.O_CLOEXEC))
-        refused = ""
+        reason = ""
     except VramtapError as error:
-        refused = str(error)
-    require(not refused, f"synchronous write protection: {refused} (CAP_SYS_PTRACE)")
+        reason = str(error)
+    require(not reason, f"synchronous write protection: {reason} (CAP_SYS_PTRACE)")
     with (
         Xvfb(Framebuffer.PLAIN, 320, 200) as xvfb,
         XClient(xvfb.display) as drawing,
         serve(xvfb.url) as server,
     ):
         with server.connect((RAW,)) as client:
-            waits(client)
+            wait_for_change(client)
             for color in (0x123456, 0x654321):
                 await_rest(server.pid)
                 drawing.fill(10, 10, 5, 5, color)

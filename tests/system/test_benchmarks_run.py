@@ -1,4 +1,4 @@
-"""The benchmarks of writers and taps run from end to end with few shots; no speed is checked."""
+"""Tests that the benchmarks run from end to end, with few repetitions. They check no speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real guests and X servers while armed: whatever they do then, or is done to them, is seen."""
+"""Tests of armed taps on real guests and X servers: every change wakes them, and every end is reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("arming")
 
 SOON = TapTimings(idle_after_s=0.1)
-"""Waits to be woken 0.1 s after the last write; the default of 1 s makes these tests long."""
+"""The taps arm 0.1 s after the last write. The default of 1 s would make these tests long."""
 COMMANDS = (
     "fbtool pixel 1023 767 0x10F0A0",
     "seq 1 40 >/dev/tty1",
@@ -40,7 +40,7 @@ COMMANDS = (
 )
 
 _BACKSPACE = 0xFF08
-"""Its keysym."""
+"""Keysym of Backspace."""
 
 
 @pytest.fixture
@@ -49,12 +49,12 @@ def arming() -> None:
 
 
 async def shows(guest: Guest, client: ModelClient) -> None:
-    """The client comes to show what QEMU itself shows."""
+    """Wait until the client shows QEMU's own screendump."""
     await client.shows(await asyncio.to_thread(guest.screendump))
 
 
 @pytest.mark.parametrize("policy", [ArmAtOnce(), OnlinePolicy()], ids=lambda policy: policy.name)
-async def test_an_armed_guest_draws(guest: Guest, policy: Policy) -> None:
+async def test_an_armed_guest_that_draws_wakes_the_tap(guest: Guest, policy: Policy) -> None:
     async with tapped(guest.url, policy, timings=SOON) as (tap, tracker), ModelClient(tap) as client:
         for command in COMMANDS:
             await armed(tap, tracker)
@@ -64,7 +64,7 @@ async def test_an_armed_guest_draws(guest: Guest, policy: Policy) -> None:
         assert tap.stats.failures == 0
 
 
-async def test_an_armed_guest_changes_its_mode(guest: Guest) -> None:
+async def test_an_armed_guest_that_changes_its_mode_is_shown(guest: Guest) -> None:
     async with tapped(guest.url, ArmAtOnce(), timings=SOON) as (tap, tracker), ModelClient(tap) as client:
         for mode in ("800 600 32", "640 480 16", "1024 768 32"):
             await armed(tap, tracker)
@@ -72,7 +72,7 @@ async def test_an_armed_guest_changes_its_mode(guest: Guest) -> None:
             await shows(guest, client)
 
 
-async def test_an_armed_guest_is_stopped_and_goes_on(guest: Guest) -> None:
+async def test_an_armed_guest_can_be_stopped_and_continued(guest: Guest) -> None:
     async with tapped(guest.url, ArmAtOnce(), timings=SOON) as (tap, tracker), ModelClient(tap) as client:
         for color in (0x112233, 0x445566):
             await armed(tap, tracker)
@@ -84,7 +84,7 @@ async def test_an_armed_guest_is_stopped_and_goes_on(guest: Guest) -> None:
         assert tap.closed is None
 
 
-async def test_an_armed_guest_is_reset(fresh_guest: Guest) -> None:
+async def test_an_armed_guest_that_is_reset_is_shown(fresh_guest: Guest) -> None:
     guest = fresh_guest
     await asyncio.to_thread(guest.quiet)
     async with tapped(guest.url, ArmAtOnce(), timings=SOON) as (tap, tracker), ModelClient(tap) as client:
@@ -96,22 +96,24 @@ async def test_an_armed_guest_is_reset(fresh_guest: Guest) -> None:
         await shows(guest, client)
         await tap.refresh()
         await shows(guest, client)
-        assert len(client.sizes) >= 2, "text was shown on the way"
+        assert len(client.sizes) >= 2, "the guest showed text mode in between"
         assert tap.closed is None
 
 
-def _quits(guest: Guest) -> str:
+def _quit(guest: Guest) -> str:
     guest.monitor.execute("quit")
     return "shut down"
 
 
-def _is_killed(guest: Guest) -> str:
+def _kill(guest: Guest) -> str:
     os.kill(guest.pid, signal.SIGKILL)
     return "exited"
 
 
-@pytest.mark.parametrize("end", [_quits, _is_killed])
-async def test_an_armed_guest_ends(fresh_guest: Guest, end: Callable[[Guest], str]) -> None:
+@pytest.mark.parametrize("end", [_quit, _kill])
+async def test_the_end_of_an_armed_guest_closes_the_tap(
+    fresh_guest: Guest, end: Callable[[Guest], str]
+) -> None:
     await asyncio.to_thread(fresh_guest.quiet)
     async with (
         tapped(fresh_guest.url, ArmAtOnce(), timings=SOON) as (tap, tracker),
@@ -126,7 +128,7 @@ async def test_an_armed_guest_ends(fresh_guest: Guest, end: Callable[[Guest], st
             await tap.refresh()
 
 
-async def test_two_guests_are_armed_at_once(guest: Guest, fresh_guest: Guest) -> None:
+async def test_a_write_wakes_only_the_tap_of_its_guest(guest: Guest, fresh_guest: Guest) -> None:
     await asyncio.to_thread(fresh_guest.quiet)
     async with (
         tapped(guest.url, ArmAtOnce(), timings=SOON) as (tap, tracker),
@@ -143,17 +145,19 @@ async def test_two_guests_are_armed_at_once(guest: Guest, fresh_guest: Guest) ->
                 woken = quiet.stats.all_dirty["woken"]
                 await asyncio.to_thread(which.run, command)
                 await shows(which, drawn)
-                assert quiet.stats.all_dirty["woken"] == woken, "it is another's write"
+                assert quiet.stats.all_dirty["woken"] == woken, (
+                    "a write to one guest woke the tap of the other"
+                )
 
 
-async def test_keys_typed_at_an_armed_guest_are_seen(guest: Guest) -> None:
+async def test_keys_reach_an_armed_guest_and_its_echo_is_shown(guest: Guest) -> None:
     async with (
         tapped(guest.url, ArmAtOnce(), timings=SOON) as (tap, tracker),
         VncServer(tap, port=0) as server,
     ):
         viewer = await asyncio.to_thread(RfbClient.connect, "127.0.0.1", server.port, None, (RAW,))
         with Follower(viewer) as follower:
-            # What is typed is taken back: the shell of this guest, which others type into too, has it.
+            # The text is deleted again, because other tests use the same shell.
             for key in (*map(ord, "abc"), *3 * [_BACKSPACE]):
                 await armed(tap, tracker)
                 before = await asyncio.to_thread(guest.screendump)
@@ -169,10 +173,10 @@ async def _differs(guest: Guest, before: NDArray[np.uint32]) -> NDArray[np.uint3
     return after
 
 
-async def test_a_page_flip_of_an_armed_guest_that_writes_nothing(
+async def test_a_page_flip_of_an_armed_guest_is_shown_without_a_write(
     guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is in registers only: seen at the next look at the geometry, which comes ever more rarely."""
+    """A page flip changes registers only. The tap finds it when it next reads the mode."""
     timings = TapTimings(idle_after_s=0.1, mode_idle_s=0.05, mode_armed_s=0.2)
     async with tapped(guest.url, ArmAtOnce(), timings=timings) as (tap, tracker), ModelClient(tap) as client:
         await asyncio.to_thread(guest.run, "fbtool noise 1")
@@ -184,17 +188,17 @@ async def test_a_page_flip_of_an_armed_guest_that_writes_nothing(
             await shows(guest, client)
             assert tap.screen.mode is not None
             assert tap.screen.mode.offset_bytes == row * 4096
-            assert tap.stats.all_dirty["woken"] == woken, "nothing was written"
+            assert tap.stats.all_dirty["woken"] == woken, "the guest wrote no page"
 
 
 @pytest.mark.parametrize("framebuffer", Framebuffer)
-async def test_an_x_server_that_has_been_still_draws(framebuffer: Framebuffer) -> None:
+async def test_an_idle_x_server_that_draws_is_shown(framebuffer: Framebuffer) -> None:
     with Xvfb(framebuffer, 803, 601) as server, XClient(server.display) as x:
         async with (
             tapped(server.url, ArmAtOnce(), timings=SOON) as (tap, tracker),
             ModelClient(tap) as client,
         ):
-            # SysV shared memory cannot be armed, nor a file on a disk: asked while idle, and followed.
+            # SysV shared memory and a file on a disk cannot be armed. The idle tap polls them.
             if framebuffer is not Framebuffer.FILE:
                 assert bool(tracker.unarmable) is (framebuffer is Framebuffer.SHMEM)
             for seed in range(3):
@@ -210,7 +214,7 @@ async def test_an_x_server_that_has_been_still_draws(framebuffer: Framebuffer) -
             assert tap.stats.failures == 0
 
 
-async def test_an_armed_x_server_is_killed() -> None:
+async def test_the_end_of_an_armed_x_server_closes_the_tap() -> None:
     with Xvfb(width=320, height=200) as server:
         async with (
             tapped(server.url, ArmAtOnce(), timings=SOON) as (tap, tracker),

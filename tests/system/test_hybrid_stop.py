@@ -27,7 +27,7 @@ from vramtap.tap.timings import TapTimings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-TAPPER = Path(__file__).with_name("following_tapper.py")
+TAPPER = Path(__file__).parents[1] / "support" / "following_tapper.py"
 HANG_S = 60.0
 """What takes longer hangs: whoever releases the writer does so after milliseconds."""
 ROUNDS = 3

@@ -1,4 +1,4 @@
-"""Traces as a user makes them: of an X server and of the machine, ended by Ctrl-C, tuned on a cluster."""
+"""Tests of `trace record` and `tune`: how a recording ends, and a search on a cluster."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ WIDTH, HEIGHT = 640, 480
 
 
 def written(trace: Trace) -> PageRuns:
-    """All that was written in any interval."""
+    """Return all pages that were written in any interval."""
     return PageRuns(trace.runs.astype("int64"))
 
 
 @pytest.fixture
 def server() -> Iterator[Xvfb]:
-    """An X server that shows nothing yet."""
+    """An X server with an empty screen."""
     with Xvfb(width=WIDTH, height=HEIGHT) as server:
         yield server
 
 
-def test_ctrl_c_keeps_what_an_x_server_drew(server: Xvfb, tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_recording_of_an_x_server_and_saves_it(server: Xvfb, tmp_path: Path) -> None:
     out = tmp_path / "x.parquet"
     with started("trace", "record", server.url, "-o", out, "--seconds", "3600") as child:
         line = child.line()
@@ -59,7 +59,7 @@ def test_ctrl_c_keeps_what_an_x_server_drew(server: Xvfb, tmp_path: Path) -> Non
     assert trace.meta["ended"] == "stopped"
 
 
-def test_a_server_that_is_killed_ends_the_recording(server: Xvfb, tmp_path: Path) -> None:
+def test_the_end_of_the_x_server_ends_the_recording(server: Xvfb, tmp_path: Path) -> None:
     out = tmp_path / "x.parquet"
     with started("trace", "record", server.url, "-o", out, "--seconds", "3600") as child:
         assert child.line() is not None
@@ -70,7 +70,7 @@ def test_a_server_that_is_killed_ends_the_recording(server: Xvfb, tmp_path: Path
     assert "after 3600 s" not in load(out).meta["ended"]
 
 
-def test_ctrl_c_keeps_what_a_machine_drew(tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_recording_of_the_built_in_vm_and_saves_it(tmp_path: Path) -> None:
     out = tmp_path / "machine.parquet"
     target = "demo:?workload=typing&mode=320x200&cpu=unicorn"
     with started("trace", "record", target, "-o", out, "--seconds", "3600") as child:
@@ -83,7 +83,7 @@ def test_ctrl_c_keeps_what_a_machine_drew(tmp_path: Path) -> None:
     assert all(trace.written(look) for look in range(trace.intervals))
 
 
-def test_a_desktop_is_recorded_as_it_happens(tmp_path: Path) -> None:
+def test_a_desktop_is_recorded_in_real_time(tmp_path: Path) -> None:
     out = tmp_path / "desktop.parquet"
     finished = run("trace", "record", "demo:?cpu=unicorn", "-o", out, "--seconds", "1.5", "--json")
     assert finished.status == 0
@@ -91,7 +91,7 @@ def test_a_desktop_is_recorded_as_it_happens(tmp_path: Path) -> None:
     trace = load(out)
     assert said["looks"] == trace.intervals
     assert trace.meta["clock"] == "host"
-    # Its caret blinks twice a second.
+    # The desktop's caret blinks twice a second.
     assert written(trace)
 
 
@@ -100,7 +100,7 @@ def test_a_desktop_is_recorded_as_it_happens(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def dask(module: str, *arguments: str) -> Iterator[Lines]:
-    """One of Dask's programs, on loopback; its log is its lines."""
+    """Run one of Dask's programs on loopback. The lines are its log."""
     command = [sys.executable, "-m", f"distributed.cli.{module}", "--host", "127.0.0.1", "--no-dashboard"]
     with tempfile.TemporaryFile() as nothing:
         process = spawn([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -114,14 +114,14 @@ _ADDRESS: Final = re.compile(r"Scheduler at:\s+(tcp://127\.0\.0\.1:\d+)")
 
 
 def address_of(scheduler: Lines) -> str:
-    """Where it says it listens."""
+    """Return the address in the scheduler's log."""
     while (line := scheduler.line()) is not None:
         if found := _ADDRESS.search(line):
             return found[1]
-    raise AssertionError(f"no scheduler: {scheduler.lines}")
+    raise AssertionError(f"the scheduler's log has no address: {scheduler.lines}")
 
 
-def test_a_cluster_chooses_what_one_core_does(tmp_path: Path) -> None:
+def test_tune_on_a_cluster_gives_the_same_result_as_on_one_core(tmp_path: Path) -> None:
     files = []
     for name, period in (("caret", 30), ("typing", 2)):
         builder = TraceBuilder(64)
