@@ -1,7 +1,7 @@
 """Tracker `dirtybits`: reads and clears the dirty bits of the guest's own page-table entries.
 
-Research, for the built-in VM only. It tries the idea of the mail, "test-and-clear the dirty bits of the PTEs
-that map it", and adds what makes the answer complete.
+Research, for the built-in VM only. The mail that vramtap grew out of proposes to "test-and-clear the dirty
+bits of the PTEs that map it". This tracker does so, and adds what makes the answer complete.
 
 Facts. A CPU that stores sets D in the entry that mapped the page. The entries that map a frame therefore say
 whether it was written, provided that all of them are known. A walk of all tables finds them. But a guest may

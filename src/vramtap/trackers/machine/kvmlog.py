@@ -11,7 +11,7 @@ sees a store by this process, and devices write the video RAM too.
 
 Consequences. The first form and the ring also report pages outside the window, and the tracker has to keep
 them. With the second form a page may be written again between the two calls. The clearing call then clears
-both writes' mark, but the page is in this answer and its pixels are read later, so no write is lost.
+the mark of both writes, but the page is in this answer and its pixels are read later, so no write is lost.
 
 Decision. The tracker reads the bitmaps while the guest runs, and stops the guest to read the ring. When the
 ring is almost full, the CPU empties it on the machine's thread and keeps the pages. The tracker keeps all
