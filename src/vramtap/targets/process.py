@@ -13,7 +13,7 @@ from vramtap.linux.procfs import Mapping, read_maps, readable_end
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.targets.process_exit import process_ended
+from vramtap.targets.process_exit import ProcessExit
 from vramtap.targets.url import TargetSpec, parse_number
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class ProcessTarget:
         self._first = spec.number("address") + mode.offset_bytes
         self._mode = dataclasses.replace(mode, offset_bytes=self._first % PAGE_SIZE)
         self._space: ProcessSpace | None = None
+        self._exit: ProcessExit | None = None
 
     async def __aenter__(self) -> Self:
         """Attach; see `Target`."""
@@ -68,6 +69,7 @@ class ProcessTarget:
             self.extent = Extent(self._space, first * PAGE_SIZE, last)
             self._check_mapped(read_maps(self.pid))
             self._check_readable()
+            self._exit = ProcessExit(self._space.pidfd)
         except BaseException:
             self._space.close()
             raise
@@ -108,6 +110,8 @@ class ProcessTarget:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the process's memory; see `Target`."""
+        if self._exit is not None:
+            self._exit.close()
         if self._space is not None:
             self._space.close()
 
@@ -125,6 +129,6 @@ class ProcessTarget:
 
     async def gone(self) -> str:
         """Wait until the process ends; see `Target`."""
-        if self._space is not None:
-            await process_ended(self._space.pidfd)
+        if self._exit is not None:
+            await self._exit.wait()
         return f"process {self.pid} exited"

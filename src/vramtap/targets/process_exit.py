@@ -1,4 +1,4 @@
-"""Waits until a process ends."""
+"""`ProcessExit`: notices the end of a process."""
 
 from __future__ import annotations
 
@@ -6,52 +6,72 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
+from vramtap.linux.calls import error_for
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from vramtap.linux.pidfd import PidFd
 
 
-async def process_ended(process: PidFd) -> None:
-    """Return when a process has ended.
+class ProcessExit:
+    """Notices the end of a process, for any number of waiters on one event loop.
+
+    It takes its descriptor when it is made, so that a later lack of descriptors has no effect.
 
     Args:
-        process: May be closed while this waits, and may have any number of waiters.
+        process: The process. The caller may close it.
+
+    Raises:
+        KernelError: no descriptor is free.
     """
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    # A duplicate, because a loop takes one reader per descriptor, and `process` may be closed meanwhile.
-    descriptor = os.dup(process.fileno())
-    loop.add_reader(descriptor, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
 
+    def __init__(self, process: PidFd) -> None:
+        self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._descriptor = os.dup(process.fileno())
+        except OSError as error:
+            raise error_for("dup", "pidfd", error.errno or 0) from error
+        self._loop.add_reader(self._descriptor, self._on_exit)
 
-async def process_or_connection_ended(
-    process: PidFd, connection_ended: Coroutine[object, object, object], *, grace_s: float
-) -> bool:
-    """Wait until a process ends or a connection to it is lost.
+    def _on_exit(self) -> None:
+        # The descriptor stays readable.
+        self._loop.remove_reader(self._descriptor)
+        self._ended.set()
 
-    A process that exits closes its connections a moment earlier. So after a lost connection the process
-    gets a while to end.
+    async def wait(self) -> None:
+        """Return when the process has ended. After `close` this never returns."""
+        await self._ended.wait()
 
-    Args:
-        process: The process.
-        connection_ended: Returns when the connection is lost.
-        grace_s: How long to wait for the end of the process then, seconds.
+    async def wait_or_lost(
+        self, connection_ended: Coroutine[object, object, object], *, grace_s: float
+    ) -> bool:
+        """Wait until the process ends or a connection to it is lost.
 
-    Returns:
-        Whether the process has ended.
-    """
-    exited = asyncio.create_task(process_ended(process))
-    lost = asyncio.create_task(connection_ended)
-    try:
-        await asyncio.wait([exited, lost], return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait([exited], timeout=grace_s)
-        return exited.done()
-    finally:
-        exited.cancel()
-        lost.cancel()
+        A process that exits closes its connections a moment earlier. So after a lost connection the process
+        gets a while to end.
+
+        Args:
+            connection_ended: Returns when the connection is lost.
+            grace_s: How long to wait for the end of the process then, seconds.
+
+        Returns:
+            Whether the process has ended.
+        """
+        exited = asyncio.create_task(self.wait())
+        lost = asyncio.create_task(connection_ended)
+        try:
+            await asyncio.wait([exited, lost], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([exited], timeout=grace_s)
+            return self._ended.is_set()
+        finally:
+            exited.cancel()
+            lost.cancel()
+
+    def close(self) -> None:
+        """Stop watching the process. Harmless when called twice."""
+        if self._descriptor >= 0:
+            self._loop.remove_reader(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1

@@ -14,7 +14,7 @@ from vramtap.linux.procfs import MapsQuery
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE
-from vramtap.targets.process_exit import process_or_connection_ended
+from vramtap.targets.process_exit import ProcessExit
 from vramtap.targets.qemu.input import QemuInput
 from vramtap.targets.qemu.qmp import DEFAULT_TIMEOUTS, Monitor, MonitorTimeouts
 from vramtap.targets.qemu.vga import ANSWER_CHARS, QemuVga
@@ -78,6 +78,7 @@ class QemuTarget:
         self.announces_mode = False
         self._activity: Observers[Callable[[], None]] = Observers()
         self._space: ProcessSpace | None = None
+        self._exit: ProcessExit | None = None
         self._vga = QemuVga(self.monitor, self.url)
         self._end = ""
 
@@ -91,6 +92,7 @@ class QemuTarget:
             self.monitor.watch(self._on_event)
             await self.monitor.remove_lost_fds()
             self._space = ProcessSpace(self.monitor.pid)
+            self._exit = ProcessExit(self._space.pidfd)
             address, size = await self._find_vram()
             self.extent = Extent(self._space, address, size // PAGE_SIZE)
             self._check_mapped()
@@ -110,6 +112,8 @@ class QemuTarget:
         try:
             await self.monitor.close()
         finally:
+            if self._exit is not None:
+                self._exit.close()
             if self._space is not None:
                 self._space.close()
 
@@ -180,11 +184,9 @@ class QemuTarget:
 
     async def gone(self) -> str:
         """Wait until QEMU exits or its monitor is lost; see `Target`."""
-        if self._space is None:
+        if self._exit is None:
             return f"{self.url} was never attached"
-        exited = await process_or_connection_ended(
-            self._space.pidfd, self.monitor.ended(), grace_s=self._timeouts.exit_grace_s
-        )
+        exited = await self._exit.wait_or_lost(self.monitor.ended(), grace_s=self._timeouts.exit_grace_s)
         if self._end:
             return self._end
         return f"QEMU (pid {self.monitor.pid}) {'exited' if exited else 'closed its monitor'}"

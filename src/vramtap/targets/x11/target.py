@@ -30,7 +30,7 @@ from vramtap.linux import procfs
 from vramtap.memory.extent import Extent
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import PAGE_SIZE
-from vramtap.targets.process_exit import process_or_connection_ended
+from vramtap.targets.process_exit import ProcessExit
 from vramtap.targets.x11.connection import XConnection
 from vramtap.targets.x11.framebuffer_search import Candidate, find_headers, read_bytes
 from vramtap.targets.x11.input import XInput
@@ -97,6 +97,7 @@ class X11Target:
         self._activity: Observers[Callable[[], None]] = Observers()
         self._connection: XConnection | None = None
         self._space: ProcessSpace | None = None
+        self._exit: ProcessExit | None = None
         self._framebuffer: Candidate
         self._format: RootFormat
         self._width = self._height = 0
@@ -107,6 +108,8 @@ class X11Target:
         attaching = asyncio.create_task(asyncio.to_thread(self._attach))
         try:
             await asyncio.shield(attaching)
+            if self._space is not None:
+                self._exit = ProcessExit(self._space.pidfd)
             if self._connection is not None:
                 asyncio.get_running_loop().add_reader(self._connection.fileno(), self._read_events)
         except BaseException:
@@ -187,6 +190,8 @@ class X11Target:
         if connection is not None:
             asyncio.get_running_loop().remove_reader(connection.fileno())
             connection.close()
+        if self._exit is not None:
+            self._exit.close()
         if self._space is not None:
             self._space.close()
 
@@ -256,9 +261,9 @@ class X11Target:
 
     async def gone(self) -> str:
         """Wait until the server ends or closes the connection; see `Target`."""
-        if self._space is None:
+        if self._exit is None:
             return f"{self.url} was never attached"
-        exited = await process_or_connection_ended(self._space.pidfd, self._lost.wait(), grace_s=EXIT_GRACE_S)
+        exited = await self._exit.wait_or_lost(self._lost.wait(), grace_s=EXIT_GRACE_S)
         return f"{self._server_process()} {'exited' if exited else 'closed the connection'}"
 
     def _server_process(self) -> str:
