@@ -49,7 +49,7 @@ def tracked(array: NDArray[Any], tracker: str = "auto") -> Iterator[ArrayWrites]
 
 
 @pytest.mark.parametrize("name", TRACKERS)
-def test_the_pages_of_an_array_that_were_written_are_named(name: str) -> None:
+def test_written_pages_of_an_array_are_reported(name: str) -> None:
     array = memory_of(20)
     with tracked(array, name) as tracker:
         assert tracker.collect() == NO_PAGES
@@ -59,7 +59,7 @@ def test_the_pages_of_an_array_that_were_written_are_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TRACKERS)
-def test_pages_are_counted_from_the_one_the_array_begins_in(name: str) -> None:
+def test_page_zero_is_the_page_in_which_the_array_begins(name: str) -> None:
     rows = memory_of(4)[100:-100].view(np.uint32).reshape(2, -1)
     with tracked(rows, name) as tracker:
         rows[0, 0] = 7
@@ -69,7 +69,7 @@ def test_pages_are_counted_from_the_one_the_array_begins_in(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TRACKERS)
-def test_what_could_not_be_used_is_named_again(name: str) -> None:
+def test_restored_pages_are_reported_again(name: str) -> None:
     array = memory_of(8)
     with tracked(array, name) as tracker:
         array[3 * PAGE_SIZE] = 1
@@ -93,7 +93,7 @@ def test_iteration_gives_written_byte_ranges_of_the_array(name: str) -> None:
         assert list(writes) == [(3 * PAGE_SIZE - 100, array.nbytes)]
 
 
-def test_the_array_lives_as_long_as_its_tracker() -> None:
+def test_tracker_keeps_its_array_alive() -> None:
     with contextlib.ExitStack() as stack:
         tracker = vramtap.track(np.ones(64 * PAGE_SIZE, np.uint8))
         stack.callback(tracker.stop)
@@ -108,12 +108,12 @@ def test_the_array_lives_as_long_as_its_tracker() -> None:
     [np.zeros(0), np.zeros((64, 64))[:, ::2], np.zeros((64, 64)).T, np.frombuffer(bytes(64), np.uint8)],
     ids=["empty", "strided", "transposed", "read-only"],
 )
-def test_what_cannot_be_tracked_is_refused(array: NDArray[Any]) -> None:
+def test_unsuitable_arrays_are_refused(array: NDArray[Any]) -> None:
     with pytest.raises(ValueError, match="C-contiguous, writable and not empty"):
         vramtap.track(array)
 
 
-def test_no_such_tracker_is_said() -> None:
+def test_track_refuses_an_unknown_tracker() -> None:
     with pytest.raises(UsageError, match="--tracker magic: no such tracker"):
         vramtap.track(np.zeros(64), tracker="magic")
 
@@ -126,7 +126,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-async def test_changes_come_as_they_are_made(file: Path) -> None:
+async def test_changes_yield_exact_rectangles(file: Path) -> None:
     screen = np.memmap(file, np.uint32, "r+", shape=(HEIGHT, WIDTH))
     async with asyncio.timeout(60), vramtap.open(f"shm:{file}?mode={WIDTH}x{HEIGHT}") as tap:
         assert not tap.screen.pixels.any()
@@ -141,7 +141,7 @@ async def test_changes_come_as_they_are_made(file: Path) -> None:
             assert np.array_equal(seen, screen)
 
 
-async def test_the_screen_is_for_reading_only(file: Path) -> None:
+async def test_screen_pixels_are_read_only(file: Path) -> None:
     async with vramtap.open(f"shm:{file}?mode={WIDTH}x{HEIGHT}") as tap:
         with pytest.raises(ValueError, match="read-only"):
             tap.screen.pixels[0, 0] = 1
@@ -157,18 +157,18 @@ async def test_changes_end_with_the_target() -> None:
             assert tap.closed == f"process {writer.pid} exited"
 
 
-def test_a_url_that_means_nothing_is_refused_before_anything_is_opened() -> None:
+def test_invalid_url_is_refused_before_anything_is_opened() -> None:
     with pytest.raises(UsageError, match="'qmu' is not a kind of target"):
         vramtap.open("qmu:/run/vm.qmp")
 
 
-async def test_what_is_not_there_is_said_on_entering(tmp_path: Path) -> None:
+async def test_missing_target_is_reported_on_entering(tmp_path: Path) -> None:
     tap = vramtap.open(f"shm:{tmp_path}/none?mode=1x1")
     with pytest.raises(NotFound):
         await tap.__aenter__()
 
 
-async def test_a_tracker_that_cannot_work_is_refused_and_the_target_let_go(file: Path) -> None:
+async def test_tracker_that_cannot_work_is_refused(file: Path) -> None:
     with pytest.raises(VramtapError, match="--tracker compare"):
         await vramtap.open(f"shm:{file}?mode=1x1", tracker="log").__aenter__()
 
@@ -182,7 +182,7 @@ async def test_screenshot_is_a_copy_of_the_screen(file: Path) -> None:
     pixels[0, 0] = 1
 
 
-async def test_a_machine_of_ones_own_is_offered() -> None:
+async def test_machine_of_the_caller_can_be_tapped() -> None:
     with vramtap.Machine(command_line="workload=idle mode=320x200", cpu="unicorn") as machine:
         async with asyncio.timeout(60), vramtap.open(machine) as tap:
             while tap.screen.width != 320:

@@ -40,14 +40,14 @@ async def begun(slow: Slow) -> asyncio.Task[str]:
     return task
 
 
-async def test_what_it_made_is_returned() -> None:
+async def test_result_is_returned() -> None:
     slow = Slow()
     slow.may_end.set()
     assert await run_in_thread(slow.work, slow.let_go) == "made"
     assert not slow.given_back
 
 
-async def test_what_it_raises_is_raised() -> None:
+async def test_exception_is_raised() -> None:
     slow = Slow(ValueError("no"))
     slow.may_end.set()
     with pytest.raises(ValueError, match="no"):
@@ -55,7 +55,7 @@ async def test_what_it_raises_is_raised() -> None:
     assert not slow.given_back
 
 
-async def test_a_caller_who_is_cancelled_waits_and_it_is_given_back() -> None:
+async def test_cancelled_caller_waits_and_the_result_is_given_back() -> None:
     slow = Slow()
     task = await begun(slow)
     task.cancel()
@@ -68,7 +68,7 @@ async def test_a_caller_who_is_cancelled_waits_and_it_is_given_back() -> None:
     assert slow.given_back == ["made"]
 
 
-async def test_cancelled_twice_it_is_given_back_all_the_same() -> None:
+async def test_result_is_given_back_after_a_second_cancellation() -> None:
     slow = Slow()
     task = await begun(slow)
     task.cancel()
@@ -83,8 +83,8 @@ async def test_cancelled_twice_it_is_given_back_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-async def test_work_that_fails_when_nobody_waits_gives_nothing_back(times: int) -> None:
-    slow = Slow(ValueError("nobody hears this"))
+async def test_failed_work_of_a_cancelled_caller_gives_nothing_back(times: int) -> None:
+    slow = Slow(ValueError("not raised to any caller"))
     task = await begun(slow)
     for _ in range(times):
         task.cancel()

@@ -1,4 +1,4 @@
-"""When the geometry is asked for again."""
+"""When the mode is read again: pure decisions, with times of the tests' own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def answered(
     return clock
 
 
-def test_the_first_is_due_at_once_and_none_while_it_is_asked_for() -> None:
+def test_mode_is_due_at_first_and_not_during_a_read() -> None:
     clock = ModeClock(announced=True)
     assert clock.due(0.0, active=False)
     clock.reading()
@@ -41,7 +41,9 @@ def test_the_first_is_due_at_once_and_none_while_it_is_asked_for() -> None:
         (True, False, True, float("inf")),
     ],
 )
-def test_how_long_an_answer_is_believed(announced: bool, linear: bool, active: bool, rest_s: float) -> None:
+def test_mode_is_due_again_after_the_interval_of_its_state(
+    announced: bool, linear: bool, active: bool, rest_s: float
+) -> None:
     clock = answered(announced=announced, linear=linear, active=active)
     assert clock.due_s == NOW_S + rest_s
     if rest_s < float("inf"):
@@ -49,14 +51,14 @@ def test_how_long_an_answer_is_believed(announced: bool, linear: bool, active: b
         assert clock.due(NOW_S + rest_s, active=False)
 
 
-def test_while_pages_are_written_it_is_asked_ten_times_a_second() -> None:
+def test_mode_is_read_ten_times_a_second_while_pages_are_written() -> None:
     clock = answered()
     assert not clock.due(NOW_S + DEFAULT_TIMINGS.mode_busy_s - 0.01, active=True)
     assert clock.due(NOW_S + DEFAULT_TIMINGS.mode_busy_s, active=True)
     assert not clock.due(NOW_S + DEFAULT_TIMINGS.mode_busy_s, active=False)
 
 
-def test_the_last_write_may_be_the_flip() -> None:
+def test_mode_is_due_once_more_after_the_last_write() -> None:
     clock = answered(announced=True)
     clock.pages_written(NOW_S + 5)
     assert not clock.due(NOW_S + 5, active=False)
@@ -65,7 +67,7 @@ def test_the_last_write_may_be_the_flip() -> None:
     assert clock.due_s == NOW_S + 5 + DEFAULT_TIMINGS.mode_busy_s, "it does not recede while writes go on"
 
 
-def test_flips_come_in_series() -> None:
+def test_every_active_scan_after_a_flip_reads_the_mode() -> None:
     clock = answered()
     assert not clock.flipping(NOW_S)
     clock.flipped(NOW_S)
@@ -75,7 +77,7 @@ def test_flips_come_in_series() -> None:
     assert not clock.flipping(NOW_S + DEFAULT_TIMINGS.flipping_s)
 
 
-def test_an_armed_target_is_asked_ever_more_rarely() -> None:
+def test_mode_interval_of_an_armed_target_doubles() -> None:
     clock, now_s, rests = ModeClock(announced=False), NOW_S, []
     for _ in range(12):
         clock.reading()
@@ -100,7 +102,7 @@ def test_mode_that_was_not_answered_in_time_is_read_again(announced: bool) -> No
     assert clock.due_s == NOW_S + DEFAULT_TIMINGS.mode_idle_s
 
 
-def test_an_answer_does_not_put_off_what_was_hurried() -> None:
+def test_hurried_mode_stays_due_after_an_answer() -> None:
     clock = ModeClock(announced=True)
     clock.reading()
     clock.hurry()

@@ -1,4 +1,4 @@
-"""The tap, over a target and trackers that do what they are told, in a time that jumps."""
+"""The tap, on a faulty target with plain Python trackers, in virtual time."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("no_defect")
 
 
-# When it looks
+# When it scans
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)
 @in_virtual_time
-async def test_nothing_is_done_while_nobody_waits(tracker: str) -> None:
+async def test_idle_viewer_causes_no_scan(tracker: str) -> None:
     target = FaultyTarget()
     target.put(3, 4, 0xABCDEF)
     async with tapped(target, tracker) as (tap, _):
@@ -64,7 +64,7 @@ async def test_a_write_is_shown_within_an_interval(tracker: str) -> None:
 
 
 @in_virtual_time
-async def test_an_idle_tap_asks_only_for_the_geometry() -> None:
+async def test_idle_tap_reads_only_the_mode() -> None:
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     async with tapped(target) as (tap, made), ModelClient(tap) as client:
         assert isinstance(made, SoftLog)
@@ -82,12 +82,12 @@ async def test_an_idle_tap_asks_only_for_the_geometry() -> None:
         began_s = loop.time()
         target.put(9, 9, 0x777777)
         await client.shows(target.truth)
-        assert loop.time() - began_s < DEFAULT_TIMINGS.interval_s, "it was woken, not asked"
+        assert loop.time() - began_s < DEFAULT_TIMINGS.interval_s, "a wake-up, not a poll, showed the write"
         assert not made.watching
 
 
 @in_virtual_time
-async def test_a_tracker_that_cannot_wake_is_asked_at_the_interval() -> None:
+async def test_tracker_without_wake_up_is_polled_at_the_interval() -> None:
     target = FaultyTarget()
     async with followed(target, "compare") as (tap, _):
         await asyncio.sleep(10)
@@ -102,7 +102,7 @@ async def test_a_tracker_that_cannot_wake_is_asked_at_the_interval() -> None:
 
 @pytest.mark.parametrize("dirty", [True, False])
 @in_virtual_time
-async def test_looking_takes_no_more_than_its_share(dirty: bool) -> None:
+async def test_scans_take_at_most_the_duty_share(dirty: bool) -> None:
     target = FaultyTarget()
     takes_s = 0.3
 
@@ -121,7 +121,7 @@ async def test_looking_takes_no_more_than_its_share(dirty: bool) -> None:
 
 
 @in_virtual_time
-async def test_a_viewer_that_stops_asking_stops_the_looking() -> None:
+async def test_scans_stop_when_the_viewer_stops_waiting() -> None:
     target = FaultyTarget()
     async with tapped(target) as (tap, made):
         assert isinstance(made, SoftLog)
@@ -141,7 +141,7 @@ async def test_a_viewer_that_stops_asking_stops_the_looking() -> None:
 
 
 @in_virtual_time
-async def test_the_end_is_told_to_everybody() -> None:
+async def test_every_viewer_learns_why_the_target_ended() -> None:
     target = FaultyTarget()
     async with followed(target) as (tap, client):
         damages = asyncio.create_task(_all(tap))
@@ -165,7 +165,7 @@ async def _all(tap: Tap) -> list[Rect]:
 
 @pytest.mark.parametrize("says", [True, False])
 @in_virtual_time
-async def test_memory_that_is_gone_waits_for_the_targets_own_words(says: bool) -> None:
+async def test_unreadable_memory_waits_for_the_targets_end_reason(says: bool) -> None:
     target = FaultyTarget()
     async with followed(target) as (tap, client):
         target.faults.inject(Fault.READ_GONE)
@@ -179,7 +179,7 @@ async def test_memory_that_is_gone_waits_for_the_targets_own_words(says: bool) -
 
 
 @in_virtual_time
-async def test_the_last_damage_comes_before_the_end() -> None:
+async def test_last_damage_precedes_the_end() -> None:
     target = FaultyTarget()
     async with tapped(target) as (tap, _):
         damages = asyncio.create_task(_all(tap))
@@ -191,7 +191,7 @@ async def test_the_last_damage_comes_before_the_end() -> None:
 
 
 @in_virtual_time
-async def test_closing_the_tap_ends_it_in_the_middle_of_a_look() -> None:
+async def test_closing_the_tap_cancels_a_scan() -> None:
     target = FaultyTarget()
     async with tapped(target) as (tap, made):
         client = ModelClient(tap)
@@ -213,7 +213,7 @@ async def test_closing_the_tap_ends_it_in_the_middle_of_a_look() -> None:
 
 @pytest.mark.parametrize("fault", [Fault.READ, Fault.MODE, Fault.COLLECT])
 @in_virtual_time
-async def test_an_attach_that_fails_lets_go_of_everything(fault: Fault) -> None:
+async def test_failed_attach_releases_target_and_tracker(fault: Fault) -> None:
     target = FaultyTarget()
     target.faults.inject(fault)
     made: list[SoftLog] = []
@@ -235,7 +235,7 @@ def _maker(target: FaultyTarget, made: list[SoftLog]) -> Callable[..., Choice]:
 
 @pytest.mark.parametrize("times", [1, 2])
 @in_virtual_time
-async def test_an_attach_that_is_cancelled_lets_go_of_what_its_thread_arms_later(times: int) -> None:
+async def test_cancelled_attach_stops_the_tracker_that_its_thread_starts(times: int) -> None:
     target = FaultyTarget()
     made: list[SoftLog] = []
     begun, may_go_on = threading.Event(), threading.Event()
@@ -251,7 +251,7 @@ async def test_an_attach_that_is_cancelled_lets_go_of_what_its_thread_arms_later
         attaching.cancel()
         await asyncio.sleep(0)
     if times > 1:
-        assert attaching.cancelled(), "whoever insists does not wait for the thread"
+        assert attaching.cancelled(), "a second cancellation does not wait for the thread"
     may_go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await attaching
@@ -262,7 +262,7 @@ async def test_an_attach_that_is_cancelled_lets_go_of_what_its_thread_arms_later
 
 
 @in_virtual_time
-async def test_a_tracker_that_does_not_exist_is_said() -> None:
+async def test_unknown_tracker_is_a_usage_error() -> None:
     target = FaultyTarget()
     with pytest.raises(UsageError, match="no such tracker"):
         async with Tap(target, tracker="magic"):
@@ -270,12 +270,12 @@ async def test_a_tracker_that_does_not_exist_is_said() -> None:
     assert target.released == 1
 
 
-# Looking when asked
+# Scans on request
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)
 @in_virtual_time
-async def test_refresh_shows_what_is_shown_at_the_call(tracker: str) -> None:
+async def test_refresh_shows_the_target_as_at_the_call(tracker: str) -> None:
     target = FaultyTarget()
     target.write(0, bytes(range(251)) * (PAGES * PAGE_SIZE // 251))
     async with tapped(target, tracker) as (tap, _):
@@ -294,11 +294,11 @@ async def test_refresh_shows_what_is_shown_at_the_call(tracker: str) -> None:
 
 @pytest.mark.parametrize("watched", [True, False])
 @in_virtual_time
-async def test_many_refreshes_at_once_look_one_after_the_other(watched: bool) -> None:
-    """`FaultyTarget.mode` fails if it is asked twice at once."""
+async def test_concurrent_refreshes_scan_one_after_the_other(watched: bool) -> None:
+    """`FaultyTarget.mode` fails when two calls overlap."""
     target = FaultyTarget()
 
-    async def draw_and_look(number: int) -> None:
+    async def draw_and_refresh(number: int) -> None:
         await asyncio.sleep(number * 0.0003)
         target.put(number, 1, number + 1)
         await tap.refresh()
@@ -307,12 +307,12 @@ async def test_many_refreshes_at_once_look_one_after_the_other(watched: bool) ->
     async with tapped(target) as (tap, _), contextlib.AsyncExitStack() as stack:
         if watched:
             await stack.enter_async_context(ModelClient(tap))
-        await asyncio.gather(*(draw_and_look(number) for number in range(30)))
+        await asyncio.gather(*(draw_and_refresh(number) for number in range(30)))
         assert tap.closed is None
 
 
 @in_virtual_time
-async def test_refresh_says_what_went_wrong_and_loses_nothing() -> None:
+async def test_failed_refresh_raises_and_loses_no_write() -> None:
     target = FaultyTarget()
     async with tapped(target) as (tap, _):
         target.put(8, 8, 0x999999)
@@ -324,7 +324,7 @@ async def test_refresh_says_what_went_wrong_and_loses_nothing() -> None:
 
 
 @in_virtual_time
-async def test_a_viewer_that_comes_back_is_not_shown_an_old_screen() -> None:
+async def test_returning_viewer_gets_a_fresh_screen() -> None:
     target = FaultyTarget()
     async with tapped(target) as (tap, _):
         viewer = tap.viewer("now and then")
@@ -334,14 +334,14 @@ async def test_a_viewer_that_comes_back_is_not_shown_an_old_screen() -> None:
         assert tap.screen.pixels[2, 1] == 3
         polls = tap.stats.polls
         await viewer.changed()
-        assert tap.stats.polls == polls, "it has just been looked"
+        assert tap.stats.polls == polls, "the screen is fresh"
 
 
 # Damage
 
 
 @in_virtual_time
-async def test_changes_are_exact_for_who_keeps_up_and_merged_for_who_does_not() -> None:
+async def test_changes_are_exact_for_a_fast_caller_and_merged_for_a_slow_one() -> None:
     target = FaultyTarget()
     async with tapped(target) as (tap, _):
         changes = cast("AsyncGenerator[Damage, None]", tap.changes())
@@ -350,7 +350,7 @@ async def test_changes_are_exact_for_who_keeps_up_and_merged_for_who_does_not() 
         target.put(10, 20, 0xFF)
         damage = await first
         assert damage.rects == (Rect(10, 20, 1, 1),)
-        # Busy: two changes far apart, with the tap looking for somebody else meanwhile.
+        # Busy: two changes far apart, while the tap scans for another viewer.
         async with ModelClient(tap) as client:
             for x, y in ((0, 0), (90, 50)):
                 target.put(x, y, 0xEE)
@@ -366,7 +366,7 @@ async def test_changes_are_exact_for_who_keeps_up_and_merged_for_who_does_not() 
 
 
 @in_virtual_time
-async def test_a_new_size_is_in_the_changes() -> None:
+async def test_changes_report_a_new_size() -> None:
     target = FaultyTarget()
     async with tapped(target) as (tap, _):
         changes = cast("AsyncGenerator[Damage, None]", tap.changes())

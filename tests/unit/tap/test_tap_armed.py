@@ -26,14 +26,14 @@ SETTLED_S = DEFAULT_TIMINGS.idle_after_s + 2 * DEFAULT_TIMINGS.mode_idle_s
 
 
 class TimedTarget(FaultyTarget):
-    """Keeps when its geometry was asked for."""
+    """A target that records when its mode was read."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked_s: list[float] = []
+        self.read_s: list[float] = []
 
     async def mode(self) -> Mode | None:
-        self.asked_s.append(asyncio.get_running_loop().time())
+        self.read_s.append(asyncio.get_running_loop().time())
         return await super().mode()
 
 
@@ -41,7 +41,7 @@ class TimedTarget(FaultyTarget):
 
 
 @in_virtual_time
-async def test_the_first_write_is_shown_at_once_and_nothing_is_done_before() -> None:
+async def test_armed_tap_does_nothing_until_the_first_write() -> None:
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     target.announces_mode = True
     async with tapped(target, "armed") as (tap, made), ModelClient(tap) as client:
@@ -60,8 +60,8 @@ async def test_the_first_write_is_shown_at_once_and_nothing_is_done_before() -> 
 
 
 @in_virtual_time
-async def test_what_is_left_to_report_is_reported_at_once() -> None:
-    """Written between the last look and the wait."""
+async def test_write_between_scan_and_arming_is_reported_at_once() -> None:
+    """The write falls between the last scan and the wait."""
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     async with tapped(target, "armed") as (tap, made), ModelClient(tap) as client:
         assert isinstance(made, ArmedLog)
@@ -81,7 +81,7 @@ async def test_what_is_left_to_report_is_reported_at_once() -> None:
 
 
 @in_virtual_time
-async def test_a_viewer_that_stops_waiting_ends_the_watching() -> None:
+async def test_waker_is_cancelled_when_the_viewer_stops_waiting() -> None:
     target = FaultyTarget()
     async with tapped(target, "armed") as (tap, made):
         assert isinstance(made, ArmedLog)
@@ -97,7 +97,7 @@ async def test_a_viewer_that_stops_waiting_ends_the_watching() -> None:
 
 
 @in_virtual_time
-async def test_looking_when_asked_ends_the_watching_first() -> None:
+async def test_refresh_cancels_the_waker_first() -> None:
     target = FaultyTarget()
     async with tapped(target, "armed") as (tap, made), ModelClient(tap):
         assert isinstance(made, ArmedLog)
@@ -110,7 +110,7 @@ async def test_looking_when_asked_ends_the_watching_first() -> None:
 
 
 @in_virtual_time
-async def test_the_targets_end_ends_the_watching() -> None:
+async def test_waker_is_cancelled_when_the_target_ends() -> None:
     target = FaultyTarget()
     async with followed(target, "armed") as (tap, client):
         await asyncio.sleep(SETTLED_S)
@@ -123,7 +123,7 @@ async def test_the_targets_end_ends_the_watching() -> None:
 
 
 @in_virtual_time
-async def test_closing_the_tap_ends_the_watching() -> None:
+async def test_waker_is_cancelled_when_the_tap_is_closed() -> None:
     target = FaultyTarget()
     async with tapped(target, "armed") as (tap, made):
         assert isinstance(made, ArmedLog)
@@ -138,7 +138,7 @@ async def test_closing_the_tap_ends_the_watching() -> None:
 
 @pytest.mark.parametrize("fault", [Fault.MODE, Fault.MODE_LATE])
 @in_virtual_time
-async def test_a_geometry_that_cannot_be_read_leaves_nothing_watched(fault: Fault) -> None:
+async def test_waker_is_cancelled_when_the_mode_cannot_be_read(fault: Fault) -> None:
     target = FaultyTarget()
     async with followed(target, "armed") as (tap, client):
         await asyncio.sleep(SETTLED_S)
@@ -150,7 +150,7 @@ async def test_a_geometry_that_cannot_be_read_leaves_nothing_watched(fault: Faul
 
 
 @in_virtual_time
-async def test_a_flip_while_armed_is_read_and_watched_again() -> None:
+async def test_flip_while_armed_is_read_and_the_tap_armed_again() -> None:
     target = FaultyTarget()
     other = dataclasses.replace(XR24, offset_bytes=20 * PAGE_SIZE)
     target.write(other.offset_bytes, bytes(range(256)) * 40)
@@ -164,26 +164,26 @@ async def test_a_flip_while_armed_is_read_and_watched_again() -> None:
             await client.shows(target.truth)
 
 
-# The geometry
+# The mode
 
 
 @in_virtual_time
-async def test_the_geometry_is_asked_for_more_and_more_rarely() -> None:
+async def test_armed_tap_reads_the_mode_at_doubling_intervals() -> None:
     target = TimedTarget()
     async with tapped(target, "armed") as (tap, made), ModelClient(tap) as client:
         assert isinstance(made, ArmedLog)
         for number in (1, 2):
             await asyncio.sleep(SETTLED_S)
             assert made.watching
-            began = len(target.asked_s)
+            began = len(target.read_s)
             await asyncio.sleep(4 * DEFAULT_TIMINGS.mode_armed_s)
-            gaps_s = np.diff(target.asked_s[began - 1 :])
+            gaps_s = np.diff(target.read_s[began - 1 :])
             doubling = [gap_s for gap_s in gaps_s if gap_s < DEFAULT_TIMINGS.mode_armed_s - 0.1]
             assert len(gaps_s) - len(doubling) >= 2, "it stays at the longest"
             assert doubling[-1] > DEFAULT_TIMINGS.mode_armed_s / 2
             np.testing.assert_allclose(np.array(doubling[1:]) / doubling[:-1], 2, rtol=0.01)
             assert doubling[0] <= 4 * DEFAULT_TIMINGS.mode_idle_s + 0.1, (
-                "it begins where an idle one is asked"
+                "the first interval is that of an idle target"
             )
             np.testing.assert_allclose(gaps_s[len(doubling) :], DEFAULT_TIMINGS.mode_armed_s, rtol=0.01)
             target.put(number, 1, number)
@@ -191,7 +191,7 @@ async def test_the_geometry_is_asked_for_more_and_more_rarely() -> None:
 
 
 @in_virtual_time
-async def test_a_new_mode_that_is_not_announced_is_seen_in_the_end() -> None:
+async def test_unannounced_mode_of_an_armed_target_is_seen_late() -> None:
     target = FaultyTarget()
     async with followed(target, "armed") as (_, client):
         await asyncio.sleep(SETTLED_S + 10 * DEFAULT_TIMINGS.mode_armed_s)
@@ -200,25 +200,25 @@ async def test_a_new_mode_that_is_not_announced_is_seen_in_the_end() -> None:
 
 
 @in_virtual_time
-async def test_one_that_cannot_be_armed_is_asked_as_before() -> None:
+async def test_target_that_cannot_be_armed_is_polled() -> None:
     target = TimedTarget()
     async with tapped(target, "softlog") as (tap, _), ModelClient(tap):
         await asyncio.sleep(SETTLED_S)
-        began = len(target.asked_s)
+        began = len(target.read_s)
         await asyncio.sleep(100)
-        np.testing.assert_allclose(np.diff(target.asked_s[began:]), DEFAULT_TIMINGS.mode_idle_s, atol=0.05)
+        np.testing.assert_allclose(np.diff(target.read_s[began:]), DEFAULT_TIMINGS.mode_idle_s, atol=0.05)
 
 
 @pytest.mark.parametrize("tracker", ["armed", "softlog"])
 @in_virtual_time
-async def test_one_that_announces_its_modes_is_not_asked(tracker: str) -> None:
+async def test_announcing_target_is_not_asked_for_its_mode(tracker: str) -> None:
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     target.announces_mode = True
     async with followed(target, tracker) as (_, client):
         await asyncio.sleep(SETTLED_S)
-        asked = target.modes_read
+        reads = target.modes_read
         await asyncio.sleep(100_000)
-        assert target.modes_read == asked
+        assert target.modes_read == reads
         target.shown = dataclasses.replace(XR24, width=50)
         target.activity.notify()
         began_s = loop.time()
@@ -227,27 +227,27 @@ async def test_one_that_announces_its_modes_is_not_asked(tracker: str) -> None:
 
 
 @in_virtual_time
-async def test_one_that_announces_its_modes_is_asked_once_more_after_it_drew() -> None:
+async def test_announcing_target_is_asked_once_after_it_drew() -> None:
     """The last thing a guest does may be a flip, and its word of it may be on its way."""
     target = FaultyTarget()
     target.announces_mode = True
     async with followed(target, "armed") as (_, client):
         await asyncio.sleep(SETTLED_S)
-        asked = target.modes_read
+        reads = target.modes_read
         target.put(1, 1, 1)
         await client.shows(target.truth)
         await asyncio.sleep(3 * DEFAULT_TIMINGS.mode_busy_s)
-        assert target.modes_read > asked
-        asked = target.modes_read
+        assert target.modes_read > reads
+        reads = target.modes_read
         await asyncio.sleep(1000)
-        assert target.modes_read == asked
+        assert target.modes_read == reads
 
 
 # What is learned, and what counts as activity
 
 
 @in_virtual_time
-async def test_the_tracker_learns_which_pages_have_changed() -> None:
+async def test_tracker_gets_feedback_about_changed_pages() -> None:
     target = FaultyTarget()
     async with followed(target) as (tap, client):
         made = tap._tracker
@@ -266,7 +266,7 @@ async def test_the_tracker_learns_which_pages_have_changed() -> None:
 
 
 @in_virtual_time
-async def test_a_tracker_that_does_not_learn_is_taught_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tracker_without_feedback_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SoftLog, "wants_feedback", False)
     target = FaultyTarget()
     async with followed(target) as (tap, client):
@@ -278,7 +278,7 @@ async def test_a_tracker_that_does_not_learn_is_taught_nothing(monkeypatch: pyte
 
 
 @in_virtual_time
-async def test_what_could_not_be_read_is_not_taught_but_given_back() -> None:
+async def test_unread_pages_are_restored_without_feedback() -> None:
     target = FaultyTarget()
     async with followed(target) as (tap, client):
         made = tap._tracker
@@ -291,7 +291,7 @@ async def test_what_could_not_be_read_is_not_taught_but_given_back() -> None:
 
 
 @in_virtual_time
-async def test_writing_what_is_there_already_keeps_nobody_awake() -> None:
+async def test_writes_that_change_nothing_do_not_delay_arming() -> None:
     target = FaultyTarget()
     async with tapped(target, "armed") as (tap, made), ModelClient(tap):
         assert isinstance(made, ArmedLog)

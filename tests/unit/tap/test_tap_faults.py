@@ -35,7 +35,9 @@ pytestmark = pytest.mark.usefixtures("no_defect")
     ],
 )
 @in_virtual_time
-async def test_what_fails_is_done_again(fault: Fault, tracker: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_failed_step_is_repeated_and_no_write_is_lost(
+    fault: Fault, tracker: str, caplog: pytest.LogCaptureFixture
+) -> None:
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     async with followed(target, tracker) as (tap, client):
         for number in range(1, 5):
@@ -57,7 +59,7 @@ async def test_what_fails_is_done_again(fault: Fault, tracker: str, caplog: pyte
 @pytest.mark.parametrize("tracker", TRACKERS)
 @pytest.mark.parametrize("fault", [Fault.READ, Fault.MODE, Fault.SNAPSHOT])
 @in_virtual_time
-async def test_what_fails_in_the_middle_of_a_new_mode_is_done_again(fault: Fault, tracker: str) -> None:
+async def test_step_that_fails_during_a_mode_change_is_repeated(fault: Fault, tracker: str) -> None:
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     modes = (None, dataclasses.replace(XR24, offset_bytes=PAGE_SIZE + 8), XR24, None, XR24)
     async with followed(target, tracker) as (_, client):
@@ -78,8 +80,8 @@ async def test_what_fails_in_the_middle_of_a_new_mode_is_done_again(fault: Fault
 
 
 @in_virtual_time
-async def test_a_new_mode_that_could_not_be_read_is_read_soon() -> None:
-    """Found by the poll of the geometry, with no write to come back to."""
+async def test_mode_that_could_not_be_read_is_read_again_soon() -> None:
+    """The mode clock finds the change; no write follows it."""
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     async with followed(target) as (_, client):
         await asyncio.sleep(DEFAULT_TIMINGS.idle_after_s + 3)
@@ -95,7 +97,7 @@ async def test_a_new_mode_that_could_not_be_read_is_read_soon() -> None:
 
 @pytest.mark.parametrize("fault", [Fault.COLLECT_DEFECT, Fault.MODE_DEFECT])
 @in_virtual_time
-async def test_a_defect_of_ours_ends_the_tap_and_is_logged(fault: Fault) -> None:
+async def test_internal_defect_ends_the_tap_and_is_logged(fault: Fault) -> None:
     target = FaultyTarget()
     async with followed(target) as (tap, client):
         target.faults.inject(fault)
@@ -131,50 +133,80 @@ STEPS = st.one_of(
 )
 
 
+class _Play:
+    """Random steps, played against a target and its tap."""
+
+    def __init__(self, target: FaultyTarget, tap: Tap, stack: contextlib.AsyncExitStack) -> None:
+        self._target = target
+        self._tap = tap
+        self._stack = stack
+        self._value = 0
+        self.clients: list[ModelClient] = []
+        self.refreshing: list[asyncio.Task[None]] = []
+
+    async def step(self, what: object, first: object, second: object) -> None:
+        """Play one step, a change of the target or an act of a viewer."""
+        self._value = self._value % 255 + 1
+        if not self._change(what, first, second):
+            await self._act(what, first)
+
+    def _change(self, what: object, first: object, second: object) -> bool:
+        """Change the target; returns False if the step is not a change."""
+        target = self._target
+        match what, first, second:
+            case "write", int(at), int(length):
+                target.write(at, bytes([self._value]) * length)
+            case "put", int(x), int(y):
+                if target.shown is not None:
+                    target.put(x, y, self._value)
+            case "mode", (Mode() | None) as mode, bool(announced):
+                target.shown = mode
+                if announced or target.announces_mode:
+                    target.activity.notify()
+            case "picture", int(height), int(width):
+                target.picture = np.full((height, width), self._value, np.uint32)
+            case "fault", Fault() as fault, int(times):
+                target.faults.inject(fault, times)
+            case _:
+                return False
+        return True
+
+    async def _act(self, what: object, first: object) -> None:
+        match what, first:
+            case "sleep", (int() | float()) as seconds:
+                await asyncio.sleep(seconds)
+            case "refresh", wait:
+                task = asyncio.create_task(_refresh(self._tap))
+                self.refreshing.append(task)
+                if wait:
+                    await task
+            case "come", bool(moves) if len(self.clients) < 4:
+                client = ModelClient(self._tap, moves=moves)
+                self.clients.append(await self._stack.enter_async_context(client))
+            case "leave", int(number) if number < len(self.clients):
+                await self.clients.pop(number).__aexit__(None, None, None)
+
+
 @settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEPS, max_size=40), tracker=st.sampled_from([*TRACKERS, "armed"]))
-def test_nothing_is_ever_lost(steps: list[tuple[str, object, object]], tracker: str) -> None:
-    """Whatever happened: once it is over, every viewer that stayed shows what the target shows."""
+def test_random_events_and_faults_lose_no_write(
+    steps: list[tuple[str, object, object]], tracker: str
+) -> None:
+    """Once the faults are over, every viewer that stayed shows what the target shows."""
 
     @in_virtual_time
     async def run() -> None:
         target = FaultyTarget()
-        # While it is armed nobody asks in time for a mode that is not announced.
+        # An armed tap reads a mode that is not announced too late for this test.
         target.announces_mode = tracker == "armed"
-        value = 0
         async with tapped(target, tracker) as (tap, _), contextlib.AsyncExitStack() as stack:
-            clients: list[ModelClient] = []
-            refreshing: list[asyncio.Task[None]] = []
+            play = _Play(target, tap, stack)
             for what, first, second in steps:
-                value = value % 255 + 1
-                match what, first, second:
-                    case "write", int(at), int(length):
-                        target.write(at, bytes([value]) * length)
-                    case "put", int(x), int(y) if target.shown is not None:
-                        target.put(x, y, value)
-                    case "mode", (Mode() | None) as mode, bool(nudge):
-                        target.shown = mode
-                        if nudge or target.announces_mode:
-                            target.activity.notify()
-                    case "picture", int(height), int(width):
-                        target.picture = np.full((height, width), value, np.uint32)
-                    case "fault", Fault() as fault, int(times):
-                        target.faults.inject(fault, times)
-                    case "sleep", seconds, _ if isinstance(seconds, (int, float)):
-                        await asyncio.sleep(seconds)
-                    case "refresh", wait, _:
-                        task = asyncio.create_task(_refresh(tap))
-                        refreshing.append(task)
-                        if wait:
-                            await task
-                    case "come", bool(moves), _ if len(clients) < 4:
-                        clients.append(await stack.enter_async_context(ModelClient(tap, moves=moves)))
-                    case "leave", int(number), _ if number < len(clients):
-                        await clients.pop(number).__aexit__(None, None, None)
+                await play.step(what, first, second)
             target.faults.repair()
-            for task in refreshing:
+            for task in play.refreshing:
                 await task
-            for client in clients:
+            for client in play.clients:
                 await client.shows(target.truth)
             await tap.refresh()
             np.testing.assert_array_equal(tap.screen.pixels, target.truth)

@@ -1,4 +1,4 @@
-"""The tap and geometry: modes, page flips, palettes, and screens that are no framebuffer."""
+"""The tap and modes: page flips, palettes, and modes without a linear framebuffer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("no_defect")
 
 @pytest.mark.parametrize("tracker", TRACKERS)
 @in_virtual_time
-async def test_a_flip_that_writes_nothing_is_seen(tracker: str) -> None:
+async def test_page_flip_without_a_write_is_seen(tracker: str) -> None:
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     other = dataclasses.replace(XR24, offset_bytes=20 * PAGE_SIZE + 12)
     target.write(other.offset_bytes, bytes(range(256)) * 40)
@@ -35,7 +35,7 @@ async def test_a_flip_that_writes_nothing_is_seen(tracker: str) -> None:
 
 @pytest.mark.parametrize("tracker", TRACKERS)
 @in_virtual_time
-async def test_drawing_in_the_hidden_page_and_flipping(tracker: str) -> None:
+async def test_double_buffering_is_followed(tracker: str) -> None:
     target = FaultyTarget()
     pages = XR24, dataclasses.replace(XR24, offset_bytes=20 * PAGE_SIZE)
     async with followed(target, tracker) as (_, client):
@@ -49,7 +49,7 @@ async def test_drawing_in_the_hidden_page_and_flipping(tracker: str) -> None:
 
 @pytest.mark.parametrize("tracker", TRACKERS)
 @in_virtual_time
-async def test_a_palette_changes_without_any_write(tracker: str) -> None:
+async def test_palette_change_without_a_write_is_seen(tracker: str) -> None:
     palettes = [tuple(0x010203 * seed * index & 0xFFFFFF for index in range(256)) for seed in (1, 5, 7)]
     mode = Mode(64, 32, 64, PixelFormat.C8, 100, palettes[0])
     target = FaultyTarget(mode)
@@ -64,7 +64,7 @@ async def test_a_palette_changes_without_any_write(tracker: str) -> None:
 
 @pytest.mark.parametrize("tracker", TRACKERS)
 @in_virtual_time
-async def test_without_a_framebuffer_pictures_are_taken(tracker: str) -> None:
+async def test_nonlinear_modes_are_shown_by_snapshots(tracker: str) -> None:
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     async with followed(target, tracker) as (tap, client):
         read_before = tap.screen.mode
@@ -92,7 +92,7 @@ async def test_without_a_framebuffer_pictures_are_taken(tracker: str) -> None:
 
 @pytest.mark.parametrize("tracker", TRACKERS)
 @in_virtual_time
-async def test_it_may_begin_without_a_framebuffer(tracker: str) -> None:
+async def test_tap_can_start_in_a_nonlinear_mode(tracker: str) -> None:
     target = FaultyTarget(None)
     async with followed(target, tracker) as (_, client):
         target.shown = XR24
@@ -101,7 +101,7 @@ async def test_it_may_begin_without_a_framebuffer(tracker: str) -> None:
 
 
 @in_virtual_time
-async def test_a_nudge_is_answered_at_once() -> None:
+async def test_announced_mode_is_read_at_once() -> None:
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     async with followed(target) as (_, client):
         for number in range(1, 8):
@@ -114,18 +114,18 @@ async def test_a_nudge_is_answered_at_once() -> None:
 
 
 @in_virtual_time
-async def test_a_nudge_while_the_geometry_is_asked_for_is_not_forgotten() -> None:
+async def test_announcement_during_a_mode_read_is_not_forgotten() -> None:
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     async with followed(target) as (_, client):
         await asyncio.sleep(DEFAULT_TIMINGS.idle_after_s + 3)
         target.asked.clear()
         target.answering.clear()
         await target.asked.wait()
-        asked = target.modes_read
+        reads = target.modes_read
         target.shown = dataclasses.replace(XR24, width=50)
         target.activity.notify()
         began_s = loop.time()
         target.answering.set()
         await client.shows(target.truth)
-        assert target.modes_read - asked == 2, "the answer on its way was out of date"
+        assert target.modes_read - reads == 2, "the answer under way was out of date"
         assert loop.time() - began_s <= 2 * DEFAULT_TIMINGS.interval_s

@@ -1,4 +1,4 @@
-"""Viewers, over a source that does what it is told."""
+"""Viewers of a tap that the test drives."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def everything(viewer: Viewer) -> tuple[Rect, ...]:
 
 
 @in_virtual_time
-async def test_a_new_viewer_has_everything_pending_and_does_not_wait() -> None:
+async def test_new_viewer_starts_with_the_whole_screen() -> None:
     viewer = Viewer(Source(), "new")
     await viewer.changed()
     assert everything(viewer) == (WHOLE,)
 
 
 @in_virtual_time
-async def test_it_waits_for_damage_and_is_wanted_only_meanwhile() -> None:
+async def test_viewer_requests_scans_only_while_it_waits() -> None:
     source = Source()
     viewer = Viewer(source, "waiting")
     viewer.backlog.clear()
@@ -97,7 +97,7 @@ async def test_it_waits_for_damage_and_is_wanted_only_meanwhile() -> None:
 
 
 @in_virtual_time
-async def test_cancelling_the_wait_ends_the_wanting() -> None:
+async def test_cancelled_wait_ends_the_request_for_scans() -> None:
     source = Source()
     viewer = Viewer(source, "impatient")
     viewer.backlog.clear()
@@ -109,7 +109,7 @@ async def test_cancelling_the_wait_ends_the_wanting() -> None:
 
 
 @in_virtual_time
-async def test_damage_between_two_waits_is_not_slept_over() -> None:
+async def test_damage_between_two_waits_is_not_missed() -> None:
     source = Source()
     viewer = Viewer(source, "busy")
     for number in range(3):
@@ -128,7 +128,7 @@ async def test_damage_between_two_waits_is_not_slept_over() -> None:
 
 
 @in_virtual_time
-async def test_what_a_look_finds_on_the_way_in_is_enough() -> None:
+async def test_damage_found_by_the_first_scan_ends_the_wait() -> None:
     source = Source()
     viewer = Viewer(source, "back again")
     viewer.backlog.clear()
@@ -139,7 +139,7 @@ async def test_what_a_look_finds_on_the_way_in_is_enough() -> None:
 
 
 @in_virtual_time
-async def test_a_new_size_is_news_though_nothing_else_is_pending() -> None:
+async def test_new_size_alone_ends_the_wait() -> None:
     viewer = Viewer(Source(), "resized")
     viewer.backlog.clear()
     viewer.add(Damage(8, 8, (Rect(0, 0, 8, 8),), resized=True))
@@ -155,7 +155,7 @@ async def test_a_new_size_is_news_though_nothing_else_is_pending() -> None:
 
 
 @in_virtual_time
-async def test_the_end_wakes_whoever_waits_and_refuses_whoever_comes() -> None:
+async def test_end_wakes_waiting_viewers_and_refuses_new_waits() -> None:
     source = Source()
     viewer = Viewer(source, "last")
     viewer.backlog.clear()
@@ -170,7 +170,7 @@ async def test_the_end_wakes_whoever_waits_and_refuses_whoever_comes() -> None:
     assert source.wanting == 0
 
 
-def test_leaving_is_told() -> None:
+def test_viewer_joins_when_entered_and_leaves_when_exited() -> None:
     source = Source()
     with Viewer(source, "leaving") as viewer:
         assert source.left == []
@@ -181,7 +181,7 @@ def test_leaving_is_told() -> None:
 
 
 @in_virtual_time
-async def test_a_watcher_gives_damage_as_it_came() -> None:
+async def test_watcher_gives_each_damage_unchanged() -> None:
     watcher = Watcher(Source(), "exact")
     move = Move(Rect(0, 16, 8, 8), 0, 0)
     damage = spot(7, 9, moves=(move,), pages=3)
@@ -195,7 +195,7 @@ async def test_a_watcher_gives_damage_as_it_came() -> None:
 
 
 @in_virtual_time
-async def test_damages_nobody_took_are_one_without_moves() -> None:
+async def test_untaken_damages_are_merged_without_moves() -> None:
     watcher = Watcher(Source(), "late")
     watcher.add(spot(0, 0, moves=(Move(Rect(8, 8, 1, 1), 0, 0),), pages=2))
     watcher.add(spot(40, 40, pages=3))
@@ -208,7 +208,7 @@ async def test_damages_nobody_took_are_one_without_moves() -> None:
 
 @pytest.mark.parametrize("resized_first", [True, False])
 @in_virtual_time
-async def test_a_new_size_among_them_is_the_whole_screen(resized_first: bool) -> None:
+async def test_merged_damage_with_a_new_size_is_the_whole_screen(resized_first: bool) -> None:
     watcher = Watcher(Source(), "resized")
     if resized_first:
         watcher.add(Damage(WIDTH, HEIGHT, (WHOLE,), resized=True))
@@ -225,7 +225,7 @@ async def test_a_new_size_among_them_is_the_whole_screen(resized_first: bool) ->
 
 
 @in_virtual_time
-async def test_the_last_damage_is_given_before_the_end() -> None:
+async def test_watcher_gives_the_last_damage_before_the_end() -> None:
     source = Source()
     watcher = Watcher(source, "last")
     waiting = asyncio.create_task(watcher.next())
