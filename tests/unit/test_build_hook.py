@@ -193,6 +193,7 @@ def test_refuses_a_decompression_bomb(hook: ModuleType, tmp_path: Path) -> None:
         (gzip.compress(b"no tar" * 1000), "cannot be unpacked"),
         (_archive(_regular("package/README.md", b"x")), "no core/rfb.js"),
     ],
+    ids=["empty", "no archive", "cut off", "no tar", "another package"],
 )
 def test_refuses_a_damaged_archive(hook: ModuleType, tmp_path: Path, damaged: bytes, message: str) -> None:
     with pytest.raises(hook.FetchError, match=message):
