@@ -1,4 +1,4 @@
-"""The program as a user meets it: what it prints, how it ends, and what it says when something is wrong."""
+"""The program on the command line: its output, its exit status and its error messages."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ ANY_PORTS = ("--vnc", "127.0.0.1:0", "--web", "127.0.0.1:0")
 
 
 def url_of(writer: Writer) -> str:
-    """What taps its memory."""
+    """Return the target URL of the writer's memory."""
     return f"pid:{writer.pid}?address={writer.address:#x}&mode={WIDTH}x{HEIGHT}"
 
 
 def picture_of(writer: Writer) -> NDArray[np.uint32]:
-    """What its memory shows."""
+    """Return the picture in the writer's memory. Shape `(HEIGHT, WIDTH)`, `0x00RRGGBB`."""
     pixels = writer.memory()[:SIZE_BYTES].view(np.uint32) & np.uint32(0xFFFFFF)
     return pixels.reshape(HEIGHT, WIDTH)
 
 
 @pytest.fixture
 def writer() -> Iterator[Writer]:
-    """A process with a screen."""
+    """A process that draws into a framebuffer."""
     with Writer(SIZE_BYTES, writes=20_000, seed=5, pause_every=50) as writer:
         yield writer
 
 
 @contextlib.contextmanager
-def taken() -> Iterator[int]:
-    """A port of loopback that somebody listens on."""
+def busy_port() -> Iterator[int]:
+    """Listen on a loopback port; yield its number."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         yield other.getsockname()[1]
 
@@ -68,7 +68,7 @@ def taken() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_serve_says_where_it_is_shown_and_what_it_saw(writer: Writer, number: signal.Signals) -> None:
+def test_serve_prints_addresses_at_start_and_report_at_end(writer: Writer, number: signal.Signals) -> None:
     url = url_of(writer)
     with started("serve", url, *ANY_PORTS) as program:
         vnc = re.fullmatch(
@@ -96,13 +96,13 @@ def test_serve_says_where_it_is_shown_and_what_it_saw(writer: Writer, number: si
             r"target stopped \d+ us at attach",
             report,
         )
-    assert writer.run(), "the target goes on"
+    assert writer.run(), "the target keeps running"
 
 
-def test_the_usual_ports_give_way_where_they_are_taken(writer: Writer) -> None:
+def test_default_ports_fall_back_to_free_ports(writer: Writer) -> None:
     with contextlib.ExitStack() as stack:
         for port in (5900, 8080):
-            # Taken by somebody else already: all the better.
+            # Another program may use the port already.
             with contextlib.suppress(OSError):
                 stack.enter_context(socket.create_server(("127.0.0.1", port)))
         with started("serve", url_of(writer), "--json") as program:
@@ -116,8 +116,8 @@ def test_the_usual_ports_give_way_where_they_are_taken(writer: Writer) -> None:
 
 
 @pytest.mark.parametrize("option", ["--vnc", "--web"])
-def test_a_port_that_was_chosen_does_not_give_way(option: str, writer: Writer) -> None:
-    with taken() as port:
+def test_chosen_port_in_use_is_an_error(option: str, writer: Writer) -> None:
+    with busy_port() as port:
         assert_one_line(
             run("serve", url_of(writer), option, f"127.0.0.1:{port}"),
             1,
@@ -125,7 +125,7 @@ def test_a_port_that_was_chosen_does_not_give_way(option: str, writer: Writer) -
         )
 
 
-def test_no_other_machine_gets_in_without_a_password(writer: Writer) -> None:
+def test_vnc_on_a_public_address_needs_a_password(writer: Writer) -> None:
     assert_one_line(
         run("serve", url_of(writer), "--vnc", "0.0.0.0:0"),
         2,
@@ -133,7 +133,7 @@ def test_no_other_machine_gets_in_without_a_password(writer: Writer) -> None:
     )
 
 
-def test_no_other_machine_gets_the_page_without_a_token(writer: Writer) -> None:
+def test_page_on_a_public_address_needs_a_token(writer: Writer) -> None:
     with started("serve", url_of(writer), "--json", "--web", "0.0.0.0:0") as program:
         page = json.loads(program.line() or "")["web"]
         parts = urlsplit(page)
@@ -147,7 +147,7 @@ def test_no_other_machine_gets_the_page_without_a_token(writer: Writer) -> None:
         assert program.finish().status == 0
 
 
-def test_the_end_of_the_process_ends_it_and_is_said(writer: Writer) -> None:
+def test_serve_ends_when_the_process_exits(writer: Writer) -> None:
     url = url_of(writer)
     with started("serve", url, *ANY_PORTS) as program:
         while program.line() != "Ctrl-C ends it; the targets go on.":
@@ -160,7 +160,7 @@ def test_the_end_of_the_process_ends_it_and_is_said(writer: Writer) -> None:
         assert finished.out.splitlines()[4].startswith(f"{url}: ")
 
 
-def test_the_end_of_an_x_server_ends_it_and_is_said() -> None:
+def test_serve_ends_when_the_x_server_exits() -> None:
     with Xvfb(width=320, height=200) as xvfb, serve(xvfb.url) as server:
         viewer = server.connect()
         viewer.refresh()
@@ -170,7 +170,7 @@ def test_the_end_of_an_x_server_ends_it_and_is_said() -> None:
         viewer.close()
 
 
-def test_the_end_of_qemu_ends_it_and_is_said() -> None:
+def test_serve_ends_when_qemu_exits() -> None:
     guest = Guest()
     guest.start()
     try:
@@ -183,7 +183,7 @@ def test_the_end_of_qemu_ends_it_and_is_said() -> None:
         guest.stop()
 
 
-def test_the_end_of_one_of_several_leaves_the_others(writer: Writer) -> None:
+def test_other_targets_stay_served_when_one_ends(writer: Writer) -> None:
     with Writer(SIZE_BYTES) as other, serve(url_of(other), url_of(writer), web=True) as server:
         with Follower(server.connect(index=1)) as viewer:
             gone = server.connect(index=0)
@@ -198,7 +198,7 @@ def test_the_end_of_one_of_several_leaves_the_others(writer: Writer) -> None:
         assert ended == {url_of(other): f"process {other.pid} exited", url_of(writer): None}
 
 
-def test_keys_of_a_view_only_session_go_nowhere(guest: Guest) -> None:
+def test_view_only_session_ignores_keys(guest: Guest) -> None:
     guest.run("rm -f /tmp/view-only")
     with serve(guest.url, arguments=("--view-only",)) as server:
         with server.connect() as viewer:
@@ -214,12 +214,12 @@ def test_keys_of_a_view_only_session_go_nowhere(guest: Guest) -> None:
 # ls
 
 
-def test_ls_names_what_serve_takes(guest: Guest) -> None:
+def test_ls_lists_urls_that_serve_accepts(guest: Guest) -> None:
     with Xvfb(width=320, height=200) as xvfb:
         listed = {found["url"]: found for found in json.loads(run("ls", "--json").out)}
         lines = [line.split(maxsplit=2) for line in run("ls").out.splitlines()]
         for url, pid in ((guest.url, guest.pid), (xvfb.url, xvfb.pid)):
-            assert (listed[url]["pid"], listed[url]["tappable"], listed[url]["why"]) == (pid, True, "")
+            assert (listed[url]["pid"], listed[url]["tappable"], listed[url]["reason"]) == (pid, True, "")
             (words,) = (words for words in lines if words[0] == url)
             assert words[1] == str(pid)
             assert words[2].rstrip().endswith("yes")
@@ -230,7 +230,7 @@ def test_ls_names_what_serve_takes(guest: Guest) -> None:
 # watch
 
 
-def test_watch_prints_a_line_for_every_change(guest: Guest) -> None:
+def test_watch_prints_one_line_per_change(guest: Guest) -> None:
     painter = guest.spawn("fbtool draw 3 20")
     with started("watch", guest.url, "-n", "5") as program:
         finished = program.finish(None)
@@ -247,7 +247,7 @@ def test_watch_prints_a_line_for_every_change(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("tracker", ["log", "compare"])
-def test_watch_prints_json_for_programs(guest: Guest, tracker: str) -> None:
+def test_watch_prints_json(guest: Guest, tracker: str) -> None:
     painter = guest.spawn("fbtool draw 3 20")
     finished = run("watch", guest.url, "--json", "--count", "5", "--tracker", tracker)
     guest.kill(painter)
@@ -263,7 +263,7 @@ def test_watch_prints_json_for_programs(guest: Guest, tracker: str) -> None:
         assert all(x + w <= 1024 and y + h <= 768 for x, y, w, h in line["rects"])
 
 
-def test_watch_ends_with_its_target(writer: Writer) -> None:
+def test_watch_ends_when_its_target_ends(writer: Writer) -> None:
     url = url_of(writer)
     writer.run_forever()
     with started("watch", url) as program:
@@ -274,7 +274,7 @@ def test_watch_ends_with_its_target(writer: Writer) -> None:
         assert finished.err.splitlines()[1:] == [f"vramtap: {url}: process {writer.pid} exited"]
 
 
-def test_watch_ends_with_its_reader(writer: Writer) -> None:
+def test_watch_ends_when_its_reader_closes_the_pipe(writer: Writer) -> None:
     writer.run_forever()
     with started("watch", url_of(writer), "--json") as program:
         assert program.line()
@@ -287,7 +287,7 @@ def test_watch_ends_with_its_reader(writer: Writer) -> None:
 # screenshot
 
 
-def test_screenshot_is_the_screendump(guest: Guest, tmp_path: Path) -> None:
+def test_screenshot_equals_the_screendump(guest: Guest, tmp_path: Path) -> None:
     file = tmp_path / "screen.png"
     for command in ("seq 1 50 >/dev/tty1", "fbtool mode 800 600 16; fbtool noise 1", "fbtool off"):
         guest.run(command)
@@ -299,7 +299,7 @@ def test_screenshot_is_the_screendump(guest: Guest, tmp_path: Path) -> None:
         np.testing.assert_array_equal(red << np.uint32(16) | green << np.uint32(8) | blue, truth)
 
 
-def test_screenshot_says_in_json_what_it_wrote(writer: Writer, tmp_path: Path) -> None:
+def test_screenshot_prints_json(writer: Writer, tmp_path: Path) -> None:
     file = tmp_path / "screen.png"
     finished = run("screenshot", url_of(writer), "--output", file, "--json")
     assert finished.lines == [{"target": url_of(writer), "file": str(file), "width": 640, "height": 480}]
@@ -307,46 +307,46 @@ def test_screenshot_says_in_json_what_it_wrote(writer: Writer, tmp_path: Path) -
         assert image.size == (640, 480)
 
 
-def test_screenshot_that_cannot_be_written(writer: Writer, tmp_path: Path) -> None:
+def test_screenshot_that_cannot_be_written_is_an_error(writer: Writer, tmp_path: Path) -> None:
     nowhere = tmp_path / "none" / "screen.png"
     assert_one_line(
         run("screenshot", url_of(writer), "-o", nowhere),
         1,
-        rf"write {nowhere}: ENOENT \(see the directory's .+\)",
+        rf"write {nowhere}: ENOENT \(check that the directory exists, .+\)",
     )
     assert_one_line(run("screenshot", url_of(writer), "-o", tmp_path), 1, rf"write {tmp_path}: EISDIR \(.+\)")
     assert list(tmp_path.iterdir()) == []
 
 
-# Something is wrong
+# Errors
 
-NO_SUCH = {
-    "a kind of target that does not exist": (
+BAD_TARGETS = {
+    "unknown kind of target": (
         "qmu:/run/vm.qmp",
         2,
         r"target qmu:/run/vm\.qmp: 'qmu' is not a kind of .+",
     ),
-    "a target without a kind": ("/run/vm.qmp", 2, r"target /run/vm\.qmp: has no kind \(.+\)"),
-    "a parameter that does not exist": (
+    "no kind": ("/run/vm.qmp", 2, r"target /run/vm\.qmp: has no kind \(.+\)"),
+    "unknown parameter": (
         "pid:1?adress=1",
         2,
-        r"target pid:1\?adress=1: 'adress' is no .+address.+",
+        r"target pid:1\?adress=1: 'adress' is not a parameter of pid: \(did you mean address\? known: .+\)",
     ),
-    "a mode that is none": ("pid:1?address=1&mode=big", 2, r"target .+: mode=big is not WIDTHxHEIGHT .+"),
-    "a socket that is not there": (
+    "invalid mode": ("pid:1?address=1&mode=big", 2, r"target .+: mode=big is not WIDTHxHEIGHT .+"),
+    "missing socket": (
         "qemu:/none",
         1,
         r"connect qemu:/none: no such socket \(start QEMU with -qmp .+\)",
     ),
-    "a file that is no socket": (f"qemu:{__file__}", 1, r"connect qemu:.+test_cli\.py: .+"),
-    "a file that is not there": ("shm:/none?mode=1x1", 1, r"attach shm:/none\?mode=1x1: .+"),
-    "a file that is too small": (
+    "file instead of socket": (f"qemu:{__file__}", 1, r"connect qemu:.+test_cli\.py: .+"),
+    "missing file": ("shm:/none?mode=1x1", 1, r"attach shm:/none\?mode=1x1: .+"),
+    "file too small": (
         f"shm:{__file__}?mode=4000x4000",
         1,
         r"attach .+: the file has \d+ bytes, the mode .+",
     ),
-    "a display that is not there": ("x11::64321", 1, r"connect :64321: no X server there .+"),
-    "a process that has ended": (
+    "missing display": ("x11::64321", 1, r"connect :64321: no X server there .+"),
+    "process that has exited": (
         f"pid:{1 << 22}?address=0x1000&mode=1x1",
         1,
         r"attach pid:4194304.+: no process .+",
@@ -354,26 +354,26 @@ NO_SUCH = {
 }
 
 
-@pytest.mark.parametrize(("target", "status", "line"), NO_SUCH.values(), ids=NO_SUCH)
-def test_a_target_that_cannot_be_is_one_line(target: str, status: int, line: str) -> None:
+@pytest.mark.parametrize(("target", "status", "line"), BAD_TARGETS.values(), ids=BAD_TARGETS)
+def test_bad_target_is_a_one_line_error(target: str, status: int, line: str) -> None:
     assert_one_line(run("serve", target, *ANY_PORTS), status, line)
 
 
 @pytest.mark.parametrize("command", ["watch", "screenshot"])
-def test_the_other_commands_say_the_same(command: str, tmp_path: Path) -> None:
+def test_watch_and_screenshot_report_the_same_errors(command: str, tmp_path: Path) -> None:
     more = {"watch": (), "screenshot": ("-o", str(tmp_path / "screen.png"))}[command]
-    for name in ("a kind of target that does not exist", "a socket that is not there"):
-        target, status, line = NO_SUCH[name]
+    for name in ("unknown kind of target", "missing socket"):
+        target, status, line = BAD_TARGETS[name]
         assert_one_line(run(command, target, *more), status, line)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_memory_that_is_not_mapped(writer: Writer) -> None:
+def test_unmapped_address_is_an_error(writer: Writer) -> None:
     url = f"pid:{writer.pid}?address=0x1000&mode=64x64"
     assert_one_line(run("serve", url), 1, rf"attach {re.escape(url)}: .+")
 
 
-def test_a_socket_that_is_no_monitor(tmp_path: Path) -> None:
+def test_socket_without_qmp_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -386,7 +386,7 @@ def test_a_socket_that_is_no_monitor(tmp_path: Path) -> None:
             assert_one_line(program.finish(None), 1, rf"connect qemu:{path}: .+")
 
 
-def test_a_device_without_a_linear_framebuffer() -> None:
+def test_device_without_linear_framebuffer_is_an_error() -> None:
     guest = Guest(vga="cirrus", video_mode="normal")
     guest.start()
     try:
@@ -395,7 +395,7 @@ def test_a_device_without_a_linear_framebuffer() -> None:
         guest.stop()
 
 
-def test_a_tracker_that_does_not_exist(writer: Writer) -> None:
+def test_unknown_tracker_is_an_error(writer: Writer) -> None:
     known = ", ".join(map(repr, NAMES))
     assert_one_line(
         run("serve", url_of(writer), "--tracker", "magic"),
@@ -404,34 +404,38 @@ def test_a_tracker_that_does_not_exist(writer: Writer) -> None:
     )
 
 
-# Something is denied
+# Denied system calls and capabilities
 
 
 def denied(what: str) -> tuple[str, ...]:
-    """The command that runs a program to which this is denied."""
+    """Return a command that runs a program without this system call."""
     return (sys.executable, str(Path(denial.__file__)), what)
 
 
 def unprivileged() -> tuple[str, ...]:
-    """The command that runs a program without the right to look into processes that have more than it."""
-    require(os.geteuid() == 0, "only root has rights to give up")
+    """Return a command that runs a program without CAP_SYS_PTRACE."""
+    require(os.geteuid() == 0, "dropping CAP_SYS_PTRACE needs root")
     return ("setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace")
 
 
-def test_doctor_says_yes_to_what_there_is() -> None:
+def test_doctor_finds_every_capability_of_this_machine() -> None:
     finished = run("doctor")
     assert (finished.status, finished.err) == (0, "")
-    said = json.loads(run("doctor", "--json").out)
+    findings = json.loads(run("doctor", "--json").out)
     lines = finished.out.splitlines()
-    assert len(lines) == len(said) >= 9
-    for line, finding in zip(lines, said, strict=True):
+    assert len(lines) == len(findings) >= 9
+    for line, finding in zip(lines, findings, strict=True):
         assert line.startswith(f"{'ok' if finding['ok'] else 'no'}  {finding['what']}: ")
         assert " -> " in line or finding["ok"]
-    yes = {finding["what"] for finding in said if finding["ok"]}
-    assert {"write log of this process", "write log of another process", "reading another process"} <= yes
+    available = {finding["what"] for finding in findings if finding["ok"]}
+    assert {
+        "write log of this process",
+        "write log of another process",
+        "reading another process",
+    } <= available
 
 
-OWN, OTHER, WOKEN, READING, FOREIGN = (
+OWN, OTHER, WAKE_UP, READING, FOREIGN = (
     "write log of this process",
     "write log of another process",
     "being woken by the first write",
@@ -441,19 +445,19 @@ OWN, OTHER, WOKEN, READING, FOREIGN = (
 
 
 @pytest.mark.parametrize(
-    ("what", "noes", "status"),
+    ("what", "findings", "status"),
     [
-        ("userfaultfd", {OWN: "userfaultfd .*EPERM", OTHER: "seccomp", WOKEN: "seccomp"}, 0),
-        ("PAGEMAP_SCAN", {OWN: "PAGEMAP_SCAN .*ENOTTY", OTHER: "seccomp", WOKEN: "seccomp"}, 0),
-        ("ptrace", {OTHER: "seccomp", WOKEN: "seccomp"}, 0),
+        ("userfaultfd", {OWN: "userfaultfd .*EPERM", OTHER: "seccomp", WAKE_UP: "seccomp"}, 0),
+        ("PAGEMAP_SCAN", {OWN: "PAGEMAP_SCAN .*ENOTTY", OTHER: "seccomp", WAKE_UP: "seccomp"}, 0),
+        ("ptrace", {OTHER: "seccomp", WAKE_UP: "seccomp"}, 0),
         (
             "process_vm_readv",
-            {OTHER: "seccomp", WOKEN: "seccomp", READING: "process_vm_readv .*EPERM", FOREIGN: "refused"},
+            {OTHER: "seccomp", WAKE_UP: "seccomp", READING: "process_vm_readv .*EPERM", FOREIGN: "refused"},
             1,
         ),
     ],
 )
-def test_doctor_says_no_to_what_is_denied(what: str, noes: dict[str, str], status: int) -> None:
+def test_doctor_reports_each_denied_capability(what: str, findings: dict[str, str], status: int) -> None:
     finished = run("doctor", "--json", prefix=denied(what))
     assert (finished.status, finished.err) == (status, "")
     before = {finding["what"]: finding for finding in json.loads(run("doctor", "--json").out)}
@@ -462,13 +466,13 @@ def test_doctor_says_no_to_what_is_denied(what: str, noes: dict[str, str], statu
         for finding in json.loads(finished.out)
         if before[finding["what"]]["ok"] and not finding["ok"]
     }
-    assert changed.keys() == noes.keys()
-    for name, pattern in noes.items():
+    assert changed.keys() == findings.keys()
+    for name, pattern in findings.items():
         assert re.search(pattern, changed[name]["detail"])
         assert changed[name]["remedy"]
 
 
-def test_doctor_does_not_take_a_list_of_mappings_for_memory() -> None:
+def test_doctor_requires_reading_memory_not_only_maps() -> None:
     finished = run("doctor", "--json", prefix=unprivileged())
     (foreign,) = (finding for finding in json.loads(finished.out) if finding["what"] == FOREIGN)
     assert not foreign["ok"]
@@ -484,7 +488,7 @@ def test_doctor_does_not_take_a_list_of_mappings_for_memory() -> None:
         ("pidfd_getfd", r"log refused: .*EPERM"),
     ],
 )
-def test_auto_compares_where_the_log_is_denied_and_says_why(what: str, why: str, writer: Writer) -> None:
+def test_auto_falls_back_to_compare_and_gives_the_reason(what: str, why: str, writer: Writer) -> None:
     with serve(url_of(writer), prefix=denied(what)) as server:
         with Follower(server.connect()) as viewer:
             for _ in range(3):
@@ -496,11 +500,11 @@ def test_auto_compares_where_the_log_is_denied_and_says_why(what: str, why: str,
 
 
 @pytest.mark.parametrize("what", ["PAGEMAP_SCAN", "ptrace", "pidfd_getfd"])
-def test_a_log_that_was_asked_for_and_is_denied_is_one_line(what: str, writer: Writer) -> None:
+def test_denied_log_tracker_is_a_one_line_error(what: str, writer: Writer) -> None:
     finished = run("watch", url_of(writer), "--tracker", "log", prefix=denied(what))
     assert_one_line(finished, 1, r".+: (EPERM|ENOTTY) \(.+\)")
 
 
-def test_a_process_that_may_not_be_looked_into_is_one_line(writer: Writer) -> None:
+def test_process_without_read_permission_is_a_one_line_error(writer: Writer) -> None:
     finished = run("serve", url_of(writer), *ANY_PORTS, prefix=unprivileged())
     assert_one_line(finished, 1, r".+: EPERM \(.*CAP_SYS_PTRACE.*\)")

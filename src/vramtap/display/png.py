@@ -57,7 +57,10 @@ def write_png(
             _replace(Path(os.path.realpath(path)), pixels, level)
     except OSError as error:
         raise KernelError(
-            "write", str(path), error.errno or 0, "check the directory's permissions and free space"
+            "write",
+            str(path),
+            error.errno or 0,
+            "check that the directory exists, its permissions and its free space",
         ) from error
 
 
