@@ -1,4 +1,4 @@
-"""What an armed extent promises beyond the contract of `Tracker`: silence until the first write."""
+"""Promises of an armed HybridTracker beyond the contract of `Tracker`: no polling until the first write."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 PAGES = 64
 WAIT_MS = 10_000
-"""Only a hang takes so long."""
+"""Timeout; only a hang takes this long."""
 
 
 @contextmanager
@@ -60,12 +60,12 @@ def memfd(pages: int = PAGES) -> Iterator[Scribe]:
 
 
 def arms_at_once() -> HybridTracker:
-    """Arms at every look that finds nothing, and leaves nothing open."""
+    """Return a tracker that arms after every scan that finds nothing, and leaves no tile unprotected."""
     return HybridTracker(policy=RandomPolicy(0, turn=0, arm=1))
 
 
 class Armed:
-    """A scribe's memory, armed; and a consumer that reads what it is told to."""
+    """A scribe's memory with a tracker, and a consumer that reads the reported pages."""
 
     def __init__(self, scribe: Scribe, tracker: HybridTracker) -> None:
         self.scribe = scribe
@@ -75,8 +75,8 @@ class Armed:
         self.mine = np.zeros(self.extent.size_bytes, np.uint8)
         self.called = 0
 
-    def look(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
-        """Collect and read."""
+    def scan(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
+        """Collect and read the reported pages."""
         answer = self.tracker.collect(window)
         first, last = window or (0, self.extent.pages)
         runs = PageRuns([(first, last)]) if isinstance(answer, AllDirty) else answer
@@ -84,56 +84,53 @@ class Armed:
         return answer
 
     def start(self) -> None:
-        """Look until it is armed: a watchdog that is not done yet may keep it from that for a while."""
+        """Scan until the tracker is armed; a watchdog that is not ready may delay this."""
         until_s = time.monotonic() + WAIT_MS / 1000
-        self.look()
+        self.scan()
         while not self.tracker.armed:
-            assert time.monotonic() < until_s, "it is never armed"
-            self.look()
+            assert time.monotonic() < until_s, "the tracker was not armed in time"
+            self.scan()
 
-    def fires(self, timeout_ms: int = WAIT_MS) -> bool:
-        """Whether the waker's descriptor is readable in this time; nobody may have been called back."""
+    def wakes(self, timeout_ms: int = WAIT_MS) -> bool:
+        """Return whether the waker's descriptor becomes readable within the timeout."""
         waker = self.tracker.wake(self._call)
         assert waker is not None
         assert waker.fd is not None
         poller = select.poll()
         poller.register(waker.fd, select.POLLIN)
-        fired = bool(poller.poll(timeout_ms))
+        woken = bool(poller.poll(timeout_ms))
         waker.cancel()
-        return fired
+        return woken
 
     def _call(self) -> None:
         self.called += 1
 
-    def told(self) -> AllDirty:
-        """Wait for the waker and look; returns the answer, which must be everything.
-
-        What is near the write may be told first.
-        """
-        assert self.fires()
-        answer = self.look()
+    def collect_all_dirty(self) -> AllDirty:
+        """Wait for the waker, scan, and return the `AllDirty`, which pages near the write may precede."""
+        assert self.wakes()
+        answer = self.scan()
         if not isinstance(answer, AllDirty):
             assert answer
-            answer = self.look()
+            answer = self.scan()
         assert isinstance(answer, AllDirty)
         assert not self.tracker.armed
         return answer
 
-    def knows_all(self) -> bool:
-        """Whether the consumer has the memory."""
+    def is_current(self) -> bool:
+        """Return whether the consumer's copy equals the memory."""
         truth = np.zeros_like(self.mine)
         self.extent.read(PageRuns.full(self.extent.pages), truth)
         return np.array_equal(self.mine, truth)
 
     @property
     def watchdog(self) -> int:
-        """Its pid."""
+        """Process ID of the watchdog."""
         pid = self.tracker.watchdog_pid
         assert pid is not None
         return pid
 
     def stop_watchdog(self) -> None:
-        """Stop it, and wait until it has stopped."""
+        """Stop the watchdog, and wait until it has stopped."""
         os.kill(self.watchdog, signal.SIGSTOP)
         os.waitid(os.P_PID, self.watchdog, os.WSTOPPED | os.WNOWAIT)
 
@@ -165,169 +162,167 @@ def armed_anonymous() -> Iterator[Armed]:
 
 
 def protected(pid: int) -> list[tuple[int, int]]:
-    """What some userfaultfd may write-protect: address ranges."""
+    """Return the address ranges that are registered for write protection with any userfaultfd."""
     return [(mapping.start, mapping.end) for mapping, flags in vm_flags(pid) if "uw" in flags]
 
 
-# Silence
+# No wake-up without a write
 
 
-def test_nothing_is_said_while_nothing_is_written(armed: Armed) -> None:
+def test_armed_tracker_is_silent_without_writes(armed: Armed) -> None:
     for _ in range(20):
-        assert not armed.fires(0)
-        assert armed.look() == NO_PAGES
+        assert not armed.wakes(0)
+        assert armed.scan() == NO_PAGES
         assert armed.tracker.armed
     assert armed.called == 0
-    assert armed.knows_all()
+    assert armed.is_current()
 
 
-def test_reading_is_no_write(armed: Armed) -> None:
-    assert armed.knows_all()
-    assert not armed.fires(0)
-    assert armed.look() == NO_PAGES
+def test_reads_do_not_wake(armed: Armed) -> None:
+    assert armed.is_current()
+    assert not armed.wakes(0)
+    assert armed.scan() == NO_PAGES
 
 
-def test_a_stopped_target_is_a_quiet_one(armed: Armed) -> None:
+def test_stopped_target_does_not_wake_until_it_writes(armed: Armed) -> None:
     armed.scribe.stop()
-    assert not armed.fires(0)
-    assert armed.look() == NO_PAGES
+    assert not armed.wakes(0)
+    assert armed.scan() == NO_PAGES
     os.kill(armed.scribe.pid, signal.SIGCONT)
     armed.scribe.write(3, 4)
-    assert armed.told().reason is Reason.WOKEN
+    assert armed.collect_all_dirty().reason is Reason.WOKEN
 
 
 # The first write
 
 
 @pytest.mark.parametrize("offset", [0, 17 * PAGE + 5, PAGES * PAGE - 1])
-def test_the_first_write_fires_and_everything_is_to_be_looked_at(armed: Armed, offset: int) -> None:
+def test_first_write_wakes_and_all_pages_are_dirty(armed: Armed, offset: int) -> None:
     armed.scribe.write(offset, 9)
-    assert armed.told() == AllDirty(Reason.WOKEN)
+    assert armed.collect_all_dirty() == AllDirty(Reason.WOKEN)
     assert armed.mine[offset] == 9
-    assert armed.knows_all()
+    assert armed.is_current()
 
 
-def test_it_fires_again_and_again(armed: Armed) -> None:
+def test_tracker_can_be_armed_and_woken_repeatedly(armed: Armed) -> None:
     for number in range(1, 30):
         armed.scribe.write(number * 2 * PAGE, number)
-        assert armed.told().reason is Reason.WOKEN
-        assert armed.knows_all()
-        # The log is in charge.
+        assert armed.collect_all_dirty().reason is Reason.WOKEN
+        assert armed.is_current()
+        # Not armed: the log reports the next write.
         armed.scribe.write(number * PAGE, number + 100)
-        assert armed.look() == PageRuns([(number, number + 1)])
-        assert armed.knows_all()
+        assert armed.scan() == PageRuns([(number, number + 1)])
+        assert armed.is_current()
         armed.start()
 
 
-def test_many_writes_before_anybody_looks_are_all_seen(armed: Armed) -> None:
+def test_all_writes_before_the_wake_up_are_seen(armed: Armed) -> None:
     for page in range(PAGES):
         armed.scribe.write(page * PAGE + page, page + 1)
-    assert armed.told().reason is Reason.WOKEN
-    assert armed.knows_all()
+    assert armed.collect_all_dirty().reason is Reason.WOKEN
+    assert armed.is_current()
 
 
-def test_a_write_right_after_the_hand_over_is_the_logs(armed: Armed) -> None:
+def test_write_after_the_wake_up_is_in_the_log(armed: Armed) -> None:
     armed.scribe.write(PAGE, 1)
-    armed.told()
+    armed.collect_all_dirty()
     armed.scribe.write(PAGE, 2)
     answer = armed.tracker.collect()
     assert answer == PageRuns([(1, 2)])
 
 
-def test_what_the_kernel_writes_fires_too(armed: Armed) -> None:
+def test_write_by_the_kernel_wakes(armed: Armed) -> None:
     armed.scribe.read_file_into(12 * PAGE)
-    assert armed.told().reason is Reason.WOKEN
+    assert armed.collect_all_dirty().reason is Reason.WOKEN
     assert (armed.mine[12 * PAGE : 13 * PAGE] == KERNEL_BYTE).all()
-    assert armed.knows_all()
+    assert armed.is_current()
 
 
-def test_two_writers_at_once_are_both_let_go(armed: Armed) -> None:
+def test_two_writers_at_once_are_both_released(armed: Armed) -> None:
     for number in range(1, 11):
         armed.scribe.begin_two_writes(number * PAGE, (PAGES - number) * PAGE, number)
         armed.scribe.finish()
-        assert armed.told().reason is Reason.WOKEN
-        assert armed.knows_all()
+        assert armed.collect_all_dirty().reason is Reason.WOKEN
+        assert armed.is_current()
         armed.start()
 
 
-def test_after_a_fork_the_parents_writes_fire(armed: Armed) -> None:
+def test_write_of_the_parent_wakes_after_a_fork(armed: Armed) -> None:
     armed.scribe.write(PAGE, 1)
-    armed.told()
+    armed.collect_all_dirty()
     armed.start()
     armed.scribe.protect_forks()
-    assert armed.look() == NO_PAGES
+    assert armed.scan() == NO_PAGES
     armed.scribe.write(PAGE, 2)
-    assert armed.told().reason is Reason.WOKEN
-    assert armed.knows_all()
+    assert armed.collect_all_dirty().reason is Reason.WOKEN
+    assert armed.is_current()
 
 
 # Memory that changes without a write
 
 
 @pytest.mark.parametrize("span", [(0, PAGES), (10, 20), (63, 64)])
-def test_memory_that_was_replaced_fires_and_is_watched_again(armed: Armed, span: tuple[int, int]) -> None:
+def test_replaced_memory_wakes_and_is_tracked_again(armed: Armed, span: tuple[int, int]) -> None:
     armed.scribe.write(11 * PAGE, 7)
-    armed.told()
+    armed.collect_all_dirty()
     armed.start()
     armed.scribe.replace(*span)
-    armed.told()
-    assert armed.knows_all()
+    armed.collect_all_dirty()
+    assert armed.is_current()
     armed.start()
     armed.scribe.write((span[1] - 1) * PAGE, 3)
-    assert armed.told().reason is Reason.WOKEN
-    assert armed.knows_all()
+    assert armed.collect_all_dirty().reason is Reason.WOKEN
+    assert armed.is_current()
 
 
 @pytest.mark.parametrize("span", [(0, 1), (10, 20), (63, 64)])
-def test_memory_that_was_unmapped_fires_and_is_never_an_empty_answer(
-    armed: Armed, span: tuple[int, int]
-) -> None:
+def test_unmapped_memory_wakes_and_never_gives_an_empty_answer(armed: Armed, span: tuple[int, int]) -> None:
     armed.scribe.unmap(*span)
-    assert armed.fires()
+    assert armed.wakes()
     for _ in range(3):
         answer = armed.tracker.collect()
         assert isinstance(answer, AllDirty)
         assert answer.reason is Reason.UNMAPPED
         assert not armed.tracker.armed
     armed.scribe.replace(*span)
-    assert isinstance(armed.look(), AllDirty)
+    assert isinstance(armed.scan(), AllDirty)
     armed.start()
     armed.scribe.write(span[0] * PAGE, 3)
-    assert armed.told().reason is Reason.WOKEN
-    assert armed.knows_all()
+    assert armed.collect_all_dirty().reason is Reason.WOKEN
+    assert armed.is_current()
 
 
-def test_memory_that_was_unmapped_as_a_whole_is_logged_when_it_is_back(armed: Armed) -> None:
+def test_extent_unmapped_as_a_whole_is_logged_once_it_is_mapped_again(armed: Armed) -> None:
     armed.scribe.unmap(0, PAGES)
-    assert armed.fires()
+    assert armed.wakes()
     answer = armed.tracker.collect()
     assert isinstance(answer, AllDirty)
     assert answer.reason is Reason.UNMAPPED
     armed.scribe.replace(0, PAGES)
-    assert isinstance(armed.look(), AllDirty)
+    assert isinstance(armed.scan(), AllDirty)
     armed.scribe.write(7 * PAGE, 3)
-    armed.look()
+    armed.scan()
     assert armed.mine[7 * PAGE] == 3
-    assert armed.knows_all()
+    assert armed.is_current()
 
 
-def test_memory_that_was_given_back_fires(armed_anonymous: Armed) -> None:
+def test_madvise_dontneed_wakes(armed_anonymous: Armed) -> None:
     armed = armed_anonymous
     armed.scribe.write(11 * PAGE, 7)
-    armed.told()
+    armed.collect_all_dirty()
     armed.start()
     armed.scribe.give_back(10, 20)
-    armed.told()
-    # It is told before it is done: what is given back after we looked is in the log's next answer.
-    armed.look()
+    armed.collect_all_dirty()
+    # The event comes before the pages are freed. Pages freed after the scan are in the log's next answer.
+    armed.scan()
     assert armed.mine[11 * PAGE] == 0
-    assert armed.knows_all()
+    assert armed.is_current()
 
 
 @pytest.mark.parametrize("span", [(0, 1), (10, 20), (1, PAGES)])
-def test_memory_that_was_moved_fires_and_is_let_go(armed: Armed, span: tuple[int, int]) -> None:
+def test_moved_memory_wakes_and_is_unprotected(armed: Armed, span: tuple[int, int]) -> None:
     place = armed.scribe.move(*span)
-    assert armed.fires()
+    assert armed.wakes()
     answer = armed.tracker.collect()
     assert isinstance(answer, AllDirty)
     assert answer.reason is Reason.UNMAPPED
@@ -337,9 +332,9 @@ def test_memory_that_was_moved_fires_and_is_let_go(armed: Armed, span: tuple[int
     armed.scribe.write_elsewhere(0, 1)
 
 
-def test_memory_that_was_moved_as_a_whole_is_let_go(armed: Armed) -> None:
+def test_extent_moved_as_a_whole_is_unprotected(armed: Armed) -> None:
     place = armed.scribe.move(0, PAGES)
-    assert armed.fires()
+    assert armed.wakes()
     answer = armed.tracker.collect()
     assert isinstance(answer, AllDirty)
     assert answer.reason is Reason.UNMAPPED
@@ -347,172 +342,172 @@ def test_memory_that_was_moved_as_a_whole_is_let_go(armed: Armed) -> None:
     armed.scribe.write_elsewhere(0, 1)
 
 
-def test_memory_that_was_moved_while_the_watchdog_is_stopped_is_let_go(armed: Armed) -> None:
-    """Moving tells twice, and whoever moves waits for both to be heard: looking hears them."""
+def test_memory_moved_while_the_watchdog_is_stopped_is_unprotected(armed: Armed) -> None:
+    """Mremap causes two events and waits until both are read; collect reads them."""
     armed.stop_watchdog()
     armed.scribe.begin_move(10, 20)
-    assert armed.fires()
+    assert armed.wakes()
     until_s = time.monotonic() + WAIT_MS / 1000
     while not armed.scribe.answers():
         assert isinstance(armed.tracker.collect(), AllDirty)
-        assert time.monotonic() < until_s, "who moves is held"
+        assert time.monotonic() < until_s, "the moving thread is still suspended"
     armed.scribe.finish_move()
     armed.scribe.write_elsewhere(0, 1)
 
 
-def test_memory_replaced_by_an_ordinary_file_is_logged_from_then_on(armed: Armed, tmp_path: Path) -> None:
+def test_memory_replaced_by_an_ordinary_file_is_logged_and_never_armed(armed: Armed, tmp_path: Path) -> None:
     path = tmp_path / "ordinary"
     path.write_bytes(bytes(10 * PAGE))
     armed.scribe.replace_by_file(10, 20, str(path))
-    armed.told()
+    armed.collect_all_dirty()
     for page in (5, 11, 40):
         armed.scribe.write(page * PAGE, 3)
-        assert armed.look() == PageRuns([(page, page + 1)])
+        assert armed.scan() == PageRuns([(page, page + 1)])
     for _ in range(5):
-        armed.look()
+        armed.scan()
         assert not armed.tracker.armed
     assert "UFFDIO" in armed.tracker.unarmable
-    assert armed.knows_all()
+    assert armed.is_current()
 
 
-def test_a_hole_beside_the_window_keeps_it_from_being_armed() -> None:
-    """What is mapped into the hole later has no protection, and nobody would hear of its writes."""
+def test_extent_with_a_hole_outside_the_window_is_not_armed() -> None:
+    """Memory that is mapped into the hole later is not protected, so its writes would be missed."""
     with anonymous() as scribe, attached(scribe) as armed:
-        armed.look()
+        armed.scan()
         armed.scribe.unmap(20, 30)
         for _ in range(4):
-            armed.look((0, 10))
+            armed.scan((0, 10))
         assert isinstance(armed.tracker.collect((20, 30)), AllDirty)
-        armed.look((0, 10))
+        armed.scan((0, 10))
         armed.scribe.replace(20, 30)
         armed.scribe.write(25 * PAGE, 8)
-        armed.look()
+        armed.scan()
         assert armed.mine[25 * PAGE] == 8
         armed.scribe.write(25 * PAGE, 9)
-        armed.look()
+        armed.scan()
         assert armed.mine[25 * PAGE] == 9
 
 
-# The consumer's side while armed
+# Collecting while armed
 
 
-def test_what_is_restored_is_named_again_and_it_stays_armed(armed: Armed) -> None:
+def test_restored_pages_are_reported_again_while_armed(armed: Armed) -> None:
     runs = PageRuns([(3, 5), (9, 10)])
     armed.tracker.restore(runs)
-    assert not armed.fires(0)
+    assert not armed.wakes(0)
     assert armed.called == 1
-    assert armed.look((0, 4)) == PageRuns([(3, 4)])
-    assert armed.look() == PageRuns([(4, 5), (9, 10)])
-    assert armed.look() == NO_PAGES
+    assert armed.scan((0, 4)) == PageRuns([(3, 4)])
+    assert armed.scan() == PageRuns([(4, 5), (9, 10)])
+    assert armed.scan() == NO_PAGES
     assert armed.tracker.armed
     armed.scribe.write(0, 1)
-    assert armed.told().reason is Reason.WOKEN
+    assert armed.collect_all_dirty().reason is Reason.WOKEN
 
 
-def test_each_window_is_everything_once_after_arming_and_after_waking() -> None:
+def test_each_window_is_all_dirty_once_after_arming_and_after_waking() -> None:
     with anonymous() as scribe, attached(scribe) as armed:
-        armed.look()
+        armed.scan()
         while not armed.tracker.armed:
-            answer = armed.look((0, 8))
+            answer = armed.scan((0, 8))
         assert answer == AllDirty(Reason.ARMED)
-        assert armed.look((0, 8)) == NO_PAGES
-        assert armed.look((4, 16)) == AllDirty(Reason.ARMED)
-        assert armed.look((8, 16)) == NO_PAGES
+        assert armed.scan((0, 8)) == NO_PAGES
+        assert armed.scan((4, 16)) == AllDirty(Reason.ARMED)
+        assert armed.scan((8, 16)) == NO_PAGES
         assert armed.tracker.armed
         scribe.write(30 * PAGE, 5)
-        assert armed.look((0, 8)) == AllDirty(Reason.WOKEN)
-        assert armed.look((24, 32)) == AllDirty(Reason.WOKEN)
+        assert armed.scan((0, 8)) == AllDirty(Reason.WOKEN)
+        assert armed.scan((24, 32)) == AllDirty(Reason.WOKEN)
         assert armed.mine[30 * PAGE] == 5
-        assert armed.look() == AllDirty(Reason.WOKEN)
-        assert armed.knows_all()
+        assert armed.scan() == AllDirty(Reason.WOKEN)
+        assert armed.is_current()
 
 
-def test_a_write_to_another_window_fires(armed: Armed) -> None:
+def test_write_outside_the_window_wakes(armed: Armed) -> None:
     armed.scribe.write(40 * PAGE, 1)
-    assert armed.look((0, 8)) == AllDirty(Reason.WOKEN)
-    assert armed.look((32, 48)) == AllDirty(Reason.WOKEN)
+    assert armed.scan((0, 8)) == AllDirty(Reason.WOKEN)
+    assert armed.scan((32, 48)) == AllDirty(Reason.WOKEN)
     assert armed.mine[40 * PAGE] == 1
 
 
 # The watchdog
 
 
-def test_a_stopped_watchdog_holds_nobody(armed: Armed, caplog: pytest.LogCaptureFixture) -> None:
+def test_stopped_watchdog_suspends_no_writer(armed: Armed, caplog: pytest.LogCaptureFixture) -> None:
     armed.stop_watchdog()
     armed.scribe.begin_two_writes(PAGE, 40 * PAGE, 5)
-    assert armed.told().reason is Reason.WOKEN
+    assert armed.collect_all_dirty().reason is Reason.WOKEN
     assert "did not answer a write" in caplog.text
     armed.scribe.finish()
-    armed.look()
-    assert armed.knows_all()
+    armed.scan()
+    assert armed.is_current()
     os.kill(armed.watchdog, signal.SIGCONT)
     armed.start()
     armed.scribe.write(PAGE, 6)
-    assert armed.told().reason is Reason.WOKEN
-    assert armed.knows_all()
+    assert armed.collect_all_dirty().reason is Reason.WOKEN
+    assert armed.is_current()
 
 
-def test_a_stopped_watchdog_that_goes_on_late_hides_nothing(armed: Armed) -> None:
+def test_watchdog_that_continues_late_hides_no_write(armed: Armed) -> None:
     for number in range(1, 6):
         if not armed.tracker.armed:
             armed.start()
         armed.stop_watchdog()
         armed.scribe.begin_write(number * PAGE, number)
-        armed.told()
+        armed.collect_all_dirty()
         armed.scribe.finish()
-        armed.look()
+        armed.scan()
         os.kill(armed.watchdog, signal.SIGCONT)
         for page in range(PAGES):
             armed.scribe.write(page * PAGE, number + page)
-            armed.look()
+            armed.scan()
             assert armed.mine[page * PAGE] == number + page
 
 
 @pytest.mark.parametrize("write_first", [True, False])
-def test_a_watchdog_that_was_killed_is_told_and_the_log_goes_on(
+def test_killed_watchdog_is_reported_and_the_log_continues(
     armed: Armed, caplog: pytest.LogCaptureFixture, write_first: bool
 ) -> None:
     if write_first:
         armed.scribe.write(PAGE, 1)
     os.kill(armed.watchdog, signal.SIGKILL)
     os.waitid(os.P_PID, armed.watchdog, os.WEXITED | os.WNOWAIT)
-    assert armed.told().reason is Reason.WOKEN
+    assert armed.collect_all_dirty().reason is Reason.WOKEN
     assert "has ended: never armed again" in caplog.text
     assert "has ended" in armed.tracker.unarmable
     assert armed.tracker.watchdog_pid is None
     for page in (1, 2, 63):
         armed.scribe.write(page * PAGE, 2)
-        assert armed.look() == PageRuns([(page, page + 1)])
+        assert armed.scan() == PageRuns([(page, page + 1)])
     for _ in range(3):
-        assert armed.look() == NO_PAGES
+        assert armed.scan() == NO_PAGES
         assert not armed.tracker.armed
     waker = armed.tracker.wake(armed._call)
     assert waker is not None
-    assert waker.fd is None, "it is asked instead"
+    assert waker.fd is None, "the tracker polls instead"
     waker.cancel()
 
 
-def test_a_watchdog_that_was_killed_while_it_is_logged_is_noticed_before_arming() -> None:
+def test_watchdog_killed_while_logging_is_noticed_before_arming() -> None:
     with anonymous() as scribe, attached(scribe) as armed:
-        armed.look()
+        armed.scan()
         os.kill(armed.watchdog, signal.SIGKILL)
         os.waitid(os.P_PID, armed.watchdog, os.WEXITED | os.WNOWAIT)
         for _ in range(3):
-            armed.look()
+            armed.scan()
             assert not armed.tracker.armed
         assert "has ended" in armed.tracker.unarmable
         scribe.write(PAGE, 1)
-        assert armed.look() == PageRuns([(1, 2)])
+        assert armed.scan() == PageRuns([(1, 2)])
 
 
-# Ends
+# Stopping
 
 
 def descriptors(pid: int) -> set[str]:
     return set(os.listdir(f"/proc/{pid}/fd"))
 
 
-def test_disarming_leaves_nothing_behind() -> None:
+def test_stop_leaves_no_protection_descriptor_or_process() -> None:
     with anonymous() as scribe:
         ours, theirs = descriptors(os.getpid()), descriptors(scribe.pid)
         with attached(scribe) as armed:
@@ -533,13 +528,13 @@ def test_disarming_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_disarming_lets_a_held_writer_go(stopped: bool) -> None:
+def test_stop_releases_a_suspended_writer(stopped: bool) -> None:
     with anonymous() as scribe, attached(scribe) as armed:
         armed.start()
         if stopped:
             armed.stop_watchdog()
         scribe.begin_write(PAGE, 1)
-        assert armed.fires()
+        assert armed.wakes()
         watchdog = armed.watchdog
         armed.tracker.stop()
         scribe.finish()
@@ -547,31 +542,31 @@ def test_disarming_lets_a_held_writer_go(stopped: bool) -> None:
         assert not Path(f"/proc/{watchdog}").exists()
 
 
-def test_it_can_be_attached_again_at_once(armed: Armed) -> None:
+def test_tracker_can_be_started_again_at_once(armed: Armed) -> None:
     for number in range(1, 4):
         armed.tracker.start(armed.extent)
         armed.start()
         armed.scribe.write(PAGE, number)
-        armed.told()
+        armed.collect_all_dirty()
         assert armed.mine[PAGE] == number
 
 
-def test_the_end_of_the_target_is_said(armed: Armed) -> None:
+def test_collect_raises_target_gone_after_the_target_ended(armed: Armed) -> None:
     armed.scribe.end()
     with pytest.raises(TargetGone):
         armed.tracker.collect()
 
 
-def test_a_target_that_became_another_program_has_ended(armed: Armed) -> None:
+def test_collect_raises_target_gone_after_exec(armed: Armed) -> None:
     armed.scribe.exec()
     with pytest.raises(TargetGone):
         armed.tracker.collect()
 
 
-# Where it cannot be armed
+# Memory that cannot be armed
 
 
-def test_memory_that_another_tap_has_is_refused_and_nobody_is_left() -> None:
+def test_second_tracker_of_the_same_memory_is_refused_and_cleaned_up() -> None:
     with anonymous() as scribe, attached(scribe) as armed:
         armed.start()
         ours = descriptors(os.getpid())
@@ -581,35 +576,35 @@ def test_memory_that_another_tap_has_is_refused_and_nobody_is_left() -> None:
         assert second.tracker.watchdog_pid is None
         second.space.close()
         assert descriptors(os.getpid()) == ours
-        assert not armed.fires(0)
+        assert not armed.wakes(0)
         scribe.write(PAGE, 1)
-        assert armed.told().reason is Reason.WOKEN
-        assert armed.knows_all()
+        assert armed.collect_all_dirty().reason is Reason.WOKEN
+        assert armed.is_current()
 
 
-def test_memory_that_another_takes_in_between_is_not_armed_and_keeps_the_others_protection(
+def test_memory_registered_by_another_program_is_not_armed_and_stays_protected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with anonymous() as scribe, attached(scribe) as armed:
-        armed.look()
+        armed.scan()
         other = Userfaultfd(fetch_userfaultfd(scribe.pid).fd, f"pid {scribe.pid}")
         other.api(LOG_FEATURES)
         suspend = armed.tracker._log.suspend
 
-        def suspend_and_lose(why: AllDirty) -> None:
+        def suspend_and_register_other(why: AllDirty) -> None:
             suspend(why)
             other.register(armed.extent.address, armed.extent.end)
 
         with monkeypatch.context() as patch:
-            patch.setattr(armed.tracker._log, "suspend", suspend_and_lose)
-            answer = armed.look()
+            patch.setattr(armed.tracker._log, "suspend", suspend_and_register_other)
+            answer = armed.scan()
         assert isinstance(answer, AllDirty)
         assert not armed.tracker.armed
         assert protected(scribe.pid) == [(armed.extent.address, armed.extent.end)]
         scribe.write(PAGE, 1)
         other.close()
-        assert isinstance(armed.look(), AllDirty)
-        assert armed.knows_all()
+        assert isinstance(armed.scan(), AllDirty)
+        assert armed.is_current()
         armed.start()
 
 
@@ -618,7 +613,7 @@ def _write(descriptor: int) -> None:
 
 
 def callback_waker(tracker: HybridTracker, write: Callable[[], None]) -> None:
-    """Where it cannot be armed, it asks: the callback comes."""
+    """Check that a tracker that cannot be armed polls and calls back."""
     called, calls = os.pipe()
     waker = tracker.wake(lambda: _write(calls))
     assert waker is not None
@@ -630,40 +625,40 @@ def callback_waker(tracker: HybridTracker, write: Callable[[], None]) -> None:
     os.close(calls)
 
 
-def test_an_ordinary_file_is_logged_and_it_is_said_why_it_cannot_be_armed(tmp_path: Path) -> None:
+def test_ordinary_file_is_logged_with_a_reason_not_to_arm(tmp_path: Path) -> None:
     path = tmp_path / "memory"
     path.write_bytes(bytes(PAGES * PAGE))
     with Scribe(PAGES, str(path)) as scribe, attached(scribe) as armed:
         assert "UFFDIO_REGISTER" in armed.tracker.unarmable
         assert "EINVAL" in armed.tracker.unarmable
         assert armed.tracker.watchdog_pid is None
-        armed.look()
+        armed.scan()
         for _ in range(3):
-            assert armed.look() == NO_PAGES
+            assert armed.scan() == NO_PAGES
         assert not armed.tracker.armed
         callback_waker(armed.tracker, lambda: scribe.write(5 * PAGE, 1))
-        assert armed.look() == PageRuns([(5, 6)])
+        assert armed.scan() == PageRuns([(5, 6)])
 
 
-def test_a_target_without_the_right_is_logged_and_it_is_said_what_would_help() -> None:
+def test_target_without_the_privilege_is_logged_with_a_remedy() -> None:
     unprivileged = Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip()
-    require(unprivileged == "0", "vm.unprivileged_userfaultfd=1: nobody is refused a full userfaultfd")
-    require(os.geteuid() == 0, "only root can become a user that owns nothing")
+    require(unprivileged == "0", "vm.unprivileged_userfaultfd=1: every user gets a full userfaultfd")
+    require(os.geteuid() == 0, "only root can become an unprivileged user")
     with Scribe(PAGES, user=NOBODY) as scribe, attached(scribe) as armed:
         assert "EPERM" in armed.tracker.unarmable
         assert "CAP_SYS_PTRACE" in armed.tracker.unarmable
         assert "vm.unprivileged_userfaultfd=1" in armed.tracker.unarmable
         assert armed.tracker.watchdog_pid is None
-        armed.look()
+        armed.scan()
         for _ in range(3):
-            assert armed.look() == NO_PAGES
+            assert armed.scan() == NO_PAGES
         assert not armed.tracker.armed
         callback_waker(armed.tracker, lambda: scribe.write(5 * PAGE, 1))
-        assert armed.look() == PageRuns([(5, 6)])
-        assert armed.knows_all()
+        assert armed.scan() == PageRuns([(5, 6)])
+        assert armed.is_current()
 
 
-def test_our_own_memory_is_logged_and_it_is_said_why_it_cannot_be_armed() -> None:
+def test_memory_of_this_process_is_logged_with_a_reason_not_to_arm() -> None:
     room = np.zeros((PAGES + 1) * PAGE, dtype=np.uint8)
     skip = -room.ctypes.data % PAGE
     pages = room[skip : skip + PAGES * PAGE]
@@ -679,11 +674,11 @@ def test_our_own_memory_is_logged_and_it_is_said_why_it_cannot_be_armed() -> Non
     tracker.stop()
 
 
-def test_a_policy_that_never_arms_needs_to_be_asked() -> None:
+def test_tracker_with_a_policy_that_never_arms_must_be_polled() -> None:
     with anonymous() as scribe, attached(scribe, lambda: HybridTracker(policy=LogAlways())) as armed:
-        armed.look()
+        armed.scan()
         for _ in range(3):
-            assert armed.look() == NO_PAGES
+            assert armed.scan() == NO_PAGES
         assert not armed.tracker.armed
         assert armed.tracker.unarmable == ""
         assert armed.tracker.wake(armed._call) is None
@@ -693,7 +688,7 @@ def test_a_policy_that_never_arms_needs_to_be_asked() -> None:
 
 
 class StillTarget:
-    """A scribe's memory as a target whose geometry never changes."""
+    """A scribe's memory as a target with a fixed mode."""
 
     url = "scribe:"
     input: Input | None = None
@@ -723,7 +718,7 @@ class StillTarget:
         return await never
 
 
-async def test_one_look_of_a_tap_shows_all_that_was_written_while_it_was_armed() -> None:
+async def test_one_refresh_of_a_tap_shows_all_writes_since_it_was_armed() -> None:
     with anonymous(1024) as scribe:
         space = ProcessSpace(scribe.pid)
         async with Tap(StillTarget(Extent(space, scribe.address, scribe.pages)), "hybrid") as tap:

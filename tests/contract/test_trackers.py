@@ -1,4 +1,4 @@
-"""The contract of `Tracker`, run by every tracker on every kind of memory it supports."""
+"""The contract of `Tracker`, checked for every tracker on every kind of memory that it supports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PAGES = 64
 
 @dataclass
 class Memory:
-    """Some memory, what writes to it, and what is in it."""
+    """Memory, and a function that writes a byte to it."""
 
     extent: Extent
     write: Callable[[int, int], None]
@@ -84,7 +84,7 @@ def other_memfd(tmp_path: Path) -> Iterator[Memory]:
 
 
 @contextmanager
-def file_of_nobody(tmp_path: Path) -> Iterator[Memory]:
+def file_of_no_process(tmp_path: Path) -> Iterator[Memory]:
     path = tmp_path / "memory"
     path.write_bytes(bytes(PAGES * PAGE))
     with path.open("r+b", buffering=0) as file:
@@ -97,16 +97,16 @@ def file_of_nobody(tmp_path: Path) -> Iterator[Memory]:
         space.close()
 
 
-MEMORIES = [own, other_anonymous, other_file, other_memfd, file_of_nobody]
+MEMORIES = [own, other_anonymous, other_file, other_memfd, file_of_no_process]
 SUPPORTED: list[tuple[Callable[[], Tracker], object]] = [(CompareTracker, memory) for memory in MEMORIES]
 
 
 def hybrid_that_logs() -> Tracker:
-    """All it may do otherwise is to report too much."""
+    """Return a hybrid that leaves no tile unprotected, so that it reports written pages only."""
     return HybridTracker(policy=LogAlways())
 
 
-LOGGED = [memory for memory in MEMORIES if memory is not file_of_nobody]
+LOGGED = [memory for memory in MEMORIES if memory is not file_of_no_process]
 SUPPORTED += [(LogTracker, memory) for memory in LOGGED]
 SUPPORTED += [(hybrid_that_logs, memory) for memory in LOGGED]
 
@@ -129,7 +129,7 @@ def armed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Trac
 
 
 def content(tracker: Tracker) -> np.ndarray:
-    """All bytes, from where a consumer is told to read them."""
+    """Return all bytes of `read_from`."""
     extent = tracker.read_from
     into = np.zeros(extent.size_bytes, dtype=np.uint8)
     extent.read(PageRuns.full(extent.pages), into)
@@ -139,7 +139,7 @@ def content(tracker: Tracker) -> np.ndarray:
 Armed = tuple[Tracker, Memory]
 
 
-def test_the_first_answer_is_everything_and_the_next_is_nothing(armed: Armed) -> None:
+def test_first_answer_is_all_dirty_and_the_next_is_empty(armed: Armed) -> None:
     tracker, _ = armed
     first = tracker.collect()
     assert isinstance(first, AllDirty)
@@ -147,7 +147,7 @@ def test_the_first_answer_is_everything_and_the_next_is_nothing(armed: Armed) ->
     assert tracker.collect() == PageRuns()
 
 
-def test_a_written_page_is_named_once(armed: Armed) -> None:
+def test_written_page_is_reported_once(armed: Armed) -> None:
     tracker, memory = armed
     tracker.collect()
     memory.write(5 * PAGE + 7, 1)
@@ -162,14 +162,14 @@ def test_a_written_page_is_named_once(armed: Armed) -> None:
     assert tracker.collect() == PageRuns()
 
 
-def test_a_write_before_the_first_collect_is_not_lost(armed: Armed) -> None:
+def test_write_before_the_first_collect_is_not_lost(armed: Armed) -> None:
     tracker, memory = armed
     memory.write(9 * PAGE, 3)
     assert isinstance(tracker.collect(), AllDirty)
     assert content(tracker)[9 * PAGE] == 3
 
 
-def test_what_is_restored_is_named_again(armed: Armed) -> None:
+def test_restored_pages_are_reported_again(armed: Armed) -> None:
     tracker, memory = armed
     tracker.collect()
     memory.write(0, 1)
@@ -180,7 +180,7 @@ def test_what_is_restored_is_named_again(armed: Armed) -> None:
     assert tracker.collect() == PageRuns()
 
 
-def test_a_window_answers_for_itself_and_leaves_the_rest(armed: Armed) -> None:
+def test_pages_outside_the_window_are_kept(armed: Armed) -> None:
     tracker, memory = armed
     tracker.collect()
     memory.write(3 * PAGE, 1)
@@ -190,7 +190,7 @@ def test_a_window_answers_for_itself_and_leaves_the_rest(armed: Armed) -> None:
     assert tracker.collect() == PageRuns([(40, 41)])
 
 
-def test_each_window_is_everything_the_first_time(armed: Armed) -> None:
+def test_first_answer_for_each_window_is_all_dirty(armed: Armed) -> None:
     tracker, memory = armed
     assert isinstance(tracker.collect((0, 8)), AllDirty)
     assert tracker.collect((0, 8)) == PageRuns()
@@ -199,7 +199,7 @@ def test_each_window_is_everything_the_first_time(armed: Armed) -> None:
     assert content(tracker)[20 * PAGE] == 1
 
 
-def test_after_disarm_it_says_so_and_can_be_armed_again(armed: Armed) -> None:
+def test_stopped_tracker_raises_and_can_be_started_again(armed: Armed) -> None:
     tracker, memory = armed
     tracker.collect()
     tracker.stop()
@@ -214,12 +214,12 @@ def test_after_disarm_it_says_so_and_can_be_armed_again(armed: Armed) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_consumer_that_reads_what_is_named_has_the_memory(armed: Armed, data: st.DataObject) -> None:
+def test_consumer_that_reads_reported_pages_has_the_memory(armed: Armed, data: st.DataObject) -> None:
     consume_at_random(armed, data)
 
 
 def consume_at_random(armed: Armed, data: st.DataObject) -> None:
-    """Write, collect, restore, and read what is named: in the end all is there."""
+    """Write, collect, restore and read the reported pages; in the end the copy equals the memory."""
     tracker, memory = armed
     mine = np.zeros(PAGES * PAGE, dtype=np.uint8)
     tracker.start(memory.extent)
@@ -243,7 +243,7 @@ def consume_at_random(armed: Armed, data: st.DataObject) -> None:
     assert np.array_equal(mine, truth)
 
 
-# What only the log must do
+# LogTracker only
 
 
 @pytest.fixture
@@ -262,13 +262,13 @@ def protected(pid: int) -> list[str]:
     return [str(mapping) for mapping, flags in vm_flags(pid) if "uw" in flags]
 
 
-def test_the_log_sees_what_the_kernel_writes(logged: tuple[LogTracker, Scribe]) -> None:
+def test_log_reports_writes_by_the_kernel(logged: tuple[LogTracker, Scribe]) -> None:
     tracker, scribe = logged
     scribe.read_file_into(12 * PAGE)
     assert tracker.collect() == PageRuns([(12, 13)])
 
 
-def test_the_log_sees_writes_after_a_fork(logged: tuple[LogTracker, Scribe]) -> None:
+def test_log_reports_writes_after_a_fork(logged: tuple[LogTracker, Scribe]) -> None:
     tracker, scribe = logged
     scribe.write(PAGE, 1)
     tracker.collect()
@@ -279,7 +279,7 @@ def test_the_log_sees_writes_after_a_fork(logged: tuple[LogTracker, Scribe]) -> 
     assert 1 in seen
 
 
-def test_memory_that_was_replaced_is_everything_and_is_watched_again(
+def test_replaced_memory_is_all_dirty_and_is_tracked_again(
     logged: tuple[LogTracker, Scribe],
 ) -> None:
     tracker, scribe = logged
@@ -292,7 +292,7 @@ def test_memory_that_was_replaced_is_everything_and_is_watched_again(
     assert tracker.collect() == PageRuns([(15, 16)])
 
 
-def test_a_hole_is_never_an_empty_answer(logged: tuple[LogTracker, Scribe]) -> None:
+def test_hole_never_gives_an_empty_answer(logged: tuple[LogTracker, Scribe]) -> None:
     tracker, scribe = logged
     scribe.unmap(10, 20)
     for _ in range(2):
@@ -306,7 +306,7 @@ def test_a_hole_is_never_an_empty_answer(logged: tuple[LogTracker, Scribe]) -> N
     assert tracker.collect() == PageRuns()
 
 
-def test_disarming_leaves_no_protection(logged: tuple[LogTracker, Scribe]) -> None:
+def test_stop_leaves_no_protection(logged: tuple[LogTracker, Scribe]) -> None:
     tracker, scribe = logged
     assert protected(scribe.pid)
     tracker.stop()
@@ -314,7 +314,7 @@ def test_disarming_leaves_no_protection(logged: tuple[LogTracker, Scribe]) -> No
     scribe.write(0, 1)
 
 
-def test_a_second_log_of_the_same_memory_is_refused_and_says_why(
+def test_second_log_of_the_same_memory_is_refused(
     logged: tuple[LogTracker, Scribe],
 ) -> None:
     tracker, scribe = logged
@@ -326,13 +326,13 @@ def test_a_second_log_of_the_same_memory_is_refused_and_says_why(
     assert tracker.collect() == PageRuns([(1, 2)])
 
 
-def test_the_end_of_the_target_is_said(logged: tuple[LogTracker, Scribe]) -> None:
+def test_collect_raises_target_gone_after_the_target_ended(logged: tuple[LogTracker, Scribe]) -> None:
     tracker, scribe = logged
     scribe.end()
     with pytest.raises(TargetGone):
         tracker.collect()
 
 
-def test_the_log_refuses_memory_of_no_known_process(tmp_path: Path) -> None:
-    with file_of_nobody(tmp_path) as memory, pytest.raises(VramtapError, match="--tracker compare"):
+def test_log_refuses_memory_of_no_known_process(tmp_path: Path) -> None:
+    with file_of_no_process(tmp_path) as memory, pytest.raises(VramtapError, match="--tracker compare"):
         LogTracker().start(memory.extent)

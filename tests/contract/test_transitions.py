@@ -1,4 +1,4 @@
-"""The contract of `Tracker`, kept by a hybrid whatever its policy decides and whoever teaches it what."""
+"""The contract of `Tracker` for HybridTracker, with any decisions of the policy and any feedback."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TILE_PAGES: Final = 4
-Teaching = Literal["honest", "never", "nothing", "too little"]
-"""What the consumer tells of what changed: all, nothing at all, that nothing has, or only some."""
+Feedback = Literal["honest", "never", "nothing", "too little"]
+"""Feedback of the consumer: correct, none, "nothing changed", or only some of the changes."""
 
 
 class Consumer:
-    """Reads what is named, and nothing else; teaches the tracker what it was told to teach."""
+    """Reads the reported pages only, and gives the feedback that the test chooses."""
 
     def __init__(self, tracker: HybridTracker, memory: Memory) -> None:
         self.tracker = tracker
         self.memory = memory
         self.mine = np.zeros(PAGES * PAGE, dtype=np.uint8)
         self.seen: Counter[str] = Counter()
-        """How often it was armed and woken, and how many tiles were opened and closed."""
+        """Number of armings and wake-ups, and of pages that became unprotected and logged."""
         tracker.start(memory.extent)
 
-    def look(
+    def scan(
         self,
         window: tuple[int, int] = (0, PAGES),
-        teaching: Teaching = "honest",
+        feedback: Feedback = "honest",
         *,
         fail: bool = False,
         wait: bool = False,
     ) -> PageRuns:
-        """Collect and read, until there is no more; returns the pages that were named.
+        """Collect and read until `has_more` is false; return the reported pages.
 
         Args:
             window: As for `collect`.
-            teaching: What is told of it.
-            fail: Nothing is read, and all given back.
-            wait: Ask for a waker, and let go of it.
+            feedback: Kind of feedback to give.
+            fail: Read nothing and restore all pages.
+            wait: Call `wake` first, and cancel it.
         """
         if wait:
             waker = self.tracker.wake(lambda: None)
@@ -74,41 +74,41 @@ class Consumer:
         else:
             old = self.mine.copy()
             self.tracker.read_from.read(runs, self.mine)
-            if self.tracker.wants_feedback and teaching != "never":
-                self.tracker.feedback(self._taught(old, teaching))
+            if self.tracker.wants_feedback and feedback != "never":
+                self.tracker.feedback(self._changed(old, feedback))
         after = self.tracker.unprotected
-        self.seen["opened"] += after.difference(before).count
-        self.seen["closed"] += before.difference(after).count
+        self.seen["unprotected"] += after.difference(before).count
+        self.seen["logged"] += before.difference(after).count
         if self.tracker.has_more:
-            return runs.union(self.look(window, teaching, fail=fail))
+            return runs.union(self.scan(window, feedback, fail=fail))
         return runs
 
-    def _taught(self, old: np.ndarray, teaching: Teaching) -> PageRuns:
+    def _changed(self, old: np.ndarray, feedback: Feedback) -> PageRuns:
         changed = (old != self.mine).reshape(PAGES, PAGE).any(axis=1)
-        if teaching == "nothing":
+        if feedback == "nothing":
             return NO_PAGES
-        if teaching == "too little":
+        if feedback == "too little":
             changed &= np.arange(PAGES) % 2 == 0
         return PageRuns.from_mask(changed)
 
     def check(self) -> None:
-        """It has the memory."""
+        """Check that the copy equals the memory."""
         truth = np.zeros_like(self.mine)
         self.memory.extent.read(PageRuns.full(PAGES), truth)
         wrong = np.flatnonzero((truth != self.mine).reshape(PAGES, PAGE).any(axis=1))
-        assert not len(wrong), f"pages {wrong.tolist()} are not as they are in the memory; {self.seen}"
+        assert not len(wrong), f"pages {wrong.tolist()} differ from the memory; {self.seen}"
 
 
 @dataclass(frozen=True, slots=True)
 class _RestlessState(State):
-    looks: int = 0
+    scans: int = 0
 
 
 class Restless:
-    """Opens and closes tiles at random, and often enough closes all of them and arms.
+    """Changes tiles at random, and often logs all of them and arms.
 
     Args:
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
     """
 
     name = "restless"
@@ -121,20 +121,20 @@ class Restless:
 
     def step(self, state: State, dirty: Counts) -> State:
         assert isinstance(state, _RestlessState)
-        chance = np.random.default_rng((self._seed, state.looks))
-        opened, armed = state.unprotected, False
+        chance = np.random.default_rng((self._seed, state.scans))
+        unprotected, armed = state.unprotected, False
         match chance.integers(4):
             case 0:
-                opened = opened ^ (chance.random(len(opened)) < 0.2)
+                unprotected = unprotected ^ (chance.random(len(unprotected)) < 0.2)
             case 1:
-                opened = np.zeros_like(opened)
+                unprotected = np.zeros_like(unprotected)
             case _:
                 armed = True
-        return _RestlessState(opened, armed, looks=state.looks + 1)
+        return _RestlessState(unprotected, armed, scans=state.scans + 1)
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
         assert isinstance(state, _RestlessState)
-        return _RestlessState(np.zeros_like(state.unprotected), looks=state.looks)
+        return _RestlessState(np.zeros_like(state.unprotected), scans=state.scans)
 
 
 POLICIES: Final[list[Callable[[int], Policy]]] = [
@@ -160,59 +160,59 @@ def consumer(request: pytest.FixtureRequest, memory: Memory) -> Iterator[Consume
     tracker.stop()
 
 
-def test_the_first_answer_is_everything(consumer: Consumer) -> None:
+def test_first_answer_is_all_dirty(consumer: Consumer) -> None:
     first = consumer.tracker.collect()
     assert isinstance(first, AllDirty)
     assert first.reason is Reason.FIRST
 
 
-def test_written_pages_are_named(consumer: Consumer) -> None:
+def test_written_pages_are_reported(consumer: Consumer) -> None:
     for number in range(20):
         for page in (5, 6, 63 - number):
             consumer.memory.write(page * PAGE + number, number + 1)
-        runs = consumer.look()
+        runs = consumer.scan()
         assert all(page in runs for page in (5, 6, 63 - number))
         consumer.check()
         for _ in range(number % 4):
-            consumer.look()
+            consumer.scan()
 
 
-def test_what_is_restored_is_named_again(consumer: Consumer) -> None:
+def test_restored_pages_are_reported_again(consumer: Consumer) -> None:
     for number in range(20):
         consumer.memory.write(number * PAGE, number + 1)
-        runs = consumer.look(fail=True)
+        runs = consumer.scan(fail=True)
         assert number in runs
-        again = consumer.look()
+        again = consumer.scan()
         assert not runs.difference(again)
         consumer.check()
-        consumer.look(wait=True)
+        consumer.scan(wait=True)
 
 
-def test_a_window_leaves_the_rest(consumer: Consumer) -> None:
+def test_pages_outside_the_window_are_kept(consumer: Consumer) -> None:
     for number in range(20):
         consumer.memory.write(3 * PAGE, number + 1)
         consumer.memory.write(40 * PAGE, number + 1)
-        assert 3 in consumer.look((0, 10))
-        consumer.look((10, 20))
-        assert 40 in consumer.look((20, PAGES))
-        consumer.look()
+        assert 3 in consumer.scan((0, 10))
+        consumer.scan((10, 20))
+        assert 40 in consumer.scan((20, PAGES))
+        consumer.scan()
         consumer.check()
 
 
-def test_after_disarm_it_can_be_armed_again(consumer: Consumer) -> None:
+def test_stopped_tracker_can_be_started_again(consumer: Consumer) -> None:
     for number in range(3):
         for _ in range(4):
-            consumer.look()
+            consumer.scan()
         consumer.tracker.stop()
         consumer.memory.write(PAGE, number + 1)
         consumer.tracker.start(consumer.memory.extent)
         assert isinstance(consumer.tracker.collect(), AllDirty)
-        consumer.look(fail=True)
+        consumer.scan(fail=True)
 
 
 STEPS: Final = st.one_of(
     st.tuples(st.just("write"), st.lists(st.integers(0, PAGES * PAGE - 1), min_size=1, max_size=5)),
-    st.tuples(st.just("look"), st.sampled_from(get_args(Teaching))),
+    st.tuples(st.just("scan"), st.sampled_from(get_args(Feedback))),
     st.tuples(st.just("window"), st.tuples(st.integers(0, PAGES - 1), st.integers(1, PAGES))),
     st.tuples(st.just("fail"), st.none()),
     st.tuples(st.just("wait"), st.none()),
@@ -225,7 +225,7 @@ STEPS: Final = st.one_of(
     policy=st.sampled_from([Restless, POLICIES[-1]]),
     steps=st.lists(STEPS, max_size=40),
 )
-def test_a_consumer_that_reads_what_is_named_has_the_memory(
+def test_consumer_that_reads_reported_pages_has_the_memory(
     memory: Memory, seed: int, policy: Callable[[int], Policy], steps: list[tuple[str, object]]
 ) -> None:
     consumer = Consumer(HybridTracker(policy=policy(seed), tile_pages=TILE_PAGES), memory)
@@ -237,26 +237,26 @@ def test_a_consumer_that_reads_what_is_named_has_the_memory(
                     for place in places:
                         value = value % 255 + 1
                         memory.write(place, value)
-                case "look", str(teaching):
-                    consumer.look(teaching=teaching)  # type: ignore[arg-type]
+                case "scan", str(feedback):
+                    consumer.scan(feedback=feedback)  # type: ignore[arg-type]
                 case "window", (int(first), int(pages)):
-                    consumer.look((first, min(first + pages, PAGES)))
+                    consumer.scan((first, min(first + pages, PAGES)))
                 case "fail", _:
-                    consumer.look(fail=True)
+                    consumer.scan(fail=True)
                 case "wait", _:
-                    consumer.look(wait=True)
-        consumer.look()
+                    consumer.scan(wait=True)
+        consumer.scan()
         consumer.check()
     finally:
         consumer.tracker.stop()
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("teaching", get_args(Teaching))
+@pytest.mark.parametrize("feedback", get_args(Feedback))
 @pytest.mark.parametrize("factory", [other_anonymous, other_memfd], ids=lambda p: p.__name__)
-def test_nothing_is_lost_in_thousands_of_transitions(
+def test_no_write_is_missed_in_thousands_of_transitions(
     factory: Callable[[Path], AbstractContextManager[Memory]],
-    teaching: Teaching,
+    feedback: Feedback,
     tmp_path: Path,
     stress: int,
 ) -> None:
@@ -271,18 +271,18 @@ def test_nothing_is_lost_in_thousands_of_transitions(
                 place = chance.choice([chance.randrange(PAGES * PAGE), chance.randrange(8 * PAGE)])
                 memory.write(place, chance.randrange(256))
             for _ in range(chance.choice([1, 1, 5])):
-                consumer.look(teaching=teaching, wait=chance.random() < 0.1)
+                consumer.scan(feedback=feedback, wait=chance.random() < 0.1)
             consumer.check()
         tracker.stop()
     counts = consumer.seen
-    assert all(counts[what] >= 10 for what in (Reason.ARMED, Reason.WOKEN, "opened", "closed")), counts
+    assert all(counts[what] >= 10 for what in (Reason.ARMED, Reason.WOKEN, "unprotected", "logged")), counts
 
 
 @pytest.mark.parametrize("factory", [own, other_anonymous], ids=lambda p: p.__name__)
-def test_tiles_of_a_video_are_opened_and_closed_when_it_stops(
+def test_tiles_of_a_video_are_unprotected_until_it_stops(
     factory: Callable[[Path], AbstractContextManager[Memory]], tmp_path: Path
 ) -> None:
-    """With costs of a machine where opening pays, and whether the extent can be armed or not."""
+    """The costs make unprotected tiles pay. Memory that can be armed, and memory that cannot."""
     costs = Costs(
         fault_us=1, page_us=0.3, protect_us=100, look_us=50, arm_us=500, hand_over_us=500, held_us=150
     )
@@ -290,24 +290,24 @@ def test_tiles_of_a_video_are_opened_and_closed_when_it_stops(
     with factory(tmp_path) as memory:
         tracker = HybridTracker(policy=OnlinePolicy(), tile_pages=16, costs=costs)
         consumer = Consumer(tracker, memory)
-        consumer.look()
+        consumer.scan()
         for number in range(2000):
             for first, last in video:
                 for page in range(first, last):
                     memory.write(page * PAGE, number % 256)
-            consumer.look()
+            consumer.scan()
             if tracker.unprotected:
                 break
         assert tracker.unprotected == video
         memory.write(40 * PAGE, 1)
-        assert consumer.look() == PageRuns([(16, 32), (40, 41)])
+        assert consumer.scan() == PageRuns([(16, 32), (40, 41)])
         for _ in range(2000):
-            consumer.look()
+            consumer.scan()
             if not tracker.unprotected:
                 break
         assert tracker.unprotected == NO_PAGES
-        consumer.look()
+        consumer.scan()
         memory.write(17 * PAGE, 77)
-        consumer.look()
+        consumer.scan()
         consumer.check()
         tracker.stop()

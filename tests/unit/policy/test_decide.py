@@ -1,4 +1,4 @@
-"""Policies: pure, of one mind, and each does what it is named after."""
+"""Policies: pure and deterministic, and each does what its name says."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def _decided(state: State) -> tuple[list[bool], bool, float]:
 @every_policy
 @settings(deadline=None)
 @given(DIRTY)
-def test_the_same_looks_give_the_same_decisions_and_change_nothing(
-    make: Callable[[], Policy], looks: list[tuple[int, ...]]
+def test_policies_are_pure_and_deterministic(
+    make: Callable[[], Policy], scans: list[tuple[int, ...]]
 ) -> None:
     one, other = make(), make()
     state, again = one.start(SIZES, REFERENCE), other.start(SIZES, REFERENCE)
-    for look in looks:
-        dirty = np.array(look, dtype=np.int64)
+    for scan in scans:
+        dirty = np.array(scan, dtype=np.int64)
         before = _decided(state)
         after, twice = one.step(state, dirty), one.step(state, dirty)
         again = other.step(again, dirty)
         assert _decided(after) == _decided(twice) == _decided(again)
         assert _decided(state) == before
-        assert dirty.tolist() == list(look)
+        assert dirty.tolist() == list(scan)
         assert not (after.armed and dirty.any())
         state = after
         if state.armed:
@@ -68,7 +68,7 @@ def test_the_same_looks_give_the_same_decisions_and_change_nothing(
 
 
 @pytest.mark.parametrize("make", MAKERS[:1] + MAKERS[3:], ids=lambda make: make().name)
-def test_woken_all_tiles_are_logged(make: Callable[[], Policy]) -> None:
+def test_all_tiles_are_logged_after_a_wake_up(make: Callable[[], Policy]) -> None:
     policy = make()
     state = policy.start(SIZES, REFERENCE)
     for _ in range(20):
@@ -77,23 +77,23 @@ def test_woken_all_tiles_are_logged(make: Callable[[], Policy]) -> None:
 
 
 @pytest.mark.parametrize("policy", [OnlinePolicy(), XenTwoSeconds()], ids=lambda policy: policy.name)
-def test_a_state_of_another_policy_is_refused(policy: Policy) -> None:
+def test_state_of_another_policy_raises(policy: Policy) -> None:
     with pytest.raises(TypeError, match="another policy's state"):
         policy.step(State(np.zeros(TILES, dtype=np.bool_)), NOTHING)
 
 
-def test_idle_from_the_beginning_is_armed_and_a_refusal_is_not_insisted_on() -> None:
+def test_refused_arming_is_not_repeated_at_once() -> None:
     policy = OnlinePolicy()
     armed = policy.step(policy.start(SIZES, REFERENCE), NOTHING)
     assert armed.armed
-    looks, state = 0, policy.step(armed, NOTHING)
+    scans, state = 0, policy.step(armed, NOTHING)
     while not state.armed:
-        state, looks = policy.step(state, NOTHING), looks + 1
+        state, scans = policy.step(state, NOTHING), scans + 1
     whole_us = REFERENCE.arming_us(29) + REFERENCE.waking_us(29)
-    assert (looks + 1) * REFERENCE.look_us > whole_us
+    assert (scans + 1) * REFERENCE.look_us > whole_us
 
 
-def test_told_not_to_it_never_arms() -> None:
+def test_policy_without_arms_never_arms() -> None:
     policy = OnlinePolicy(Parameters(arms=False))
     state = policy.start(SIZES, REFERENCE)
     for _ in range(500):
@@ -101,18 +101,18 @@ def test_told_not_to_it_never_arms() -> None:
         assert not state.armed
 
 
-def test_a_caret_is_armed_for_once_and_then_no_more() -> None:
+def test_blinking_caret_is_armed_once_only() -> None:
     policy = OnlinePolicy(interval_s=1 / 60)
     state = policy.start(np.full(24, 32), REFERENCE)
     nothing, caret = np.zeros(24, dtype=np.int64), np.zeros(24, dtype=np.int64)
     caret[3] = 16
     armings = 0
     for _ in range(40):
-        for look in range(29):
+        for scan in range(29):
             state = policy.step(state, nothing)
             if state.armed:
                 armings += 1
-                state = policy.woken(state, (29 - look) / 60)
+                state = policy.woken(state, (29 - scan) / 60)
                 break
         else:
             state = policy.step(state, caret)
@@ -120,8 +120,7 @@ def test_a_caret_is_armed_for_once_and_then_no_more() -> None:
     assert not state.unprotected.any()
 
 
-def test_a_settled_extent_is_not_thought_about() -> None:
-    """The state is the same object: nothing was worked out."""
+def test_scan_of_a_settled_extent_returns_the_same_state() -> None:
     policy = OnlinePolicy(Parameters(arms=False))
     state = policy.start(SIZES, REFERENCE)
     state = policy.step(policy.step(state, SIZES), NOTHING)
@@ -143,12 +142,12 @@ def test_a_settled_extent_is_not_thought_about() -> None:
         ("arm_after", float("inf")),
     ],
 )
-def test_parameters_out_of_range_are_refused_by_name(name: str, value: float) -> None:
+def test_parameter_out_of_range_raises_with_its_name(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         dataclasses.replace(Parameters(), **{name: value})  # type: ignore[arg-type]  # wrong on purpose
 
 
-def test_xen_arms_after_two_seconds_without_a_write() -> None:
+def test_xen_policy_arms_after_two_seconds_without_a_write() -> None:
     policy = XenTwoSeconds(interval_s=0.25)
     state = policy.step(policy.start(SIZES, REFERENCE), SIZES)
     for _ in range(7):
@@ -158,7 +157,7 @@ def test_xen_arms_after_two_seconds_without_a_write() -> None:
     assert not policy.step(policy.step(state, SIZES), NOTHING).armed
 
 
-def test_qemu_looks_ever_less_often_and_halves_it_at_a_change() -> None:
+def test_qemu_policy_backs_off_and_halves_the_interval_at_a_change() -> None:
     policy = QemuBackOff()
     state = policy.start(SIZES, REFERENCE)
     assert state.rest_s == pytest.approx(0.030)
@@ -172,14 +171,14 @@ def test_qemu_looks_ever_less_often_and_halves_it_at_a_change() -> None:
     assert state.rest_s == pytest.approx(0.030)
 
 
-def test_the_random_policy_makes_every_transition() -> None:
+def test_random_policy_makes_every_transition() -> None:
     policy = RandomPolicy(3)
     state = policy.start(SIZES, REFERENCE)
-    opened = closed = armed = 0
+    unprotected = logged = armed = 0
     for _ in range(200):
         after = policy.step(state, NOTHING)
-        opened += int((after.unprotected & ~state.unprotected).sum())
-        closed += int((state.unprotected & ~after.unprotected).sum())
+        unprotected += int((after.unprotected & ~state.unprotected).sum())
+        logged += int((state.unprotected & ~after.unprotected).sum())
         armed += after.armed
         state = policy.woken(after) if after.armed else after
-    assert min(opened, closed, armed) > 10
+    assert min(unprotected, logged, armed) > 10

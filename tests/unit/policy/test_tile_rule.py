@@ -1,4 +1,4 @@
-"""Two states a tile: the bound holds for any looks, the guard holds for any advice, and nothing flaps."""
+"""The rule for tiles: the bounds hold for any scans and any adviser, and tiles do not flap."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ COSTS = st.builds(
     held_us=st.just(150.0),
     guest_cost_factor=st.sampled_from([0.0, 0.1, 1.0, 10.0]),
 )
-# Runs of alike looks: single random ones hardly ever make a change worth while.
-LOOKS = st.lists(st.tuples(st.integers(0, PAGES), st.integers(1, 40)), min_size=1, max_size=25).map(
-    lambda runs: [written for written, looks in runs for _ in range(looks)]
+# Runs of equal scans: single random ones hardly ever make a change pay.
+SCANS = st.lists(st.tuples(st.integers(0, PAGES), st.integers(1, 40)), min_size=1, max_size=25).map(
+    lambda runs: [written for written, scans in runs for _ in range(scans)]
 )
 
 
@@ -49,7 +49,7 @@ def _prices(costs: Costs, written: int) -> tuple[float, float]:
 
 
 class _Bill:
-    """What a sequence of states costs, and what the cheapest would: from the definition, in plain numbers."""
+    """Cost of a sequence of states, and of the cheapest one, computed from the definition."""
 
     def __init__(self, costs: Costs) -> None:
         self._costs = costs
@@ -59,11 +59,11 @@ class _Bill:
         self.spent = 0.0
         self._logged, self._open = 0.0, self.opening
 
-    def look(self, written: int, was_open: bool, is_open: bool) -> None:
+    def add(self, written: int, *, was_unprotected: bool, is_unprotected: bool) -> None:
         logged, opened = _prices(self._costs, written)
-        self.spent += opened if was_open else logged
-        if was_open != is_open:
-            self.spent += self.opening if is_open else self.closing
+        self.spent += opened if was_unprotected else logged
+        if was_unprotected != is_unprotected:
+            self.spent += self.opening if is_unprotected else self.closing
         stay_logged, stay_open = self._logged + logged, self._open + opened
         self._logged = min(stay_logged, stay_open + self.closing)
         self._open = min(stay_open, stay_logged + self.opening)
@@ -73,15 +73,15 @@ class _Bill:
         return min(self._logged, self._open)
 
 
-def _run(states: TileStates, looks: list[int]) -> list[TileStates]:
+def _run(states: TileStates, scans: list[int]) -> list[TileStates]:
     seen = [states]
-    for written in looks:
+    for written in scans:
         seen.append(seen[-1].scanned(_written([written])))
     return seen
 
 
-def _written(look: Sequence[int]) -> dict[int, int]:
-    return {number: pages for number, pages in enumerate(look) if pages}
+def _written(scan: Sequence[int]) -> dict[int, int]:
+    return {number: pages for number, pages in enumerate(scan) if pages}
 
 
 def _tiles(states: TileStates) -> list[Tile]:
@@ -89,40 +89,42 @@ def _tiles(states: TileStates) -> list[Tile]:
 
 
 @settings(deadline=None)
-@given(COSTS, LOOKS)
-def test_the_work_function_rule_costs_four_times_the_optimum_at_most(costs: Costs, looks: list[int]) -> None:
+@given(COSTS, SCANS)
+def test_work_function_rule_costs_at_most_four_times_the_optimum(costs: Costs, scans: list[int]) -> None:
     bill = _Bill(costs)
-    seen = _run(TileStates.begin(_rule(costs)), looks)
-    # The shares of one tile do not depend on its state, so the rule can be followed beside the adviser.
-    for written, before, after in zip(looks, seen, seen[1:], strict=False):
-        bill.look(written, before.tile(0).rule_unprotected, after.tile(0).rule_unprotected)
+    seen = _run(TileStates.begin(_rule(costs)), scans)
+    # The shares of one tile do not depend on its state, so the test can follow the rule without the adviser.
+    for written, before, after in zip(scans, seen, seen[1:], strict=False):
+        was, now = before.tile(0).rule_unprotected, after.tile(0).rule_unprotected
+        bill.add(written, was_unprotected=was, is_unprotected=now)
         assert bill.spent <= (4 * bill.cheapest + 2 * bill.cycle) * (1 + 1e-9)
 
 
 @settings(deadline=None)
-@given(COSTS, LOOKS, st.floats(0.001, 20.0), st.floats(0.0, 8.0), st.floats(0.01, 1.0))
-def test_whatever_is_advised_the_bound_holds(
-    costs: Costs, looks: list[int], patience: float, trust: float, margin: float
+@given(COSTS, SCANS, st.floats(0.001, 20.0), st.floats(0.0, 8.0), st.floats(0.01, 1.0))
+def test_bound_holds_for_any_adviser(
+    costs: Costs, scans: list[int], patience: float, trust: float, margin: float
 ) -> None:
     bill = _Bill(costs)
-    seen = _run(TileStates.begin(_rule(costs, 1, patience, margin, trust)), looks)
-    for written, before, after in zip(looks, seen, seen[1:], strict=False):
-        bill.look(written, bool(before.unprotected[0]), bool(after.unprotected[0]))
+    seen = _run(TileStates.begin(_rule(costs, 1, patience, margin, trust)), scans)
+    for written, before, after in zip(scans, seen, seen[1:], strict=False):
+        was, now = bool(before.unprotected[0]), bool(after.unprotected[0])
+        bill.add(written, was_unprotected=was, is_unprotected=now)
         bound = (1 + margin) * (4 * bill.cheapest + 2 * bill.cycle) + (trust + 2) * bill.cycle
         assert bill.spent <= bound * (1 + 1e-9)
 
 
 @settings(deadline=None)
-@given(COSTS, LOOKS)
-def test_the_rule_changes_only_when_a_cycle_has_been_paid_for_it(costs: Costs, looks: list[int]) -> None:
-    seen = _run(TileStates.begin(_rule(costs)), looks)
+@given(COSTS, SCANS)
+def test_rule_pays_a_cycle_before_each_change(costs: Costs, scans: list[int]) -> None:
+    seen = _run(TileStates.begin(_rule(costs)), scans)
     cycle = PAGES * (costs.fault_weighted_us + costs.page_us) + costs.protect_us
     dearer_than_other = 0.0
-    for written, before, after in zip(looks, seen, seen[1:], strict=False):
+    for written, before, after in zip(scans, seen, seen[1:], strict=False):
         logged, opened = _prices(costs, written)
-        is_open = before.tile(0).rule_unprotected
-        dearer_than_other += max(0.0, opened - logged if is_open else logged - opened)
-        if after.tile(0).rule_unprotected != is_open:
+        is_unprotected = before.tile(0).rule_unprotected
+        dearer_than_other += max(0.0, opened - logged if is_unprotected else logged - opened)
+        if after.tile(0).rule_unprotected != is_unprotected:
             assert dearer_than_other >= cycle * (1 - 1e-9)
             dearer_than_other = 0.0
 
@@ -133,18 +135,18 @@ def test_the_rule_changes_only_when_a_cycle_has_been_paid_for_it(costs: Costs, l
     [[PAGES, 0], [PAGES, PAGES, 0], 3 * [PAGES] + [0], [1, 0], [2] + 5 * [0], [PAGES] + 30 * [0], [8, 0, 0]],
     ids=str,
 )
-def test_what_goes_on_alike_is_left_alone_after_a_few_changes(pattern: list[int], protect_us: float) -> None:
-    """Logged or open, either may be right; to and fro is not."""
+def test_steady_pattern_changes_a_tile_a_few_times_only(pattern: list[int], protect_us: float) -> None:
+    """Logged or unprotected may be right; flapping is not."""
     costs = dataclasses.replace(REFERENCE, protect_us=protect_us)
     seen = _run(TileStates.begin(_rule(costs)), pattern * 300)
-    opens = np.array([bool(states.unprotected[0]) for states in seen])
-    changes = np.flatnonzero(opens[1:] != opens[:-1])
-    # A patience doubles seven times at most from where it begins to where it ends.
+    unprotected = np.array([bool(states.unprotected[0]) for states in seen])
+    changes = np.flatnonzero(unprotected[1:] != unprotected[:-1])
+    # A patience doubles at most seven times between its limits.
     assert len(changes) <= 8
     assert all(changes < 150)
 
 
-def test_a_video_is_opened_soon_and_what_rests_is_all_logged() -> None:
+def test_a_video_is_unprotecteded_soon_and_what_rests_is_all_logged() -> None:
     video = _run(TileStates.begin(_rule(REFERENCE)), [PAGES] * 10)
     assert video[2].unprotected[0]
     rest = _run(video[-1], [0] * 60)
@@ -153,13 +155,13 @@ def test_a_video_is_opened_soon_and_what_rests_is_all_logged() -> None:
     assert not rest[1].settled
 
 
-def test_a_tile_that_is_written_now_and_then_stays_logged() -> None:
+def test_rarely_written_tile_stays_logged() -> None:
     seen = _run(TileStates.begin(_rule(REFERENCE)), ([1] + [0] * 29) * 20)
     assert not any(states.unprotected[0] for states in seen)
 
 
-def test_tiles_that_are_hit_together_share_the_call() -> None:
-    """Alone the call makes opening right; shared by fifty it does not."""
+def test_tiles_written_together_share_the_call() -> None:
+    """A tile that pays the whole call becomes unprotected; one of fifty that share it does not."""
     alone, many = TileStates.begin(_rule(REFERENCE)), TileStates.begin(_rule(REFERENCE, 50))
     for _ in range(50):
         alone, many = alone.scanned({0: 4}), many.scanned(dict.fromkeys(range(50), 4))
@@ -167,8 +169,8 @@ def test_tiles_that_are_hit_together_share_the_call() -> None:
     assert not many.unprotected.any()
 
 
-def test_tiles_are_closed_together() -> None:
-    """Each of twenty has regretted a twentieth of the call when they close; one alone waits for all of it."""
+def test_tiles_become_logged_together() -> None:
+    """Each of twenty tiles needs a twentieth of the call in regret; a single tile needs all of it."""
     costs = dataclasses.replace(REFERENCE, protect_us=1000.0)
     alone, many = TileStates.begin(_rule(costs)), TileStates.begin(_rule(costs, 20))
     for _ in range(60):
@@ -176,23 +178,23 @@ def test_tiles_are_closed_together() -> None:
     assert alone.unprotected.all()
     assert many.unprotected.all()
 
-    def until_closed(states: TileStates) -> int:
-        looks = 0
+    def scans_until_logged(states: TileStates) -> int:
+        scans = 0
         while states.unprotected.any():
-            states, looks = states.scanned({}), looks + 1
-        return looks
+            states, scans = states.scanned({}), scans + 1
+        return scans
 
-    assert until_closed(many) < until_closed(alone)
+    assert scans_until_logged(many) < scans_until_logged(alone)
 
 
 @settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, PAGES), min_size=3, max_size=3), max_size=60))
-def test_a_look_changes_nothing_it_was_given_and_says_the_same_twice(looks: list[list[int]]) -> None:
+def test_scanned_is_pure_and_deterministic(scans: list[list[int]]) -> None:
     states = TileStates.begin(_rule(REFERENCE, 3))
-    for look in looks:
-        written, before = _written(look), pickle.dumps(states)
+    for scan in scans:
+        written, before = _written(scan), pickle.dumps(states)
         once, twice = states.scanned(written), states.scanned(written)
-        assert written == _written(look)
+        assert written == _written(scan)
         assert pickle.dumps(states) == before
         assert _tiles(once) == _tiles(twice)
         assert (
@@ -208,10 +210,10 @@ def test_a_look_changes_nothing_it_was_given_and_says_the_same_twice(looks: list
 
 @settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, PAGES), min_size=3, max_size=3), max_size=60))
-def test_settled_means_that_nothing_changes_any_more(looks: list[list[int]]) -> None:
+def test_settled_states_do_not_change(scans: list[list[int]]) -> None:
     states = TileStates.begin(_rule(REFERENCE, 3))
-    for look in looks:
-        states = states.scanned(_written(look))
+    for scan in scans:
+        states = states.scanned(_written(scan))
     for _ in range(400):
         if states.settled:
             break
@@ -220,7 +222,7 @@ def test_settled_means_that_nothing_changes_any_more(looks: list[list[int]]) -> 
     assert states.scanned({}) is states
 
 
-def test_after_a_waking_all_is_logged_and_what_was_learned_is_kept() -> None:
+def test_all_logged_keeps_the_adapted_patience() -> None:
     states = TileStates.begin(_rule(REFERENCE, 3, patience=0.01))
     for written in ([PAGES] + [0] * 12) * 6:
         states = states.scanned(_written([written, 0, PAGES]))
@@ -235,13 +237,13 @@ def test_after_a_waking_all_is_logged_and_what_was_learned_is_kept() -> None:
     assert states.tile(0).to_unprotect != again.rule.patience[0]
 
 
-def test_a_waking_of_what_rests_changes_nothing() -> None:
+def test_all_logged_of_resting_tiles_returns_the_same_states() -> None:
     states = TileStates.begin(_rule(REFERENCE, 3))
     assert states.all_logged() is states
 
 
-def test_what_goes_on_as_it_is_makes_nothing_new() -> None:
-    """A video in an open tile, and a caret in a logged one that costs less than a compare."""
+def test_steady_tiles_return_the_same_states() -> None:
+    """A video in an unprotected tile, and a caret in a logged one that costs less than a compare."""
     costs = dataclasses.replace(REFERENCE, protect_us=1.0)
     states = TileStates.begin(_rule(costs, 3))
     for _ in range(100):
@@ -251,7 +253,7 @@ def test_what_goes_on_as_it_is_makes_nothing_new() -> None:
 
 
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=24)
-# Most tiles rest, a few are written again and again, some go to and fro: runs for each tile on its own.
+# Most tiles rest, a few are written often, some alternate: runs for each tile.
 RUNS = st.lists(
     st.tuples(st.sampled_from([0.0, 0.0, 0.05, 0.3, 1.0]), st.integers(1, 30)), min_size=1, max_size=5
 )
@@ -268,7 +270,7 @@ RUNS = st.lists(
     st.floats(0.0, 4.0),
     st.sets(st.integers(0, 149), max_size=3),
 )
-def test_it_decides_what_the_arrays_decide(
+def test_rule_matches_the_dense_reference(
     costs: Costs,
     sizes: list[int],
     runs: list[list[tuple[float, int]]],
@@ -279,11 +281,11 @@ def test_it_decides_what_the_arrays_decide(
     woken: set[int],
 ) -> None:
     pages = np.array(sizes, dtype=np.int64)
-    told = (pages, costs, (patience, patience_closing), 8.0, margin, trust)
-    states, dense = TileStates.begin(TileRule.of(*told)), DenseStates.begin(DenseRule.of(*told))
-    looks = [_laid_out(runs[number % len(runs)], size) for number, size in enumerate(sizes)]
-    for at, look in enumerate(zip(*looks, strict=True)):
-        states, dense = states.scanned(_written(look)), dense.scanned(np.array(look, dtype=np.int64))
+    arguments = (pages, costs, (patience, patience_closing), 8.0, margin, trust)
+    states, dense = TileStates.begin(TileRule.of(*arguments)), DenseStates.begin(DenseRule.of(*arguments))
+    scans = [_laid_out(runs[number % len(runs)], size) for number, size in enumerate(sizes)]
+    for at, scan in enumerate(zip(*scans, strict=True)):
+        states, dense = states.scanned(_written(scan)), dense.scanned(np.array(scan, dtype=np.int64))
         if at in woken:
             states, dense = states.all_logged(), dense.all_logged()
         assert not dense.settled or states.settled
@@ -293,8 +295,8 @@ def test_it_decides_what_the_arrays_decide(
 
 
 def _laid_out(runs: list[tuple[float, int]], size: int) -> list[int]:
-    """150 looks at a tile of so many pages: the share of it written, over and over."""
-    once = [math.ceil(share * size) for share, looks in runs for _ in range(looks)]
+    """Return 150 scans of a tile: the runs' shares of written pages, repeated."""
+    once = [math.ceil(share * size) for share, scans in runs for _ in range(scans)]
     return (once * (150 // len(once) + 1))[:150]
 
 
@@ -303,6 +305,6 @@ def _same(tiles: list[Tile], dense: DenseStates) -> None:
         assert [getattr(tile, name) for tile in tiles] == getattr(dense, name).tolist(), name
     assert [tile.to_unprotect for tile in tiles] == dense.patience[0].tolist()
     assert [tile.to_log for tile in tiles] == dense.patience[1].tolist()
-    # What is not counted on any more is not counted.
+    # The gain is not counted once it is earned.
     gains = zip(tiles, dense.gain_us.tolist(), strict=True)
     assert all(tile.gain_us == gain for tile, gain in gains if not tile.earned)

@@ -1,4 +1,4 @@
-"""Tiles against counting page by page."""
+"""Tiles: counts and runs match a count page by page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_tiles_cover_the_extent_in_order(layout: tuple[int, int]) -> None:
 
 
 @given(LAYOUTS, st.sets(st.integers(0, 199)))
-def test_pages_are_counted_in_their_tiles(layout: tuple[int, int], chosen: set[int]) -> None:
+def test_count_matches_counting_page_by_page(layout: tuple[int, int], chosen: set[int]) -> None:
     pages, tile_pages = layout
     inside = {page for page in chosen if page < pages}
     counts = Tiles(pages, tile_pages).count(PageRuns.from_pages(sorted(inside)))
@@ -36,7 +36,7 @@ def test_pages_are_counted_in_their_tiles(layout: tuple[int, int], chosen: set[i
 
 
 @given(LAYOUTS, st.data())
-def test_chosen_tiles_are_their_pages(layout: tuple[int, int], data: st.DataObject) -> None:
+def test_runs_of_chosen_tiles_are_their_pages(layout: tuple[int, int], data: st.DataObject) -> None:
     pages, tile_pages = layout
     tiles = Tiles(pages, tile_pages)
     chosen = np.array(data.draw(st.lists(st.booleans(), min_size=len(tiles), max_size=len(tiles))), np.bool_)
@@ -45,13 +45,13 @@ def test_chosen_tiles_are_their_pages(layout: tuple[int, int], data: st.DataObje
     assert tiles.count(runs).tolist() == (tiles.sizes * chosen).tolist()
 
 
-def test_none_chosen_is_no_page() -> None:
+def test_runs_of_no_tile_are_empty() -> None:
     tiles = Tiles(10, 3)
     assert tiles.runs(np.zeros(4, np.bool_)) == NO_PAGES
     assert tiles.count(NO_PAGES).tolist() == [0] * 4
 
 
 @pytest.mark.parametrize(("pages", "tile_pages"), [(0, 1), (1, 0), (-1, 4)])
-def test_tiles_of_nothing_are_refused(pages: int, tile_pages: int) -> None:
+def test_empty_tiles_raise(pages: int, tile_pages: int) -> None:
     with pytest.raises(ValueError, match="pages into tiles of"):
         Tiles(pages, tile_pages)

@@ -12,13 +12,13 @@ from contract.test_trackers import (
     PAGES,
     Memory,
     consume_at_random,
-    test_a_window_answers_for_itself_and_leaves_the_rest,
-    test_a_write_before_the_first_collect_is_not_lost,
-    test_a_written_page_is_named_once,
-    test_after_disarm_it_says_so_and_can_be_armed_again,
-    test_each_window_is_everything_the_first_time,
-    test_the_first_answer_is_everything_and_the_next_is_nothing,
-    test_what_is_restored_is_named_again,
+    test_first_answer_for_each_window_is_all_dirty,
+    test_first_answer_is_all_dirty_and_the_next_is_empty,
+    test_pages_outside_the_window_are_kept,
+    test_restored_pages_are_reported_again,
+    test_stopped_tracker_raises_and_can_be_started_again,
+    test_write_before_the_first_collect_is_not_lost,
+    test_written_page_is_reported_once,
 )
 from vramtap.linux.schedstat import SchedstatProbe
 from vramtap.memory.extent import Extent
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from xen.dom0.driver import BootSectorGuest
 
 __all__ = [
-    "test_a_window_answers_for_itself_and_leaves_the_rest",
-    "test_a_write_before_the_first_collect_is_not_lost",
-    "test_a_written_page_is_named_once",
-    "test_after_disarm_it_says_so_and_can_be_armed_again",
-    "test_each_window_is_everything_the_first_time",
-    "test_the_first_answer_is_everything_and_the_next_is_nothing",
-    "test_what_is_restored_is_named_again",
+    "test_first_answer_for_each_window_is_all_dirty",
+    "test_first_answer_is_all_dirty_and_the_next_is_empty",
+    "test_pages_outside_the_window_are_kept",
+    "test_restored_pages_are_reported_again",
+    "test_stopped_tracker_raises_and_can_be_started_again",
+    "test_write_before_the_first_collect_is_not_lost",
+    "test_written_page_is_reported_once",
 ]
 
 pytestmark = pytest.mark.short

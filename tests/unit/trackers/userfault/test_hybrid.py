@@ -1,4 +1,4 @@
-"""The hybrid over a log, a watchdog and a policy that note what is asked of them: what comes after what."""
+"""HybridTracker with a fake log, watchdog and policy that record their calls: the order of the steps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Space:
     frames = None
 
     def read_runs(self, *arguments: object) -> None:
-        raise AssertionError("a tracker that reads nothing")
+        raise AssertionError("the tracker must not read memory")
 
 
 EXTENT = Extent(Space(), 0x10000, PAGES)
@@ -42,19 +42,19 @@ class LogsWaker:
     fd = None
 
     def cancel(self) -> None:
-        """Nothing is under way."""
+        """Do nothing."""
 
 
 LOGS_WAKER = LogsWaker()
 
 
 class World:
-    """What is there to be asked, and in which order it was."""
+    """State of the fakes, and their calls in order."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.calls: list[str] = []
         self.fail: dict[str, BaseException] = {}
-        """What raises this when it is asked, once."""
+        """Exception that a call raises, once."""
         self.written = NO_PAGES
         self.unknown: AllDirty | None = None
         self.restored = NO_PAGES
@@ -65,18 +65,18 @@ class World:
         self.where = 0
         self.lives = True
 
-    def ask(self, what: str) -> None:
-        self.asked.append(what)
+    def record(self, what: str) -> None:
+        self.calls.append(what)
         if what in self.fail:
             raise self.fail.pop(what)
 
-    def since(self) -> list[str]:
-        asked, self.asked = self.asked, []
-        return asked
+    def take_calls(self) -> list[str]:
+        calls, self.calls = self.calls, []
+        return calls
 
 
-class Log:
-    """`LogTracker`, by the world's will."""
+class FakeLog:
+    """Fake `LogTracker`."""
 
     stopped_us = 0.0
     read_from = EXTENT
@@ -85,11 +85,11 @@ class Log:
         self.world = world
 
     def start_fetched(self, extent: Extent, fetch: object) -> Fetched:
-        return Fetched(-1, 0.0, Dog(self.world))  # type: ignore[arg-type]
+        return Fetched(-1, 0.0, FakeWatchdog(self.world))  # type: ignore[arg-type]
 
     @property
     def is_mapped(self) -> bool:
-        self.world.ask("whole")
+        self.world.record("whole")
         return not self.world.hole
 
     @property
@@ -97,7 +97,7 @@ class Log:
         return self.world.unknown is not None or bool(self.world.restored)
 
     def collect(self, window: object = None, *, exclude: PageRuns) -> PageRuns | AllDirty:
-        self.world.ask("collect")
+        self.world.record("collect")
         if self.world.unknown is not None:
             return self.take_pending()
         found = self.world.written.difference(exclude).union(self.world.restored)
@@ -113,11 +113,11 @@ class Log:
         return restored
 
     def suspend(self, why: AllDirty) -> None:
-        self.world.ask("suspend")
+        self.world.record("suspend")
         self.world.unknown = why
 
     def resume(self, why: AllDirty) -> AllDirty:
-        self.world.ask("resume")
+        self.world.record("resume")
         self.world.unknown = why
         return why
 
@@ -128,7 +128,7 @@ class Log:
         return LOGS_WAKER
 
     def stop(self) -> None:
-        self.world.ask("disarm")
+        self.world.record("disarm")
 
 
 class Guard:
@@ -136,15 +136,15 @@ class Guard:
         self.world = world
 
     def __getattr__(self, name: str) -> Callable[[int, int], None]:
-        def ask(start: int, end: int) -> None:
+        def record(start: int, end: int) -> None:
             assert (start, end) == (EXTENT.address, EXTENT.end)
-            self.world.ask(name)
+            self.world.record(name)
 
-        return ask
+        return record
 
 
-class Dog:
-    """`Watchdog`, by the world's will."""
+class FakeWatchdog:
+    """Fake `Watchdog`."""
 
     pid = 4711
 
@@ -167,31 +167,31 @@ class Dog:
         return self.world.where
 
     def ready(self) -> bool:
-        self.world.ask("ready")
+        self.world.record("ready")
         return self.world.is_ready
 
     def wait_released(self, timeout_s: float) -> bool:
-        self.world.ask("wait_released")
+        self.world.record("wait_released")
         return self.world.answers
 
     def acknowledge(self) -> None:
-        self.world.ask("acknowledge")
+        self.world.record("acknowledge")
         self.world.fired = False
 
     def ping(self) -> None:
-        self.world.ask("ping")
+        self.world.record("ping")
 
     def fileno(self) -> int:
         return 4712
 
     def close(self) -> None:
-        self.world.ask("close")
+        self.world.record("close")
 
 
-class Obeys:
-    """A policy that does what it is told and notes what it was told."""
+class FakePolicy:
+    """Policy that returns the state set by the test and records its arguments."""
 
-    name = "obeys"
+    name = "fake"
 
     def __init__(self) -> None:
         self.next = State(np.zeros(3, np.bool_))
@@ -211,7 +211,7 @@ class Obeys:
         self.next = State(np.zeros(3, np.bool_))
         return self.next
 
-    def opens(self, *tiles: int) -> None:
+    def unprotects(self, *tiles: int) -> None:
         self.next = State(np.isin(np.arange(3), tiles))
 
     def arms(self) -> None:
@@ -224,17 +224,17 @@ def world() -> World:
 
 
 @pytest.fixture
-def policy() -> Obeys:
-    return Obeys()
+def policy() -> FakePolicy:
+    return FakePolicy()
 
 
 @pytest.fixture
-def tracker(world: World, policy: Obeys, monkeypatch: pytest.MonkeyPatch) -> Iterator[HybridTracker]:
-    monkeypatch.setattr(module, "LogTracker", lambda **options: Log(world))
+def tracker(world: World, policy: FakePolicy, monkeypatch: pytest.MonkeyPatch) -> Iterator[HybridTracker]:
+    monkeypatch.setattr(module, "LogTracker", lambda **options: FakeLog(world))
     monkeypatch.setattr(module, "measure_costs", lambda *arguments: COSTS)
     made = HybridTracker(policy=policy, tile_pages=TILE_PAGES)
     made.start(EXTENT)
-    world.since()
+    world.take_calls()
     yield made
     made.stop()
 
@@ -243,38 +243,38 @@ RELEASED = ["lift", "unregister", "wake"]
 ARMED = ["suspend", "register", "whole", "protect"]
 
 
-def arm(tracker: HybridTracker, world: World, policy: Obeys) -> None:
+def arm(tracker: HybridTracker, world: World, policy: FakePolicy) -> None:
     policy.arms()
     assert tracker.collect() == AllDirty(Reason.ARMED)
     assert tracker.armed
-    world.since()
+    world.take_calls()
 
 
-# Changing hands
+# Arming and waking up
 
 
-def test_arming_protects_before_it_is_answered(tracker: HybridTracker, world: World, policy: Obeys) -> None:
+def test_arming_protects_before_it_answers(tracker: HybridTracker, world: World, policy: FakePolicy) -> None:
     policy.arms()
     assert tracker.collect() == AllDirty(Reason.ARMED)
-    assert world.since() == ["collect", "whole", "ready", *ARMED]
+    assert world.take_calls() == ["collect", "whole", "ready", *ARMED]
     assert tracker.armed
 
 
-def test_armed_nothing_is_asked_but_whether_there_is_a_hole(
-    tracker: HybridTracker, world: World, policy: Obeys
+def test_collect_while_armed_only_checks_the_mapping(
+    tracker: HybridTracker, world: World, policy: FakePolicy
 ) -> None:
     arm(tracker, world, policy)
     assert tracker.collect() == NO_PAGES
-    assert world.since() == ["whole"]
+    assert world.take_calls() == ["whole"]
 
 
-def test_handing_over_ends_with_the_logs_protection(
-    tracker: HybridTracker, world: World, policy: Obeys
+def test_wake_up_protects_with_the_log_before_it_answers(
+    tracker: HybridTracker, world: World, policy: FakePolicy
 ) -> None:
     arm(tracker, world, policy)
     world.fired = True
     assert tracker.collect() == AllDirty(Reason.WOKEN)
-    assert world.since() == [
+    assert world.take_calls() == [
         "wait_released",
         "lift",
         "unregister",
@@ -288,8 +288,8 @@ def test_handing_over_ends_with_the_logs_protection(
     assert policy.slept_s[0] >= 0
 
 
-def test_what_is_near_the_write_comes_first_and_everything_next(
-    tracker: HybridTracker, world: World, policy: Obeys
+def test_pages_near_the_write_come_first_and_all_dirty_next(
+    tracker: HybridTracker, world: World, policy: FakePolicy
 ) -> None:
     arm(tracker, world, policy)
     world.fired, world.where = True, EXTENT.address + 10 * PAGE_SIZE
@@ -297,62 +297,62 @@ def test_what_is_near_the_write_comes_first_and_everything_next(
     assert isinstance(near, PageRuns)
     assert 10 in near
     assert near == near.clip(0, PAGES)
-    assert world.since()[-1] == "resume", "it is protected before it is read"
+    assert world.take_calls()[-1] == "resume", "the log protects before the caller reads"
     assert tracker.collect() == AllDirty(Reason.WOKEN)
 
 
-def test_where_the_watchdog_does_not_answer_we_lift_first(
-    tracker: HybridTracker, world: World, policy: Obeys
+def test_late_watchdog_is_pinged_and_the_protection_lifted(
+    tracker: HybridTracker, world: World, policy: FakePolicy
 ) -> None:
     arm(tracker, world, policy)
     world.fired, world.answers = True, False
     assert tracker.collect() == AllDirty(Reason.WOKEN)
-    assert world.since() == ["wait_released", "ping", *RELEASED, "acknowledge", "resume", "collect"]
+    assert world.take_calls() == ["wait_released", "ping", *RELEASED, "acknowledge", "resume", "collect"]
 
 
-def test_a_hole_while_armed_is_handed_over(tracker: HybridTracker, world: World, policy: Obeys) -> None:
+def test_hole_while_armed_wakes(tracker: HybridTracker, world: World, policy: FakePolicy) -> None:
     arm(tracker, world, policy)
     world.hole = True
     assert isinstance(tracker.collect(), AllDirty)
     assert not tracker.armed
 
 
-def test_a_watchdog_that_is_not_done_is_waited_for(
-    tracker: HybridTracker, world: World, policy: Obeys
+def test_extent_is_not_armed_before_the_watchdog_is_ready(
+    tracker: HybridTracker, world: World, policy: FakePolicy
 ) -> None:
     world.is_ready = False
     policy.arms()
     for _ in range(3):
         assert tracker.collect() == NO_PAGES
         assert not tracker.armed
-    assert "suspend" not in world.since()
+    assert "suspend" not in world.take_calls()
     world.is_ready = True
     assert tracker.collect() == AllDirty(Reason.ARMED)
 
 
-def test_one_that_did_not_answer_is_not_trusted_until_it_has(
-    tracker: HybridTracker, world: World, policy: Obeys, monkeypatch: pytest.MonkeyPatch
+def test_extent_is_not_armed_before_a_late_watchdog_has_answered(
+    tracker: HybridTracker, world: World, policy: FakePolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Dog, "answered", False)
+    monkeypatch.setattr(FakeWatchdog, "answered", False)
     arm(tracker, world, policy)
     world.fired, world.answers = True, False
     tracker.collect()
     policy.arms()
-    world.since()
+    world.take_calls()
     for _ in range(3):
         assert tracker.collect() == NO_PAGES
-        assert world.since() == ["acknowledge", "collect"]
-    monkeypatch.setattr(Dog, "answered", True)
+        assert world.take_calls() == ["acknowledge", "collect"]
+    monkeypatch.setattr(FakeWatchdog, "answered", True)
     assert tracker.collect() == AllDirty(Reason.ARMED)
 
 
-def test_a_dead_watchdog_is_let_go_of_and_said(
-    tracker: HybridTracker, world: World, policy: Obeys, caplog: pytest.LogCaptureFixture
+def test_ended_watchdog_is_closed_and_reported(
+    tracker: HybridTracker, world: World, policy: FakePolicy, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.is_ready = world.lives = False
     policy.arms()
     assert tracker.collect() == NO_PAGES
-    assert world.since()[-1] == "close"
+    assert world.take_calls()[-1] == "close"
     assert "has ended: never armed again" in caplog.text
     assert tracker.unarmable == "the watchdog has ended"
     assert tracker.wake(lambda: None) is LOGS_WAKER
@@ -360,8 +360,8 @@ def test_a_dead_watchdog_is_let_go_of_and_said(
     assert not tracker.armed
 
 
-def test_what_is_to_be_reported_keeps_it_from_being_armed(
-    tracker: HybridTracker, world: World, policy: Obeys
+def test_extent_is_not_armed_while_pages_are_pending(
+    tracker: HybridTracker, world: World, policy: FakePolicy
 ) -> None:
     policy.arms()
     world.written = PageRuns([(2, 3)])
@@ -372,65 +372,65 @@ def test_what_is_to_be_reported_keeps_it_from_being_armed(
     assert tracker.collect() == AllDirty(Reason.ARMED)
 
 
-# What fails on the way
+# Failures
 
 
-def test_where_registering_is_refused_nothing_is_lifted(
-    tracker: HybridTracker, world: World, policy: Obeys
+def test_refused_registration_lifts_no_protection(
+    tracker: HybridTracker, world: World, policy: FakePolicy
 ) -> None:
-    """It may be another's."""
+    """The range may be registered with another program's userfaultfd."""
     world.fail["register"] = KernelError("UFFDIO_REGISTER", "target", 16)
     policy.arms()
     answer = tracker.collect()
     assert isinstance(answer, AllDirty)
     assert answer.reason is Reason.REMAPPED
     assert "EBUSY" in answer.detail
-    assert world.since()[-3:] == ["suspend", "register", "resume"]
+    assert world.take_calls()[-3:] == ["suspend", "register", "resume"]
     assert not tracker.armed
 
 
-def test_where_protecting_is_refused_the_registration_is_given_back(
-    tracker: HybridTracker, world: World, policy: Obeys
+def test_refused_protection_gives_up_the_registration(
+    tracker: HybridTracker, world: World, policy: FakePolicy
 ) -> None:
     world.fail["protect"] = KernelError("UFFDIO_WRITEPROTECT", "target", 2)
     policy.arms()
     assert isinstance(tracker.collect(), AllDirty)
-    assert world.since()[-6:] == ["whole", "protect", *RELEASED, "resume"]
+    assert world.take_calls()[-6:] == ["whole", "protect", *RELEASED, "resume"]
     assert not tracker.armed
-    assert tracker.collect() == AllDirty(Reason.ARMED), "another time"
+    assert tracker.collect() == AllDirty(Reason.ARMED), "the next attempt succeeds"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), TargetGone("a", "b", "c")])
-def test_what_is_none_of_its_business_goes_on_up_with_all_given_back(
-    tracker: HybridTracker, world: World, policy: Obeys, error: BaseException
+def test_other_errors_while_arming_propagate_after_cleanup(
+    tracker: HybridTracker, world: World, policy: FakePolicy, error: BaseException
 ) -> None:
     world.fail["protect"] = error
     policy.arms()
     with pytest.raises(type(error)):
         tracker.collect()
-    assert world.since()[-4:] == [*RELEASED, "resume"]
+    assert world.take_calls()[-4:] == [*RELEASED, "resume"]
     assert not tracker.armed
-    assert isinstance(tracker.collect(), AllDirty), "what was written meanwhile is in no log"
+    assert isinstance(tracker.collect(), AllDirty), "writes in between are in no log"
 
 
-def test_where_giving_back_is_refused_everything_is_let_go_of(
-    tracker: HybridTracker, world: World, policy: Obeys
+def test_refused_unregistration_closes_the_watchdog(
+    tracker: HybridTracker, world: World, policy: FakePolicy
 ) -> None:
     arm(tracker, world, policy)
     world.fired = True
     world.fail["unregister"] = KernelError("UFFDIO_UNREGISTER", "target", 22)
     assert tracker.collect() == AllDirty(Reason.WOKEN)
-    assert world.since() == ["wait_released", "lift", "unregister", "close", "resume", "collect"]
+    assert world.take_calls() == ["wait_released", "lift", "unregister", "close", "resume", "collect"]
     assert "UFFDIO_UNREGISTER" in tracker.unarmable
 
 
 # Tiles
 
 
-def test_open_tiles_are_reported_unasked_and_judged_by_what_is_learned(
-    tracker: HybridTracker, world: World, policy: Obeys
+def test_unprotected_tiles_are_always_reported_and_counted_by_feedback(
+    tracker: HybridTracker, world: World, policy: FakePolicy
 ) -> None:
-    policy.opens(1)
+    policy.unprotects(1)
     assert tracker.collect() == NO_PAGES
     assert tracker.unprotected == PageRuns([(4, 8)])
     assert not tracker.wants_feedback
@@ -438,23 +438,27 @@ def test_open_tiles_are_reported_unasked_and_judged_by_what_is_learned(
     world.written = PageRuns([(0, 2), (5, 6)])
     assert tracker.collect() == PageRuns([(0, 2), (4, 8)])
     assert tracker.wants_feedback
-    assert policy.seen == [], "nothing is decided before it is known"
+    assert policy.seen == [], "the policy waits for the feedback"
     tracker.feedback(PageRuns([(1, 6)]))
-    # Of what was logged the log's word counts, of what is open the consumer's.
+    # The log counts for logged tiles, the feedback for unprotected ones.
     assert policy.seen == [[2, 2, 0]]
     assert not tracker.wants_feedback
     tracker.feedback(PageRuns([(4, 8)]))
-    assert policy.seen == [[2, 2, 0]], "it is learned once"
+    assert policy.seen == [[2, 2, 0]], "feedback counts once"
 
 
-def test_a_window_reports_the_open_tiles_in_it(tracker: HybridTracker, world: World, policy: Obeys) -> None:
-    policy.opens(0, 1)
+def test_window_reports_the_unprotected_tiles_in_it(
+    tracker: HybridTracker, world: World, policy: FakePolicy
+) -> None:
+    policy.unprotects(0, 1)
     tracker.collect()
     assert tracker.collect((2, 6)) == PageRuns([(2, 6)])
 
 
-def test_who_is_not_told_takes_all_for_changed(tracker: HybridTracker, policy: Obeys) -> None:
-    policy.opens(1)
+def test_without_feedback_all_unprotected_pages_count_as_changed(
+    tracker: HybridTracker, policy: FakePolicy
+) -> None:
+    policy.unprotects(1)
     tracker.collect()
     policy.seen.clear()
     tracker.collect()
@@ -462,14 +466,14 @@ def test_who_is_not_told_takes_all_for_changed(tracker: HybridTracker, policy: O
     assert policy.seen == [[0, 4, 0]]
 
 
-def test_a_tile_that_was_closed_is_reported_as_written_but_not_counted(
-    tracker: HybridTracker, world: World, policy: Obeys
+def test_tile_that_becomes_logged_is_reported_but_not_counted(
+    tracker: HybridTracker, world: World, policy: FakePolicy
 ) -> None:
-    policy.opens(1)
+    policy.unprotects(1)
     tracker.collect()
     world.written = PageRuns([(4, 8)])
     tracker.collect()
-    policy.opens()
+    policy.unprotects()
     tracker.feedback(NO_PAGES)
     assert tracker.unprotected == NO_PAGES
     policy.seen.clear()
@@ -481,19 +485,21 @@ def test_a_tile_that_was_closed_is_reported_as_written_but_not_counted(
     assert policy.seen[-1] == [0, 1, 0]
 
 
-def test_it_is_not_armed_while_a_tile_is_open(tracker: HybridTracker, world: World, policy: Obeys) -> None:
-    policy.opens(0)
+def test_extent_is_not_armed_while_a_tile_is_unprotected(
+    tracker: HybridTracker, world: World, policy: FakePolicy
+) -> None:
+    policy.unprotects(0)
     tracker.collect()
     policy.next = State(np.array([True, False, False]), armed=True)
     for _ in range(3):
         assert tracker.collect() == PageRuns([(0, 4)])
         tracker.feedback(NO_PAGES)
         assert not tracker.armed
-    assert "suspend" not in world.since()
+    assert "suspend" not in world.take_calls()
 
 
-def test_armed_together_with_a_tile_opened_the_waking_closes_it(
-    tracker: HybridTracker, world: World, policy: Obeys
+def test_wake_up_logs_a_tile_that_was_unprotected_at_arming(
+    tracker: HybridTracker, world: World, policy: FakePolicy
 ) -> None:
     policy.next = State(np.array([True, False, False]), armed=True)
     assert tracker.collect() == AllDirty(Reason.ARMED)
@@ -503,11 +509,11 @@ def test_armed_together_with_a_tile_opened_the_waking_closes_it(
     assert tracker.unprotected == NO_PAGES
 
 
-# Waiting
+# Waking
 
 
-def test_it_waits_for_a_descriptor_when_armed_and_for_nothing_else(
-    tracker: HybridTracker, world: World, policy: Obeys
+def test_wake_gives_a_descriptor_only_while_armed(
+    tracker: HybridTracker, world: World, policy: FakePolicy
 ) -> None:
     assert tracker.wake(lambda: None) is None
     arm(tracker, world, policy)
@@ -521,20 +527,20 @@ def test_it_waits_for_a_descriptor_when_armed_and_for_nothing_else(
     waker = tracker.wake(lambda: called.append(1))
     assert waker is not None
     waker.cancel()
-    assert called, "there is something to report already"
+    assert called, "pages are pending already"
 
 
-def test_disarmed_it_has_let_go_of_all(tracker: HybridTracker, world: World, policy: Obeys) -> None:
+def test_stop_closes_watchdog_and_log(tracker: HybridTracker, world: World, policy: FakePolicy) -> None:
     arm(tracker, world, policy)
     tracker.stop()
-    assert world.since() == ["close", "disarm"]
+    assert world.take_calls() == ["close", "disarm"]
     assert not tracker.armed
     assert not tracker.wants_feedback
     assert tracker.unprotected == NO_PAGES
     assert tracker.watchdog_pid is None
 
 
-def test_costs_are_known_once_it_is_armed(tracker: HybridTracker) -> None:
+def test_costs_are_known_once_started(tracker: HybridTracker) -> None:
     assert tracker.costs == COSTS
     with pytest.raises(VramtapError, match="not started"):
         HybridTracker().costs  # noqa: B018 - asking is the test
