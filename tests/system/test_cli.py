@@ -92,7 +92,7 @@ def test_serve_prints_addresses_at_start_and_report_at_end(writer: Writer, numbe
         (report,) = finished.out.splitlines()[3:]
         assert re.fullmatch(
             rf"{re.escape(url)}: \d+ updates; \d+ pages written, \d+\.\d MB read; "
-            r"tracker hybrid \(.+\), \d+ looks of \d+ us; everything: [^;]*first 1[^;]*; "
+            r"tracker hybrid \(.+\), \d+ polls of \d+ us; all dirty: [^;]*first 1[^;]*; "
             r"target stopped \d+ us at attach",
             report,
         )
@@ -438,7 +438,7 @@ def test_doctor_finds_every_capability_of_this_machine() -> None:
 OWN, OTHER, WAKE_UP, READING, FOREIGN = (
     "write log of this process",
     "write log of another process",
-    "being woken by the first write",
+    "wake-up by the first write",
     "reading another process",
     "tapping processes of other users",
 )
@@ -468,7 +468,7 @@ def test_doctor_reports_each_denied_capability(what: str, findings: dict[str, st
     }
     assert changed.keys() == findings.keys()
     for name, pattern in findings.items():
-        assert re.search(pattern, changed[name]["detail"])
+        assert re.search(pattern, "{detail} -> {remedy}".format(**changed[name]))
         assert changed[name]["remedy"]
 
 

@@ -89,7 +89,7 @@ def test_a_desktop_is_recorded_in_real_time(tmp_path: Path) -> None:
     assert finished.status == 0
     (said,) = finished.lines
     trace = load(out)
-    assert said["looks"] == trace.intervals
+    assert said["intervals"] == trace.intervals
     assert trace.meta["clock"] == "host"
     # The desktop's caret blinks twice a second.
     assert written(trace)

@@ -1,4 +1,4 @@
-"""The embedded machine's workloads, in the guest's own time."""
+"""Recorders of the built-in VM's workloads, in the guest's own time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from vramtap.targets.url import parse
-from vramtap.trace.record import looks_in
+from vramtap.trace.record import intervals_in
 from vramtap.trace.record_machine import record_machine
 from vramtap.trace.recording import Recording
 
@@ -23,10 +23,10 @@ MODE: Final = "1024x768"
 
 
 def record(name: str) -> Trace:
-    """Half a minute of one workload, a frame an interval; of `caret`, half a second a frame."""
+    """Record half a minute of a workload: a frame in each interval, or for `caret` every half second."""
     spec = parse(f"demo:?workload={name}&mode={MODE}")
     recording = Recording(spec.url, HZ, "guest", {"name": name})
-    record_machine(spec, recording, hz=HZ, looks=looks_in(SECONDS, HZ), stop=threading.Event())
+    record_machine(spec, recording, hz=HZ, intervals=intervals_in(SECONDS, HZ), stop=threading.Event())
     return recording.trace()
 
 

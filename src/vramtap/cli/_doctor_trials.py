@@ -1,13 +1,15 @@
-"""Probes of this machine: each does the thing it asks about, on memory and a child of our own."""
+"""Trials of this machine: each tries what it reports on, in this process or on a child process.
+
+A trial returns what it saw. It raises `TrialFailed`, or lets a `VramtapError` pass, if the ability is
+missing.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import importlib
 import mmap
 import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from vramtap.cli._doctor_child import PAGES, child, foreign_process
 from vramtap.errors import KernelError, NotFound, Refused, VramtapError
 from vramtap.linux.procfs import MapsQuery, read_maps, vm_flags
 from vramtap.linux.vm_rw import read_many
@@ -37,37 +40,29 @@ from vramtap.xen.library import LIBRARIES, REMEDY_DOM0, in_dom0
 from vramtap.xen.xenstore import Xenstore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-_PAGES: Final = 2025
-"""Of the probed memory: a 1920x1080 screen of 32 bits a pixel."""
 _WRITTEN: Final = 1000
-_SCANS: Final = 200
-_ARMING_LOOKS: Final = 8
-"""The first says Everything, the second finds nothing and arms; the watchdog may still be rehearsing."""
+"""Page that a child writes."""
+_COLLECTS: Final = 200
+"""Collects whose median duration is reported."""
+_ARMING_COLLECTS: Final = 8
+"""Collects within which a tracker must be armed. The first returns AllDirty, the second finds nothing and
+arms. The others are for the watchdog, which may not be ready yet."""
 _SOFT_DIRTY_BIT: Final = 55
-_NOBODY: Final = 65534
-"""The user that owns nothing (kernel: overflowuid, include/linux/highuid.h)."""
-_CHILD: Final = f"""
-import ctypes, mmap, sys
-memory = mmap.mmap(-1, {_PAGES * PAGE_SIZE})
-print(ctypes.addressof(ctypes.c_char.from_buffer(memory)), flush=True)
-for line in sys.stdin:
-    memory[int(line)] = 1
-    print("written", flush=True)
-"""
+"""Bit of a pagemap entry (kernel: Documentation/admin-guide/mm/pagemap.rst)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What one probe found.
+    """Result of one trial.
 
     Args:
         what: The ability.
-        ok: Whether it is there.
-        detail: What was seen, or the reason of the no.
-        remedy: What would help; empty if it is there.
-        essential: Without it nothing can be tapped.
+        ok: Whether the machine has it.
+        detail: What the trial saw, or why it failed.
+        remedy: What helps; empty if `ok`.
+        essential: Whether vramtap can tap nothing without it.
     """
 
     what: str
@@ -77,232 +72,173 @@ class Finding:
     essential: bool = False
 
 
-def _own_log() -> Finding:
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One trial.
+
+    Args:
+        what: The ability it tries.
+        run: Tries it; returns what it saw. Raises `TrialFailed` or `VramtapError` if the ability is missing.
+        remedy: What helps where the error has no remedy of its own.
+        essential: Whether vramtap can tap nothing without the ability.
+    """
+
+    what: str
+    run: Callable[[], str]
+    remedy: str
+    essential: bool = False
+
+
+class TrialFailed(Exception):
+    """The ability is missing.
+
+    Args:
+        detail: Why.
+        remedy: What helps; empty for the trial's own remedy.
+    """
+
+    def __init__(self, detail: str, remedy: str = "") -> None:
+        super().__init__(detail)
+        self.remedy = remedy
+
+
+def _own_log() -> str:
     refusal = probe_log()
-    if refusal is None:
-        return Finding(
-            "write log of this process", True, "a page was written and exactly that page was named"
-        )
-    return Finding(
-        "write log of this process",
-        False,
-        refusal,
-        "needs Linux 6.7, CONFIG_USERFAULTFD and CONFIG_PTE_MARKER_UFFD_WP; until then --tracker compare",
-    )
+    if refusal is not None:
+        raise TrialFailed(refusal)
+    return "this process wrote a page, and the log named exactly this page"
 
 
-class _Child:
-    """A process of ours with some pages, that writes where it is told."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _CHILD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.address = int(self._answer())
-
-    def write(self, offset_bytes: int) -> None:
-        """Let it write one byte, and wait until it has."""
-        if self.process.stdin is None:
-            raise VramtapError("write", "probe child", "no pipe")
-        self.process.stdin.write(f"{offset_bytes}\n")
-        self.process.stdin.flush()
-        self._answer()
-
-    def _answer(self) -> str:
-        line = self.process.stdout.readline() if self.process.stdout else ""
-        if not line:
-            raise VramtapError("start", "probe child", "it ended without an answer")
-        return line
-
-
-@contextlib.contextmanager
-def _child() -> Iterator[_Child]:
-    child = _Child()
-    with child.process:
+def _other_log() -> str:
+    with child() as writer:
+        tracker, space = LogTracker(), ProcessSpace(writer.pid)
         try:
-            yield child
-        finally:
-            child.process.kill()
-
-
-def _read_other() -> Finding:
-    what = "reading another process"
-    with _child() as child:
-        child.write(_WRITTEN * PAGE_SIZE)
-        try:
-            space = ProcessSpace(child.process.pid)
-            page = np.zeros(PAGE_SIZE, dtype=np.uint8)
-            try:
-                run = PageRuns([(_WRITTEN, _WRITTEN + 1)])
-                Extent(space, child.address, _PAGES).read(run, page, _WRITTEN)
-            finally:
-                space.close()
-        except VramtapError as error:
-            return Finding(what, False, str(error), error.remedy or "needs ptrace rights", essential=True)
-    if page[0] != 1:
-        return Finding(what, False, f"byte {page[0]} was read where 1 was written", essential=True)
-    return Finding(what, True, "a byte written by a child was read", essential=True)
-
-
-def _other_log() -> Finding:
-    what = "write log of another process"
-    with _child() as child:
-        tracker, space = LogTracker(), ProcessSpace(child.process.pid)
-        try:
-            extent = Extent(space, child.address, _PAGES)
-            tracker.start(extent)
+            tracker.start(Extent(space, writer.address, PAGES))
             tracker.collect()
-            child.write(_WRITTEN * PAGE_SIZE)
+            writer.write(_WRITTEN * PAGE_SIZE)
             seen = tracker.collect()
-            scans_ns = []
-            for _ in range(_SCANS):
+            durations_ns = []
+            for _ in range(_COLLECTS):
                 began_ns = time.perf_counter_ns()
                 tracker.collect()
-                scans_ns.append(time.perf_counter_ns() - began_ns)
-        except VramtapError as error:
-            return Finding(what, False, str(error), error.remedy or "use --tracker compare")
+                durations_ns.append(time.perf_counter_ns() - began_ns)
         finally:
             tracker.stop()
             space.close()
-        left = [mapping for mapping, flags in vm_flags(child.process.pid) if "uw" in flags]
+        left = [mapping for mapping, flags in vm_flags(writer.pid) if "uw" in flags]
     if isinstance(seen, AllDirty) or _WRITTEN not in seen:
-        return Finding(
-            what, False, f"page {_WRITTEN} was written, the log said {seen}", "use --tracker compare"
-        )
+        raise TrialFailed(f"a child wrote page {_WRITTEN}, and the log named {seen}")
     if left:
-        return Finding(what, False, f"protection was left on {len(left)} mappings of the child")
-    median_us = sorted(scans_ns)[_SCANS // 2] / 1000
-    return Finding(
-        what,
-        True,
-        f"a child was stopped for {tracker.stopped_us:.0f} us, its write seen; an idle look at {_PAGES} "
-        f"pages takes {median_us:.0f} us; nothing was left behind",
+        raise TrialFailed(f"write protection was left on {len(left)} mappings of the child")
+    median_us = sorted(durations_ns)[_COLLECTS // 2] / 1000
+    return (
+        f"a child was stopped for {tracker.stopped_us:.0f} us, and its write was logged; an idle scan of "
+        f"{PAGES} pages takes {median_us:.0f} us; no write protection was left behind"
     )
 
 
-def _armed() -> Finding:
-    what = "being woken by the first write"
-    remedy = "give the target CAP_SYS_PTRACE, or set vm.unprivileged_userfaultfd=1; until then it is asked"
-    with _child() as child:
-        tracker, space = (
-            HybridTracker(policy=ArmAlways()),
-            ProcessSpace(child.process.pid),
-        )
+def _wakeup() -> str:
+    with child() as writer:
+        tracker, space = HybridTracker(policy=ArmAlways()), ProcessSpace(writer.pid)
         try:
-            tracker.start(Extent(space, child.address, _PAGES))
-            for _ in range(_ARMING_LOOKS):
+            tracker.start(Extent(space, writer.address, PAGES))
+            for _ in range(_ARMING_COLLECTS):
                 if not tracker.armed:
                     tracker.collect()
             if not tracker.armed:
-                return Finding(what, False, tracker.unarmable or "it was never armed", remedy)
+                raise TrialFailed(tracker.unarmable or f"not armed after {_ARMING_COLLECTS} scans")
             tracker.collect()
-            child.write(_WRITTEN * PAGE_SIZE)
+            writer.write(_WRITTEN * PAGE_SIZE)
             seen = tracker.collect()
         except VramtapError as error:
-            return Finding(what, False, str(error), error.remedy or "use --tracker log")
+            raise TrialFailed(_without_remedy(error), error.remedy or "use --tracker log") from error
         finally:
             tracker.stop()
             space.close()
     if not isinstance(seen, AllDirty) and _WRITTEN not in seen:
-        return Finding(what, False, f"page {_WRITTEN} was written, {seen} was named", "use --tracker log")
+        raise TrialFailed(f"a child wrote page {_WRITTEN}, and the tracker named {seen}", "use --tracker log")
     held_us = tracker.costs.held_us
-    return Finding(
-        what, True, f"a child's write was answered and seen; such a write stands still for {held_us:.0f} us"
-    )
+    return f"a child's write woke vramtap and was seen; such a write is held for {held_us:.0f} us"
 
 
-def _foreign_processes() -> Finding:
-    what = "tapping processes of other users"
-    with _foreign_process() as (pid, whose):
+def _read_other() -> str:
+    with child() as writer:
+        writer.write(_WRITTEN * PAGE_SIZE)
+        space = ProcessSpace(writer.pid)
+        page = np.zeros(PAGE_SIZE, dtype=np.uint8)
+        try:
+            run = PageRuns([(_WRITTEN, _WRITTEN + 1)])
+            Extent(space, writer.address, PAGES).read(run, page, _WRITTEN)
+        finally:
+            space.close()
+    if page[0] != 1:
+        raise TrialFailed(f"byte {page[0]} was read where a child wrote 1")
+    return "a byte that a child wrote was read"
+
+
+def _foreign_processes() -> str:
+    with foreign_process() as (pid, description):
         try:
             _read_a_page(pid)
-        except (Refused, KernelError):
+        except (Refused, KernelError) as error:
             scope = Path("/proc/sys/kernel/yama/ptrace_scope")
             limit = f" (Yama ptrace_scope {scope.read_text().strip()})" if scope.exists() else ""
-            return Finding(
-                what, False, f"the memory of {whose} is refused{limit}", "run as root or with CAP_SYS_PTRACE"
-            )
-    return Finding(what, True, f"the memory of {whose} is open to this user")
+            raise TrialFailed(f"reading the memory of {description} is refused{limit}") from error
+    return f"the memory of {description} was read"
 
 
 def _read_a_page(pid: int) -> None:
-    # The list of mappings alone proves nothing: CAP_PERFMON or CAP_SYS_ADMIN opens it to who may not read the
-    # memory (measured on Linux 6.18).
+    # Reading the list of mappings proves nothing: with CAP_PERFMON or CAP_SYS_ADMIN it is readable although
+    # the memory is not (measured on Linux 6.18).
     start = read_maps(pid)[0].start
     page = np.zeros(PAGE_SIZE, dtype=np.uint8)
     places = ([start], [PAGE_SIZE], [page.ctypes.data])
     read_many(pid, *(np.array(place, dtype=np.uint64) for place in places))
 
 
-@contextlib.contextmanager
-def _foreign_process() -> Iterator[tuple[int, str]]:
-    """A process of another user: a child if we may become one, else process 1."""
-    try:
-        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, user=_NOBODY)
-    except OSError:
-        yield 1, "process 1"
-        return
-    with child:
-        yield child.pid, f"a child of user {_NOBODY}"
-
-
-def _maps_query() -> Finding:
-    what = "asking for one mapping (PROCMAP_QUERY)"
+def _maps_query() -> str:
     query = MapsQuery(os.getpid())
     try:
-        if query.fast:
-            return Finding(what, True, "answered")
-        return Finding(
-            what,
-            False,
-            "the ioctl is unknown: /proc/PID/maps is read as text, 1 ms a look instead of 1 us",
-            "needs Linux 6.11; nothing is lost without it but time",
-        )
+        if not query.fast:
+            raise TrialFailed(
+                "the ioctl is unknown; vramtap reads /proc/PID/maps as text, which takes 1 ms instead of 1 us"
+            )
     finally:
         query.close()
+    return "the kernel answered"
 
 
-def _soft_dirty() -> Finding:
-    what = "soft-dirty bits (not used: they clear the whole address space)"
+def _soft_dirty() -> str:
     memory = mmap.mmap(-1, PAGE_SIZE)
     view = ctypes.c_char.from_buffer(memory)
     try:
         memory[0] = 1
-        # The write succeeds on kernels without the feature as well: only looking tells.
+        # Kernels without the feature accept this write as well, so the bit has to be read.
         Path("/proc/self/clear_refs").write_text("4")
         memory[0] = 2
         with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
             pagemap.seek(ctypes.addressof(view) // PAGE_SIZE * 8)
             entry = int.from_bytes(pagemap.read(8), sys.byteorder)
     except OSError as error:
-        return Finding(what, False, str(error))
+        raise TrialFailed(str(error)) from error
     finally:
         del view
         memory.close()
-    if entry >> _SOFT_DIRTY_BIT & 1:
-        return Finding(what, True, "a written page showed bit 55")
-    return Finding(what, False, "clear_refs accepted 4, but a written page shows no bit 55", "none needed")
+    if not entry >> _SOFT_DIRTY_BIT & 1:
+        raise TrialFailed("clear_refs accepted 4, but bit 55 of a written page is 0")
+    return "bit 55 of a written page is 1"
 
 
-def _kvm() -> Finding:
-    what = "KVM for the embedded machine"
-    try:
-        found = probe_kvm()
-    except VramtapError as error:
-        return Finding(what, False, str(error), error.remedy or "the machine runs without it: cpu=unicorn")
+def _kvm() -> str:
+    found = probe_kvm()
     good = [form for form, wrong in found.items() if wrong is None]
     bad = [f"{form}: {wrong}" for form, wrong in found.items() if wrong is not None]
     if not good:
-        return Finding(what, False, "; ".join(bad), "use cpu=unicorn")
-    detail = "; ".join([f"a guest ran, and its store was logged ({', '.join(good)})", *bad])
-    return Finding(what, True, detail)
+        raise TrialFailed("; ".join(bad))
+    return "; ".join([f"a guest ran, and its store was logged ({', '.join(good)})", *bad])
 
 
-def _xen() -> Finding:
-    what = "Xen domains"
+def _xen() -> str:
     missing = []
     for library in LIBRARIES:
         try:
@@ -310,69 +246,92 @@ def _xen() -> Finding:
         except NotFound:
             missing.append(library.package)
     if missing:
-        here = "" if in_dom0() else "no Xen dom0, and "
-        remedy = f"in a dom0: apt install {' '.join(missing)}; nothing else needs them"
-        return Finding(what, False, f"{here}{len(missing)} of Xen's libraries are not installed", remedy)
-    try:
-        with DeviceModel(), ForeignMemory(), Xenstore() as store:
-            count = len(domains(store))
-    except VramtapError as error:
-        return Finding(what, False, str(error), error.remedy or REMEDY_DOM0)
+        here = "" if in_dom0() else "this is not a Xen dom0, and "
+        remedy = f"in a dom0: apt install {' '.join(missing)}; elsewhere nothing is needed"
+        raise TrialFailed(f"{here}{len(missing)} of Xen's libraries are not installed", remedy)
+    with DeviceModel(), ForeignMemory(), Xenstore() as store:
+        count = len(domains(store))
     detail = f"the hypervisor, xenstore and {count} domains can be reached"
     try:
         Control().close()
     except VramtapError as error:
-        return Finding(what, True, f"{detail}; why a domain ends will not be known: {error}")
-    return Finding(what, True, detail)
+        return f"{detail}; vramtap cannot tell why a domain ends: {error}"
+    return detail
 
 
-def _library(module: str, what: str, remedy: str) -> Finding:
+def _library(module: str) -> str:
     try:
         importlib.import_module(module)
     except (ImportError, OSError) as error:
-        return Finding(what, False, str(error), remedy)
-    return Finding(what, True, f"{module} loads")
+        raise TrialFailed(str(error)) from error
+    return f"{module} loads"
 
 
-def _x11() -> Finding:
-    return _library("xcffib.xtest", "X11 targets", "apt install libxcb1 (or your system's libxcb)")
+def _x11() -> str:
+    return _library("xcffib.xtest")
 
 
-def _jpeg() -> Finding:
-    return _library("simplejpeg", "JPEG for VNC clients", "pip install simplejpeg")
+def _jpeg() -> str:
+    return _library("simplejpeg")
 
 
-def _page() -> Finding:
-    what = "web page"
+def _page() -> str:
     core = files("vramtap.servers.web") / "static" / "novnc" / "core" / "rfb.js"
-    if core.is_file():
-        return Finding(what, True, "noVNC is in the package")
-    return Finding(what, False, "noVNC was not fetched when this package was built", "make install")
+    if not core.is_file():
+        raise TrialFailed("noVNC was not fetched when this package was built")
+    return "noVNC is in the package"
 
 
-_PROBES: Final[tuple[Callable[[], Finding], ...]] = (
-    _own_log,
-    _other_log,
-    _armed,
-    _read_other,
-    _foreign_processes,
-    _maps_query,
-    _soft_dirty,
-    _kvm,
-    _xen,
-    _x11,
-    _jpeg,
-    _page,
+_TRIALS: Final = (
+    Trial(
+        "write log of this process",
+        _own_log,
+        "use --tracker compare; the log needs Linux 6.7, CONFIG_USERFAULTFD and CONFIG_PTE_MARKER_UFFD_WP",
+    ),
+    Trial("write log of another process", _other_log, "use --tracker compare"),
+    Trial(
+        "wake-up by the first write",
+        _wakeup,
+        "give the target CAP_SYS_PTRACE, or set vm.unprivileged_userfaultfd=1; until then vramtap polls it",
+    ),
+    Trial("reading another process", _read_other, "run with ptrace rights (CAP_SYS_PTRACE)", essential=True),
+    Trial("tapping processes of other users", _foreign_processes, "run as root or with CAP_SYS_PTRACE"),
+    Trial(
+        "query of one mapping (PROCMAP_QUERY)",
+        _maps_query,
+        "use Linux 6.11 or newer; vramtap works without it, more slowly",
+    ),
+    Trial(
+        "soft-dirty bits (not used: they clear the whole address space)",
+        _soft_dirty,
+        "nothing to do: vramtap does not use them",
+    ),
+    Trial("KVM for the built-in VM", _kvm, "use cpu=unicorn, which needs no KVM"),
+    Trial("Xen domains", _xen, REMEDY_DOM0),
+    Trial("X11 targets", _x11, "apt install libxcb1, or your system's libxcb"),
+    Trial("JPEG for VNC clients", _jpeg, "pip install simplejpeg"),
+    Trial("web page", _page, "run make install"),
 )
 
 
 def examine() -> list[Finding]:
-    """What each probe found; one that cannot even be begun is a no, and the others are made all the same."""
-    findings = []
-    for probe in _PROBES:
-        try:
-            findings.append(probe())
-        except VramtapError as error:
-            essential = probe is _read_other
-            findings.append(Finding(error.operation, False, str(error), error.remedy, essential))
-    return findings
+    """Run all trials. A trial that fails does not keep the others from running."""
+    return [run_trial(trial) for trial in _TRIALS]
+
+
+def run_trial(trial: Trial) -> Finding:
+    """Run one trial; a missing ability is a finding and not an error."""
+    try:
+        detail = trial.run()
+    except TrialFailed as failure:
+        detail, remedy = str(failure), failure.remedy or trial.remedy
+    except VramtapError as error:
+        detail, remedy = _without_remedy(error), error.remedy or trial.remedy
+    else:
+        return Finding(what=trial.what, ok=True, detail=detail, essential=trial.essential)
+    return Finding(what=trial.what, ok=False, detail=detail, remedy=remedy, essential=trial.essential)
+
+
+def _without_remedy(error: VramtapError) -> str:
+    """Return the error's text without its remedy, which a finding shows separately."""
+    return str(error).removesuffix(f" ({error.remedy})")

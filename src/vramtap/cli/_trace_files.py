@@ -1,4 +1,4 @@
-"""What the commands about traces share: a progress bar, names, and the small files they take."""
+"""Shared by the commands about traces: loading traces, costs and parameters, and printable names."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ if TYPE_CHECKING:
     from vramtap.trace.trace import Trace
 
 MAX_JSON_BYTES: Final = 1 << 20
-"""Of costs or parameters; they take a few hundred."""
+"""Longest file of costs or parameters; they have a few hundred bytes."""
 _NAME_CHARACTERS: Final = 200
+"""Characters of a name that are printed at most."""
 
 
 def load(file: Path) -> Trace:
-    """A trace to try policies on.
+    """Load a trace with at least one interval.
 
     Raises:
-        VramtapError: it cannot be read, is none, or has no look.
+        VramtapError: The file cannot be read, is not a trace, or has no interval.
     """
     from vramtap.trace import store
 
     trace = store.load(file)
     if not trace.intervals:
-        raise UsageError("trace", str(file), "has no look", "record a longer one")
+        raise UsageError("trace", str(file), "has no interval", "record a longer one")
     return trace
 
 
 def title(trace: Trace, file: Path) -> str:
-    """What a trace is called: its own name, or the file's; printable."""
-    return plain(trace.meta.get("name", "")) or plain(file.stem)
+    """Return a printable title of a trace: its own name, or the file's."""
+    return printable(trace.meta.get("name", "")) or printable(file.stem)
 
 
-def plain(text: str) -> str:
-    """A stranger's words, with nothing in them that a terminal would obey."""
+def printable(text: str) -> str:
+    """Return text from a stranger's file without control characters, shortened."""
     return "".join(character if character.isprintable() else "?" for character in text[:_NAME_CHARACTERS])
 
 
 def read_costs(path: Path | None) -> Costs | None:
-    """The costs in a JSON file, if one is named.
+    """Return the costs in a JSON file; None without a file.
 
     Raises:
-        VramtapError: it cannot be read, or says no costs.
+        VramtapError: The file cannot be read, or has no valid costs.
     """
     from vramtap.trace.recording import costs_from_mapping
 
@@ -56,14 +57,14 @@ def read_costs(path: Path | None) -> Costs | None:
 
 
 def charged(trace: Trace, given: Costs | None) -> tuple[Costs, str]:
-    """The costs a trace is replayed with, and where they are from: `given`, `measured`, `reference`.
+    """Return the costs for replaying a trace, and their source: `given`, `measured` or `reference`.
 
     Args:
-        trace: May bring along what was measured on its target.
-        given: By the user, if at all; goes first.
+        trace: May have costs that were measured on its target.
+        given: Costs from the user, which take precedence; None if there are none.
 
     Raises:
-        VramtapError: what the trace says is no costs.
+        VramtapError: The trace's costs are not valid.
     """
     from vramtap.policy.costs import REFERENCE
     from vramtap.trace.recording import costs_of
@@ -75,10 +76,13 @@ def charged(trace: Trace, given: Costs | None) -> tuple[Costs, str]:
 
 
 def read_parameters(path: Path | None) -> Parameters:
-    """The parameters of our policy in a JSON file, by themselves or in what `vramtap tune --json` wrote.
+    """Return the hybrid policy's parameters in a JSON file, alone or in the output of `vramtap tune --json`.
+
+    Args:
+        path: JSON file; None returns the built-in parameters.
 
     Raises:
-        VramtapError: it cannot be read, or says no parameters.
+        VramtapError: The file cannot be read, or has no valid parameters.
     """
     from vramtap.policy.decide import Parameters
 
@@ -93,11 +97,15 @@ def read_parameters(path: Path | None) -> Parameters:
         default = getattr(defaults, name, None)
         if default is None:
             known = ", ".join(field.name for field in dataclasses.fields(defaults))
-            raise UsageError("--parameters", f"{path} {plain(name)}", "is no parameter", f"known: {known}")
+            raise UsageError(
+                "--parameters", f"{path} {printable(name)}", "is not a parameter", f"known: {known}"
+            )
         number = not isinstance(default, bool) and isinstance(default, float) and type(value) is int
         if not number and type(value) is not type(default):
             kind = type(default).__name__
-            raise UsageError("--parameters", f"{path} {name}", f"{plain(repr(value))} is no {kind}")
+            raise UsageError(
+                "--parameters", f"{path} {name}", f"{printable(repr(value))} is not of type {kind}"
+            )
     try:
         return dataclasses.replace(defaults, **inner)
     except ValueError as error:
@@ -105,12 +113,12 @@ def read_parameters(path: Path | None) -> Parameters:
 
 
 def _read_json(option: str, path: Path) -> dict[str, object]:
-    """An object in a small file.
+    """Return the JSON object in a small file.
 
     Raises:
-        NotFound: there is no such file.
-        KernelError: it cannot be read.
-        UsageError: it is none.
+        NotFound: There is no such file.
+        KernelError: The file cannot be read.
+        UsageError: The file is too long, or is not a JSON object.
     """
     try:
         with path.open("rb") as file:
@@ -124,7 +132,7 @@ def _read_json(option: str, path: Path) -> dict[str, object]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(option, str(path), f"is no JSON: {plain(str(error))}") from error
+        raise UsageError(option, str(path), f"is not JSON: {printable(str(error))}") from error
     if not isinstance(values, dict):
         raise UsageError(option, str(path), "holds no JSON object")
     return values

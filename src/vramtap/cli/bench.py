@@ -8,17 +8,16 @@ import os
 from typing import Final
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from vramtap.cli._bench_trackers import BLIND, ROUNDS, SLICE_S, TRACKERS, Cost, measure
-from vramtap.cli._progress import progress_bar
+from vramtap.cli._console import print_table, progress_bar
 from vramtap.machine.choose_cpu import CPU_NAMES, LOG_FORMS, CpuName, LogForm
 from vramtap.machine.workloads import MEASURED, WORKLOADS
 from vramtap.trackers.choose import NAMES
 
-_WIDTH: Final = 120
-"""Characters of the table in a file or a pipe."""
+_PIPE_COLUMNS: Final = 120
+"""Width of the table in a file or a pipe, characters."""
 
 
 @click.group()
@@ -148,9 +147,7 @@ def trackers(
     elif markdown:
         click.echo(f"{as_markdown(costs)}\n\n{totals_as_markdown(costs)}")
     else:
-        console = Console()
-        # A file or a pipe has no width to fit the table into.
-        Console(width=None if console.is_terminal else _WIDTH).print(_table(costs))
+        print_table(_table(costs), _PIPE_COLUMNS)
 
 
 def as_markdown(costs: list[Cost]) -> str:

@@ -1,4 +1,4 @@
-"""`vramtap demo`: the embedded machine on VNC and on the page; nothing else has to be installed."""
+"""`vramtap demo`: run the built-in VM and show its screen; nothing else has to be installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 
 from vramtap.cli import run
-from vramtap.cli.serve import Serving, options, serve
+from vramtap.cli.serve import ServeOptions, options, serve
 from vramtap.machine.choose_cpu import CPU_NAMES, LOG_FORMS
 from vramtap.machine.workloads import WORKLOADS
 
@@ -16,25 +16,48 @@ _PARAMETERS: Final = ("workload", "cpu", "log", "image", "seed", "hz", "mode")
 
 
 @click.command()
-@click.option("--workload", type=click.Choice(WORKLOADS), help="What the guest does [desktop].")
-@click.option("--cpu", type=click.Choice(CPU_NAMES), help="What runs it [auto: the faster one].")
-@click.option("--log", type=click.Choice(LOG_FORMS), help="With KVM, the form of its dirty log [bitmap].")
-@click.option("--image", metavar="FILE", help="Another guest: a flat binary or an ELF64 executable.")
-@click.option("--seed", metavar="N", help="Of what is drawn at random.")
-@click.option("--hz", metavar="N", help="Frames a second, a power of two; 0: as fast as it can.")
-@click.option("--mode", metavar="WxH", help="Screen of the guest [1024x768].")
+@click.option("--workload", type=click.Choice(WORKLOADS), help="What the guest draws.  [default: desktop]")
+@click.option(
+    "--cpu",
+    type=click.Choice(CPU_NAMES),
+    help="What runs the guest; auto takes the faster one.  [default: auto]",
+)
+@click.option(
+    "--log", type=click.Choice(LOG_FORMS), help="Form of KVM's dirty log, with --cpu kvm.  [default: bitmap]"
+)
+@click.option(
+    "--image",
+    metavar="FILE",
+    help="Guest to run: a flat binary or an ELF64 executable.  [default: the packaged guest]",
+)
+@click.option("--seed", metavar="N", help="Seed of what the guest draws at random.  [default: 0]")
+@click.option(
+    "--hz",
+    metavar="N",
+    help="Frames a second: a power of two from 2 to 1024, or 0 for as fast as possible.  "
+    "[default: the workload's, or 64]",
+)
+@click.option("--mode", metavar="WxH", help="Screen size of the guest, pixels.  [default: 1024x768]")
 @options
 @run.command
-async def command(**given: Any) -> None:  # noqa: ANN401 - click's: the parameters below, and those of Serving
-    """Run a small machine in this process and show its screen to VNC clients and browsers, until Ctrl-C.
+async def command(**given: Any) -> None:  # noqa: ANN401 - given by click
+    r"""Run the built-in VM and show its screen to VNC clients and browsers, until Ctrl-C.
 
-    The same as `vramtap serve demo:?workload=...`. On the page, type and drag the window.
+    The command does the same as `vramtap serve demo:?workload=...`. In the browser you can type and drag the
+    window.
+
+    \b
+    Examples:
+      vramtap demo
+      vramtap demo --workload scroll --cpu kvm --web 127.0.0.1:8000
     """
-    words = {name: given.pop(name) for name in _PARAMETERS}
-    await serve([demo_url(words)], Serving(**given), "Ctrl-C ends it, and the machine with it.")
+    parameters = {name: given.pop(name) for name in _PARAMETERS}
+    await serve([demo_url(parameters)], ServeOptions(**given), "Ctrl-C ends it, and the VM with it.")
 
 
-def demo_url(words: dict[str, str | None]) -> str:
-    """The TARGET string that means these parameters; those that are None are left out."""
-    query = "&".join(f"{name}={quote(value, safe='/')}" for name, value in words.items() if value is not None)
+def demo_url(parameters: dict[str, str | None]) -> str:
+    """Return the TARGET string with these parameters, without those that are None."""
+    query = "&".join(
+        f"{name}={quote(value, safe='/')}" for name, value in parameters.items() if value is not None
+    )
     return f"demo:?{query}" if query else "demo:"

@@ -1,4 +1,4 @@
-"""`vramtap doctor`: what this kernel and user can do, found out by doing it."""
+"""`vramtap doctor`: report what works on this machine, by trying it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ from vramtap.cli._doctor_trials import Finding, examine
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="A JSON list instead of lines.")
-def command(as_json: bool) -> None:
-    """Say what this kernel and user can do, a line each; for each no: the reason and the remedy.
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of lines.")
+def command(*, as_json: bool) -> None:
+    r"""Report what works on this machine, and how to fix the rest.
 
-    Every line is the outcome of a trial (a page is written and looked for, a child process is tapped), not
-    of a version number. Exit status 1 if pixels cannot be followed at all.
+    Each line is the result of a trial and not of a version check: vramtap writes a page and looks it up in
+    the kernel's log, taps a child process, runs a guest under KVM. A line that begins with "no" has the
+    reason, and after "->" the remedy.
+
+    Exit status 1 means that vramtap cannot read other processes, so that it can tap nothing.
+
+    \b
+    Examples:
+      vramtap doctor
+      vramtap doctor --json
     """
     findings = examine()
     if as_json:

@@ -1,4 +1,4 @@
-"""`vramtap ls`: what can be tapped on this machine."""
+"""`vramtap ls`: list what can be tapped on this machine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,23 @@ from rich.table import Column, Table
 from vramtap.targets.discover import discover
 
 PIPE_COLUMNS: Final = 10_000
-"""Wider than any path the kernel takes (PATH_MAX 4096) and what is said of it."""
+"""Width of the table in a pipe, characters: more than the longest path (PATH_MAX 4096) and its
+description."""
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="A JSON list instead of a table.")
-def command(as_json: bool) -> None:
-    """List what can be tapped on this machine, and what cannot, with the reason. Touches nothing."""
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+def command(*, as_json: bool) -> None:
+    r"""List what can be tapped on this machine.
+
+    The list has the QEMU guests with a QMP socket, the X displays and, in dom0, the Xen domains. For a target
+    that cannot be tapped it says why. The command only reads; it attaches to nothing.
+
+    \b
+    Examples:
+      vramtap ls
+      vramtap ls --json | jq -r '.[] | select(.tappable) | .url'
+    """
     found = discover()
     if as_json:
         click.echo(
@@ -29,17 +39,18 @@ def command(as_json: bool) -> None:
         return
     if not found:
         click.echo(
-            "No QEMU with a QMP socket and no X display was found; `vramtap demo` brings a machine along."
+            "No QEMU guest with a QMP socket, no X display and no Xen domain was found. "
+            "`vramtap demo` runs a VM of its own."
         )
         return
-    # The target is there to be copied: it is never cut short.
+    # A target is there to be copied, so it is folded and never truncated.
     target = Column("target", overflow="fold")
     table = Table(target, "pid", "what", "tappable", box=None, pad_edge=False)
     for each in found:
         table.add_row(
             each.url, str(each.pid or "?"), each.description, "yes" if each.tappable else f"no: {each.reason}"
         )
-    # A pipe has no width to fit into: scripts get whole lines.
+    # A pipe has no width to fit into, and scripts need whole lines.
     width = None if sys.stdout.isatty() else PIPE_COLUMNS
-    # Paths stand as they are: with brackets and colons in them they could be taken for markup.
+    # Brackets and colons in a path are not markup.
     Console(width=width, markup=False, emoji=False, highlight=False).print(table)

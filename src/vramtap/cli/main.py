@@ -1,4 +1,4 @@
-"""The program `vramtap`: its subcommands, each in a module of its own, loaded when it is called."""
+"""The program `vramtap`. Each subcommand is a module that is imported when the subcommand is called."""
 
 from __future__ import annotations
 
@@ -10,32 +10,34 @@ from typing import Final
 import click
 from click.exceptions import NoArgsIsHelpError
 
-from vramtap.cli.run import EXIT_FAILED, EXIT_USAGE, configure_log, drop_output, fail
+from vramtap.cli._target import TARGET_HELP
+from vramtap.cli.run import EXIT_FAILED, EXIT_USAGE, configure_log, discard_output, fail
 from vramtap.errors import UsageError, VramtapError
 
 PROGRAM: Final = "vramtap"
 COMMANDS: Final = {
     "serve": "Show targets to VNC clients and browsers.",
     "ls": "List what can be tapped on this machine.",
-    "watch": "Print a line for every change.",
-    "screenshot": "Write the screen to a PNG file.",
-    "bench": "Measure on this machine.",
+    "watch": "Print a line for every change of a screen.",
+    "screenshot": "Write a target's screen to a PNG file.",
+    "bench": "Measure what vramtap costs on this machine.",
     "trace": "Record which pages a target writes, and replay it.",
     "tune": "Choose the hybrid tracker's parameters for recorded traces.",
-    "demo": "Show a small machine of vramtap's own.",
-    "doctor": "Say what this kernel and user can do.",
+    "demo": "Run the built-in VM and show its screen.",
+    "doctor": "Report what works on this machine, and how to fix the rest.",
 }
+"""Subcommands and their summaries, in the order of `vramtap --help`."""
 
 
-class _Lazy(click.Group):
-    """Loads the module of the one subcommand that is called."""
+class _LazyGroup(click.Group):
+    """A group that imports a subcommand's module when the subcommand is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the table."""
+        """Return the names of the subcommands, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, its module imported."""
+        """Import a subcommand's module and return its command; None if the name is unknown."""
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"vramtap.cli.{cmd_name}")
@@ -43,26 +45,40 @@ class _Lazy(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The table, without importing anything."""
+        """Write the table of subcommands, without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-v", "--verbose", count=True, help="Say what happens; twice: everything.")
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=TARGET_HELP)
+@click.option("-v", "--verbose", count=True, help="Log what vramtap does to stderr; -vv logs more.")
 @click.version_option(version(PROGRAM))
 def cli(verbose: int) -> None:
-    """Show a guest's screen by following the pages its video RAM was written through.
+    r"""Show the screen of a machine by following the memory it is written to.
 
-    TARGET is qemu:PATH-TO-QMP-SOCKET, x11::99, pid:PID?address=0x...&mode=WxH, shm:PATH?mode=WxH or demo:.
+    The kernel, the hypervisor or the MMU reports which pages were written. vramtap reads only those pages,
+    and does nothing while nothing changes.
+
+    \b
+    Examples:
+      vramtap demo
+      vramtap ls
+      vramtap serve qemu:/run/vm.qmp
+      vramtap screenshot x11::99 -o screen.png
+
+    \b
+    Exit status:
+      0  done
+      1  failed; one line on stderr says what, why and what to do
+      2  wrong usage
     """
     configure_log(verbose)
 
 
 def main() -> None:
-    """The entry point: whatever ends the program ends it in one line."""
+    """Run the program. Every expected error becomes one line and an exit status."""
     try:
-        # Named here: `python -m vramtap` is called otherwise.
+        # The name is given here because `python -m vramtap` has another one.
         status = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except VramtapError as error:
         fail(error)
@@ -76,6 +92,6 @@ def main() -> None:
     except click.Abort:
         sys.exit(EXIT_FAILED)
     except BrokenPipeError:
-        drop_output()
+        discard_output()
         sys.exit(EXIT_FAILED)
     sys.exit(status if isinstance(status, int) else 0)

@@ -1,4 +1,4 @@
-"""What every subcommand shares: the event loop, how errors and signals end the program, output."""
+"""Shared by all subcommands: the event loop, exit on errors and signals, and the log."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ log = logging.getLogger("vramtap")
 
 
 def fail(error: VramtapError) -> NoReturn:
-    """Print an error as one line and end the program with its status."""
+    """Print an error as one line on stderr and exit with the error's status."""
     click.echo(f"vramtap: {error}", err=True)
     sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED)
 
 
-def drop_output() -> None:
-    """Let go of a stdout that nobody reads."""
-    # The interpreter flushes it on its way out, and would fail again.
+def discard_output() -> None:
+    """Redirect stdout to /dev/null, after its reader has closed it."""
+    # The interpreter flushes stdout at exit, and would fail again.
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
@@ -43,8 +43,8 @@ def drop_output() -> None:
 def command(body: Callable[P, Coroutine[object, None, None]]) -> Callable[P, None]:
     """Make a coroutine the body of a click command.
 
-    Ctrl-C, SIGTERM and SIGHUP cancel it, so that its context managers leave the target as they found it;
-    an error of ours becomes one line; a reader of our output that went away ends us without a word.
+    Ctrl-C, SIGTERM and SIGHUP cancel the coroutine, so that its context managers leave the target as they
+    found it. A `VramtapError` becomes one line on stderr. A closed stdout ends the program silently.
     """
 
     @wraps(body)
@@ -54,7 +54,7 @@ def command(body: Callable[P, Coroutine[object, None, None]]) -> Callable[P, Non
         except VramtapError as error:
             fail(error)
         except BrokenPipeError:
-            drop_output()
+            discard_output()
         except (KeyboardInterrupt, asyncio.CancelledError):
             log.debug("ended by a signal")
 
@@ -70,7 +70,11 @@ async def _until_signal(body: Coroutine[object, None, T]) -> T:
 
 
 def configure_log(verbose: int) -> None:
-    """Warnings to stderr; `-v` what happens, `-vv` everything of ours."""
+    """Log to stderr: warnings by default, INFO with `-v`, DEBUG with `-vv`.
+
+    Args:
+        verbose: Number of `-v` options.
+    """
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

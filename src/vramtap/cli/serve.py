@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from vramtap.cli import run
+from vramtap.cli._target import TARGET_HELP
 from vramtap.errors import UsageError
 from vramtap.servers import serve as servers
 from vramtap.servers.listen import ListenAddress, parse_address
@@ -28,21 +29,21 @@ if TYPE_CHECKING:
 PASSWORD_VARIABLE: Final = "VRAMTAP_PASSWORD"
 
 
-@dataclasses.dataclass(frozen=True)
-class Serving:
-    """How targets are served: what the options of `serve` say, unchecked.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """The options of `serve` as the user gave them, unchecked.
 
     Args:
-        vnc: `HOST:PORT`, or None.
-        web: `HOST:PORT`, or None.
+        vnc: `HOST:PORT` for VNC clients, or None.
+        web: `HOST:PORT` for browsers, or None.
         tracker: Name of the tracker.
-        latency: How late a first change may be noticed where the target must be asked, milliseconds.
-        guest_cost_factor: Of the guest's time against ours.
-        password_file: File with the VNC password.
-        token: What browsers must show.
+        latency: Poll interval for targets that cannot wake vramtap, milliseconds.
+        guest_cost_factor: Weight of guest CPU time relative to vramtap's.
+        password_file: File with the VNC password, or None.
+        token: Token that browsers must send, or None.
         allow_host: Names by which browsers reach this host.
-        view_only: Ignore input.
-        as_json: Print JSON lines.
+        view_only: Whether to ignore keys and pointer.
+        as_json: Whether to print JSON lines.
     """
 
     vnc: str | None
@@ -58,75 +59,108 @@ class Serving:
 
 
 _OPTIONS: Final = (
-    click.option("--vnc", metavar="HOST:PORT", help=f"Listen for VNC clients [{DEFAULT_VNC}]; port 0: any."),
-    click.option("--web", metavar="HOST:PORT", help=f"Listen for browsers [{DEFAULT_WEB}]; port 0: any."),
-    click.option("--tracker", type=click.Choice(NAMES), default="auto", help="How writes are found."),
+    click.option(
+        "--vnc",
+        metavar="HOST:PORT",
+        help=f"Address for VNC clients; port 0 takes a free one.  [default: {DEFAULT_VNC}]",
+    ),
+    click.option(
+        "--web",
+        metavar="HOST:PORT",
+        help=f"Address for browsers; port 0 takes a free one.  [default: {DEFAULT_WEB}]",
+    ),
+    click.option(
+        "--tracker",
+        type=click.Choice(NAMES),
+        default="auto",
+        show_default=True,
+        help="How vramtap finds written pages.",
+    ),
     click.option(
         "--latency",
         type=float,
         metavar="MS",
         default=IDLE_INTERVAL_S * 1000,
         show_default=True,
-        help="How often an idle target is asked that cannot wake us.",
+        help="Poll interval for targets that cannot wake vramtap, ms.",
     ),
     click.option(
         "--guest-cost-factor",
         type=float,
-        metavar="W",
+        metavar="FACTOR",
         default=1.0,
         show_default=True,
-        help="A microsecond of the guest's counts as so many of ours.",
+        help="Weight of guest CPU time relative to vramtap's. A larger one spares the guest.",
     ),
     click.option(
-        "--password-file", type=click.Path(path_type=Path), help="VNC password: the file's first line."
+        "--password-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help=f"File whose first line is the VNC password.  [default: the variable {PASSWORD_VARIABLE}]",
     ),
-    click.option("--token", help="What browsers must show; made by itself where not on loopback."),
     click.option(
-        "--allow-host", multiple=True, metavar="NAME", help="A name by which browsers reach this host."
+        "--token",
+        help="Token that browsers must send.  [default: none on loopback, otherwise a random one]",
     ),
-    click.option("--view-only", is_flag=True, help="Ignore keys and pointer."),
+    click.option(
+        "--allow-host",
+        multiple=True,
+        metavar="NAME",
+        help="Host name by which browsers reach this machine; may be repeated.",
+    ),
+    click.option("--view-only", is_flag=True, help="Ignore keys and pointer of all viewers."),
     click.option("--json", "as_json", is_flag=True, help="Print addresses and the report as JSON lines."),
 )
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that `Serving` is made of."""
+    """Give a command the options that `ServeOptions` is made of."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
-@click.command()
+@click.command(epilog=TARGET_HELP)
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
 @options
 @run.command
-async def command(targets: tuple[str, ...], **how: Any) -> None:  # noqa: ANN401 - click's, checked by Serving
-    """Show every TARGET to VNC clients and browsers until all have ended, or Ctrl-C.
+async def command(targets: tuple[str, ...], **given: Any) -> None:  # noqa: ANN401 - given by click
+    r"""Show every TARGET to VNC clients and browsers, until all targets have ended or Ctrl-C.
 
-    With neither --vnc nor --web both are served. Several targets get VNC ports one after the other, and a
-    page each. The VNC password is read from --password-file or from the variable VRAMTAP_PASSWORD, never
-    from the command line, where every user could read it.
+    Without --vnc and --web, both are served. Several targets get consecutive VNC ports, and a page each. A
+    default port that is taken is replaced by a free one; the addresses are printed.
+
+    An address that other machines can reach needs a password for VNC and a token for browsers. The VNC
+    password comes from --password-file or from the variable VRAMTAP_PASSWORD. It is never on the command
+    line, which every user of the machine can read.
+
+    \b
+    Examples:
+      vramtap serve qemu:/run/vm.qmp
+      vramtap serve x11::99 --vnc 127.0.0.1:5901
+      vramtap serve xen:debian --web 0.0.0.0:8080 --allow-host dom0.example
     """
-    await serve(targets, Serving(**how), "Ctrl-C ends it; the targets go on.")
+    await serve(targets, ServeOptions(**given), "Ctrl-C ends it; the targets go on.")
 
 
-async def serve(targets: Iterable[str], how: Serving, note: str) -> None:
-    """Serve targets until all have ended.
+async def serve(targets: Iterable[str], options: ServeOptions, note: str) -> None:
+    """Show targets until all have ended.
 
     Args:
         targets: TARGET strings.
-        how: The options.
-        note: Last line printed for people once the servers run.
+        options: The options of the command.
+        note: Last line that is printed before the viewers come, without --json.
 
     Raises:
+        UsageError: An option is not valid.
         VramtapError: A target cannot be tapped, or an address cannot be listened on.
     """
-    both = how.vnc is None and how.web is None
-    vnc = _address("--vnc", how.vnc, DEFAULT_VNC) if both or how.vnc else None
-    web = _address("--web", how.web, DEFAULT_WEB) if both or how.web else None
-    password = _password(how.password_file)
-    options = TrackerOptions(how.latency / 1000, how.guest_cost_factor)
-    taps = [Tap(open_target(url), tracker=how.tracker, options=options) for url in targets]
+    both = options.vnc is None and options.web is None
+    vnc = _address("--vnc", options.vnc, DEFAULT_VNC) if both or options.vnc else None
+    web = _address("--web", options.web, DEFAULT_WEB) if both or options.web else None
+    password = _password(options.password_file)
+    tracking = TrackerOptions(options.latency / 1000, options.guest_cost_factor)
+    taps = [Tap(open_target(url), tracker=options.tracker, options=tracking) for url in targets]
     async with contextlib.AsyncExitStack() as stack:
         for tap in taps:
             await stack.enter_async_context(tap)
@@ -136,33 +170,41 @@ async def serve(targets: Iterable[str], how: Serving, note: str) -> None:
                 vnc=vnc,
                 web=web,
                 password=password,
-                token=how.token,
-                allow_hosts=how.allow_host,
-                view_only=how.view_only,
+                token=options.token,
+                allow_hosts=options.allow_host,
+                view_only=options.view_only,
             )
         )
         for endpoint in endpoints.vnc:
-            fields: dict[str, object] = {
-                "target": endpoint.tap.target.url,
-                "vnc": [endpoint.host, endpoint.port],
-            }
-            _say(how.as_json, fields, f"VNC  {endpoint}", endpoint.tap)
+            address = [endpoint.host, endpoint.port]
+            fields: dict[str, object] = {"target": endpoint.tap.target.url, "vnc": address}
+            _print_address(fields, f"VNC  {endpoint}", endpoint.tap, as_json=options.as_json)
+        only = taps[0] if len(taps) == 1 else None
         for url in endpoints.web:
-            _say(how.as_json, {"web": url}, f"page {url}", taps[0] if len(taps) == 1 else None)
+            _print_address({"web": url}, f"page {url}", only, as_json=options.as_json)
         for tap in taps:
-            stack.callback(_report, tap, how.as_json)
-        if not how.as_json:
+            stack.callback(_report, tap, as_json=options.as_json)
+        if not options.as_json:
             click.echo(note)
         await asyncio.gather(*(tap.ended() for tap in taps))
 
 
 def _address(option: str, text: str | None, default: str) -> ListenAddress:
-    """Parse an address. The default address gives way to any free port if its port is busy."""
+    """Parse an option's address, or the default address, whose port gives way to a free one if it is taken.
+
+    Raises:
+        UsageError: The text is not `HOST:PORT`.
+    """
     address = parse_address(text or default, option, default)
     return address if text is not None else address._replace(or_any_port=True)
 
 
 def _password(file: Path | None) -> str | None:
+    """Return the VNC password of the file, or of the environment; None if there is none.
+
+    Raises:
+        UsageError: The file has no password.
+    """
     if file is None:
         return os.environ.get(PASSWORD_VARIABLE) or None
     try:
@@ -174,25 +216,30 @@ def _password(file: Path | None) -> str | None:
     return lines[0]
 
 
-def _say(as_json: bool, fields: dict[str, object], line: str, tap: Tap | None) -> None:
-    shown = ""
+def _print_address(fields: dict[str, object], line: str, tap: Tap | None, *, as_json: bool) -> None:
+    """Print an address as JSON, or as a line that also describes the tap, if any."""
+    if as_json:
+        click.echo(json.dumps(fields))
+        return
+    described = ""
     if tap is not None:
-        shown = f"  {tap.target.url} {tap.screen.width}x{tap.screen.height}, tracker {tap.stats.tracker}"
-    click.echo(json.dumps(fields) if as_json else f"{line}{shown}")
+        size = f"{tap.screen.width}x{tap.screen.height}"
+        described = f"  {tap.target.url} {size}, tracker {tap.stats.tracker}"
+    click.echo(f"{line}{described}")
 
 
-def _report(tap: Tap, as_json: bool) -> None:
-    """What the tap saw, when it ends."""
+def _report(tap: Tap, *, as_json: bool) -> None:
+    """Print a tap's statistics at its end, and why it ended."""
     stats = tap.stats
     if as_json:
         click.echo(json.dumps({"target": tap.target.url, "ended": tap.closed, "stats": stats.as_dict()}))
         return
     if tap.closed is not None:
         click.echo(f"{tap.target.url}: {tap.closed}")
-    everything = ", ".join(f"{reason} {count}" for reason, count in sorted(stats.all_dirty.items()))
+    all_dirty = ", ".join(f"{reason} {count}" for reason, count in sorted(stats.all_dirty.items()))
     click.echo(
         f"{tap.target.url}: {stats.updates} updates; {stats.dirty_pages} pages written, "
         f"{stats.bytes_read / 1e6:.1f} MB read; tracker {stats.tracker} ({stats.tracker_why}), "
-        f"{stats.polls} looks of {stats.scan_us:.0f} us; everything: {everything or 'never'}; "
+        f"{stats.polls} polls of {stats.scan_us:.0f} us; all dirty: {all_dirty or 'never'}; "
         f"target stopped {stats.stopped_us:.0f} us at attach"
     )

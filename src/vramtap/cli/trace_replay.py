@@ -1,4 +1,4 @@
-"""`vramtap trace replay`: what policies would have cost on recorded traces, against the cheapest schedule."""
+"""`vramtap trace replay`: compute the cost of policies on recorded traces."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from vramtap.cli._progress import progress_bar
+from vramtap.cli._console import print_table, progress_bar
 from vramtap.cli._trace_files import charged, load, read_costs, read_parameters, title
 
 if TYPE_CHECKING:
@@ -23,96 +22,129 @@ if TYPE_CHECKING:
     from vramtap.trace.optimum import Optimum
     from vramtap.trace.replay import Replayed
 
-POLICIES: Final = ("ours", "log", "compare", "xen", "qemu")
+POLICIES: Final = ("hybrid", "log", "compare", "xen", "qemu")
 ALL: Final = "all"
-_WIDTH: Final = 130
-"""Characters the table takes where there is no terminal to fit."""
+_PIPE_COLUMNS: Final = 140
+"""Width of the table in a file or a pipe, characters."""
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option(
     "--policy",
     "names",
     multiple=True,
     type=click.Choice([*POLICIES, ALL]),
     default=[ALL],
-    help="As often as wanted [all].",
+    help="Policy to replay; may be repeated.  [default: all]",
 )
 @click.option(
     "--costs",
+    "costs_file",
     type=click.Path(path_type=Path),
-    help="JSON of what things cost [what was measured on a trace's target, or a reference].",
+    metavar="JSON",
+    help="File with the costs, microseconds.  [default: as measured on the trace's target, or a reference]",
 )
 @click.option(
-    "--parameters", type=click.Path(path_type=Path), help="JSON that `vramtap tune --json` wrote, for `ours`."
+    "--parameters",
+    "parameters_file",
+    type=click.Path(path_type=Path),
+    metavar="JSON",
+    help="File written by `vramtap tune --json`, for the policy hybrid.  [default: built-in parameters]",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.option("--markdown", is_flag=True, help="A table for a README.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--markdown", is_flag=True, help="Print a Markdown table.")
 def command(
+    *,
     files: tuple[Path, ...],
     names: tuple[str, ...],
-    costs: Path | None,
-    parameters: Path | None,
+    costs_file: Path | None,
+    parameters_file: Path | None,
     as_json: bool,
     markdown: bool,
 ) -> None:
-    """Run policies over the traces FILE... and compare what they cost with the cheapest schedule there is.
+    r"""Compute what policies would have cost on the traces FILE..., relative to the cheapest schedule.
 
-    The cheapest schedule that looks in every interval lies between two bounds; a policy's cost is given as a
-    multiple of the lower one. One that looks less often may cost less: "late" is what that costs the viewer.
+    The cheapest schedule that polls in every interval is computed afterwards, from the whole trace. Its cost
+    is known between two bounds. A policy's cost is given as a multiple of the lower bound. A policy that
+    polls less often may cost less than the optimum; the columns "late" say how late its first updates are.
+
+    \b
+    Policies:
+      hybrid   vramtap's own, of --tracker hybrid
+      log      logs all pages
+      compare  compares all pages
+      xen      logs, and write-protects all pages after 2 s without a write
+      qemu     logs, and polls less and less often while nothing is written
+
+    \b
+    Examples:
+      vramtap trace replay terminal.parquet
+      vramtap trace replay *.parquet --policy hybrid --policy log --json
+    """
+    given, parameters = read_costs(costs_file), read_parameters(parameters_file)
+    chosen = [name for name in POLICIES if name in names or ALL in names]
+    with progress_bar() as progress:
+        task = progress.add_task("replaying", total=len(files) * (len(chosen) + 1))
+
+        def update(what: str) -> None:
+            progress.update(task, description=what, advance=1)
+
+        rows = [_replayed(file, chosen, given, parameters, update) for file in files]
+    if as_json:
+        said = {"parameters": dataclasses.asdict(parameters), "traces": [_as_json(row) for row in rows]}
+        click.echo(json.dumps(said, indent=2))
+    elif markdown:
+        click.echo(_as_markdown(rows))
+    else:
+        print_table(_table(rows), _PIPE_COLUMNS)
+
+
+def _replayed(
+    file: Path,
+    names: list[str],
+    given: Costs | None,
+    parameters: Parameters,
+    progress: Callable[[str], None],
+) -> _Row:
+    """Replay policies on one trace, and bound the cheapest schedule.
+
+    Args:
+        file: The trace.
+        names: Policies to replay.
+        given: Costs from the user, or None.
+        parameters: Parameters of the policy `hybrid`.
+        progress: Called before each step with its name.
+
+    Raises:
+        VramtapError: The file cannot be read, or is not a trace.
     """
     from vramtap.trace.optimum import optimum
     from vramtap.trace.replay import replay
 
-    given, ours = read_costs(costs), read_parameters(parameters)
-    chosen = [name for name in POLICIES if name in names or ALL in names]
-    rows: list[_Row] = []
-    with progress_bar() as progress:
-        task = progress.add_task("replaying", total=len(files) * (len(chosen) + 1))
-        for file in files:
-            trace = load(file)
-            name, (now, source) = title(trace, file), charged(trace, given)
-            makers = policies(ours, trace.interval_s)
-
-            def step(what: str, name: str = name) -> None:
-                progress.update(task, description=f"{name}: {what}")
-
-            replayed = []
-            for policy in chosen:
-                step(policy)
-                replayed.append(replay(trace, makers[policy](), now, ours.tile_pages))
-                progress.advance(task)
-            step("the optimum")
-            rows.append(_Row(file, name, now, source, optimum(trace, now, ours.tile_pages), replayed))
-            progress.advance(task)
-    if as_json:
-        said = {
-            "parameters": dataclasses.asdict(ours),
-            "traces": [_as_json(row) for row in rows],
-        }
-        click.echo(json.dumps(said, indent=2))
-        return
-    if markdown:
-        click.echo(_as_markdown(rows))
-        return
-    console = Console()
-    # In a file or a pipe there is no width to fit.
-    Console(width=None if console.is_terminal else _WIDTH).print(_table(rows))
+    trace = load(file)
+    name, (costs, source) = title(trace, file), charged(trace, given)
+    makers = policies(parameters, trace.interval_s)
+    replayed = []
+    for policy in names:
+        progress(f"{name}: {policy}")
+        replayed.append(replay(trace, makers[policy](), costs, parameters.tile_pages))
+    progress(f"{name}: optimum")
+    return _Row(file, name, costs, source, optimum(trace, costs, parameters.tile_pages), replayed)
 
 
-def policies(ours: Parameters, interval_s: float) -> Mapping[str, Callable[[], Policy]]:
-    """What makes each policy, by the name the command line calls it.
+def policies(parameters: Parameters, interval_s: float) -> Mapping[str, Callable[[], Policy]]:
+    """Return the constructors of the policies, by their names on the command line.
 
     Args:
-        ours: The parameters of `ours`.
-        interval_s: Between two looks, seconds.
+        parameters: Parameters of the policy `hybrid`.
+        interval_s: Poll interval, seconds.
     """
     from vramtap.policy.decide import CompareAlways, LogAlways, OnlinePolicy
     from vramtap.trace.reference_policies import QemuBackOff, XenTwoSeconds
 
     return {
-        "ours": lambda: OnlinePolicy(ours),
+        "hybrid": lambda: OnlinePolicy(parameters),
         "log": LogAlways,
         "compare": CompareAlways,
         "xen": lambda: XenTwoSeconds(interval_s),
@@ -144,7 +176,7 @@ def _as_json(row: _Row) -> dict[str, object]:
 
 
 def _as_markdown(rows: list[_Row]) -> str:
-    """Each policy's cost as a multiple of the optimum's lower bound, a trace a row."""
+    """Return a Markdown table: a row for each trace, each policy's cost as a multiple of the lower bound."""
     head = ["trace", *(f"{each.policy}: x optimum" for each in rows[0].replayed), "optimum: us an interval"]
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     for row in rows:
@@ -160,12 +192,12 @@ def _table(rows: list[_Row]) -> Table:
     for heading in (
         "x optimum",
         "us/interval",
-        "ours ms",
+        "vramtap ms",
         "guest ms",
-        "looks",
+        "polls",
         "armed s",
         "armings",
-        "opened",
+        "unprotected",
         "late ms",
         "late p99",
     ):
@@ -179,12 +211,12 @@ def _table(rows: list[_Row]) -> Table:
                 each.policy,
                 f"{each.ratio(least.lower_us):.3f}",
                 f"{each.interval_us:.1f}",
-                f"{each.ours_us / 1000:.1f}",
+                f"{each.vramtap_us / 1000:.1f}",
                 f"{each.guest_us / 1000:.1f}",
-                str(each.looks),
+                str(each.polls),
                 f"{each.armed_s:.1f}",
                 str(each.armings),
-                str(each.opened),
+                str(each.unprotected),
                 f"{each.first_ms:.0f}",
                 f"{each.first_p99_ms:.0f}",
             )

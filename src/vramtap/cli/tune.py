@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from vramtap.cli._progress import progress_bar
+from vramtap.cli._console import progress_bar
 from vramtap.cli._trace_files import charged, load, read_costs, title
 
 if TYPE_CHECKING:
@@ -19,54 +19,79 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster of your own, instead of all cores.")
-@click.option("--jobs", type=click.IntRange(1, 1024), help="Processes, without --scheduler [all cores].")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Address of your own Dask scheduler, which replaces the local processes.  [default: none]",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Number of local processes.  [default: one for each core]",
+)
 @click.option(
     "--costs",
+    "costs_file",
     type=click.Path(path_type=Path),
-    help="JSON of what things cost [what was measured on a trace's target, or a reference].",
+    metavar="JSON",
+    help="File with the costs, microseconds.  [default: as measured on each trace's target, or a reference]",
 )
 @click.option(
     "--by",
     type=click.Choice(["worst", "mean"]),
     default="worst",
-    help="What to bring down: the cost against the optimum on the worst trace, or the mean of all [worst].",
+    show_default=True,
+    help="What to minimise: the cost relative to the optimum on the worst trace, or the mean of all traces.",
 )
 @click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object; `trace replay --parameters` takes it."
+    "--json", "as_json", is_flag=True, help="Print one JSON object, for `trace replay --parameters`."
 )
 def command(
+    *,
     files: tuple[Path, ...],
     scheduler: str | None,
     jobs: int | None,
-    costs: Path | None,
+    costs_file: Path | None,
     by: By,
     as_json: bool,
 ) -> None:
-    """Choose the parameters that cost least on the traces FILE..., each against its own optimum."""
+    r"""Choose the hybrid tracker's parameters that cost least on the traces FILE...
+
+    The cost on each trace is relative to the trace's own optimum. The same traces always give the same
+    parameters, on any number of processes.
+
+    Dask executes code that its peers send. Use only a cluster of your own.
+
+    \b
+    Examples:
+      vramtap tune *.parquet
+      vramtap tune *.parquet --json > tuned.json
+      vramtap trace replay *.parquet --parameters tuned.json
+    """
     from vramtap.trace.tune import Member, search
     from vramtap.trace.workers import cluster, cores
 
-    given = read_costs(costs)
+    given = read_costs(costs_file)
     traces = [load(file) for file in files]
     members = [Member(trace, charged(trace, given)[0]) for trace in traces]
     names = [title(trace, file) for trace, file in zip(traces, files, strict=True)]
     with progress_bar() as progress:
         task = progress.add_task("tuning", total=None)
 
-        def told(done: int, of: int) -> None:
-            progress.update(task, completed=done, total=of, description=f"tuning: {done} of {of} replays")
+        def update(done: int, total: int) -> None:
+            what = f"tuning: {done} of {total} replays"
+            progress.update(task, completed=done, total=total, description=what)
 
         with cores(members, jobs) if scheduler is None else cluster(members, scheduler) as workers:
-            tuned = search(len(members), workers, by=by, told=told)
+            tuned = search(len(members), workers, by=by, progress=update)
     if as_json:
         click.echo(json.dumps(_as_json(tuned, files, names), indent=2))
         return
     chosen = dataclasses.asdict(tuned.best.parameters)
     click.echo(", ".join(f"{name} {_figure(value)}" for name, value in chosen.items()))
-    console = Console()
-    console.print(_table(tuned, names))
+    Console().print(_table(tuned, names))
 
 
 def _as_json(tuned: Tuned, files: tuple[Path, ...], names: list[str]) -> dict[str, object]:

@@ -209,7 +209,7 @@ class OnlinePolicy:
         interval_s: Time between two scans, seconds; converts the time armed into scans.
     """
 
-    name: Final = "ours"
+    name: Final = "hybrid"
 
     def __init__(self, parameters: Parameters | None = None, interval_s: float = INTERVAL_S) -> None:
         self.parameters = parameters or Parameters()

@@ -1,1 +1,1 @@
-"""Traces: which pages were written when, and what any policy would have made of it."""
+"""Research: recorded traces of written pages, replay of policies, the optimum, and tuning."""

@@ -1,36 +1,43 @@
-"""Optimum: the cheapest schedule of a trace, made with all of it known; bounded from below and from above.
+"""Optimum: lower and upper bound of the cheapest schedule of a trace, computed from the whole trace.
 
-What is minimised is what `replay` charges, over all that can be decided: which tiles are open at each look,
-and after which looks that find nothing the extent is armed. (A policy that rests leaves looks out and may
-cost less; it is late instead.) Two things make it hard, and each is dealt with so that the lower bound
-holds.
+The cost is the one that `replay` charges. A schedule decides which tiles are unprotected at each poll, and
+after which polls that find nothing the extent is armed. A policy that rests skips polls, so it may cost less;
+it reports changes late instead. Two facts make the optimum hard to find. Both are handled so that the lower
+bound holds.
 
-**The call is shared.** One call protects whatever was hit or closed in a look, at one price. Split that
-price in any way over the tiles, in parts that are at least 0 and add up to it at each look, and let each
-tile that makes use of the call pay its part: no schedule then pays more than it does. So the sum of the
-tiles' own cheapest schedules is a **lower bound** for every split (Lagrangian duality). It is looked for by
-multiplicative steps: a tile that pays where others do not gets a larger part in the next round. The **upper
-bound** is the true cost, by `replay`, of the cheapest of the schedules found on the way.
+**The call is shared.** One call protects all tiles that were hit or closed in a poll, at one price. Split
+this price over the tiles in any way, with parts that are at least 0 and add up to the price at each poll, and
+let each tile that uses the call pay its part. Then no schedule pays more than its true cost. So for every
+split the sum of the tiles' own cheapest schedules is a **lower bound** (Lagrangian duality). The search
+improves the split in multiplicative steps: a tile that pays where others do not gets a larger part in the
+next round. The **upper bound** is the true cost, computed by `replay`, of the cheapest schedule found in
+these rounds.
 
-**Opening is lazy.** A page of an open tile faults at its first write after the opening. The lower bound
-counts the pages written in the first open look, all protected then, and leaves out the later ones; the
-upper bound has them all. With that a tile has two states, and its cheapest schedule follows look by look:
+**Faults come late.** A page of a tile that has been unprotected ("opened") faults at its first write
+after that. The lower bound charges the pages written in the first poll after the opening, which are all
+protected then, and no later faults. The upper bound charges all faults. In the lower bound a tile has two
+states, and its cheapest schedule follows poll by poll, with n pages of the tile, w pages written, and the
+tile's part of the call's price:
 
     logged' = min(logged + w * (fault + page) + [w > 0] part,  open + n * page + part)        stay; close
     open'   = min(open + n * page,                             logged + n * page + w * fault)  stay; open
 
-A tile is opened only at a look with w > 0: opened earlier, it would be read for nothing. So being open is
-never worth more than n * fault beside being logged, and `ahead = open - logged` may be cut there.
+A tile is opened only at a poll with w > 0. Opened earlier, it would be read for nothing. So an open tile is
+never worth more than n * fault compared with a logged one, and `ahead = open - logged` may be limited to this
+value.
 
-**Arming.** A gap, a run of looks that find nothing, is armed from its first look or not at all: armed
-later, it costs more looks and saves nothing, since whatever the tiles do in between, arming reads
-everything and leaves everything logged. Hence a schedule is, for each gap, armed or not, and the tiles in
-between. A *hypothesis* is one choice for the gaps so far: its cost, with all tiles logged, and each tile's
-`ahead`. Waking makes one in which everything is logged, from the cheapest of all. After two or so looks of
-a gap in which nothing is armed every `ahead` reaches its limit; then all hypotheses differ by one number,
-and the cheapest is left. In shorter gaps those are left out that cost no less in any state of the tiles: A
-replaces B if `cost(A) + sum(max(0, ahead(A) - ahead(B))) <= cost(B)`. If more than `MAX_HYPOTHESES` are
-left they are replaced by one that is as cheap in every state as any of them: still a lower bound.
+**Arming.** A gap is a run of polls that find nothing. It is armed from its first poll or not at all. Arming
+later costs more polls and saves nothing: arming reads everything and leaves everything logged, whatever the
+tiles do before it. So a schedule is a choice for each gap, armed or not, and the schedule of the tiles
+between them.
+
+A *hypothesis* is one choice for the gaps so far: its cost with all tiles logged, and the `ahead` of each
+tile. A waking makes a new hypothesis, in which everything is logged, from the cheapest of all. After about
+two polls of a gap that is not armed, every `ahead` reaches its limit; then the hypotheses differ by one
+number only, and the cheapest remains. In shorter gaps, hypotheses that are not cheaper in any state of the
+tiles are dropped: A replaces B if `cost(A) + sum(max(0, ahead(A) - ahead(B))) <= cost(B)`. If more than
+`MAX_HYPOTHESES` remain, one hypothesis that is as cheap as any of them in every state replaces them, which is
+still a lower bound.
 """
 
 from __future__ import annotations
@@ -52,56 +59,58 @@ if TYPE_CHECKING:
     from vramtap.trace.trace import Trace
 
 ROUNDS: Final = 8
-"""Splits tried; on the traces of the tests the lower bound rises by less than 0.5 % in eight more."""
+"""Number of splits tried. Eight more raise the lower bound on the traces of the tests by less than 0.5 %."""
 FIRST_STEP: Final = 4.0
-"""Exponent of the first round's multiplicative step; the later ones shrink with the root of their number."""
+"""Exponent of the multiplicative step in the first round. Later ones shrink with the root of the round's
+number."""
 UNHIT: Final = 0.05
-"""Part of a tile that was not hit, for when it is closed, against one that was; where the rounds begin."""
+"""Part of a tile that was not hit, relative to one that was, in the first round. It pays when the tile is
+closed."""
 CLOSE: Final = 1.001
-"""Bounds nearer to each other than this are not improved."""
+"""Ratio of the bounds below which the search stops."""
 LEAST: Final = 1e-9
-"""Share of the call that is left to a tile at least."""
+"""Smallest share of the call's price that a tile has."""
 MAX_HYPOTHESES: Final = 32
-"""Kept at a time; on the traces of the tests one is left after every gap."""
+"""Largest number of hypotheses. On the traces of the tests one remains after every gap."""
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Chain = tuple[int, "Chain | None"]
-"""The armed gap, by its first look, and those before it."""
+"""The last armed gap, by its first poll, and the chain of the armed gaps before it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Optimum:
-    """Between two bounds.
+    """Bounds of the cheapest schedule, and the best schedule found.
 
     Args:
-        lower_us: No schedule costs less, microseconds.
-        upper_us: What the best schedule found costs, microseconds.
-        open: Shape `(intervals, tiles)`: its open tiles at each look.
-        armed: Looks after which it arms, in order.
+        lower_us: Lower bound: no schedule costs less, microseconds.
+        upper_us: Cost of the best schedule found, microseconds.
+        unprotected: Shape `(intervals, tiles)`: the schedule's unprotected tiles at each poll.
+        armed: Polls after which the schedule arms, ascending.
     """
 
     lower_us: float
     upper_us: float
-    open: Flags
+    unprotected: Flags
     armed: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """A trace in the terms of the sums above; microseconds.
+    """A trace and its costs, in the terms of the sums above; times in microseconds.
 
     Args:
-        counts: Pages written, shape `(written looks, tiles)`.
-        written: Which looks those are.
-        intervals: All looks.
-        read_us: `n * page`.
-        lazy_us: `n * fault`, the limit of `ahead`.
-        fault_us: Weighted.
-        page_us: Ours.
-        look_us: A look.
-        arming_us: Of the extent.
-        waking_us: Of the extent.
+        counts: Pages written, shape `(written, tiles)`: one row for each poll that finds writes.
+        written: Shape `(written,)`: the polls of these rows.
+        intervals: Number of polls.
+        read_us: Shape `(tiles,)`: `n * page`.
+        lazy_us: Shape `(tiles,)`: `n * fault`, the limit of `ahead`.
+        fault_us: Weighted cost of a fault.
+        page_us: Cost of reading a page.
+        poll_us: Cost of a poll.
+        arming_us: Cost of arming the extent.
+        waking_us: Cost of a waking.
     """
 
     counts: Counts
@@ -111,7 +120,7 @@ class _Problem:
     lazy_us: Floats
     fault_us: float
     page_us: float
-    look_us: float
+    poll_us: float
     arming_us: float
     waking_us: float
 
@@ -133,23 +142,32 @@ class _Problem:
         )
 
     def gaps(self) -> Iterator[tuple[int, int, int]]:
-        """A row's number, the first look of the gap before it (perhaps empty), and its look.
+        """Yield for each row: its number, the first poll of the gap before it, and its own poll.
 
-        The last is for the gap at the end: its row is no row, and its look no look.
+        The last item is for the gap at the end of the trace; its row and its poll do not exist.
         """
         first = 0
-        for row, look in enumerate([*self.written.tolist(), self.intervals]):
-            yield row, first, look
-            first = look + 1
+        for row, poll in enumerate([*self.written.tolist(), self.intervals]):
+            yield row, first, poll
+            first = poll + 1
 
     def quiet(self, ahead: Floats, part: Floats) -> tuple[Floats, Floats, Flags]:
-        """What a look that finds nothing adds to being logged, `ahead` after it, and who closes."""
+        """Take a poll that finds nothing.
+
+        Returns:
+            Shape `(..., tiles)` each: the cost added to the logged state, the new `ahead`, and whether an
+            open tile closes.
+        """
         closing = ahead + (self.read_us + part)
         logged = np.minimum(0.0, closing)
         return logged, np.minimum(ahead + self.read_us - logged, self.lazy_us), closing < 0
 
     def busy(self, ahead: Floats, row: int, part: Floats) -> tuple[Floats, Floats, Flags, Flags]:
-        """The same for a look that finds something, and who stays open where it is."""
+        """Take a poll that finds writes.
+
+        Returns:
+            As `quiet`, and whether an open tile stays open.
+        """
         count = self.counts[row]
         hit = count > 0
         stay = count * (self.fault_us + self.page_us) + part * hit
@@ -162,14 +180,14 @@ class _Problem:
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """Parts of the call: at each written look, and at each look of the gap before it."""
+    """Parts of the call's price: at each poll that finds writes, and at each poll of the gap before it."""
 
     busy: Floats
     quiet: Floats
 
 
 class _Hypotheses:
-    """The cheapest ways to have come this far: costs, and `ahead` of shape `(hypotheses, tiles)`."""
+    """The hypotheses: their costs, and their `ahead`, shape `(hypotheses, tiles)`."""
 
     def __init__(self, problem: _Problem) -> None:
         self._problem = problem
@@ -178,13 +196,15 @@ class _Hypotheses:
         self.chains: list[Chain | None] = [None]
 
     def best(self) -> tuple[float, Chain | None]:
+        """Return the lowest cost, and the armed gaps of its hypothesis."""
         totals = self.cost_us + np.minimum(self.ahead, 0.0).sum(axis=1)
         at = int(np.argmin(totals))
         return float(totals[at]), self.chains[at]
 
-    def quiet(self, looks: int, part: Floats) -> None:
-        self.cost_us = self.cost_us + looks * self._problem.look_us
-        for _ in range(looks):
+    def quiet(self, polls: int, part: Floats) -> None:
+        """Take polls that find nothing."""
+        self.cost_us = self.cost_us + polls * self._problem.poll_us
+        for _ in range(polls):
             if (self.ahead == self._problem.lazy_us).all():
                 break
             logged, self.ahead, _closed = self._problem.quiet(self.ahead, part)
@@ -192,17 +212,19 @@ class _Hypotheses:
         self._drop()
 
     def busy(self, row: int, part: Floats) -> None:
+        """Take a poll that finds writes."""
         logged, self.ahead, _closed, _stays = self._problem.busy(self.ahead, row, part)
-        self.cost_us = self.cost_us + logged.sum(axis=1) + self._problem.look_us
+        self.cost_us = self.cost_us + logged.sum(axis=1) + self._problem.poll_us
 
     def add(self, cost_us: float, chain: Chain) -> None:
-        """One in which everything is logged."""
+        """Add a hypothesis in which every tile is logged."""
         self.cost_us = np.append(self.cost_us, cost_us)
         self.ahead = np.vstack([self.ahead, self._problem.lazy_us])
         self.chains.append(chain)
         self._drop()
 
     def _drop(self) -> None:
+        """Drop the hypotheses that are not cheaper in any state of the tiles."""
         if len(self.cost_us) < 2:
             return
         keep: list[int] = []
@@ -213,22 +235,22 @@ class _Hypotheses:
         self.cost_us, self.ahead = self.cost_us[keep], self.ahead[keep]
         self.chains = [self.chains[at] for at in keep]
         if len(keep) > MAX_HYPOTHESES:
-            # The first is the cheapest.
+            # The first one is the cheapest, and the least `ahead` of all makes it as cheap as any of them.
             self.cost_us, self.chains = self.cost_us[:1], self.chains[:1]
             self.ahead = self.ahead.min(axis=0, keepdims=True)
 
 
 def _value(problem: _Problem, split: _Split) -> tuple[float, tuple[int, ...]]:
-    """The least cost with the call's price split this way, and the looks after which it arms."""
+    """Return the least cost with this split of the call's price, and the polls after which it arms."""
     hypotheses = _Hypotheses(problem)
-    for row, first, look in problem.gaps():
+    for row, first, poll in problem.gaps():
         armed: tuple[float, Chain] | None = None
-        if look > first:
+        if poll > first:
             hypotheses.quiet(1, split.quiet[row])
             cost_us, chain = hypotheses.best()
             armed = cost_us + problem.arming_us, (first, chain)
-            hypotheses.quiet(look - first - 1, split.quiet[row])
-        if look < problem.intervals:
+            hypotheses.quiet(poll - first - 1, split.quiet[row])
+        if poll < problem.intervals:
             hypotheses.busy(row, split.busy[row])
             if armed is not None:
                 hypotheses.add(armed[0] + problem.waking_us, armed[1])
@@ -239,15 +261,19 @@ def _value(problem: _Problem, split: _Split) -> tuple[float, tuple[int, ...]]:
 
 
 def _unchained(chain: Chain | None) -> tuple[int, ...]:
-    looks: list[int] = []
+    """Return the polls of a chain, ascending."""
+    polls: list[int] = []
     while chain is not None:
-        look, chain = chain
-        looks.append(look)
-    return tuple(reversed(looks))
+        poll, chain = chain
+        polls.append(poll)
+    return tuple(reversed(polls))
 
 
 def _schedule(problem: _Problem, split: _Split, armed: tuple[int, ...]) -> Flags:
-    """Each tile's cheapest, with those gaps armed: forward for the choices, and back along the best."""
+    """Return each tile's cheapest schedule with these gaps armed.
+
+    The choices are computed forward, and the schedule is then read backward along the best ones.
+    """
     shape = problem.intervals, len(problem.read_us)
     closes, stays = np.zeros(shape, dtype=np.bool_), np.ones(shape, dtype=np.bool_)
     opened = np.zeros(shape, dtype=np.bool_)
@@ -259,32 +285,32 @@ def _schedule(problem: _Problem, split: _Split, armed: tuple[int, ...]) -> Flags
             opened[at] = state
             state = np.where(state, stays[at], closes[at])
 
-    for row, first, look in problem.gaps():
-        for at in range(first, first + 1 if first in arms else look):
+    for row, first, poll in problem.gaps():
+        for at in range(first, first + 1 if first in arms else poll):
             if (ahead == problem.lazy_us).all():
                 break
             _, ahead, closes[at] = problem.quiet(ahead, split.quiet[row])
         if first in arms:
             back(first, ahead < 0)
-            ahead, begin = problem.lazy_us, look + 1
-        elif look < problem.intervals:
-            _, ahead, closes[look], stays[look] = problem.busy(ahead, row, split.busy[row])
+            ahead, begin = problem.lazy_us, poll + 1
+        elif poll < problem.intervals:
+            _, ahead, closes[poll], stays[poll] = problem.busy(ahead, row, split.busy[row])
     back(problem.intervals - 1, ahead < 0)
     return opened
 
 
 @dataclass(frozen=True, slots=True)
 class _PlannedState(State):
-    look: int = 0
+    poll: int = 0
 
 
 class Planned:
-    """A schedule as a policy, so that it is charged as any other; for the trace it was made for.
+    """A schedule as a policy, so that `replay` charges it like any other. It fits the trace it was made for.
 
     Args:
-        opened: Shape `(intervals, tiles)`: the open tiles at each look.
-        armed: Looks after which it arms.
-        written: Looks that find something, in order.
+        opened: Shape `(intervals, tiles)`: the unprotected tiles at each poll.
+        armed: Polls after which it arms.
+        written: Polls that find writes, ascending.
     """
 
     name: Final = "optimum"
@@ -292,8 +318,8 @@ class Planned:
     def __init__(self, opened: Flags, armed: tuple[int, ...], written: NDArray[np.int64]) -> None:
         self._opened, self._armed, self._written = opened, set(armed), written
 
-    def _at(self, look: int) -> State:
-        return _PlannedState(self._opened[min(look, len(self._opened) - 1)], look=look)
+    def _at(self, poll: int) -> State:
+        return _PlannedState(self._opened[min(poll, len(self._opened) - 1)], poll=poll)
 
     def start(self, pages: Counts, costs: Costs) -> State:
         """See `Policy.start`."""
@@ -301,40 +327,40 @@ class Planned:
 
     def step(self, state: State, dirty: Counts) -> State:
         """See `Policy.step`."""
-        look = _look(state)
-        if look in self._armed:
-            return _PlannedState(state.unprotected, armed=True, look=look)
-        return self._at(look + 1)
+        poll = _poll_of(state)
+        if poll in self._armed:
+            return _PlannedState(state.unprotected, armed=True, poll=poll)
+        return self._at(poll + 1)
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
         """See `Policy.woken`."""
-        return self._at(int(self._written[np.searchsorted(self._written, _look(state))]) + 1)
+        return self._at(int(self._written[np.searchsorted(self._written, _poll_of(state))]) + 1)
 
 
-def _look(state: State) -> int:
+def _poll_of(state: State) -> int:
     if not isinstance(state, _PlannedState):
         raise TypeError(f"{type(state).__name__} is another policy's state")
-    return state.look
+    return state.poll
 
 
 def optimum(trace: Trace, costs: Costs, tile_pages: int, rounds: int = ROUNDS) -> Optimum:
-    """Bound what the cheapest schedule costs.
+    """Bound the cost of the cheapest schedule.
 
     Args:
-        trace: What was written when; at least one interval.
-        costs: What is charged.
-        tile_pages: Pages a tile.
-        rounds: Splits of the call tried after the first; none changes that both bounds hold.
+        trace: Trace with at least one interval.
+        costs: Costs to charge.
+        tile_pages: Pages of a tile.
+        rounds: Number of splits tried after the first one. Both bounds hold for every number.
 
     Raises:
-        VramtapError: the trace has no look, or is too long for tiles so small.
+        VramtapError: The trace has no interval, or too many intervals for tiles of this size.
     """
     if not trace.intervals:
-        raise VramtapError("optimum", "trace", "has no look", "record a longer one")
+        raise VramtapError("optimum", "trace", "has no interval", "record a longer one")
     problem = _Problem.of(trace, costs, tile_pages)
     hit = problem.counts > 0
     busy: Floats = hit.astype(np.float64) + UNHIT
-    # What is closed in a gap is mostly what was hit last; before the first write nothing is open.
+    # A tile that is closed in a gap is mostly one that was hit last. Before the first write no tile is open.
     quiet = np.vstack([np.ones((1, hit.shape[1])), busy])
     best: Optimum | None = None
     for number in range(1, 2 + rounds):
@@ -348,7 +374,7 @@ def optimum(trace: Trace, costs: Costs, tile_pages: int, rounds: int = ROUNDS) -
         elif upper_us < best.upper_us:
             best = Optimum(max(lower_us, best.lower_us), upper_us, opened, armed)
         else:
-            best = Optimum(max(lower_us, best.lower_us), best.upper_us, best.open, best.armed)
+            best = Optimum(max(lower_us, best.lower_us), best.upper_us, best.unprotected, best.armed)
         if best.upper_us <= best.lower_us * CLOSE:
             break
         step = FIRST_STEP / np.sqrt(number)
@@ -359,18 +385,18 @@ def optimum(trace: Trace, costs: Costs, tile_pages: int, rounds: int = ROUNDS) -
 
 
 def _parts(weight: Floats) -> Floats:
-    """Shares of the call, each row adding up to one; none so small that it could not grow again."""
+    """Return shares of the call's price. Each row adds up to 1, and no share is too small to grow again."""
     parts: Floats = np.maximum(weight / weight.sum(axis=1, keepdims=True), LEAST)
     parts /= parts.sum(axis=1, keepdims=True)
     return parts
 
 
 def _paid(problem: _Problem, hit: Flags, opened: Flags) -> tuple[Flags, Flags]:
-    """Who made use of the call: at each written look, and at any look of the gap before it."""
+    """Return which tiles used the call, at each poll that finds writes and in the gap before it."""
     before = np.vstack([np.zeros((1, opened.shape[1]), dtype=np.bool_), opened[:-1]])
     closing = before & ~opened
     busy = closing[problem.written] | (hit & ~opened[problem.written])
     quiet = np.zeros((len(problem.written) + 1, opened.shape[1]), dtype=np.bool_)
-    looks = np.setdiff1d(np.flatnonzero(closing.any(axis=1)), problem.written, assume_unique=True)
-    np.logical_or.at(quiet, np.searchsorted(problem.written, looks), closing[looks])
+    polls = np.setdiff1d(np.flatnonzero(closing.any(axis=1)), problem.written, assume_unique=True)
+    np.logical_or.at(quiet, np.searchsorted(problem.written, polls), closing[polls])
     return busy, quiet

@@ -1,4 +1,4 @@
-"""A trace as a picture: time from left to right, pages from top to bottom, brighter for more written."""
+"""Maps of a trace: time from left to right, pages from top to bottom, brighter where more was written."""
 
 from __future__ import annotations
 
@@ -16,51 +16,64 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COLUMNS: Final = 1200
-"""Of a picture, at most; one for each look if there are fewer."""
+"""Largest number of columns of a map; one for each interval if there are fewer."""
 ROWS: Final = 400
-"""Of a picture, at most; one for each page if there are fewer."""
+"""Largest number of rows of a map; one for each page if there are fewer."""
 _SHADES: Final = " .:-=+*#%@"
 _STOPS: Final = (0x0B1026, 0x1F4E9E, 0x2FA6A0, 0xE8C547, 0xFFF7D6)
-"""Colours from never written to written at every look; from dark to bright, so that grey tells them, too."""
+"""Colours from rarely written to written in every interval, from dark to bright, so that they differ in grey
+as well."""
 _NEVER: Final = 0x000000
+"""Colour of cells without a write."""
 _MARGIN: Final = (64, 16, 40, 48)
-"""Pixels left, right, above and below the map in an SVG, for its words."""
+"""Margins of an SVG for its texts, pixels: left, right, above and below the map."""
 _TICKS: Final = 6
 
 
 def heat(trace: Trace, columns: int = COLUMNS, rows: int = ROWS) -> NDArray[np.float64]:
-    """How much of each cell was written.
+    """Return the share of each cell that was written.
 
     Args:
-        trace: At least one look.
-        columns: Of the map at most, each as many looks as the others or one more.
-        rows: Of the map at most, each as many pages as the others; the last may be fewer.
+        trace: Trace with at least one interval.
+        columns: Largest number of columns. The numbers of intervals of two columns differ by at most one.
+        rows: Largest number of rows. All rows have the same number of pages; the last may have fewer.
 
     Returns:
-        Shape `(rows, columns)`: written pages over all pages of the cell, summed over its looks; 0.0 to 1.0.
+        Shape `(rows, columns)`, 0.0 to 1.0: written pages over all pages of the cell, summed over its
+        intervals.
 
     Raises:
-        ValueError: the trace has no look.
+        ValueError: The trace has no interval.
     """
     if not trace.intervals:
-        raise ValueError("no picture of a trace without looks")
+        raise ValueError("a trace without intervals has no map")
     tile_pages = max(-(-trace.pages // rows), -(-trace.pages * trace.intervals // MAX_CELLS))
     sizes = trace.tiles(tile_pages)
     columns = min(columns, trace.intervals)
     edges = np.arange(columns) * trace.intervals // columns
-    looks = np.diff(edges, append=trace.intervals)
+    lengths = np.diff(edges, append=trace.intervals)
     written = np.add.reduceat(trace.dirty(tile_pages), edges, axis=0)
-    return (written / (looks[:, None] * sizes[None, :])).T
+    return (written / (lengths[:, None] * sizes[None, :])).T
 
 
 def as_text(shares: NDArray[np.float64]) -> list[str]:
-    """A map as lines of characters, a row a line, denser where more was written."""
+    """Return a map as lines of characters, denser where more was written."""
     grades = np.ceil(np.cbrt(shares) * (len(_SHADES) - 1)).astype(int)
     return ["".join(_SHADES[grade] for grade in row).rstrip() for row in grades]
 
 
 def as_pixels(shares: NDArray[np.float64]) -> NDArray[np.uint32]:
-    """A map as pixels, a cell each, `0x00RRGGBB`. The cube root: one look in a hundred is to be seen, too."""
+    """Return a map as pixels, one for each cell.
+
+    The brightness follows the cube root of the share, so that a write in one of a hundred intervals is
+    visible.
+
+    Args:
+        shares: Map as returned by `heat`.
+
+    Returns:
+        Shape of `shares`, uint32, `0x00RRGGBB`.
+    """
     at = np.cbrt(shares) * (len(_STOPS) - 1)
     pixels = np.zeros(shares.shape, dtype=np.uint32)
     for shift in (16, 8, 0):
@@ -72,19 +85,19 @@ def as_pixels(shares: NDArray[np.float64]) -> NDArray[np.uint32]:
 
 
 def as_svg(trace: Trace, title: str) -> str:
-    """A picture of the whole trace with a title and scales, as one SVG file.
+    """Return a map of the whole trace with a title and scales, as an SVG document.
 
     Args:
-        trace: At least one look.
-        title: Any text.
+        trace: Trace with at least one interval.
+        title: Title, any text.
 
     Raises:
-        ValueError: the trace has no look.
+        ValueError: The trace has no interval.
     """
     shares = heat(trace)
     png = io.BytesIO()
     write_png(png, as_pixels(shares))
-    # Few looks and few pages are shown large; it is one picture, stretched.
+    # A map with few cells is stretched to the same size.
     width, height = COLUMNS, ROWS
     left, right, above, below = _MARGIN
     data = base64.b64encode(png.getvalue()).decode()

@@ -1,7 +1,7 @@
-"""Recording: a target is attached to as a tap does, and what its log says is kept, interval by interval.
+"""Record a target: attach as a tap does, and keep what the write log reports, interval by interval.
 
-Looks are taken at fixed times from the begin, so that a late one makes none of those after it late. Only the
-log is read: no pixel is.
+The recorder polls at fixed times after its begin, so that a late poll does not delay the later ones. It reads
+the log only, and no pixels.
 """
 
 from __future__ import annotations
@@ -29,23 +29,20 @@ if TYPE_CHECKING:
     from vramtap.targets.base import Target
     from vramtap.trackers.base import Tracker
 
-MAX_HZ: Final = 1000
-"""Looks a second: timers have a millisecond's grain."""
-
 MEASUREMENTS: Final = 5
-"""Of the target's costs; each takes some 40 ms, and one that was interrupted says nothing of the target."""
+"""Measurements of the target's costs; each takes some 40 ms. The median drops those that were interrupted."""
 STOPPED: Final = "stopped"
-"""What ended a recording that its user ended."""
+"""End reason of a recording that its user stopped."""
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[Recording], None]
-"""Told after each look, on the thread that looks."""
+"""Called after each interval, on the thread that polls."""
 
 
-def looks_in(seconds: float, hz: float) -> int:
-    """How many looks a recording of so many seconds takes; at least one."""
-    # 0.1 * 60 and its like come out a little short of what they mean.
+def intervals_in(seconds: float, hz: float) -> int:
+    """Return the number of intervals of a recording of this length; at least one."""
+    # Products such as 0.1 * 60 come out slightly too small.
     return max(1, math.floor(seconds * hz + 1e-9))
 
 
@@ -58,36 +55,35 @@ async def record(
     progress: Progress = lambda recording: None,
     now_ns: Callable[[], int] = time.monotonic_ns,
 ) -> None:
-    """Record a target until the time is over, it ends, or its screen takes another number of pages.
+    """Record a target until the time is over, it ends, or its screen gets another number of pages.
 
-    A target without a linear mode is waited for.
+    If the target shows no linear mode, the recording begins when it does.
 
     Args:
-        target: Not yet attached; attached and released here.
-        recording: What takes it all; of use whatever becomes of this call, once there are looks.
-        hz: Looks a second.
-        seconds: How long to record, from the first linear mode on.
-        progress: Told after each look.
-        now_ns: The clock, nanoseconds.
+        target: Target, not attached; this call attaches and releases it.
+        recording: Receives the intervals. It remains usable if this call fails after the first interval.
+        hz: Intervals a second.
+        seconds: Length of the recording, from the first linear mode on, seconds.
+        progress: Called after each interval.
+        now_ns: Returns the time, nanoseconds.
 
     Raises:
-        AttachError: the target cannot be tapped.
-        TargetGone: it ended before the first look.
-        VramtapError: its writes cannot be logged, or a look failed.
-        asyncio.CancelledError: the caller wants no more; the recording says so and stays.
+        AttachError: The target cannot be tapped.
+        TargetGone: The target ended before the first interval.
+        VramtapError: The target's writes cannot be logged, or a poll failed.
+        asyncio.CancelledError: The caller cancelled the recording, which keeps its intervals.
     """
     async with target:
         tracker = LogTracker(allow_filtered=target.tolerates_injection)
         try:
-            await _arm(tracker, target, recording)
+            await _start(tracker, target, recording)
             gone = asyncio.create_task(target.gone())
             try:
                 session = _Session(target, tracker, recording, gone, hz, now_ns)
                 recording.ended = await session.run(seconds, progress)
             except TargetGone as error:
-                # Its own account of its end says more than the call that failed.
-                recording.ended = await _account(gone, error)
-                if not recording.looks:
+                recording.ended = await _end_of(gone, error)
+                if not recording.intervals:
                     raise
             except asyncio.CancelledError:
                 recording.ended = STOPPED
@@ -102,36 +98,40 @@ async def record(
             tracker.stop()
 
 
-async def _arm(tracker: LogTracker, target: Target, recording: Recording) -> None:
-    """Protect the extent, from a thread: attaching waits for the target's threads.
+async def _start(tracker: LogTracker, target: Target, recording: Recording) -> None:
+    """Measure the costs and start the tracker, on a thread: attaching waits for the target's threads.
 
     Raises:
-        TargetGone: it has ended.
-        VramtapError: its writes cannot be logged.
+        TargetGone: The target has ended.
+        VramtapError: The target's writes cannot be logged.
     """
 
     def work() -> None:
         recording.costs = measured(target)
         start_log(tracker, target.extent, target.url)
 
-    arming = asyncio.create_task(asyncio.to_thread(work))
+    starting = asyncio.create_task(asyncio.to_thread(work))
     try:
-        await asyncio.shield(arming)
+        await asyncio.shield(starting)
     except asyncio.CancelledError:
-        # The thread goes on: the caller disarms what it arms. (What it met, shield() has taken note of.)
-        await asyncio.wait([arming])
+        # The thread cannot be cancelled. The caller stops the tracker that it starts. shield() has retrieved
+        # the thread's exception.
+        await asyncio.wait([starting])
         raise
 
 
 def measured(target: Target) -> Costs | None:
-    """What following writes costs on this target; None where not all of it can be measured.
+    """Measure what tracking costs on a target.
 
     Args:
-        target: Attached; what is measured is the median of `MEASUREMENTS`.
+        target: Attached target.
+
+    Returns:
+        Medians of `MEASUREMENTS`; None if not all costs can be measured.
     """
     found = []
     for _ in range(MEASUREMENTS):
-        # One that has measured keeps to it.
+        # A tracker measures once and keeps the result, so each measurement needs a new one.
         hybrid = HybridTracker(allow_filtered=target.tolerates_injection, policy=LogAlways())
         try:
             hybrid.start(target.extent)
@@ -140,7 +140,7 @@ def measured(target: Target) -> Costs | None:
                 return None
             found.append(hybrid.costs)
         except VramtapError as error:
-            # What makes the recording fail as well is said there.
+            # An error that also fails the recording is reported by the recording.
             log.info("%s: costs not measured: %s", target.url, error)
             return None
         finally:
@@ -150,16 +150,16 @@ def measured(target: Target) -> Costs | None:
 
 
 def start_log(tracker: LogTracker, extent: Extent, name: str) -> None:
-    """Protect an extent, or say why there will be no recording.
+    """Start the write log of an extent.
 
     Args:
-        tracker: To arm.
-        extent: Of the target.
-        name: What messages call the target.
+        tracker: Tracker to start.
+        extent: The target's extent.
+        name: Name of the target in messages.
 
     Raises:
-        TargetGone: it has ended.
-        VramtapError: its writes cannot be logged.
+        TargetGone: The target has ended.
+        VramtapError: The target's writes cannot be logged.
     """
     try:
         tracker.start(extent)
@@ -171,13 +171,14 @@ def start_log(tracker: LogTracker, extent: Extent, name: str) -> None:
         ) from error
 
 
-async def _account(gone: asyncio.Task[str], error: TargetGone) -> str:
+async def _end_of(gone: asyncio.Task[str], error: TargetGone) -> str:
+    """Return the target's own account of its end, if it gives one in time; else the error's text."""
     done, _ = await asyncio.wait([gone], timeout=DEFAULT_TIMINGS.gone_grace_s)
     return gone.result() if done and gone.exception() is None else str(error)
 
 
 class _Session:
-    """A target that is attached and logged."""
+    """The polling of a target that is attached and logged."""
 
     def __init__(
         self,
@@ -197,43 +198,44 @@ class _Session:
         self._mode_due_ns = 0
 
     async def run(self, seconds: float, progress: Progress) -> str:
-        """Look until something ends it; returns what."""
-        self._target.watch(self._nudge)
+        """Poll until the recording ends; return why it ended."""
+        self._target.watch(self._on_activity)
         follower = Follower(self._tracker, self._recording, await self._first_mode())
         begin_ns, interval_ns = self._now_ns(), 1e9 / self._hz
-        look, last = 0, looks_in(seconds, self._hz)
-        while look < last:
-            # Those that were missed are over: a later look cannot make up for them.
-            due = max(look + 1, math.ceil((self._now_ns() - begin_ns) / interval_ns))
-            self._recording.skipped(due - look - 1)
-            look = due
+        interval, last = 0, intervals_in(seconds, self._hz)
+        while interval < last:
+            # Intervals that were missed are skipped: a later poll cannot tell their writes apart.
+            due = max(interval + 1, math.ceil((self._now_ns() - begin_ns) / interval_ns))
+            self._recording.count_skipped(due - interval - 1)
+            interval = due
             try:
-                if await self._gone_by(begin_ns + round(look * interval_ns)):
+                if await self._gone_by(begin_ns + round(interval * interval_ns)):
                     return self._gone.result()
             except asyncio.CancelledError:
-                # What was written until now is still of this recording.
-                follower.keep(self._now_ns() - begin_ns, follower.collect(), follower.mode)
+                # The writes until the cancellation belong to the recording.
+                follower.add(self._now_ns() - begin_ns, follower.collect(), follower.mode)
                 raise
             answer, at_ns = follower.collect(), self._now_ns() - begin_ns
             mode: Mode | None = follower.mode
             try:
-                mode = await self._mode(follower.mode, bool(answer))
+                mode = await self._mode(follower.mode, active=bool(answer))
             finally:
-                # Whatever became of the question: these writes are told once.
-                ended = follower.keep(at_ns, answer, mode)
+                # The tracker reports these writes once, so they are kept even if the mode cannot be read.
+                ended = follower.add(at_ns, answer, mode)
             progress(self._recording)
             if ended:
                 return ended
         return f"after {seconds:g} s"
 
-    def _nudge(self) -> None:
+    def _on_activity(self) -> None:
+        """Read the mode at the next poll."""
         self._mode_due_ns = 0
 
     async def _first_mode(self) -> Mode:
         """Wait for a linear mode.
 
         Raises:
-            TargetGone: the target ended before.
+            TargetGone: The target ended before it showed one.
         """
         mode = await self._target.mode()
         if mode is None:
@@ -244,25 +246,30 @@ class _Session:
             mode = await self._target.mode()
         return mode
 
-    async def _mode(self, last: Mode, active: bool) -> Mode | None:
-        """The mode, asked for when it is due, which is as often as a tap would."""
+    async def _mode(self, last: Mode, *, active: bool) -> Mode | None:
+        """Return the mode; read it if that is due, as often as a tap would.
+
+        Args:
+            last: The mode at the last poll.
+            active: Whether pages were written since.
+        """
         now_ns = self._now_ns()
         if now_ns < self._mode_due_ns:
             if active:
                 self._mode_due_ns = min(self._mode_due_ns, now_ns + _ns(DEFAULT_TIMINGS.mode_busy_s))
             return last
-        # A nudge from here on may be about what the answer does not know yet.
+        # Set before the read: activity during the read may be about a newer mode, and makes another read due.
         self._mode_due_ns = now_ns + _ns(
             DEFAULT_TIMINGS.mode_busy_s if active else DEFAULT_TIMINGS.mode_idle_s
         )
         try:
             return await self._target.mode()
         except TimedOut as error:
-            log.warning("%s; taken to be as before", error)
+            log.warning("%s; the recording keeps the last mode", error)
             return last
 
     async def _gone_by(self, due_ns: int) -> bool:
-        """Wait until then, or for the target's end; returns whether it has ended."""
+        """Wait until a time, or until the target ends; return whether it has ended."""
         wait_s = max(0, due_ns - self._now_ns()) / 1e9
         done, _ = await asyncio.wait([self._gone], timeout=wait_s)
         return bool(done)

@@ -1,7 +1,7 @@
-"""Recording the embedded machine in the guest's own time: an interval's frames are drawn, then looked at.
+"""Record the built-in VM in the guest's own time: the guest draws an interval's frames, then vramtap polls.
 
-However slow the machine is here, the trace is that of one which keeps up: between two looks lie as many
-frames as its rate has in that time.
+So the trace is that of a machine that keeps up, however slow this machine is: each interval has as many
+frames as the guest's frame rate has in that time.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ if TYPE_CHECKING:
     from vramtap.targets.url import TargetSpec
 
 CARET_HZ: Final = 2
-"""Frames a second of `caret` unless told otherwise (machine/guest/main.c)."""
+"""Default frame rate of `caret`, frames a second (machine/guest/main.c)."""
 STARTING_S: Final = 30.0
-"""For the guest to draw its first frame."""
+"""Longest time for the guest to draw its first frame, seconds."""
 BY_THE_CLOCK: Final = ("desktop",)
-"""Workloads that draw by the time of day, which cannot be made to wait."""
+"""Workloads that draw by the time of day, so that vramtap cannot pause them between frames."""
 
 
 def in_guest_time(spec: TargetSpec) -> bool:
-    """Whether a target can be recorded so: the machine with a workload of its guest that draws by frames."""
+    """Return whether a target can be recorded in guest time.
+
+    The target has to be `demo:` with a workload of the packaged guest that draws by frames.
+    """
     if spec.kind != "demo" or "image" in spec.query:
         return False
     return spec.choice("workload", WORKLOADS, WORKLOADS[0]) not in BY_THE_CLOCK
@@ -44,62 +47,86 @@ def record_machine(
     recording: Recording,
     *,
     hz: float,
-    looks: int,
+    intervals: int,
     stop: threading.Event,
     progress: Progress = lambda recording: None,
 ) -> None:
-    """Record a machine of our own.
+    """Record the built-in VM.
 
     Args:
-        spec: `demo:` with one of the workloads that draw by frames. Its `hz`, if not 0, is the rate of the
-            guest's frames; without it, `caret` blinks as it always does and the others draw one each look.
-        recording: What takes it all; of use whatever becomes of this call, once there are looks.
-        hz: Looks a second of the guest's time.
-        looks: How many.
-        stop: Set from another thread, ends it.
-        progress: Told after each look.
+        spec: `demo:` with a workload that draws by frames. Its `hz`, if not 0, is the guest's frame rate.
+            Without `hz`, `caret` blinks at its default rate, and the other workloads draw one frame in each
+            interval.
+        recording: Receives the intervals. It remains usable if this call fails after the first interval.
+        hz: Intervals a second of the guest's time.
+        intervals: Number of intervals.
+        stop: Ends the recording when another thread sets it.
+        progress: Called after each interval.
 
     Raises:
-        UsageError: a parameter means nothing.
-        VramtapError: writes cannot be logged here, or the guest ended before the first look.
+        UsageError: A parameter of the target is not valid.
+        VramtapError: Writes cannot be logged here, or the guest ended before the first interval.
     """
     cpu = cast("CpuName", spec.choice("cpu", CPU_NAMES, "auto"))
     line = command_line(dataclasses.replace(spec, query={**spec.query, "hz": "0"}))
-    workload = spec.choice("workload", WORKLOADS, WORKLOADS[0])
-    frames_hz = spec.number("hz", CARET_HZ if workload == "caret" else 0) or hz
-    if workload == "idle":
-        frames_hz = 0
-    # Without any, the guest draws for ever.
-    most = spec.number("frames", 0) or None
     tracker = LogTracker()
     with Machine(cpu=cpu, command_line=line, held=True) as machine:
         machine.run_frames(1, timeout_s=STARTING_S)
         try:
             start_log(tracker, machine.extent, spec.url)
-            mode = Dispi.from_words(machine.dispi.words()).mode(machine.extent.size_bytes)
-            if mode is None:
-                raise VramtapError("trace record", spec.url, "the guest shows no linear mode")
-            follower = Follower(tracker, recording, mode)
-            for look in range(1, looks + 1):
-                if stop.is_set():
-                    recording.ended = STOPPED
-                    return
-                due = 1 + int(look * frames_hz / hz)
-                due = due if most is None else min(due, most)
-                if due > machine.frames:
-                    machine.run_frames(due - machine.frames)
-                mode = Dispi.from_words(machine.dispi.words()).mode(machine.extent.size_bytes)
-                recording.ended = follower.keep(round(look * 1e9 / hz), follower.collect(), mode)
-                progress(recording)
-                if recording.ended:
-                    return
-            recording.ended = f"after {looks} looks"
+            recording.ended = _record_frames(machine, tracker, spec, recording, hz, intervals, stop, progress)
         except TargetGone as error:
             recording.ended = str(error)
-            if not recording.looks:
+            if not recording.intervals:
                 raise
         except VramtapError as error:
             recording.ended = str(error)
             raise
         finally:
             tracker.stop()
+
+
+def _record_frames(
+    machine: Machine,
+    tracker: LogTracker,
+    spec: TargetSpec,
+    recording: Recording,
+    hz: float,
+    intervals: int,
+    stop: threading.Event,
+    progress: Progress,
+) -> str:
+    """Record the intervals of a running machine; return why the recording ended.
+
+    Raises:
+        VramtapError: The guest shows no linear mode.
+        TargetGone: The guest has ended.
+    """
+    frames_hz = _frames_hz(spec, hz)
+    # Without a limit the guest draws forever.
+    last_frame = spec.number("frames", 0) or None
+    mode = Dispi.from_words(machine.dispi.words()).mode(machine.extent.size_bytes)
+    if mode is None:
+        raise VramtapError("trace record", spec.url, "the guest shows no linear mode")
+    follower = Follower(tracker, recording, mode)
+    for interval in range(1, intervals + 1):
+        if stop.is_set():
+            return STOPPED
+        due = 1 + int(interval * frames_hz / hz)
+        due = due if last_frame is None else min(due, last_frame)
+        if due > machine.frames:
+            machine.run_frames(due - machine.frames)
+        mode = Dispi.from_words(machine.dispi.words()).mode(machine.extent.size_bytes)
+        ended = follower.add(round(interval * 1e9 / hz), follower.collect(), mode)
+        progress(recording)
+        if ended:
+            return ended
+    return f"after {intervals} intervals"
+
+
+def _frames_hz(spec: TargetSpec, hz: float) -> float:
+    """Return the guest's frame rate, frames a second; 0 for a guest that draws nothing."""
+    workload = spec.choice("workload", WORKLOADS, WORKLOADS[0])
+    if workload == "idle":
+        return 0
+    return spec.number("hz", CARET_HZ if workload == "caret" else 0) or hz

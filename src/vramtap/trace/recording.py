@@ -1,4 +1,4 @@
-"""What a recording has kept so far, and which part of the target's memory it is about."""
+"""Recording: the intervals recorded so far; Follower: the part of the target's memory that is recorded."""
 
 from __future__ import annotations
 
@@ -23,36 +23,35 @@ if TYPE_CHECKING:
 
 COSTS: Final = "costs"
 """Key in a trace's metadata of the costs measured on its target, as a JSON object."""
-GUEST_COST_FACTOR: Final = "guest_cost_factor"
-FORMER_GUEST_COST_FACTOR: Final = "guest_weight"
-"""Name of that field in older recordings."""
+FORMER_NAMES: Final = {"guest_weight": "guest_cost_factor"}
+"""Names of cost fields in older recordings, and the present ones."""
 
 
 class Recording:
-    """What was recorded so far: whatever ends the recording, this stays.
+    """The intervals recorded so far. They remain, whatever ends the recording.
 
     Args:
-        name: What was recorded, as the trace's `target`.
-        hz: Looks a second.
-        clock: `host`, or `guest` where each interval is one of the guest's own.
-        meta: More to say of it.
+        name: What is recorded, as the trace's `target`.
+        hz: Intervals a second.
+        clock: `host`, or `guest` if the intervals are in the guest's own time.
+        meta: Further metadata of the trace.
 
     Attributes:
-        ended: What ended it, in one clause; empty while it runs.
-        looks: Intervals kept.
-        seconds: Of them, on the recording's clock.
-        pages_written: In all intervals together.
-        costs: Measured on the target before; None where they could not be.
+        ended: What ended the recording, in one clause; empty while it runs.
+        intervals: Number of intervals.
+        seconds: Time recorded, on the recording's clock.
+        pages_written: Sum of the pages written in each interval.
+        costs: Costs measured on the target before the recording; None if they could not be measured.
     """
 
     def __init__(self, name: str, hz: float, clock: str, meta: dict[str, str] | None = None) -> None:
         self.ended = ""
-        self.looks = 0
+        self.intervals = 0
         self.seconds = 0.0
         self.pages_written = 0
         self.costs: Costs | None = None
         self._builder: TraceBuilder | None = None
-        self._everything: Counter[str] = Counter()
+        self._all_dirty: Counter[str] = Counter()
         self._moves = 0
         self._skipped = 0
         self._meta = {
@@ -60,63 +59,63 @@ class Recording:
             "target": name,
             "hz": f"{hz:g}",
             "clock": clock,
-            # Its version proper: what builders append to it is nobody's business.
+            # Without the suffix that builders append, which may name a machine.
             "kernel": platform.release().partition("-")[0],
             "vramtap": version("vramtap"),
         }
 
     def begin(self, mode: Mode) -> None:
-        """The first look follows: from here on pages are counted from the first one of this mode's window."""
+        """Begin the recording. Pages are counted from the first page of this mode's window."""
         first, last = mode.window
         self._builder = TraceBuilder(last - first)
         self._meta |= {"mode": str(mode), "recorded": datetime.now(UTC).isoformat(timespec="seconds")}
 
-    def keep(self, at_ns: int, answer: PageRuns | AllDirty, first_page: int) -> None:
-        """Keep a look.
+    def add(self, at_ns: int, answer: PageRuns | AllDirty, first_page: int) -> None:
+        """Add an interval.
 
         Args:
-            at_ns: When it was taken, nanoseconds from the begin; later than the one before.
-            answer: Of the tracker, pages counted as it does; `AllDirty` is kept as all pages.
-            first_page: Of the window in the tracker's extent.
+            at_ns: End of the interval, nanoseconds since the recording began; later than the one before.
+            answer: The tracker's answer, with pages relative to the extent. `AllDirty` is kept as all pages.
+            first_page: First page of the window in the extent.
         """
         builder = self._begun()
         if isinstance(answer, AllDirty):
-            self._everything[answer.reason] += 1
+            self._all_dirty[answer.reason] += 1
             written = PageRuns.full(builder.pages)
         else:
             written = answer.shift(-first_page) if first_page else answer
         builder.add(at_ns, written)
-        self.looks, self.seconds = len(builder), at_ns / 1e9
+        self.intervals, self.seconds = len(builder), at_ns / 1e9
         self.pages_written += written.count
 
-    def moved(self) -> None:
-        """Another part of the extent is shown from now on, in as many pages."""
+    def count_move(self) -> None:
+        """Count that the screen has moved to another place of the extent, with the same number of pages."""
         self._moves += 1
 
-    def skipped(self, looks: int) -> None:
-        """So many looks could not be taken in time; what they would have told is in the next one."""
-        self._skipped += looks
+    def count_skipped(self, intervals: int) -> None:
+        """Count intervals that could not be polled in time; their writes are in the next interval."""
+        self._skipped += intervals
 
     @property
     def full(self) -> bool:
-        """Whether another look might not fit into a trace."""
+        """True if another interval might exceed a limit of a trace."""
         return self._begun().full
 
     @property
     def pages(self) -> int:
-        """Of the window."""
+        """Number of pages of the window."""
         return self._begun().pages
 
     def trace(self) -> Trace:
-        """What was kept, and in `meta` what happened to it.
+        """Return the trace of the intervals so far, with the events of the recording in `meta`.
 
         Raises:
-            ValueError: it has not begun.
+            ValueError: The recording has not begun.
         """
         builder = self._begun()
         meta = {**self._meta, "ended": self.ended or "it has not"}
-        if self._everything:
-            meta["everything"] = ", ".join(f"{why} {count}" for why, count in self._everything.items())
+        if self._all_dirty:
+            meta["all_dirty"] = ", ".join(f"{reason} {count}" for reason, count in self._all_dirty.items())
         if self._moves:
             meta["moves"] = str(self._moves)
         if self._skipped:
@@ -132,67 +131,67 @@ class Recording:
 
 
 class Follower:
-    """The part of the extent that is shown, look by look.
+    """Follows the window of the screen in the extent, interval by interval.
 
-    A screen that moves in its memory and stays as large (a page flip) is followed: all its pages count as
-    written then, as a tap reads all of them. One that takes another number of pages ends the recording, since
-    a trace has one number of pages.
+    A screen that moves in its memory and keeps its number of pages (a page flip) is followed: all its pages
+    count as written then, because a tap would read all of them. A screen that gets another number of pages
+    ends the recording, because a trace has one number of pages.
 
     Args:
-        tracker: Armed.
-        recording: Takes the looks; begun here.
-        mode: That is shown now.
+        tracker: Tracker that has been started.
+        recording: Receives the intervals; begun here.
+        mode: Present mode.
 
     Raises:
-        VramtapError: the tracker failed.
+        VramtapError: The tracker failed.
     """
 
     def __init__(self, tracker: Tracker, recording: Recording, mode: Mode) -> None:
         self.mode = mode
         self._tracker = tracker
         self._recording = recording
-        # What was written before is not of this recording.
+        # Drops the writes from before the recording.
         tracker.collect(mode.window)
         recording.begin(mode)
 
     def collect(self) -> PageRuns | AllDirty:
-        """What was written in the window since the last look."""
+        """Return the pages written in the window since the last collect."""
         return self._tracker.collect(self.mode.window)
 
-    def keep(self, at_ns: int, answer: PageRuns | AllDirty, mode: Mode | None) -> str:
-        """Keep a look.
+    def add(self, at_ns: int, answer: PageRuns | AllDirty, mode: Mode | None) -> str:
+        """Add an interval to the recording.
 
         Args:
-            at_ns: When it was taken, nanoseconds from the begin.
-            answer: Of `collect`.
-            mode: That is shown now.
+            at_ns: End of the interval, nanoseconds since the recording began.
+            answer: Answer of `collect`.
+            mode: Present mode; None if it is not linear.
 
         Returns:
-            Why nothing can follow, in one clause; empty if something can.
+            Why the recording ends, in one clause; empty if it continues.
 
         Raises:
-            VramtapError: the tracker failed.
+            VramtapError: The tracker failed.
         """
         first, last = self.mode.window
         ended = ""
         if mode is None or mode.window[1] - mode.window[0] != last - first:
-            ended = f"the mode changed to {mode or 'none that is linear'}"
+            ended = f"the mode changed to {mode or 'a mode that is not linear'}"
         else:
             if mode.window != self.mode.window:
-                # Asked about, so that what was written there until now is not of the next look.
+                # Drops what was written to the new window until now: it is not of the next interval.
                 self._tracker.collect(mode.window)
                 answer = PageRuns([mode.window])
-                self._recording.moved()
+                self._recording.count_move()
             self.mode = mode
-        self._recording.keep(at_ns, answer, self.mode.window[0])
-        return ended or ("no trace may be longer" if self._recording.full else "")
+        self._recording.add(at_ns, answer, self.mode.window[0])
+        return ended or ("the trace has reached its longest length" if self._recording.full else "")
 
 
 def costs_of(trace: Trace) -> Costs | None:
     """Return the costs that were measured on a trace's target.
 
     Returns:
-        None where the trace carries no costs.
+        None if the trace carries no costs.
 
     Raises:
         VramtapError: The trace's costs are not valid.
@@ -222,6 +221,7 @@ def costs_from_mapping(values: Mapping[str, object]) -> Costs:
         VramtapError: A field is missing, unknown, given under both its names, or not a number.
     """
     renamed = dict(values)
-    if GUEST_COST_FACTOR not in renamed and FORMER_GUEST_COST_FACTOR in renamed:
-        renamed[GUEST_COST_FACTOR] = renamed.pop(FORMER_GUEST_COST_FACTOR)
+    for former, present in FORMER_NAMES.items():
+        if former in renamed and present not in renamed:
+            renamed[present] = renamed.pop(former)
     return Costs.from_mapping(renamed)

@@ -1,4 +1,4 @@
-"""Policies of others, to be compared with: what Xen's shadow code and QEMU's VNC server do."""
+"""Reference policies for replay: how Xen's shadow code and QEMU's VNC server track writes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from vramtap.policy.costs import Costs
 
 XEN_QUIET_S: Final = 2.0
-"""Without a write for so long, Xen takes all write permission (`last_dirty + SECONDS(2)` in
+"""Time without a write after which Xen removes all write permissions, seconds (`last_dirty + SECONDS(2)` in
 shadow_track_dirty_vram, xen/arch/x86/mm/shadow)."""
 QEMU_BASE_S: Final = 0.030
-"""GUI_REFRESH_INTERVAL_DEFAULT (include/ui/console.h, QEMU)."""
+"""Shortest refresh interval of QEMU, seconds (GUI_REFRESH_INTERVAL_DEFAULT in include/ui/console.h)."""
 QEMU_MORE_S: Final = 0.050
-"""VNC_REFRESH_INTERVAL_INC (ui/vnc.c, QEMU): longer by this after each refresh that found nothing."""
+"""Increase of QEMU's refresh interval after a refresh without a change, seconds (VNC_REFRESH_INTERVAL_INC in
+ui/vnc.c)."""
 QEMU_MOST_S: Final = 3.000
-"""GUI_REFRESH_INTERVAL_IDLE (include/ui/console.h, QEMU)."""
+"""Longest refresh interval of QEMU, seconds (GUI_REFRESH_INTERVAL_IDLE in include/ui/console.h)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,10 @@ class _QuietState(State):
 
 
 class XenTwoSeconds:
-    """Every tile logged; after two seconds without a write all is armed.
+    """Xen's policy: log every tile, and arm after two seconds without a write.
 
     Args:
-        interval_s: Between two looks, seconds.
+        interval_s: Poll interval, seconds.
     """
 
     name: Final = "xen"
@@ -59,10 +60,10 @@ class XenTwoSeconds:
 
 
 class QemuBackOff:
-    """Every tile logged, looked at ever less often while nothing is written; never armed.
+    """QEMU's policy: log every tile, poll less and less often while nothing is written, and never arm.
 
-    A look that finds something halves the time to the next one. Only the viewer's keyboard and mouse bring it
-    down at once, and a trace has neither: this is QEMU with somebody who only watches.
+    A poll that finds a write halves the poll interval. In QEMU the viewer's keyboard and mouse also reset it.
+    A trace has neither, so this policy is QEMU with a viewer who only watches.
     """
 
     name: Final = "qemu"

@@ -1,4 +1,4 @@
-"""Trace: which pages of a scanout were written in which interval, as arrays, and how one is put together."""
+"""Trace: which pages of a scanout were written in which interval, as arrays; and its builder."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_PAGES: Final = MAX_DIMENSION * MAX_STRIDE_BYTES // PAGE_SIZE
-"""Pages a scanout can take: as many rows as a mode may have, each as long as it may be."""
+"""Largest number of pages of a scanout: as many rows as a mode can have, with the longest stride."""
 MAX_INTERVALS: Final = 1 << 23
-"""Intervals of a trace: 38 hours at 60 looks a second."""
+"""Largest number of intervals of a trace: 38 hours at 60 a second."""
 MAX_RUNS: Final = 1 << 26
-"""Runs of a whole trace: 512 MiB of them; eight for each interval of the longest one."""
+"""Largest number of page runs of a trace: 512 MiB, eight for each interval of the longest trace."""
 MAX_CELLS: Final = 1 << 28
-"""Cells of `Trace.dirty`: 2 GiB. Nine hours at 60 looks a second in 128 tiles."""
+"""Largest number of cells of `Trace.dirty`: 2 GiB. Nine hours at 60 intervals a second in 128 tiles."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """Which pages were written when. Immutable, and checked as a whole: it may come from a stranger.
+    """A record of which pages were written in which interval.
+
+    A trace is immutable. It may come from a stranger, so the constructor checks all of it.
 
     Args:
-        pages: Of the extent; the scanout's window only.
-        at_ns: Shape `(intervals,)`, int64: when each look was taken, nanoseconds from the recording's
-            begin; strictly rising, the first one not negative.
-        starts: Shape `(intervals + 1,)`, int64: `runs[starts[i]:starts[i + 1]]` are interval i's.
-        runs: Shape `(n, 2)`, int32: half-open page ranges `[first, last)`, none empty, sorted and disjoint
-            within an interval.
-        meta: What is known of the recording, as text: `target`, `mode`, `hz`, `kernel`, `recorded`, ...
+        pages: Number of pages of the scanout's window.
+        at_ns: Shape `(intervals,)`, int64: end of each interval, nanoseconds since the recording began.
+            Strictly ascending, none negative.
+        starts: Shape `(intervals + 1,)`, int64: `runs[starts[i]:starts[i + 1]]` are the page runs of interval
+        i.
+        runs: Shape `(n, 2)`, int32: half-open page runs `[first, last)`. None is empty; within an interval
+            they are sorted and disjoint.
+        meta: Facts about the recording, as text: `target`, `mode`, `hz`, `kernel`, `recorded`, ...
 
     Raises:
-        ValueError: the arrays do not fit one another or a value is out of bounds.
+        ValueError: The arrays do not fit each other, or a value is out of bounds.
     """
 
     pages: int
@@ -55,7 +58,7 @@ class Trace:
             given = getattr(self, name)
             if given.dtype != kind:
                 raise ValueError(f"{name} is {given.dtype}, not {np.dtype(kind)}")
-            # A view: the caller's own array stays as it is.
+            # A view, so that the caller's own array stays writeable.
             view = given.view()
             view.flags.writeable = False
             object.__setattr__(self, name, view)
@@ -64,28 +67,34 @@ class Trace:
 
     @property
     def intervals(self) -> int:
-        """How many looks were taken."""
+        """Number of intervals."""
         return len(self.at_ns)
 
     @property
     def duration_s(self) -> float:
-        """From the recording's begin to its last look, seconds."""
+        """Time from the begin of the recording to the end of its last interval, seconds."""
         return float(self.at_ns[-1]) / 1e9 if self.intervals else 0.0
 
     @property
     def interval_s(self) -> float:
-        """Between two looks, seconds, median; of a single one, from the begin. 0.0 without any."""
+        """Median length of an interval, seconds; 0.0 without intervals."""
         return float(np.median(np.diff(self.at_ns, prepend=0))) / 1e9 if self.intervals else 0.0
 
     def written(self, interval: int) -> PageRuns:
-        """The pages written in one interval."""
+        """Return the pages written in one interval."""
         return PageRuns(self.runs[self.starts[interval] : self.starts[interval + 1]].astype(np.int64))
 
     def tiles(self, tile_pages: int) -> NDArray[np.int64]:
-        """Pages of each tile, shape `(tiles,)`: all `tile_pages`, but for the last one.
+        """Return the number of pages of each tile.
+
+        Args:
+            tile_pages: Pages of a tile; the last tile may have fewer.
+
+        Returns:
+            Shape `(tiles,)`, int64.
 
         Raises:
-            ValueError: a tile of no page.
+            ValueError: `tile_pages` is not positive.
         """
         if tile_pages <= 0:
             raise ValueError(f"tiles of {tile_pages} pages")
@@ -94,17 +103,17 @@ class Trace:
         return sizes
 
     def dirty(self, tile_pages: int) -> NDArray[np.int64]:
-        """How many pages of each tile were written in each interval.
+        """Count the written pages of each tile in each interval.
 
         Args:
-            tile_pages: Pages a tile; the last tile may be shorter.
+            tile_pages: Pages of a tile; the last tile may have fewer.
 
         Returns:
-            Shape `(intervals, tiles)`.
+            Shape `(intervals, tiles)`, int64.
 
         Raises:
-            ValueError: a tile of no page.
-            VramtapError: the trace is too long for tiles so small.
+            ValueError: `tile_pages` is not positive.
+            VramtapError: The trace has too many intervals for tiles of this size.
         """
         tiles = len(self.tiles(tile_pages))
         if self.intervals * tiles > MAX_CELLS:
@@ -113,7 +122,7 @@ class Trace:
                 "trace",
                 f"{self.intervals} intervals in {tiles} tiles",
                 f"more than {MAX_CELLS} cells",
-                f"take tiles of about {least} pages or more, or a shorter trace",
+                f"use tiles of about {least} pages or more, or a shorter trace",
             )
         counts = np.zeros((self.intervals, tiles + 1), dtype=np.int64)
         if not len(self.runs):
@@ -121,7 +130,8 @@ class Trace:
         interval = np.repeat(np.arange(self.intervals), np.diff(self.starts))
         first, last = self.runs[:, 0].astype(np.int64), self.runs[:, 1].astype(np.int64)
         lower, upper = first // tile_pages, (last - 1) // tile_pages
-        # Whole tiles between a run's two ends, as steps up and down that are summed along the tiles.
+        # The tiles that lie wholly inside a run: a step up at their begin, a step down at their end, then the
+        # sum.
         wide = upper > lower + 1
         np.add.at(counts, (interval[wide], lower[wide] + 1), tile_pages)
         np.add.at(counts, (interval[wide], upper[wide]), -tile_pages)
@@ -137,8 +147,8 @@ class Trace:
             and self.pages == other.pages
             and self.meta == other.meta
             and all(
-                np.array_equal(mine, its)
-                for mine, its in (
+                np.array_equal(mine, theirs)
+                for mine, theirs in (
                     (self.at_ns, other.at_ns),
                     (self.starts, other.starts),
                     (self.runs, other.runs),
@@ -146,17 +156,17 @@ class Trace:
             )
         )
 
-    __hash__ = None  # type: ignore[assignment]  # as of any class with an __eq__ over arrays
+    __hash__ = None  # type: ignore[assignment]  # arrays cannot be hashed
 
 
 class TraceBuilder:
-    """A trace in the making: one call an interval, eight bytes a run.
+    """Builder of a trace: one call for each interval, eight bytes for each page run.
 
     Args:
-        pages: Of the extent; the scanout's window only.
+        pages: Number of pages of the scanout's window.
 
     Raises:
-        ValueError: no page, or more than any mode takes.
+        ValueError: `pages` is not in 1..`MAX_PAGES`.
     """
 
     def __init__(self, pages: int) -> None:
@@ -172,25 +182,25 @@ class TraceBuilder:
 
     @property
     def full(self) -> bool:
-        """Whether another interval might not fit."""
+        """True if another interval might exceed a limit of a trace."""
         return len(self._at_ns) >= MAX_INTERVALS or len(self._runs) // 2 + self.pages > MAX_RUNS
 
     def add(self, at_ns: int, written: PageRuns) -> None:
-        """Keep an interval.
+        """Add an interval.
 
         Args:
-            at_ns: When the look was taken, nanoseconds from the recording's begin; later than the one before.
-            written: Pages of the window, counted from its first.
+            at_ns: End of the interval, nanoseconds since the recording began; later than the one before.
+            written: Pages written, relative to the window's first page.
         """
         self._at_ns.append(at_ns)
         self._runs.frombytes(np.ascontiguousarray(written.array, dtype=np.int32).tobytes())
         self._starts.append(len(self._runs) // 2)
 
     def build(self, meta: Mapping[str, str]) -> Trace:
-        """What was kept so far, as a trace.
+        """Return the trace of the intervals so far.
 
         Raises:
-            ValueError: the looks were not in order, or pages lie outside.
+            ValueError: The intervals are not in the order of time, or pages lie outside the window.
         """
         return Trace(
             self.pages,
@@ -202,30 +212,30 @@ class TraceBuilder:
 
 
 def _check(pages: int, at_ns: NDArray[np.int64], starts: NDArray[np.int64], runs: NDArray[np.int32]) -> None:
-    """Hold the arrays to what `Trace` promises of them.
+    """Check the arrays of a trace.
 
     Raises:
-        ValueError: one does not.
+        ValueError: An array is not as `Trace` describes it.
     """
     if not 0 < pages <= MAX_PAGES:
         raise ValueError(f"{pages} pages are outside 1..{MAX_PAGES}")
     if at_ns.ndim != 1 or len(at_ns) > MAX_INTERVALS:
-        raise ValueError(f"at_ns of shape {at_ns.shape} is no list of up to {MAX_INTERVALS} intervals")
+        raise ValueError(f"at_ns of shape {at_ns.shape} is not a list of up to {MAX_INTERVALS} intervals")
     if starts.shape != (len(at_ns) + 1,):
         raise ValueError(f"starts of shape {starts.shape} for {len(at_ns)} intervals")
     if runs.ndim != 2 or runs.shape[1] != 2 or len(runs) > MAX_RUNS:
-        raise ValueError(f"runs of shape {runs.shape} are no list of up to {MAX_RUNS} pairs")
-    # Compared, not subtracted: a difference of hostile values may wrap around.
+        raise ValueError(f"runs of shape {runs.shape} are not a list of up to {MAX_RUNS} pairs")
+    # The values are compared and not subtracted: a difference of hostile values may wrap around.
     if len(at_ns) and (at_ns[0] < 0 or (at_ns[1:] <= at_ns[:-1]).any()):
-        raise ValueError("the looks are not in the order of time")
+        raise ValueError("the intervals are not in the order of time")
     if starts[0] != 0 or starts[-1] != len(runs) or (starts[1:] < starts[:-1]).any():
-        raise ValueError(f"the intervals do not share out the {len(runs)} runs")
+        raise ValueError(f"starts do not divide the {len(runs)} runs among the intervals")
     if not len(runs):
         return
     if runs.min() < 0 or runs.max() > pages or (runs[:, 0] >= runs[:, 1]).any():
         raise ValueError(f"a run is empty, reversed or outside the {pages} pages")
     overlaps = runs[1:, 0] < runs[:-1, 1]
-    # The first run of an interval follows no other.
+    # The first run of an interval may begin before the last run of the interval before.
     begins = starts[(starts > 0) & (starts < len(runs))] - 1
     overlaps[begins] = False
     if overlaps.any():

@@ -1,8 +1,11 @@
-"""Tuning: the parameters of our policy that cost a fleet of traces least, against each one's own optimum.
+"""Tuning: find the hybrid policy's parameters that cost least on a fleet of traces.
 
-The search goes from one parameter to the next and back, in steps that become finer: costs change slowly with
-each of them and they hardly depend on one another, while a grid of all would take hundreds of times as long.
-It is the same on every run, however many work on it.
+The cost on each trace is relative to the trace's own optimum.
+
+The search changes one parameter after the other, again and again, in steps that become finer. This works
+because costs change slowly with each parameter and the parameters hardly depend on each other. A grid of all
+parameters would take hundreds of times as long. The result is the same in every run, with any number of
+workers.
 """
 
 from __future__ import annotations
@@ -28,39 +31,50 @@ if TYPE_CHECKING:
 By = Literal["worst", "mean"]
 
 TILE_PAGES: Final = (4, 8, 16, 32, 64, 128)
-"""From two rows of a small screen to a quarter of a large one."""
+"""Sizes of tiles that are tried: from two rows of a small screen to a quarter of a large one."""
 FACTORS: Final = (
     (1 / 8, 1 / 4, 1 / 2, 2.0, 4.0, 8.0),
     (1 / math.sqrt(2), math.sqrt(2)),
     (2**-0.25, 2**0.25),
 )
-"""Steps of the other parameters, coarse to fine; the last is less than what one more recording changes."""
+"""Factors for the other parameters, from coarse to fine. The last ones change the cost by less than another
+recording of the same workload does."""
 SCALED: Final = ("patience", "patience_closing", "most_patience", "arm_after", "arm_soonest")
-"""The parameters that are factors themselves, but those that the proved bound is stated in."""
+"""Parameters that are varied by factors: all factors except those in which the proved bound is stated."""
 _ALIKE: Final = 1e-3
-"""Ratios that differ by less are the same: the optimum is known no better."""
+"""Ratios that differ by less count as equal: the optimum is not known more exactly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A trace of the fleet and what things cost where it was recorded."""
+    """A trace of the fleet.
+
+    Args:
+        trace: The trace.
+        costs: Costs on the target where it was recorded.
+    """
 
     trace: Trace
     costs: Costs
 
 
 Job = tuple[int, Parameters | int]
-"""A member's number, and the parameters it is replayed with or the pages a tile its optimum is sought for."""
+"""Index of a member, and what to compute: the cost of parameters, or the optimum for a number of pages a
+tile."""
 
 
 def work(member: Member, what: Parameters | int) -> float:
     """Do one job.
 
+    Args:
+        member: The trace and its costs.
+        what: Parameters to replay, or the number of pages of a tile for the optimum.
+
     Returns:
-        What the parameters cost on this trace, or the lower bound of what any schedule costs, microseconds.
+        Cost of the parameters on this trace, or lower bound of the cost of any schedule, microseconds.
 
     Raises:
-        VramtapError: the trace is too long for tiles so small.
+        VramtapError: The trace has too many intervals for tiles of this size.
     """
     if isinstance(what, int):
         return optimum(member.trace, member.costs, what).lower_us
@@ -68,24 +82,27 @@ def work(member: Member, what: Parameters | int) -> float:
 
 
 class Workers(Protocol):
-    """Whoever does jobs."""
+    """Workers that do jobs."""
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, float]]:
-        """Do them.
+        """Do the jobs.
 
         Yields:
-            Each with what `work` said, as they are done.
+            Each job and the result of `work`, in the order in which they finish.
+
+        Raises:
+            VramtapError: A job failed.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """Parameters and what they cost.
+    """Parameters and their cost.
 
     Args:
-        parameters: Of our policy.
-        ratios: Cost against the optimum's lower bound, one for each member of the fleet.
+        parameters: Parameters of the hybrid policy.
+        ratios: Cost relative to the optimum's lower bound, for each member of the fleet.
     """
 
     parameters: Parameters
@@ -93,29 +110,29 @@ class Rated:
 
     @property
     def worst(self) -> float:
-        """The highest ratio."""
+        """Largest ratio."""
         return max(self.ratios)
 
     @property
     def mean(self) -> float:
-        """The geometric mean."""
+        """Geometric mean of the ratios."""
         return math.exp(sum(map(math.log, self.ratios)) / len(self.ratios))
 
     def rank(self, by: By) -> tuple[float, float]:
-        """Lower is better: first what was asked for, then the other."""
+        """Return a sort key, lower is better: the ratio to minimise, then the other one."""
         first, second = (self.worst, self.mean) if by == "worst" else (self.mean, self.worst)
         return round(first / _ALIKE) * _ALIKE, second
 
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What a search has found.
+    """Result of a search.
 
     Args:
-        start: What it began with.
-        best: What it chose.
-        optimum_us: The lower bound for each member, over all sizes of tiles tried, microseconds.
-        tried: How many sets of parameters were replayed.
+        start: Parameters at the begin.
+        best: Parameters with the lowest cost.
+        optimum_us: Lower bound for each member, the least over all sizes of tiles, microseconds.
+        tried: Number of sets of parameters that were replayed.
     """
 
     start: Rated
@@ -130,43 +147,44 @@ def search(
     start: Parameters | None = None,
     *,
     by: By = "worst",
-    told: Callable[[int, int], None] = lambda done, of: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tuned:
-    """Look for the parameters that cost least.
+    """Search for the parameters that cost least.
 
     Args:
-        members: How many traces the workers have.
-        workers: Do the jobs.
-        start: Where to begin; our policy's own by default.
-        by: The ratio on the worst trace, or the geometric mean of all.
-        told: Told after each job how many are done of how many that are known of.
+        members: Number of traces the workers have.
+        workers: Workers that do the jobs.
+        start: Parameters to begin with; None for the built-in ones.
+        by: What to minimise: the ratio on the worst trace, or the geometric mean of all traces.
+        progress: Called after each job with the number of jobs done and the number of jobs known so far.
 
     Returns:
-        What it found; never worse than where it began.
+        The result; never worse than `start`.
 
     Raises:
-        UsageError: there is no trace.
-        VramtapError: a job failed.
+        UsageError: There is no trace.
+        VramtapError: A job failed.
     """
     if not members:
-        raise UsageError("tune", "", "there is no trace", "name at least one file")
-    return _Search(members, workers, start or Parameters(), by, told).run()
+        raise UsageError("tune", "", "there is no trace", "give at least one file")
+    return _Search(members, workers, start or Parameters(), by, progress).run()
 
 
 class _Search:
     def __init__(
-        self, members: int, workers: Workers, start: Parameters, by: By, told: Callable[[int, int], None]
+        self, members: int, workers: Workers, start: Parameters, by: By, progress: Callable[[int, int], None]
     ) -> None:
         self._members = members
         self._workers = workers
         self._start = start
         self._by: By = by
-        self._told = told
+        self._progress = progress
         self._tiles = sorted({*TILE_PAGES, start.tile_pages})
         self._rated: dict[Parameters, Rated] = {}
-        self._done = self._of = 0
+        self._done = self._total = 0
 
     def run(self) -> Tuned:
+        """Search."""
         jobs: list[Job] = [(member, pages) for member in range(self._members) for pages in self._tiles]
         found = self._do(jobs)
         optimum_us = [min(found[member, pages] for pages in self._tiles) for member in range(self._members)]
@@ -178,17 +196,19 @@ class _Search:
                 before = best
                 for candidates in self._around(factors):
                     best = self._best([best.parameters, *candidates(best.parameters)])
-                # As long as it helps: each round is at least so much better, so that it ends.
+                # Repeat while it helps. Each repetition improves the rank by at least `_ALIKE`, so the loop
+                # ends.
                 again = best.rank(self._by) < before.rank(self._by)
         return Tuned(start, best, self._optimum_us, len(self._rated))
 
     def _around(self, factors: Sequence[float]) -> Iterator[Callable[[Parameters], list[Parameters]]]:
-        """What to try of each parameter, given the others."""
+        """Yield for each parameter a function that returns its candidates, given the best parameters."""
         yield lambda best: [dataclasses.replace(best, tile_pages=pages) for pages in self._tiles]
         for name in SCALED:
             yield functools.partial(_scaled, name, factors)
 
     def _best(self, candidates: Sequence[Parameters]) -> Rated:
+        """Replay the candidates that are new; return the best of all candidates."""
         new = [each for each in dict.fromkeys(candidates) if each not in self._rated]
         found = self._do([(member, each) for each in new for member in range(self._members)])
         for each in new:
@@ -197,17 +217,18 @@ class _Search:
         return min((self._rated[each] for each in candidates), key=lambda rated: rated.rank(self._by))
 
     def _do(self, jobs: Sequence[Job]) -> dict[Job, float]:
-        self._of += len(jobs)
+        """Let the workers do jobs; return the results."""
+        self._total += len(jobs)
         found: dict[Job, float] = {}
         for job, value in self._workers.run(jobs):
             found[job] = value
             self._done += 1
-            self._told(self._done, self._of)
+            self._progress(self._done, self._total)
         return found
 
 
 def _scaled(name: str, factors: Sequence[float], best: Parameters) -> list[Parameters]:
-    """The parameters with one of them larger or smaller, where that is in its range."""
+    """Return the parameters with one of them scaled, for each factor that keeps it in its range."""
     found = []
     for factor in factors:
         with contextlib.suppress(ValueError):
@@ -216,5 +237,5 @@ def _scaled(name: str, factors: Sequence[float], best: Parameters) -> list[Param
 
 
 def _ratio(cost_us: float, least_us: float) -> float:
-    """At least 1: the bound is a float's breadth above the cost where both are the same sum."""
+    """Return the ratio, at least 1: rounding may put the bound slightly above the cost if both are equal."""
     return max(1.0, cost_us / least_us) if least_us > 0 else 1.0 if cost_us <= 0 else math.inf

@@ -1,4 +1,4 @@
-"""Who does the jobs of tuning: the cores of this machine, or a Dask cluster."""
+"""Workers for tuning: processes on this machine, or a Dask cluster."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 CONNECT_S: Final = 10.0
-"""For a scheduler to answer and a worker to be there."""
+"""Longest time for the scheduler to answer, and for a worker to appear, seconds."""
 
 
 @contextlib.contextmanager
 def cores(members: Sequence[Member], processes: int | None = None) -> Iterator[Workers]:
-    """A process for each core, with all traces in each.
+    """Run processes on this machine, each with a copy of all traces, until the block ends.
 
     Args:
         members: The fleet.
-        processes: How many; by default as many as cores may be used.
+        processes: Number of processes; None for one on each core that this process may use.
     """
     count = processes or len(os.sched_getaffinity(0))
     with concurrent.futures.ProcessPoolExecutor(
         count,
-        # Forked from here they would share locks that our threads may hold.
+        # Not forked: a forked process would have copies of locks that other threads of this process hold.
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_settle,
+        initializer=_initialize,
         initargs=(tuple(members),),
     ) as pool:
         try:
@@ -44,17 +44,17 @@ def cores(members: Sequence[Member], processes: int | None = None) -> Iterator[W
 
 
 _fleet: tuple[Member, ...] = ()
-"""In a process of the pool: its copy of the traces."""
+"""The traces, in a process of the pool."""
 
 
-def _settle(members: tuple[Member, ...]) -> None:
+def _initialize(members: tuple[Member, ...]) -> None:
     global _fleet
     _fleet = members
-    # A terminal's Ctrl-C reaches us as well; whoever started us ends us.
+    # A terminal sends Ctrl-C to this process as well. The parent process ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _here(job: Job) -> float:
+def _work_in_pool(job: Job) -> float:
     member, what = job
     return work(_fleet[member], what)
 
@@ -64,32 +64,31 @@ class _Cores:
         self._pool = pool
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, float]]:
-        asked = {self._pool.submit(_here, job): job for job in jobs}
-        for done in concurrent.futures.as_completed(asked):
-            yield asked[done], done.result()
+        futures = {self._pool.submit(_work_in_pool, job): job for job in jobs}
+        for done in concurrent.futures.as_completed(futures):
+            yield futures[done], done.result()
 
 
 @contextlib.contextmanager
 def cluster(members: Sequence[Member], address: str) -> Iterator[Workers]:
-    """The workers of a Dask cluster, to which the traces are sent once.
+    """Use the workers of a Dask cluster until the block ends. The traces are sent once.
 
-    Dask's messages are pickles: who can send them can run code here and there. The cluster must be one's own.
+    Dask's messages are pickles, and a pickle can run code on the receiving machine. Use only a cluster of
+    your own.
 
     Args:
         members: The fleet.
-        address: Of its scheduler (`tcp://127.0.0.1:8786`); what Dask takes.
+        address: Address of the scheduler (`tcp://127.0.0.1:8786`), in any form that Dask accepts.
 
     Raises:
-        VramtapError: dask is not installed, or a worker failed.
-        NotFound: no scheduler answers there, or it has no worker.
+        VramtapError: Dask is not installed, or a worker failed.
+        NotFound: No scheduler answers there, or it has no worker.
     """
     try:
-        # Half of it has types; none of what is used here.
+        # Only a part of the package is typed; the names used here are not.
         distributed: Any = importlib.import_module("distributed")
     except ImportError as error:
-        raise VramtapError(
-            "tune", "dask", "not installed", "pip install 'vramtap[tune]' brings it"
-        ) from error
+        raise VramtapError("tune", "dask", "is not installed", "pip install 'vramtap[tune]'") from error
     try:
         client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
@@ -112,14 +111,13 @@ class _Cluster:
         self._fleet = fleet
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, float]]:
-        # Not `pure`: a job that failed once for want of a module would be remembered as failed.
-        asked = {self._client.submit(work, self._fleet[job[0]], job[1], pure=False): job for job in jobs}
-        for done in self._as_completed(list(asked), loop=self._client.loop):
+        # With `pure`, Dask would keep the failure of a job that failed because a module was missing.
+        futures = {self._client.submit(work, self._fleet[job[0]], job[1], pure=False): job for job in jobs}
+        for done in self._as_completed(list(futures), loop=self._client.loop):
             if done.status != "finished":
-                why = done.exception() if done.status == "error" else done.status
-                if isinstance(why, VramtapError):
-                    raise why
-                raise VramtapError(
-                    "tune", self._address, f"a worker failed: {why}", "this vramtap is to be installed there"
-                )
-            yield asked[done], float(done.result())
+                cause = done.exception() if done.status == "error" else done.status
+                if isinstance(cause, VramtapError):
+                    raise cause
+                reason, remedy = f"a worker failed: {cause}", "install this version of vramtap on the worker"
+                raise VramtapError("tune", self._address, reason, remedy)
+            yield futures[done], float(done.result())

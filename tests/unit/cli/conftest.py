@@ -1,4 +1,4 @@
-"""The command line sets up logging for the whole process, which tests of other modules share."""
+"""Restore the logging that the command line configures for the whole process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """A handler left behind would write to an output that click's runner has closed."""
+    """Restore the handlers: one that is left would write to a stream that click's runner has closed."""
     log = logging.getLogger("vramtap")
     handlers, level = log.handlers[:], log.level
     yield

@@ -1,4 +1,4 @@
-"""What `vramtap demo` makes of its options."""
+"""The options of `vramtap demo`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from vramtap.targets.url import parse
 if TYPE_CHECKING:
     import pytest
 
-    from vramtap.cli.serve import Serving
+    from vramtap.cli.serve import ServeOptions
 
 
-def served(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[list[str], Serving]:
-    """What the command would serve."""
-    calls: list[tuple[list[str], Serving]] = []
+def served(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[list[str], ServeOptions]:
+    """Return what the command would serve."""
+    calls: list[tuple[list[str], ServeOptions]] = []
 
-    async def record(targets: list[str], how: Serving, note: str) -> None:
+    async def record(targets: list[str], options: ServeOptions, note: str) -> None:
         assert note
-        calls.append((targets, how))
+        calls.append((targets, options))
 
     monkeypatch.setattr(demo, "serve", record)
     command: click.Command = demo.command
@@ -35,24 +35,26 @@ def served(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[list[str],
     return calls[0]
 
 
-def test_without_options_it_is_the_desktop(monkeypatch: pytest.MonkeyPatch) -> None:
-    targets, how = served(monkeypatch)
+def test_default_is_the_desktop(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, options = served(monkeypatch)
     assert targets == ["demo:"]
-    assert (how.vnc, how.web, how.tracker) == (None, None, "auto"), "VNC and the page at their usual ports"
+    assert (options.vnc, options.web, options.tracker) == (None, None, "auto"), (
+        "VNC and the page at their default ports"
+    )
 
 
-def test_its_options_become_parameters_and_the_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    targets, how = served(
+def test_options_of_the_vm_become_parameters_of_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, options = served(
         monkeypatch,
         *("--workload", "scroll", "--cpu", "kvm", "--log", "ring", "--seed", "7", "--hz", "0"),
         *("--mode", "640x480", "--image", "/a b&c", "--web", "127.0.0.1:0", "--view-only", "--json"),
     )
     assert targets == ["demo:?workload=scroll&cpu=kvm&log=ring&image=/a%20b%26c&seed=7&hz=0&mode=640x480"]
     assert parse(targets[0]).query["image"] == "/a b&c"
-    assert (how.vnc, how.web, how.view_only, how.as_json) == (None, "127.0.0.1:0", True, True)
+    assert (options.vnc, options.web, options.view_only, options.as_json) == (None, "127.0.0.1:0", True, True)
 
 
-def test_it_takes_every_option_of_serve() -> None:
+def test_demo_has_every_option_of_serve() -> None:
     def names(command: click.Command) -> set[str]:
         return {parameter.name or "" for parameter in command.params if isinstance(parameter, click.Option)}
 
@@ -60,7 +62,7 @@ def test_it_takes_every_option_of_serve() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40))
-def test_any_path_survives_the_url(path: str) -> None:
+def test_any_path_survives_the_target_string(path: str) -> None:
     url = demo_url({"image": path, "seed": None})
     assert parse(url).query == {"image": path}
     assert unquote(url) == f"demo:?image={path}"

@@ -1,4 +1,4 @@
-"""The lines of doctor, and when it fails."""
+"""The output and the exit status of `vramtap doctor`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from click.testing import CliRunner
 from vramtap.cli import doctor
 from vramtap.cli._doctor_trials import Finding
 
-GOOD = Finding("reading", True, "a byte was read", essential=True)
-BAD = Finding("write log", False, "userfaultfd: EPERM", "run as root")
-WORST = Finding("reading", False, "EPERM", "needs ptrace rights", essential=True)
+GOOD = Finding(what="reading", ok=True, detail="a byte was read", essential=True)
+BAD = Finding(what="write log", ok=False, detail="userfaultfd: EPERM", remedy="run as root")
+WORST = Finding(what="reading", ok=False, detail="EPERM", remedy="run as root", essential=True)
 
 
 @pytest.mark.parametrize(
     ("findings", "status"), [([], 0), ([GOOD], 0), ([GOOD, BAD], 0), ([WORST], 1), ([BAD, WORST, GOOD], 1)]
 )
-def test_only_what_is_essential_makes_it_fail(
+def test_status_is_1_only_if_an_essential_trial_fails(
     findings: list[Finding], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "examine", lambda: findings)
@@ -26,7 +26,7 @@ def test_only_what_is_essential_makes_it_fail(
     assert CliRunner().invoke(doctor.command, ["--json"]).exit_code == status
 
 
-def test_a_line_each_with_the_reason_and_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_line_has_the_reason_and_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "examine", lambda: [GOOD, BAD])
     assert CliRunner().invoke(doctor.command).stdout.splitlines() == [
         "ok  reading: a byte was read",
@@ -34,7 +34,7 @@ def test_a_line_each_with_the_reason_and_the_remedy(monkeypatch: pytest.MonkeyPa
     ]
 
 
-def test_json_has_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_has_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "examine", lambda: [BAD])
     assert json.loads(CliRunner().invoke(doctor.command, ["--json"]).stdout) == [
         {

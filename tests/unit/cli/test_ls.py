@@ -1,4 +1,4 @@
-"""The table and the list of ls."""
+"""The output of `vramtap ls`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[Discovered]:
     return found
 
 
-def test_lines_in_a_pipe_are_whole_and_paths_as_they_are(found: list[Discovered]) -> None:
+def test_lines_in_a_pipe_are_not_truncated_and_paths_are_not_markup(found: list[Discovered]) -> None:
     done = CliRunner().invoke(ls.command)
     assert done.exit_code == 0
     head, first, second = (line.rstrip() for line in done.stdout.splitlines())
@@ -56,8 +56,11 @@ def test_json(found: list[Discovered]) -> None:
     ]
 
 
-def test_nothing_found_is_said(found: list[Discovered]) -> None:
+def test_nothing_found(found: list[Discovered]) -> None:
     found.clear()
-    said = "No QEMU with a QMP socket and no X display was found; `vramtap demo` brings a machine along.\n"
+    said = (
+        "No QEMU guest with a QMP socket, no X display and no Xen domain was found. "
+        "`vramtap demo` runs a VM of its own.\n"
+    )
     assert CliRunner().invoke(ls.command).stdout == said
     assert json.loads(CliRunner().invoke(ls.command, ["--json"]).stdout) == []

@@ -1,4 +1,4 @@
-"""The program's frame: what it lists, what it loads, and how wrong usage ends."""
+"""`vramtap`: its help, what the help imports, and the end on wrong usage."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from vramtap.cli import main as entry
 from vramtap.cli.main import COMMANDS
 from vramtap.errors import NotFound, UsageError
+from vramtap.targets.open import _KINDS
 from vramtap.trackers.choose import NAMES
 
 TRACKERS = ", ".join(map(repr, NAMES))
@@ -50,7 +51,56 @@ def test_help_names_every_subcommand(
     assert all(f"  {name}" in said and summary in said for name, summary in COMMANDS.items())
 
 
-def test_without_a_subcommand_it_helps(
+WITH_TARGET = [("serve",), ("watch",), ("screenshot",), ("trace", "record")]
+"""Commands with a TARGET argument."""
+
+
+def all_commands() -> dict[str, click.Command]:
+    """Return every command, subcommands included, by its path."""
+    found: dict[str, click.Command] = {}
+    for name in COMMANDS:
+        command: click.Command = import_module(f"vramtap.cli.{name}").command
+        found[name] = command
+        if isinstance(command, click.Group):
+            found |= {f"{name} {each}": subcommand for each, subcommand in command.commands.items()}
+    return found
+
+
+def test_commands_with_a_target() -> None:
+    names = {
+        path
+        for path, command in all_commands().items()
+        if any(parameter.name in ("target", "targets") for parameter in command.params)
+    }
+    assert names == {" ".join(path) for path in WITH_TARGET}
+
+
+@pytest.mark.parametrize("path", [(), *WITH_TARGET], ids=" ".join)
+def test_help_names_every_kind_of_target(
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *path, "--help") == 0
+    said = capsys.readouterr().out
+    assert [kind for kind in _KINDS if f"  {kind}:" not in said] == []
+
+
+@pytest.mark.parametrize("path", all_commands())
+def test_every_option_has_help_and_a_default(path: str) -> None:
+    for option in all_commands()[path].params:
+        if isinstance(option, click.Option):
+            assert option.help, option.name
+            shown = option.show_default or "[default: " in option.help or option.is_flag or option.required
+            assert shown or "may be repeated" in option.help, option.name
+
+
+@pytest.mark.parametrize("path", all_commands())
+def test_help_begins_with_one_short_sentence(path: str) -> None:
+    first, *_ = (all_commands()[path].help or "").split("\n\n")
+    assert first.count(". ") == 0
+    assert len(first) <= 100
+
+
+def test_no_subcommand_prints_help_with_status_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch) == 2
@@ -79,7 +129,7 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         ),
     ],
 )
-def test_wrong_usage_is_one_line_and_status_2(
+def test_wrong_usage_gives_one_line_and_status_2(
     arguments: tuple[str, ...],
     line: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -95,7 +145,7 @@ def test_wrong_usage_is_one_line_and_status_2(
     ("error", "status"),
     [(UsageError("target", "x:", "no"), 2), (NotFound("connect", "x", "no"), 1), (click.Abort(), 1)],
 )
-def test_errors_from_outside_a_command_end_it_too(
+def test_error_outside_a_command_gives_one_line(
     error: Exception,
     status: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -110,7 +160,7 @@ def test_errors_from_outside_a_command_end_it_too(
     assert said == ("" if isinstance(error, click.Abort) else f"vramtap: {error}\n")
 
 
-def test_help_loads_nothing_that_is_not_needed() -> None:
+def test_help_imports_no_large_library() -> None:
     heavy = ("numpy", "aiohttp", "simplejpeg", "xcffib", "cryptography", "rich", "textual")
     code = (
         "import sys; from vramtap.cli.main import cli\n"

@@ -1,4 +1,4 @@
-"""How commands end: by errors, signals, and readers that have gone."""
+"""How commands end: by errors, signals, and a closed stdout."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (VramtapError("do", "this", "it is so"), 1),
+        (VramtapError("do", "this", "it failed"), 1),
         (NotTappable("attach", "a:b", "two\nlines", "do\tthat"), 1),
         (UsageError("--vnc", "x", "not HOST:PORT"), 2),
     ],
 )
-def test_an_error_of_ours_is_one_line_and_a_status(
+def test_vramtap_error_gives_one_line_and_a_status(
     error: VramtapError, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     @run.command
@@ -40,7 +40,7 @@ def test_an_error_of_ours_is_one_line_and_a_status(
     assert capsys.readouterr().err == f"vramtap: {error}\n"
 
 
-def test_any_other_error_is_a_defect_and_shows_itself() -> None:
+def test_any_other_error_is_a_defect_and_is_raised() -> None:
     @run.command
     async def body() -> None:
         raise KeyError("a defect")
@@ -50,7 +50,7 @@ def test_any_other_error_is_a_defect_and_shows_itself() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_it_through_its_context_managers(number: signal.Signals) -> None:
+def test_signal_ends_a_command_through_its_context_managers(number: signal.Signals) -> None:
     left = []
 
     @run.command
@@ -66,7 +66,7 @@ def test_a_signal_ends_it_through_its_context_managers(number: signal.Signals) -
     assert left == [True]
 
 
-def test_a_reader_that_has_gone_ends_it_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+def test_closed_stdout_ends_a_command_silently(capfd: pytest.CaptureFixture[str]) -> None:
     code = (
         "from vramtap.cli import run\n"
         "@run.command\n"
@@ -89,8 +89,8 @@ def test_a_reader_that_has_gone_ends_it_without_a_word(capfd: pytest.CaptureFixt
 
 
 @pytest.fixture
-def our_log() -> Iterator[logging.Logger]:
-    """The log as it was, afterwards."""
+def package_log() -> Iterator[logging.Logger]:
+    """Restore the log at the end."""
     log = logging.getLogger("vramtap")
     level, handlers = log.level, list(log.handlers)
     yield log
@@ -103,22 +103,22 @@ def our_log() -> Iterator[logging.Logger]:
     [(0, logging.WARNING), (1, logging.INFO), (2, logging.DEBUG), (9, logging.DEBUG)],
 )
 def test_verbosity(
-    our_log: logging.Logger, verbose: int, level: int, capsys: pytest.CaptureFixture[str]
+    package_log: logging.Logger, verbose: int, level: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run.configure_log(verbose)
-    assert our_log.level == level
-    our_log.log(level, "said")
-    our_log.log(level - 1, "not said")
+    assert package_log.level == level
+    package_log.log(level, "said")
+    package_log.log(level - 1, "not said")
     said = capsys.readouterr().err
     assert "said" in said
     assert "not said" not in said
 
 
-def test_dropped_output_takes_what_is_written_still() -> None:
+def test_discarded_output_accepts_writes() -> None:
     pid = os.fork()
     if not pid:
         with contextlib.suppress(BaseException):
-            run.drop_output()
+            run.discard_output()
             os.write(1, b"into nowhere")
             os._exit(7)
         os._exit(1)

@@ -1,4 +1,4 @@
-"""What serve makes of its options, before anything is attached."""
+"""The options of `vramtap serve`, before anything is attached."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_default_address_may_take_any_port_and_a_chosen_one_may_not() -> None:
     assert _address("--vnc", default, default) == ListenAddress("127.0.0.1", 5900, or_any_port=False)
 
 
-def test_the_password_is_the_first_line_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_password_is_the_first_line_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PASSWORD_VARIABLE, "another")
     file = tmp_path / "password"
     file.write_text("geheim \nsecond line\n")
@@ -28,7 +28,7 @@ def test_the_password_is_the_first_line_of_its_file(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(("value", "password"), [("geheim", "geheim"), ("", None), (None, None)])
-def test_without_a_file_it_is_the_variable(
+def test_password_without_a_file_is_the_variable(
     value: str | None, password: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
@@ -38,13 +38,13 @@ def test_without_a_file_it_is_the_variable(
 
 
 @pytest.mark.parametrize("content", [b"", b"\nsecond line", b"\xff\xfe\n"])
-def test_a_file_without_a_password_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_file_without_a_password_is_refused(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_bytes(content)
     with pytest.raises(UsageError, match=r"^--password-file .*/password: "):
         _password(file)
 
 
-def test_a_missing_password_file_is_refused(tmp_path: Path) -> None:
+def test_missing_password_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^--password-file .*/none: .*No such file"):
         _password(tmp_path / "none")

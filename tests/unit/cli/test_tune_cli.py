@@ -1,4 +1,4 @@
-"""`vramtap tune`: what it prints, for people and for `trace replay`, and where it cannot work."""
+"""`vramtap tune`: table, JSON for `trace replay`, and refused arguments."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner, Result
 
+from support.traces import blinking
 from vramtap.cli import trace as trace_cli
 from vramtap.cli.tune import command
 from vramtap.errors import NotFound, UsageError, VramtapError
-from vramtap.pages import NO_PAGES, PageRuns
 from vramtap.trace.store import save
 from vramtap.trace.trace import TraceBuilder
 
@@ -21,24 +21,21 @@ if TYPE_CHECKING:
 
 
 def run(*arguments: str | Path) -> Result:
-    """Run it in this process."""
+    """Run the command in this process."""
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> list[Path]:
-    """A caret and a scroll, short."""
+    """Save a short trace of a caret and one of a scroll."""
     paths = []
-    for name, period, pages in (("caret", 30, 4), ("scroll", 1, 30)):
-        builder = TraceBuilder(40)
-        for look in range(60):
-            builder.add((look + 1) * 16_000_000, NO_PAGES if look % period else PageRuns([(3, 3 + pages)]))
+    for name, period, written in (("caret", 30, 4), ("scroll", 1, 30)):
         paths.append(tmp_path / f"{name}.parquet")
-        save(paths[-1], builder.build({"name": name}))
+        save(paths[-1], blinking(period, 60, written=written, meta={"name": name}))
     return paths
 
 
-def test_what_was_chosen_and_what_it_costs(fleet: list[Path]) -> None:
+def test_table_has_the_parameters_and_their_cost(fleet: list[Path]) -> None:
     result = run(*fleet, "--jobs", "1")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("tile_pages ")
@@ -46,7 +43,7 @@ def test_what_was_chosen_and_what_it_costs(fleet: list[Path]) -> None:
         assert f" {word} " in result.stdout
 
 
-def test_as_json_for_replay(fleet: list[Path], tmp_path: Path) -> None:
+def test_json_can_be_replayed(fleet: list[Path], tmp_path: Path) -> None:
     result = run(*fleet, "--jobs", "1", "--by", "mean", "--json")
     said = json.loads(result.stdout)
     assert [row["name"] for row in said["traces"]] == ["caret", "scroll"]
@@ -60,7 +57,7 @@ def test_as_json_for_replay(fleet: list[Path], tmp_path: Path) -> None:
             *map(str, fleet),
             "--json",
             "--policy",
-            "ours",
+            "hybrid",
             "--parameters",
             str(tmp_path / "tuned.json"),
         ],
@@ -68,14 +65,14 @@ def test_as_json_for_replay(fleet: list[Path], tmp_path: Path) -> None:
     assert json.loads(replayed.stdout)["parameters"] == said["parameters"]
 
 
-def test_without_dask_it_is_said(fleet: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_dask_is_an_error_with_the_remedy(fleet: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     result = run(*fleet, "--scheduler", "tcp://127.0.0.1:1")
     assert isinstance(result.exception, VramtapError)
     assert "pip install 'vramtap[tune]'" in str(result.exception)
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_files_that_are_not_traces_are_refused(tmp_path: Path) -> None:
     assert isinstance(run(tmp_path / "nothing").exception, NotFound)
     save(tmp_path / "empty", TraceBuilder(3).build({}))
     assert isinstance(run(tmp_path / "empty").exception, UsageError)

@@ -1,4 +1,4 @@
-"""A trace as a picture: the share of each cell, in the right place, in colours, characters and SVG."""
+"""Maps of a trace: the share of each cell, as colours, characters and SVG."""
 
 from __future__ import annotations
 
@@ -9,17 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramtap.pages import PageRuns
+from support.traces import trace_of
 from vramtap.trace import picture
 from vramtap.trace.picture import as_pixels, as_svg, as_text, heat
-from vramtap.trace.trace import Trace, TraceBuilder
-
-
-def trace_of(pages: int, looks: list[set[int]]) -> Trace:
-    builder = TraceBuilder(pages)
-    for number, written in enumerate(looks):
-        builder.add(1000 * (number + 1), PageRuns.from_pages(page for page in written if page < pages))
-    return builder.build({})
+from vramtap.trace.trace import TraceBuilder
 
 
 @given(
@@ -28,54 +21,52 @@ def trace_of(pages: int, looks: list[set[int]]) -> Trace:
     st.integers(1, 12),
     st.integers(1, 12),
 )
-def test_nothing_is_lost_and_nothing_is_invented(
-    pages: int, looks: list[set[int]], columns: int, rows: int
-) -> None:
-    trace = trace_of(pages, looks)
+def test_shares_add_up_to_all_writes(pages: int, written: list[set[int]], columns: int, rows: int) -> None:
+    trace = trace_of(written, pages)
     shares = heat(trace, columns, rows)
     assert shares.shape[0] <= rows
-    assert shares.shape[1] == min(columns, len(looks))
+    assert shares.shape[1] == min(columns, len(written))
     assert shares.min() >= 0
     assert shares.max() <= 1
-    # Each cell's share by its pages and its looks gives all writes again.
+    # Each share times the pages and the intervals of its cell adds up to all writes.
     tile = -(-pages // rows)
-    edges = np.arange(shares.shape[1] + 1) * len(looks) // shares.shape[1]
+    edges = np.arange(shares.shape[1] + 1) * len(written) // shares.shape[1]
     cells = np.outer(trace.tiles(tile), np.diff(edges))
-    assert (shares * cells).sum() == pytest.approx(sum(trace.written(i).count for i in range(len(looks))))
+    assert (shares * cells).sum() == pytest.approx(sum(trace.written(i).count for i in range(len(written))))
 
 
-def test_each_write_is_where_it_was() -> None:
-    shares = heat(trace_of(8, [set(), {6, 7}, set(), {0}]), columns=4, rows=4)
+def test_each_write_is_in_its_cell() -> None:
+    shares = heat(trace_of([set(), {6, 7}, set(), {0}], 8), columns=4, rows=4)
     expected = np.zeros((4, 4))
     expected[3, 1], expected[0, 3] = 1.0, 0.5
     np.testing.assert_array_equal(shares, expected)
 
 
-def test_a_trace_too_long_for_its_rows_gets_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_map_of_a_long_trace_has_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picture, "MAX_CELLS", 8)
-    assert heat(trace_of(8, [{0}] * 4), rows=8).shape == (2, 4)
+    assert heat(trace_of([{0}] * 4, 8), rows=8).shape == (2, 4)
 
 
-def test_without_looks_there_is_no_picture() -> None:
-    with pytest.raises(ValueError, match="without looks"):
+def test_trace_without_intervals_has_no_map() -> None:
+    with pytest.raises(ValueError, match="without intervals"):
         heat(TraceBuilder(3).build({}))
 
 
-def test_more_is_brighter() -> None:
+def test_more_writes_are_brighter() -> None:
     pixels = as_pixels(np.linspace(0, 1, 50)[None, :])[0]
     assert pixels[0] == 0
     grey = sum((pixels >> shift & 0xFF).astype(int) for shift in (0, 8, 16))
     assert (np.diff(grey) > 0).all()
 
 
-def test_the_least_write_can_be_seen() -> None:
+def test_rare_writes_are_visible() -> None:
     shares = np.array([[0.0, 0.001, 1.0]])
     assert as_pixels(shares)[0, 1] != 0
     assert as_text(shares) == [" .@"]
 
 
-def test_an_svg_is_xml_with_its_title_and_scales() -> None:
-    root = ET.fromstring(as_svg(trace_of(8, [{0}, {7}]), "a <b> & c"))
+def test_svg_has_the_title_and_scales() -> None:
+    root = ET.fromstring(as_svg(trace_of([{0}, {7}], 8), "a <b> & c"))
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert "a <b> & c" in texts
     assert {"seconds", "page", "0", "8"} <= set(texts)

@@ -1,4 +1,4 @@
-"""Recording a target that does what it is told, in a time that jumps: what is kept, and what ends it."""
+"""Recording a scripted target in virtual time: what is kept, and what ends the recording."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.policy.costs import REFERENCE
 from vramtap.tap.timings import DEFAULT_TIMINGS
 from vramtap.trace import record as module
-from vramtap.trace.record import STOPPED, looks_in, record
+from vramtap.trace.record import STOPPED, intervals_in, record
 from vramtap.trace.recording import Follower, Recording, costs_of
 from vramtap.trace.trace import Trace, TraceBuilder
 from vramtap.trackers.base import AllDirty, Reason
@@ -44,26 +44,26 @@ def now_ns() -> int:
 def log_of(
     monkeypatch: pytest.MonkeyPatch, target: FaultyTarget, on_collect: Callable[[], None] = lambda: None
 ) -> SoftLog:
-    """Let the recorder find this target's writes by their writer."""
+    """Give the recorder a log that the target itself fills."""
     made = SoftLog(target, on_collect)
     monkeypatch.setattr(module, "LogTracker", lambda allow_filtered: made)
     return made
 
 
 def during(recording: Recording, acts: dict[int, Callable[[], object]]) -> Callable[[Recording], None]:
-    """Do each act after so many looks."""
+    """Return a progress callback that runs each act after its number of intervals."""
 
-    def told(same: Recording) -> None:
+    def progress(same: Recording) -> None:
         assert same is recording
-        acts.pop(same.looks, lambda: None)()
+        acts.pop(same.intervals, lambda: None)()
 
-    return told
+    return progress
 
 
 async def recorded(
     target: FaultyTarget, acts: dict[int, Callable[[], object]] | None = None, seconds: float = 1.0
 ) -> Trace:
-    """A recording of one second, and what happens after so many looks of it."""
+    """Record for one second; run acts after their numbers of intervals."""
     recording = Recording("faulty:", HZ, "host", {"name": "test"})
     await record(
         target, recording, hz=HZ, seconds=seconds, progress=during(recording, acts or {}), now_ns=now_ns
@@ -76,7 +76,7 @@ async def recorded(
 async def test_each_interval_keeps_what_was_written_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     target = FaultyTarget()
     log = log_of(monkeypatch, target)
-    target.put(0, 0, 1)  # before the recording: none of its own
+    target.put(0, 0, 1)  # before the recording, so not a part of it
 
     def both() -> None:
         target.put(0, 0, 2)
@@ -92,27 +92,27 @@ async def test_each_interval_keeps_what_was_written_in_it(monkeypatch: pytest.Mo
     assert trace.meta["ended"] == "after 1 s"
     assert trace.meta["mode"] == str(XR24)
     assert (trace.meta["name"], trace.meta["target"], trace.meta["clock"]) == ("test", "faulty:", "host")
-    assert "everything" not in trace.meta
+    assert "all_dirty" not in trace.meta
     assert "skipped" not in trace.meta
     assert log.disarmed == 1
 
 
 @in_virtual_time
-async def test_looks_do_not_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_intervals_do_not_drift(monkeypatch: pytest.MonkeyPatch) -> None:
     target = FaultyTarget()
     log_of(monkeypatch, target)
     trace = await recorded(target, seconds=100)
     assert trace.intervals == 100 * HZ
-    for look in (0, 1, 999, trace.intervals - 1):
-        assert trace.at_ns[look] == pytest.approx((look + 1) * 1e9 / HZ, abs=2e6)
+    for interval in (0, 1, 999, trace.intervals - 1):
+        assert trace.at_ns[interval] == pytest.approx((interval + 1) * 1e9 / HZ, abs=2e6)
 
 
 @in_virtual_time
-async def test_looks_that_come_too_late_are_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_late_intervals_are_skipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     log_of(monkeypatch, target)
     target.answering.clear()
-    # The first answer about the mode is 0.2 s in coming; so is one in the middle.
+    # The first read of the mode takes 0.2 s, and one in the middle takes 0.5 s.
     loop.call_later(0.2, target.answering.set)
 
     def stall() -> None:
@@ -128,17 +128,17 @@ async def test_looks_that_come_too_late_are_left_out_and_said(monkeypatch: pytes
 
 
 @in_virtual_time
-async def test_everything_is_all_pages_and_its_reason_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_dirty_is_kept_as_all_pages_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     target = FaultyTarget()
     log = log_of(monkeypatch, target)
     trace = await recorded(target, {5: lambda: setattr(log, "_first", True)})
     assert trace.written(5) == PageRuns.full(WINDOW)
     assert trace.written(4) == trace.written(6) == NO_PAGES
-    assert trace.meta["everything"] == "first 1"
+    assert trace.meta["all_dirty"] == "first 1"
 
 
 @in_virtual_time
-async def test_a_screen_that_moves_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_page_flip_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     target = FaultyTarget()
     log_of(monkeypatch, target)
 
@@ -154,7 +154,7 @@ async def test_a_screen_that_moves_is_followed(monkeypatch: pytest.MonkeyPatch) 
 
 
 @in_virtual_time
-async def test_another_palette_is_the_same_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_mode_with_the_same_number_of_pages_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     target = FaultyTarget()
     log_of(monkeypatch, target)
     trace = await recorded(
@@ -164,9 +164,9 @@ async def test_another_palette_is_the_same_screen(monkeypatch: pytest.MonkeyPatc
     assert len(trace.runs) == 0
 
 
-@pytest.mark.parametrize(("mode", "said"), [(LARGER, str(LARGER)), (None, "none that is linear")])
+@pytest.mark.parametrize(("mode", "said"), [(LARGER, str(LARGER)), (None, "a mode that is not linear")])
 @in_virtual_time
-async def test_a_screen_of_another_size_ends_it(
+async def test_mode_with_another_number_of_pages_ends_the_recording(
     monkeypatch: pytest.MonkeyPatch, mode: object, said: str
 ) -> None:
     target = FaultyTarget()
@@ -187,7 +187,7 @@ async def test_a_screen_of_another_size_ends_it(
     ("writes", "within_s"), [(True, DEFAULT_TIMINGS.mode_busy_s), (False, DEFAULT_TIMINGS.mode_idle_s)]
 )
 @in_virtual_time
-async def test_a_new_mode_that_nobody_announces_is_found(
+async def test_new_mode_without_an_event_is_found(
     monkeypatch: pytest.MonkeyPatch, writes: bool, within_s: float
 ) -> None:
     target = FaultyTarget()
@@ -203,7 +203,7 @@ async def test_a_new_mode_that_nobody_announces_is_found(
 
 
 @in_virtual_time
-async def test_a_late_answer_about_the_mode_is_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_mode_read_that_times_out_keeps_the_last_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     target = FaultyTarget()
     log_of(monkeypatch, target)
     trace = await recorded(target, {2: lambda: target.faults.inject(Fault.MODE_LATE)}, seconds=3)
@@ -212,7 +212,7 @@ async def test_a_late_answer_about_the_mode_is_the_last_one(monkeypatch: pytest.
 
 
 @in_virtual_time
-async def test_a_linear_mode_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_recording_begins_with_the_first_linear_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     target = FaultyTarget(None)
     log_of(monkeypatch, target)
     asyncio.get_running_loop().call_later(20, setattr, target, "shown", XR24)
@@ -221,40 +221,40 @@ async def test_a_linear_mode_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @in_virtual_time
-async def test_without_one_a_target_that_ends_was_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_target_that_ends_without_a_linear_mode_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     target = FaultyTarget(None)
     log_of(monkeypatch, target)
-    asyncio.get_running_loop().call_later(20, target.end, "it fell over")
+    asyncio.get_running_loop().call_later(20, target.end, "it crashed")
     with pytest.raises(TargetGone, match="linear mode"):
         await recorded(target)
 
 
 @in_virtual_time
-async def test_a_target_that_ends_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_end_of_the_target_ends_the_recording(monkeypatch: pytest.MonkeyPatch) -> None:
     target = FaultyTarget()
     log_of(monkeypatch, target)
-    trace = await recorded(target, {5: lambda: target.end("it fell over")})
+    trace = await recorded(target, {5: lambda: target.end("it crashed")})
     assert trace.intervals == 5
-    assert trace.meta["ended"] == "it fell over"
+    assert trace.meta["ended"] == "it crashed"
 
 
 @in_virtual_time
-async def test_memory_that_has_gone_is_explained_by_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_end_reason_of_unreadable_memory_is_the_targets_own(monkeypatch: pytest.MonkeyPatch) -> None:
     target, loop = FaultyTarget(), asyncio.get_running_loop()
 
     def fail() -> None:
         if log.collects > 5:
-            loop.call_later(0.3, target.end, "it fell over")
+            loop.call_later(0.3, target.end, "it crashed")
             raise TargetGone("PAGEMAP_SCAN", "pid 7", "no such process")
 
     log = log_of(monkeypatch, target, fail)
     trace = await recorded(target)
     assert trace.intervals == 4
-    assert trace.meta["ended"] == "it fell over"
+    assert trace.meta["ended"] == "it crashed"
 
 
 @in_virtual_time
-async def test_a_look_that_fails_is_an_error_and_the_rest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_collect_is_an_error_and_the_intervals_remain(monkeypatch: pytest.MonkeyPatch) -> None:
     target, recording = FaultyTarget(), Recording("faulty:", HZ, "host")
     log = log_of(monkeypatch, target)
     acts = during(recording, {5: lambda: target.faults.inject(Fault.COLLECT)})
@@ -266,7 +266,7 @@ async def test_a_look_that_fails_is_an_error_and_the_rest_stays(monkeypatch: pyt
 
 
 @in_virtual_time
-async def test_who_cancels_it_keeps_what_was_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancelled_recording_keeps_its_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     target, recording = FaultyTarget(), Recording("faulty:", HZ, "host")
     log = log_of(monkeypatch, target)
     task = asyncio.create_task(record(target, recording, hz=HZ, seconds=100, now_ns=now_ns))
@@ -277,13 +277,13 @@ async def test_who_cancels_it_keeps_what_was_recorded(monkeypatch: pytest.Monkey
         await task
     trace = recording.trace()
     assert 495 <= trace.intervals <= 501
-    assert trace.written(trace.intervals - 1) == PageRuns([(0, 1)]), "and the last thing that was written"
+    assert trace.written(trace.intervals - 1) == PageRuns([(0, 1)]), "with the last write"
     assert trace.meta["ended"] == STOPPED
     assert (log.disarmed, target.released) == (1, 1)
 
 
 @in_virtual_time
-async def test_who_cancels_it_while_the_mode_is_asked_for_loses_nothing(
+async def test_recording_cancelled_during_a_mode_read_keeps_the_last_write(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     target, recording = FaultyTarget(), Recording("faulty:", HZ, "host")
@@ -307,7 +307,7 @@ async def test_who_cancels_it_while_the_mode_is_asked_for_loses_nothing(
 
 
 @in_virtual_time
-async def test_a_log_that_is_refused_is_said_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refused_log_is_an_error_and_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     target, recording = FaultyTarget(), Recording("faulty:", HZ, "host")
     log = log_of(monkeypatch, target)
 
@@ -317,12 +317,12 @@ async def test_a_log_that_is_refused_is_said_and_leaves_nothing(monkeypatch: pyt
     monkeypatch.setattr(log, "start", refuse)
     with pytest.raises(VramtapError, match=r"its writes cannot be logged: ptrace pid 7: EPERM .*doctor"):
         await record(target, recording, hz=HZ, seconds=1, now_ns=now_ns)
-    assert (log.disarmed, target.released, recording.looks) == (1, 1, 0)
+    assert (log.disarmed, target.released, recording.intervals) == (1, 1, 0)
 
 
 @pytest.mark.parametrize("fails", [False, True])
 @in_virtual_time
-async def test_who_cancels_it_while_it_attaches_leaves_nothing(
+async def test_recording_cancelled_while_attaching_leaves_nothing_behind(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: bool
 ) -> None:
     target, recording = FaultyTarget(), Recording("faulty:", HZ, "host")
@@ -343,49 +343,49 @@ async def test_who_cancels_it_while_it_attaches_leaves_nothing(
         await task
     del task
     gc.collect()
-    assert (log.disarmed, target.released, recording.looks) == (1, 1, 0)
-    assert not [each for each in caplog.records if each.levelname == "ERROR"], "nothing was never retrieved"
+    assert (log.disarmed, target.released, recording.intervals) == (1, 1, 0)
+    assert not [each for each in caplog.records if each.levelname == "ERROR"], "every exception was retrieved"
 
 
-def test_a_recording_that_has_not_begun_has_no_trace() -> None:
+def test_recording_that_has_not_begun_has_no_trace() -> None:
     with pytest.raises(ValueError, match="not begun"):
         Recording("faulty:", HZ, "host").trace()
 
 
 @in_virtual_time
-async def test_a_trace_that_is_full_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_full_trace_ends_the_recording(monkeypatch: pytest.MonkeyPatch) -> None:
     target = FaultyTarget()
     log_of(monkeypatch, target)
     monkeypatch.setattr("vramtap.trace.trace.MAX_INTERVALS", 7)
     trace = await recorded(target)
     assert trace.intervals == 7
-    assert trace.meta["ended"] == "no trace may be longer"
+    assert trace.meta["ended"] == "the trace has reached its longest length"
 
 
 @in_virtual_time
-async def test_pages_count_from_the_windows_first() -> None:
+async def test_pages_are_relative_to_the_window() -> None:
     target = FaultyTarget(MOVED)
     log, recording = SoftLog(target), Recording("faulty:", HZ, "host")
     log.start(target.extent)
     follower = Follower(log, recording, MOVED)
-    assert follower.keep(1, PageRuns([(8, 9), (13, 14)]), MOVED) == ""
-    assert follower.keep(2, AllDirty(Reason.REMAPPED), MOVED) == ""
+    assert follower.add(1, PageRuns([(8, 9), (13, 14)]), MOVED) == ""
+    assert follower.add(2, AllDirty(Reason.REMAPPED), MOVED) == ""
     trace = recording.trace()
     assert trace.written(0) == PageRuns([(0, 1), (5, 6)])
     assert trace.written(1) == PageRuns.full(WINDOW)
-    assert trace.meta["everything"] == "remapped 1"
+    assert trace.meta["all_dirty"] == "remapped 1"
     assert recording.pages_written == 2 + WINDOW
     assert recording.pages == WINDOW < PAGES
 
 
 @pytest.mark.parametrize(
-    ("seconds", "hz", "looks"), [(1, 60, 60), (0.1, 60, 6), (0.7, 10, 7), (0.3, 10, 3), (0.01, 60, 1)]
+    ("seconds", "hz", "intervals"), [(1, 60, 60), (0.1, 60, 6), (0.7, 10, 7), (0.3, 10, 3), (0.01, 60, 1)]
 )
-def test_looks_in_a_time(seconds: float, hz: float, looks: int) -> None:
-    assert looks_in(seconds, hz) == looks
+def test_intervals_in_a_time(seconds: float, hz: float, intervals: int) -> None:
+    assert intervals_in(seconds, hz) == intervals
 
 
-def test_what_was_measured_on_the_target_goes_with_the_trace() -> None:
+def test_measured_costs_are_in_the_trace() -> None:
     recording = Recording("faulty:", HZ, "host")
     recording.begin(XR24)
     assert costs_of(recording.trace()) is None
@@ -411,19 +411,19 @@ BOTH_NAMES = json.dumps({**dataclasses.asdict(REFERENCE), "guest_weight": 1})
 @pytest.mark.parametrize(
     "text", ["{", "[" * 60_000, "[]", "{}", '{"fault_us": 1}', '{"more": 1}', BOTH_NAMES]
 )
-def test_costs_that_are_none_are_refused(text: str) -> None:
+def test_invalid_costs_are_refused(text: str) -> None:
     builder = TraceBuilder(3)
     with pytest.raises(VramtapError):
         costs_of(builder.build({"costs": text}))
 
 
 class Measuring:
-    """A hybrid tracker that has measured what it is told.
+    """A hybrid tracker with scripted measurements.
 
     Args:
-        held_us: What each of them measures, in turn.
-        unarmable: Why they cannot be armed.
-        error: What arming them raises.
+        held_us: `held_us` of each measurement, in turn, microseconds.
+        unarmable: Why it cannot be armed; empty if it can.
+        error: Error that `start` raises, or None.
     """
 
     def __init__(self, held_us: list[float], unarmable: str = "", error: Exception | None = None) -> None:
@@ -443,7 +443,7 @@ class Measuring:
 
 
 @in_virtual_time
-async def test_an_interrupted_measurement_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_median_drops_an_interrupted_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     hybrid = Measuring([100, 5000, 90, 110, 9000])
     monkeypatch.setattr(module, "HybridTracker", lambda allow_filtered, policy: hybrid)
     assert module.measured(FaultyTarget()) == dataclasses.replace(REFERENCE, held_us=110)
@@ -455,7 +455,7 @@ async def test_an_interrupted_measurement_does_not_count(monkeypatch: pytest.Mon
     [Measuring([1, 2], unarmable="no full userfaultfd"), Measuring([], error=Refused("ptrace", "7"))],
 )
 @in_virtual_time
-async def test_what_cannot_be_measured_is_not_made_up(
+async def test_costs_that_cannot_be_measured_are_none(
     monkeypatch: pytest.MonkeyPatch, hybrid: Measuring
 ) -> None:
     monkeypatch.setattr(module, "HybridTracker", lambda allow_filtered, policy: hybrid)
@@ -464,7 +464,7 @@ async def test_what_cannot_be_measured_is_not_made_up(
 
 
 @in_virtual_time
-async def test_what_a_flip_has_shown_is_not_of_the_next_look() -> None:
+async def test_writes_before_a_page_flip_are_not_in_the_next_interval() -> None:
     memory = np.zeros(20 * PAGE_SIZE, np.uint8)
     extent, offset = extent_of(memory)
     first = dataclasses.replace(XR24, offset_bytes=offset)
@@ -473,10 +473,10 @@ async def test_what_a_flip_has_shown_is_not_of_the_next_look() -> None:
     log.start(extent)
     try:
         follower = Follower(log, recording, first)
-        memory[8 * PAGE_SIZE] = 1  # drawn where it does not show yet
-        assert follower.keep(1, follower.collect(), second) == ""
+        memory[8 * PAGE_SIZE] = 1  # drawn outside the window
+        assert follower.add(1, follower.collect(), second) == ""
         memory[10 * PAGE_SIZE] = 1
-        assert follower.keep(2, follower.collect(), second) == ""
+        assert follower.add(2, follower.collect(), second) == ""
     finally:
         log.stop()
     trace = recording.trace()

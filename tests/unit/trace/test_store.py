@@ -1,4 +1,4 @@
-"""Traces as files: what is written is read, anything else is refused in one line, nothing is half written."""
+"""Traces as files: a saved trace loads unchanged, other files are refused in one line, saving is atomic."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ RUNS = pyarrow.list_(
         "element",
         pyarrow.struct(
             [
-                pyarrow.field("first", pyarrow.int32(), False),
-                pyarrow.field("last", pyarrow.int32(), False),
+                pyarrow.field("first", pyarrow.int32(), nullable=False),
+                pyarrow.field("last", pyarrow.int32(), nullable=False),
             ]
         ),
         nullable=False,
@@ -39,18 +39,18 @@ RUNS = pyarrow.list_(
 META = {"vramtap.trace": "1", "vramtap.pages": "10", "vramtap.meta": "{}"}
 
 
-def example(looks: int = 3) -> Trace:
+def example(intervals: int = 3) -> Trace:
     builder = TraceBuilder(10)
-    for look in range(looks):
-        builder.add(look + 1, PageRuns([(look % 9, 10)]) if look % 2 else PageRuns())
+    for number in range(intervals):
+        builder.add(number + 1, PageRuns([(number % 9, 10)]) if number % 2 else PageRuns())
     return builder.build({"target": "x11::7", "name": "näme"})
 
 
 def write(path: Path, rows: list[dict[str, Any]], meta: dict[str, str] | None = None, **columns: Any) -> Path:  # noqa: ANN401
-    """A file by another hand: these rows, under this schema's metadata, columns of other types if named."""
+    """Write a file with pyarrow: these rows, this metadata, and columns of other types if given."""
     fields = {
-        "at_ns": pyarrow.field("at_ns", pyarrow.int64(), False),
-        "runs": pyarrow.field("runs", RUNS, False),
+        "at_ns": pyarrow.field("at_ns", pyarrow.int64(), nullable=False),
+        "runs": pyarrow.field("runs", RUNS, nullable=False),
     }
     fields |= columns
     schema = pyarrow.schema([field for field in fields.values() if field is not None])
@@ -62,27 +62,29 @@ def write(path: Path, rows: list[dict[str, Any]], meta: dict[str, str] | None = 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(
     pages=st.integers(1, 70),
-    looks=st.lists(st.sets(st.integers(0, 69)), max_size=20),
+    intervals=st.lists(st.sets(st.integers(0, 69)), max_size=20),
     meta=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
 )
-def test_what_is_saved_is_loaded(
-    tmp_path: Path, pages: int, looks: list[set[int]], meta: dict[str, str]
+def test_saved_trace_loads_unchanged(
+    tmp_path: Path, pages: int, intervals: list[set[int]], meta: dict[str, str]
 ) -> None:
     builder = TraceBuilder(pages)
-    for at_ns, written in enumerate(looks):
+    for at_ns, written in enumerate(intervals):
         builder.add(at_ns * 1000, PageRuns.from_pages(page for page in written if page < pages))
     trace = builder.build(meta)
     save(tmp_path / "trace", trace)
     assert load(tmp_path / "trace") == trace
 
 
-def test_more_looks_than_are_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trace_with_several_row_groups_loads_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "ROWS_A_GROUP", 7)
     save(tmp_path / "trace", example(23))
     assert load(tmp_path / "trace") == example(23)
 
 
-def test_a_trace_by_another_hand_is_taken(tmp_path: Path) -> None:
+def test_file_of_another_program_loads(tmp_path: Path) -> None:
     rows = [{"at_ns": 1, "runs": []}, {"at_ns": 2, "runs": [{"first": 0, "last": 3}]}]
     trace = load(write(tmp_path / "trace", rows))
     assert (trace.pages, trace.intervals) == (10, 2)
@@ -100,20 +102,20 @@ def run(first: int, last: int) -> list[dict[str, Any]]:
         (run(-1, 3), META, "outside"),
         (run(3, 3), META, "empty"),
         ([{"at_ns": 2, "runs": []}, {"at_ns": 1, "runs": []}], META, "order of time"),
-        (run(0, 1), {}, "no mark"),
+        (run(0, 1), {}, "no vramtap.trace"),
         (run(0, 1), META | {"vramtap.trace": "2"}, "not 1"),
         (run(0, 1), META | {"vramtap.pages": "0"}, "0 pages"),
-        (run(0, 1), META | {"vramtap.pages": "-1"}, "no number of pages"),
-        (run(0, 1), META | {"vramtap.pages": "9" * 5000}, "no number of pages"),
+        (run(0, 1), META | {"vramtap.pages": "-1"}, "not a number of pages"),
+        (run(0, 1), META | {"vramtap.pages": "9" * 5000}, "not a number of pages"),
         (run(0, 1), META | {"vramtap.pages": "99999999"}, "outside"),
-        (run(0, 1), META | {"vramtap.meta": "{"}, "no JSON"),
-        (run(0, 1), META | {"vramtap.meta": "[" * 60_000}, "no JSON"),
-        (run(0, 1), META | {"vramtap.meta": "[]"}, "no list of texts"),
-        (run(0, 1), META | {"vramtap.meta": '{"a": 1}'}, "no list of texts"),
+        (run(0, 1), META | {"vramtap.meta": "{"}, "not JSON"),
+        (run(0, 1), META | {"vramtap.meta": "[" * 60_000}, "not JSON"),
+        (run(0, 1), META | {"vramtap.meta": "[]"}, "not an object of texts"),
+        (run(0, 1), META | {"vramtap.meta": '{"a": 1}'}, "not an object of texts"),
         (run(0, 1), META | {"vramtap.meta": json.dumps({"a": "x" * 70_000})}, "more than"),
     ],
 )
-def test_what_a_file_says_is_checked(
+def test_invalid_contents_are_refused(
     tmp_path: Path, rows: list[dict[str, Any]], meta: dict[str, str], said: str
 ) -> None:
     path = write(tmp_path / "trace", rows, meta)
@@ -127,10 +129,10 @@ def test_what_a_file_says_is_checked(
     [
         ({"runs": None}, {"at_ns": 1}),
         ({"more": pyarrow.field("more", pyarrow.int8())}, {"at_ns": 1, "runs": [], "more": 1}),
-        ({"at_ns": pyarrow.field("at_ns", pyarrow.int32(), False)}, {"at_ns": 1, "runs": []}),
+        ({"at_ns": pyarrow.field("at_ns", pyarrow.int32(), nullable=False)}, {"at_ns": 1, "runs": []}),
         ({"at_ns": pyarrow.field("at_ns", pyarrow.int64())}, {"at_ns": None, "runs": []}),
         ({"runs": pyarrow.field("runs", RUNS)}, {"at_ns": 1, "runs": None}),
-        ({"runs": pyarrow.field("runs", pyarrow.string(), False)}, {"at_ns": 1, "runs": "all"}),
+        ({"runs": pyarrow.field("runs", pyarrow.string(), nullable=False)}, {"at_ns": 1, "runs": "all"}),
     ],
 )
 def test_other_columns_are_refused(tmp_path: Path, columns: dict[str, Any], row: dict[str, Any]) -> None:
@@ -139,7 +141,7 @@ def test_other_columns_are_refused(tmp_path: Path, columns: dict[str, Any], row:
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1PAR1", b"\0" * 500, b"not a trace at all\n" * 50])
-def test_what_is_no_parquet_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_not_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "trace").write_bytes(content)
     with pytest.raises(UsageError, match="trace"):
         load(tmp_path / "trace")
@@ -147,7 +149,7 @@ def test_what_is_no_parquet_file_is_refused(tmp_path: Path, content: bytes) -> N
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
 @given(data=st.data())
-def test_a_broken_file_is_refused_or_a_trace(tmp_path: Path, data: st.DataObject) -> None:
+def test_damaged_file_is_refused_or_loads(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "trace"
     save(path, example(40))
     content = bytearray(path.read_bytes())
@@ -163,7 +165,7 @@ def test_a_broken_file_is_refused_or_a_trace(tmp_path: Path, data: st.DataObject
 
 
 @pytest.mark.parametrize("bound", ["MAX_INTERVALS", "MAX_RUNS", "MAX_FILE_BYTES", "MAX_META_BYTES"])
-def test_every_length_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+def test_every_length_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
     save(tmp_path / "trace", example(40))
     monkeypatch.setattr(store, bound, 10)
     with pytest.raises(UsageError, match="more than"):
@@ -171,35 +173,35 @@ def test_every_length_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("bound", ["MAX_INTERVALS", "MAX_RUNS"])
-def test_what_a_file_says_of_its_length_is_not_believed(
+def test_false_counts_in_a_file_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     save(tmp_path / "trace", example(40))
 
-    class Lying(pyarrow.parquet.ParquetFile):  # type: ignore[misc]  # pyarrow has no types
+    class FalseCounts(pyarrow.parquet.ParquetFile):  # type: ignore[misc]  # pyarrow has no types
         @property
         def metadata(self) -> SimpleNamespace:
             none = SimpleNamespace(column=lambda number: SimpleNamespace(num_values=0))
             return SimpleNamespace(num_rows=0, num_row_groups=1, row_group=lambda number: none)
 
-    monkeypatch.setattr(pyarrow.parquet, "ParquetFile", Lying)
+    monkeypatch.setattr(pyarrow.parquet, "ParquetFile", FalseCounts)
     assert load(tmp_path / "trace") == example(40)
     monkeypatch.setattr(store, bound, 10)
     with pytest.raises(UsageError, match="more than"):
         load(tmp_path / "trace")
 
 
-def test_there_is_no_such_file(tmp_path: Path) -> None:
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no such file"):
         load(tmp_path / "nothing")
 
 
-def test_a_directory_is_no_file(tmp_path: Path) -> None:
+def test_directory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(KernelError, match="EISDIR"):
         load(tmp_path)
 
 
-def test_a_save_that_fails_leaves_what_there_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "trace"
     save(path, example(3))
 
@@ -214,34 +216,34 @@ def test_a_save_that_fails_leaves_what_there_was(tmp_path: Path, monkeypatch: py
     assert os.listdir(tmp_path) == ["trace"]
 
 
-def test_a_link_stays_one(tmp_path: Path) -> None:
+def test_save_keeps_a_symbolic_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "trace")
     save(tmp_path / "link", example())
     assert (tmp_path / "link").is_symlink()
     assert load(tmp_path / "trace") == example()
 
 
-def test_a_place_is_tried_before_it_is_needed(tmp_path: Path) -> None:
+def test_path_is_checked_before_a_recording(tmp_path: Path) -> None:
     store.check_place(tmp_path / "trace")
     assert os.listdir(tmp_path) == []
     with pytest.raises(KernelError, match="ENOENT"):
         store.check_place(tmp_path / "no" / "trace")
 
 
-def test_a_device_or_a_directory_is_not_replaced(tmp_path: Path) -> None:
+def test_device_or_directory_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
     for name in ("pipe", "link", "."):
-        with pytest.raises(UsageError, match="is no file"):
+        with pytest.raises(UsageError, match="is not a regular file"):
             store.check_place(tmp_path / name)
-        with pytest.raises(UsageError, match="is no file"):
+        with pytest.raises(UsageError, match="is not a regular file"):
             save(tmp_path / name, example())
     assert (tmp_path / "pipe").is_fifo()
     assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
 
 
 @pytest.mark.parametrize("what", ["save", "load", "check_place"])
-def test_without_pyarrow_one_line_says_what_brings_it(
+def test_missing_pyarrow_is_an_error_with_the_remedy(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -249,7 +251,7 @@ def test_without_pyarrow_one_line_says_what_brings_it(
         getattr(store, what)(tmp_path / "trace", *[example()][: what == "save"])
 
 
-def test_who_serves_has_no_need_of_pyarrow() -> None:
+def test_serving_does_not_import_pyarrow() -> None:
     modules = "vramtap.cli.serve, vramtap.tap.tap, vramtap.trace.record, vramtap.cli.trace, vramtap.cli.tune"
     code = f"import sys, {modules}\nassert not {{'pyarrow', 'distributed', 'dask'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

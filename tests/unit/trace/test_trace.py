@@ -1,4 +1,4 @@
-"""Trace: what it holds, what it refuses, and what it counts, against the plainest way of counting."""
+"""Trace: what it accepts and refuses, and its counts, compared with a simple count."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vramtap.trace.trace import MAX_PAGES, Trace, TraceBuilder
 
 @st.composite
 def traces(draw: st.DrawFn) -> Trace:
-    """Any trace of up to 20 looks at up to 70 pages."""
+    """Draw a trace of up to 20 intervals and 70 pages."""
     pages = draw(st.integers(1, 70))
     builder = TraceBuilder(pages)
     at_ns = -1
@@ -28,8 +28,8 @@ def traces(draw: st.DrawFn) -> Trace:
     return builder.build(draw(st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3)))
 
 
-def arrays(**changed: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever the test breaks
-    """The arguments of a good trace of three looks at ten pages, some of them changed."""
+def arrays(**changed: Any) -> dict[str, Any]:  # noqa: ANN401 - values of any type
+    """Return the arguments of a valid trace of three intervals and ten pages, some of them changed."""
     good = {
         "pages": 10,
         "at_ns": np.array([5, 6, 9], np.int64),
@@ -54,7 +54,7 @@ def test_dirty_counts_the_pages_of_each_tile(trace: Trace, tile_pages: int) -> N
 
 
 @given(traces())
-def test_what_was_added_comes_out(trace: Trace) -> None:
+def test_builder_keeps_every_interval(trace: Trace) -> None:
     again = TraceBuilder(trace.pages)
     for interval in range(trace.intervals):
         assert len(again) == interval
@@ -63,11 +63,11 @@ def test_what_was_added_comes_out(trace: Trace) -> None:
 
 
 @given(traces())
-def test_it_travels_between_processes(trace: Trace) -> None:
+def test_trace_can_be_pickled(trace: Trace) -> None:
     assert pickle.loads(pickle.dumps(trace)) == trace
 
 
-def test_times() -> None:
+def test_lengths_of_a_trace() -> None:
     trace = Trace(**arrays())
     assert trace.intervals == 3
     assert trace.duration_s == 9e-9
@@ -77,7 +77,7 @@ def test_times() -> None:
     assert empty.dirty(3).shape == (0, 2)
 
 
-def test_the_callers_arrays_stay_the_callers() -> None:
+def test_arrays_of_the_caller_are_not_changed() -> None:
     given_arrays, meta = arrays(), {"name": "x"}
     trace = Trace(**given_arrays, meta=meta)
     given_arrays["at_ns"][2] = 10  # still writeable
@@ -91,7 +91,7 @@ def test_the_callers_arrays_stay_the_callers() -> None:
     ("other", "same"),
     [({}, True), ({"pages": 11}, False), ({"at_ns": np.array([5, 6, 10], np.int64)}, False)],
 )
-def test_equal_is_what_holds_the_same(other: dict[str, Any], same: bool) -> None:
+def test_traces_with_equal_contents_are_equal(other: dict[str, Any], same: bool) -> None:
     assert (Trace(**arrays()) == Trace(**arrays(**other))) is same
     assert Trace(**arrays()) != "a trace"
 
@@ -103,15 +103,15 @@ def test_equal_is_what_holds_the_same(other: dict[str, Any], same: bool) -> None
         ({"pages": MAX_PAGES + 1}, "pages are outside"),
         ({"pages": 9}, "outside the 9 pages"),
         ({"at_ns": np.array([5, 6, 9], np.int32)}, "at_ns is int32"),
-        ({"at_ns": np.array([[5, 6, 9]], np.int64)}, "no list"),
+        ({"at_ns": np.array([[5, 6, 9]], np.int64)}, "not a list"),
         ({"at_ns": np.array([-1, 6, 9], np.int64)}, "order of time"),
         ({"at_ns": np.array([5, 5, 9], np.int64)}, "order of time"),
         ({"at_ns": np.array([5, (1 << 63) - 1, -(1 << 63)], np.int64)}, "order of time"),
         ({"starts": np.array([0, 2, 3], np.int64)}, "for 3 intervals"),
-        ({"starts": np.array([1, 2, 2, 3], np.int64)}, "share out"),
-        ({"starts": np.array([0, 2, 2, 2], np.int64)}, "share out"),
-        ({"starts": np.array([0, 4, 2, 3], np.int64)}, "share out"),
-        ({"starts": np.array([0, -2, 2, 3], np.int64)}, "share out"),
+        ({"starts": np.array([1, 2, 2, 3], np.int64)}, "do not divide"),
+        ({"starts": np.array([0, 2, 2, 2], np.int64)}, "do not divide"),
+        ({"starts": np.array([0, 4, 2, 3], np.int64)}, "do not divide"),
+        ({"starts": np.array([0, -2, 2, 3], np.int64)}, "do not divide"),
         ({"runs": np.array([1, 3, 4], np.int32)}, "pairs"),
         ({"runs": np.array([[1, 3], [4, 10], [-1, 10]], np.int32)}, "outside"),
         ({"runs": np.array([[1, 3], [4, 10], [5, 5]], np.int32)}, "empty"),
@@ -120,12 +120,12 @@ def test_equal_is_what_holds_the_same(other: dict[str, Any], same: bool) -> None
         ({"runs": np.array([[1, 5], [4, 10], [0, 10]], np.int32)}, "overlap"),
     ],
 )
-def test_what_does_not_fit_is_refused(changed: dict[str, Any], said: str) -> None:
+def test_invalid_arrays_are_refused(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Trace(**arrays(**changed))
 
 
-def test_an_overlap_is_one_within_an_interval_only() -> None:
+def test_runs_of_different_intervals_may_overlap() -> None:
     runs = np.array([[5, 6], [0, 10], [2, 3]], np.int32)
     starts = np.array([0, 1, 1, 2, 3], np.int64)
     Trace(10, np.arange(4, dtype=np.int64), starts, runs)
@@ -133,12 +133,12 @@ def test_an_overlap_is_one_within_an_interval_only() -> None:
         Trace(10, np.arange(4, dtype=np.int64), np.array([0, 0, 0, 3, 3], np.int64), runs)
 
 
-def test_a_tile_has_a_page() -> None:
+def test_tile_without_pages_is_refused() -> None:
     with pytest.raises(ValueError, match="tiles of 0 pages"):
         Trace(**arrays()).dirty(0)
 
 
-def test_more_cells_than_there_is_memory_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_cells_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_CELLS", 9)
     trace = Trace(**arrays())
     with pytest.raises(VramtapError, match="tiles of about 4 pages"):
@@ -147,12 +147,12 @@ def test_more_cells_than_there_is_memory_for_are_refused(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("pages", [0, -1, MAX_PAGES + 1])
-def test_a_builder_takes_pages_that_a_mode_may_have(pages: int) -> None:
+def test_builder_refuses_a_number_of_pages_that_no_mode_has(pages: int) -> None:
     with pytest.raises(ValueError, match="pages"):
         TraceBuilder(pages)
 
 
-def test_a_builder_is_full_before_it_is_too_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builder_is_full_before_a_limit_is_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
     builder = TraceBuilder(3)
     monkeypatch.setattr(module, "MAX_INTERVALS", 2)
     builder.add(1, NO_PAGES)
