@@ -127,9 +127,9 @@ class LoneQmp:
         self._changed = threading.Condition()
         self._counted = False
         """Whether a client that waits for the current one has been counted."""
-        self.asked = 0
+        self.commands = 0
         """Number of commands received."""
-        self.came = 0
+        self.accepted = 0
         """Number of clients accepted."""
         self.left = 0
         """Number of clients that left."""
@@ -157,13 +157,13 @@ class LoneQmp:
             with self._changed:
                 return self._changed.wait_for(reached, 30)
 
-        assert await asyncio.to_thread(wait), (self.came, self.left, self.waited)
+        assert await asyncio.to_thread(wait), (self.accepted, self.left, self.waited)
 
     def _run(self) -> None:
         while self._readable(self._listener):
             client, _ = self._listener.accept()
             with client:
-                self._count(came=1)
+                self._count(accepted=1)
                 try:
                     self._serve(client)
                 except ConnectionError:
@@ -209,7 +209,7 @@ class LoneQmp:
         """Answer a message; return whether the client stays connected."""
         reply: object = {}
         if message["execute"] != "qmp_capabilities":
-            self._count(asked=1)
+            self._count(commands=1)
             reply = self._answer(message["execute"], message.get("arguments", {}))
         if reply is None:
             return False
@@ -227,10 +227,10 @@ class LoneQmp:
         poll.register(self._stopped, select.POLLIN)
         return self._stopped.fileno() not in [fd for fd, _ in poll.poll()]
 
-    def _count(self, *, came: int = 0, left: int = 0, waited: int = 0, asked: int = 0) -> None:
+    def _count(self, *, accepted: int = 0, left: int = 0, waited: int = 0, commands: int = 0) -> None:
         with self._changed:
-            self.asked += asked
-            self.came += came
+            self.commands += commands
+            self.accepted += accepted
             self.left += left
             self.waited += waited
             self._changed.notify_all()

@@ -37,7 +37,7 @@ are read once more. A policy that unprotected tiles at every scan would never ar
 
 @dataclass(frozen=True, slots=True)
 class _Forced(State):
-    looks: int = 0
+    scans: int = 0
     wakings: int = 0
 
 
@@ -59,16 +59,16 @@ class ForcedPolicy:
         return _Forced(np.zeros(len(pages), dtype=np.bool_))
 
     def step(self, state: State, dirty: Counts) -> State:
-        looks = state.looks + 1 if isinstance(state, _Forced) else 0
-        phase = np.random.default_rng((self._seed, 0, looks // _PHASE_SCANS))
+        scans = state.scans + 1 if isinstance(state, _Forced) else 0
+        phase = np.random.default_rng((self._seed, 0, scans // _PHASE_SCANS))
         if phase.random() < self._arm:
-            return _Forced(np.zeros_like(state.unprotected), armed=not dirty.any(), looks=looks)
-        turned = np.random.default_rng((self._seed, 1, looks)).random(len(state.unprotected)) < self._turn
-        return _Forced(state.unprotected ^ turned, looks=looks)
+            return _Forced(np.zeros_like(state.unprotected), armed=not dirty.any(), scans=scans)
+        turned = np.random.default_rng((self._seed, 1, scans)).random(len(state.unprotected)) < self._turn
+        return _Forced(state.unprotected ^ turned, scans=scans)
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
-        looks = state.looks if isinstance(state, _Forced) else 0
-        return _Forced(np.zeros_like(state.unprotected), looks=looks)
+        scans = state.scans if isinstance(state, _Forced) else 0
+        return _Forced(np.zeros_like(state.unprotected), scans=scans)
 
 
 class ArmAtOnce:

@@ -414,14 +414,14 @@ STRANGERS = {
 }
 
 
-@pytest.mark.parametrize("says", STRANGERS.values(), ids=list(STRANGERS))
-async def test_a_server_that_does_not_speak_qmp_is_refused(tmp_path: Path, says: bytes) -> None:
+@pytest.mark.parametrize("greeting", STRANGERS.values(), ids=list(STRANGERS))
+async def test_a_server_that_does_not_speak_qmp_is_refused(tmp_path: Path, greeting: bytes) -> None:
     path = tmp_path / "stranger"
     ended = asyncio.Event()
 
     async def stranger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
-            writer.write(says)
+            writer.write(greeting)
             await writer.drain()
         writer.close()
         ended.set()
@@ -445,16 +445,16 @@ async def test_a_silent_server_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("vga", "says"),
+    ("vga", "expected"),
     [("virtio", "virtio-gpu"), ("cirrus", "Cirrus"), ("none", "no PCI display device"), ("vmware", "VMware")],
 )
-async def test_a_display_without_a_linear_framebuffer_is_refused(vga: str, says: str) -> None:
+async def test_a_display_without_a_linear_framebuffer_is_refused(vga: str, expected: str) -> None:
     guest = Guest(vga=vga, video_mode="normal")
     await asyncio.to_thread(guest.start)
     try:
         error = await refusal(guest.qmp_path)
         assert isinstance(error, NotTappable)
-        assert says in str(error)
+        assert expected in str(error)
         assert error.remedy == "start QEMU with -vga std"
     finally:
         await asyncio.to_thread(guest.stop)

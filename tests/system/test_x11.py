@@ -136,11 +136,11 @@ async def test_a_resize_is_announced_and_followed() -> None:
         client.put(0, 0, np.random.default_rng(2).integers(0, 1 << 24, (480, 640), np.uint32))
         async with target_of(server.url) as target:
             assert target.announces_mode
-            heard = asyncio.Event()
-            target.watch(heard.set)
+            announced = asyncio.Event()
+            target.watch(announced.set)
             with x_connection(server.display) as connection:
                 resize(connection, 401, 303)
-                await asyncio.wait_for(heard.wait(), 30)
+                await asyncio.wait_for(announced.wait(), 30)
                 small = await target.mode()
                 assert small is not None
                 assert (small.width, small.height, small.stride_bytes) == (401, 303, 2560)

@@ -176,7 +176,7 @@ class FakeServer:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         (b"", r"the server hung up"),
         (b"\1", r"the server hung up"),
@@ -186,10 +186,10 @@ class FakeServer:
     ],
 )
 async def test_an_invalid_handshake_is_one_error(
-    answer: bytes, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    answer: bytes, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XAUTHORITY", str(tmp_path / "none"))
     async with FakeServer(65002, answer):
-        with pytest.raises(VramtapError, match=said) as caught:
+        with pytest.raises(VramtapError, match=message) as caught:
             await target_of("x11::65002").__aenter__()
     assert "\n" not in str(caught.value)

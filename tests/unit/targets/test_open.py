@@ -38,7 +38,7 @@ def test_only_qemu_does_not_announce_its_mode() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("vbox:1", "not a kind of target"),
         ("x11:99", r"'99' is not a display \(x11::99 for DISPLAY=:99\)"),
@@ -47,8 +47,8 @@ def test_only_qemu_does_not_announce_its_mode() -> None:
         ("x11:localhost:10.0", r"for a local display write x11::10"),
     ],
 )
-def test_an_invalid_string_is_refused(url: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_an_invalid_string_is_refused(url: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         open_target(url)
 
 

@@ -101,7 +101,7 @@ def test_a_framebuffer_at_any_address_is_read(
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("pid:?address=0&mode=1x1", r"nothing after pid:"),
         ("pid:me?address=0&mode=1x1", r"'me' is not a process id"),
@@ -112,8 +112,8 @@ def test_a_framebuffer_at_any_address_is_read(
         ("pid:1?address=zero&mode=1x1", r"address=zero is not a number"),
     ],
 )
-def test_invalid_parameters_are_refused(url: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_invalid_parameters_are_refused(url: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         open_target(url)
 
 
@@ -180,8 +180,8 @@ async def test_gone_returns_when_the_process_ends(child: subprocess.Popen[bytes]
     async with target_of(f"pid:{child.pid}?address={stack_of(child.pid)}&mode=8x8") as target:
         waiting = [asyncio.create_task(target.gone()) for _ in range(2)]
         child.kill()
-        said = await asyncio.wait_for(asyncio.gather(*waiting), 30)
-        assert said == [f"process {child.pid} exited"] * 2
+        message = await asyncio.wait_for(asyncio.gather(*waiting), 30)
+        assert message == [f"process {child.pid} exited"] * 2
         child.wait()
         with pytest.raises((TargetGone, KernelError)):
             await pixels(target)

@@ -31,7 +31,7 @@ def test_a_target_string_is_parsed(url: str, kind: str, rest: str, query: dict[s
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("", r"has no kind.*known: qemu:"),
         ("/run/vm.qmp", r"has no kind"),
@@ -55,8 +55,8 @@ def test_a_target_string_is_parsed(url: str, kind: str, rest: str, query: dict[s
         ("shm:" + "a" * MAX_URL_CHARS, r"is longer than"),
     ],
 )
-def test_an_invalid_string_is_refused_with_what_is_valid(url: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said) as caught:
+def test_an_invalid_string_is_refused_with_what_is_valid(url: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
         parse(url)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
@@ -120,7 +120,7 @@ def test_c8_is_shown_as_grey() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "message"),
     [
         ("", r"mode= is missing \(as in pid:"),
         ("?mode=640", r"mode=640 is not WIDTHxHEIGHT"),
@@ -135,8 +135,8 @@ def test_c8_is_shown_as_grey() -> None:
         ("?mode=640x480&offset=0xffffffffffffffff", r"offset 18446744073709551615 is outside"),
     ],
 )
-def test_a_mode_out_of_bounds_is_refused(query: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_a_mode_out_of_bounds_is_refused(query: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         parse("pid:1" + query).mode()
 
 
@@ -150,10 +150,10 @@ def test_a_required_number_is_missing() -> None:
     | st.from_regex(r"(qemu|x11|pid|shm|demo):[^\n]{0,20}\?[a-z=&0-9x%]{0,40}", fullmatch=True)
 )
 def test_any_text_is_parsed_or_refused(text: str) -> None:
-    said = ""
+    message = ""
     try:
         spec = parse(text)
         end = spec.mode().end_bytes if spec.kind in ("pid", "shm") else 1
     except UsageError as error:
-        end, said = 0, str(error)
-    assert end > 0 or (said and "\n" not in said)
+        end, message = 0, str(error)
+    assert end > 0 or (message and "\n" not in message)

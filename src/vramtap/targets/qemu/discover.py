@@ -80,7 +80,7 @@ def _refusal(pid: int, path: str) -> str:
     if not os.access(path, os.W_OK):
         return "no write permission on its QMP socket"
     try:
-        # Read a page: who may read the list of mappings may still be refused the memory (Yama;
+        # Read a page: a user who may read the list of mappings may still not read the memory (Yama;
         # CAP_SYS_ADMIN without CAP_SYS_PTRACE).
         mappings = procfs.read_maps(pid)
         if not mappings:

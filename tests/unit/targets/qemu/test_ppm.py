@@ -29,10 +29,10 @@ def test_a_ppm_is_decoded(rgb: np.ndarray) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_picture_or_a_vramtap_error(data: bytes) -> None:
     try:
-        said = f"picture of {parse_ppm(data, 'dump').size * 3} bytes"
+        message = f"picture of {parse_ppm(data, 'dump').size * 3} bytes"
     except VramtapError as error:
-        said = str(error)
-    assert said.startswith(("read dump: ", "picture of "))
+        message = str(error)
+    assert message.startswith(("read dump: ", "picture of "))
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,10 @@ async def test_lock_and_connection_are_held_only_during_commands(place: Place) -
         async with closing(monitor):
             assert not place.lock.exists()
             for _ in range(2):
-                came = server.came
+                accepted = server.accepted
                 assert await monitor.execute("stop") == ["stop", {}]
-                assert server.came == came + 1
-                await server.until(lambda: server.left == server.came)
+                assert server.accepted == accepted + 1
+                await server.until(lambda: server.left == server.accepted)
                 assert not monitor.connected
                 place.assert_unlocked()
                 assert not place.lock.exists()
@@ -86,7 +86,7 @@ async def test_a_batch_lends_a_descriptor_over_one_connection(place: Place, tmp_
                 filename = {"filename": "/dev/fdset/70000"}
                 assert await commands.execute("screendump", filename) == ["screendump", filename]
                 await commands.remove_fd(70000)
-            assert server.came == 1
+            assert server.accepted == 1
             assert not monitor.connected
 
 
@@ -102,7 +102,7 @@ async def test_libxl_gets_the_lock_while_vramtap_sends_many_commands(place: Plac
             )
         assert other.returncode == 0
         assert min(done) > 0
-        assert server.came == 30 + monitor.sessions
+        assert server.accepted == 30 + monitor.sessions
         assert server.waited == 0
     place.assert_unlocked()
 
@@ -191,4 +191,4 @@ async def test_a_lock_that_is_never_freed_times_out_and_names_its_holder(place: 
                 await monitor.execute("stop")
             stop(other)
             assert await monitor.execute("stop") == ["stop", {}]
-        assert server.came == 1
+        assert server.accepted == 1

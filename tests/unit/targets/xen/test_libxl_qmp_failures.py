@@ -126,7 +126,7 @@ async def test_a_cancelled_command_ends_the_session(place: Place) -> None:
     with LoneQmp(place.socket, lambda command, arguments: b"") as server:
         async with closing(monitor):
             asking = asyncio.create_task(monitor.execute("stop"))
-            await server.until(lambda: server.asked == 1)
+            await server.until(lambda: server.commands == 1)
             asking.cancel()
             await asyncio.wait([asking])
             assert asking.cancelled()
@@ -150,7 +150,7 @@ async def test_cancellation_at_any_moment_leaves_the_monitor_usable(place: Place
                     done += await asking == ["stop", {}]
                 arguments = {"round": rounds}
                 assert await monitor.execute("echo", arguments) == ["echo", arguments]
-        await server.until(lambda: server.left == server.came)
+        await server.until(lambda: server.left == server.accepted)
         assert server.waited == 0
         assert not place.lock.exists()
 
@@ -167,7 +167,7 @@ async def test_close_ends_the_session_and_allows_no_other(place: Place) -> None:
             await monitor.close()
             with pytest.raises(TargetGone, match="xen:7: this monitor was closed"):
                 await monitor.execute("stop")
-        assert server.came == 1
+        assert server.accepted == 1
 
 
 async def test_close_ends_a_running_command(place: Place) -> None:
@@ -175,7 +175,7 @@ async def test_close_ends_a_running_command(place: Place) -> None:
     with LoneQmp(place.socket, lambda command, arguments: b"") as server:
         async with closing(monitor):
             asking = asyncio.create_task(monitor.execute("stop"))
-            await server.until(lambda: server.asked == 1)
+            await server.until(lambda: server.commands == 1)
             await monitor.close()
             with pytest.raises(TargetGone):
                 await asking
@@ -187,7 +187,7 @@ async def test_close_ends_a_command_that_connects(place: Place) -> None:
     with LoneQmp(place.socket, echo, greets=False) as server:
         async with closing(monitor):
             asking = asyncio.create_task(monitor.execute("stop"))
-            await server.until(lambda: server.came == 1)
+            await server.until(lambda: server.accepted == 1)
             await monitor.close()
             with pytest.raises(TargetGone):
                 await asking
