@@ -1,50 +1,52 @@
-/* The hybrid tracker's protocol: collect, arm, wake, hand over. See docs/protocol.md and spec/README.md.
+/* The hybrid tracker's protocol: collect, arm, wake up, hand over. See docs/protocol.md and spec/README.md.
  *
- * What is abstracted, and why nothing is lost by it:
- *   Values.    A page's value is a counter of its versions; copy and memory are equal exactly if nothing was written
- *              since the consumer's last read. So one bit for each page, `differs`, says all, and writers may write for
- *              ever.
- *   Pages.     A page is one location. Two bytes of one page are read at two moments, but each has its own order of
- *              store, protection and read, which is the one modelled here.
- *   Time.      There is none: whatever is waited for a bounded time may time out at once, and a process that is stopped
- *              for a while is one that the scheduler passes over. Only stopping for ever is modelled as a fault.
- *   Attach     and detach are not modelled: both descriptors, the watchdog and its socket are there at the start.
+ * "Main" is vramtap's main process. A is the userfaultfd of the write log (asynchronous), S the full userfaultfd
+ * (synchronous). An open tile is one that is reported at each scan without being protected.
  *
- * The kernel is Linux 6.18's; what matters here was measured on it:
- *   UFFDIO_UNREGISTER lifts protection but wakes no writer held by write protection; UFFDIO_WRITEPROTECT in mode 0
- *   wakes those of its own descriptor and fails, waking nobody, on a range that is registered with none.
- *   UFFDIO_WRITEPROTECT does not ask whose registration it is: S lifts A's protection too.
+ * Abstractions, and why they lose nothing:
+ *   Values.    A page's value is a version counter. Copy and memory are equal exactly if no write happened since the
+ *              consumer's last read. So one bit per page, `differs`, is enough, and writers may write for ever.
+ *   Pages.     A page is one location. The consumer reads two bytes of a page at two moments, but each byte has its own
+ *              order of store, protection and read, and that order is modelled here.
+ *   Time.      There is no time: every wait with a timeout may time out at once, and a process that is stopped for a
+ *              while is one that the scheduler passes over. Only stopping for ever is modelled as a fault.
+ *   Attach     and detach are not modelled: both descriptors, the watchdog and its socket exist at the start.
  *
- * Each rule of the protocol can be broken by a macro, -DBREAK_...; tests/spec/test_hybrid_protocol.py does so one at a
- * time. Other macros choose what is looked at, so that the state space stays small:
- *   LIVENESS    for what happens in the end: processes may stop for ever, writers may end. Leaves TLBs out.
- *   HOLDING     without the consumer and open tiles, for who is held and what stays protected.
- *   MAIN_LIVES  nothing happens to main.
- *   ONE_WRITER  instead of two.
- *   TWO_FAULTS  one of main and watchdog may be stopped for ever and the other die: more than is promised.
+ * The kernel is Linux 6.18. These facts were measured on it:
+ *   UFFDIO_UNREGISTER lifts protection but does not wake a writer that is held by write protection.
+ *   UFFDIO_WRITEPROTECT in mode 0 wakes the writers of its own descriptor. On a range without registration it fails
+ *   and wakes no writer. It ignores which descriptor holds the registration: S lifts A's protection too.
+ *
+ * A macro -DBREAK_... breaks one rule of the protocol; tests/spec/test_hybrid_protocol.py breaks each of them. Other
+ * macros select a part of the model, to keep the state space small:
+ *   LIVENESS    for liveness claims: processes may stop for ever and writers may end. Leaves TLBs out.
+ *   HOLDING     for held writers and remaining protection: leaves out the consumer and open tiles.
+ *   MAIN_LIVES  main is never stopped or killed.
+ *   ONE_WRITER  one writer instead of two.
+ *   TWO_FAULTS  main or the watchdog may be stopped for ever while the other dies; the protocol does not cover that.
  */
 
 #ifndef PAGES
 #define PAGES 2
 #endif
 #define WRITERS 2
-#define ROOM    8 /* words; the socket's buffer is larger by far, and that this suffices is asserted */
+#define ROOM    8 /* words; the socket's buffer is far larger, and an assertion checks that 8 suffice */
 #define ALL     ((1 << PAGES) - 1)
 #define BIT(p)  (1 << (p))
-#define TILE    BIT(PAGES - 1) /* the last page is a tile of its own that may be open; the others stay logged */
+#define TILE    BIT(PAGES - 1) /* the last page is a tile that may be open; the other pages stay logged */
 
-mtype:owner = { NOBODY, LOG, SYNC };    /* with which descriptor the range is registered: none, A, S */
+mtype:owner = { NONE, LOG, SYNC };      /* the descriptor that the range is registered with: none, A, S */
 mtype:hold  = { FREE, UNREAD, READ };   /* a writer: not held; held, its message unread; held, its message read */
 mtype:word  = { BEGIN, DONE };          /* the watchdog's words to main */
 
 /* ---- the kernel ---- */
 mtype:owner registered = LOG;
-byte protected;          /* pages; a page in A's epoch that is not protected counts as written */
-byte stale;              /* pages protected whose TLB entries have not been flushed: may still be stored to unseen */
+byte protected;          /* protected pages; in A's epoch an unprotected page counts as written */
+byte stale;              /* protected pages with unflushed TLB entries: a store may still succeed unseen */
 mtype:hold held[WRITERS] = FREE;
-byte at[WRITERS];        /* the page each is held at; 0 when free */
+byte at[WRITERS];        /* the page that each writer is held at; 0 when free */
 
-/* Who holds which descriptor. A: main alone. S: main and watchdog. The socket has an end on each side. */
+/* Open descriptors. Only main has A. Main and watchdog have S. Each has one end of the socket. */
 bit main_a = 1, main_s = 1, main_socket = 1;
 bit dog_s = 1, dog_socket = 1;
 chan socket = [ROOM] of { mtype:word };
@@ -55,16 +57,16 @@ chan socket = [ROOM] of { mtype:word };
 #else
 #define STORED 1
 #endif
-byte differs = ALL * STORED; /* pages whose copy is not what is in memory; at the start there is no copy */
+byte differs = ALL * STORED; /* pages whose copy differs from memory; at the start there is no copy */
 
-/* ---- faults, and what main is at: for the properties alone ---- */
+/* ---- faults, and the state of main: for the properties only ---- */
 bit main_dead, main_stopped, dog_dead, dog_stopped;
-bit resting;             /* main is in no collect and its consumer has read what was reported */
-bit armed;               /* main's own idea of the epoch */
+bit resting;             /* main is not in collect, and its consumer has read the reported pages */
+bit armed;               /* main's view of the epoch */
 byte open;               /* main's open tiles */
 
 #define READABLE  (held[0] == UNREAD || held[1] == UNREAD)
-#define END_MAIN  (!dog_socket && !len(socket)) /* what main reads as end of file */
+#define END_MAIN  (!dog_socket && !len(socket)) /* main reads end of file */
 
 #ifdef BREAK_MAIN_IGNORES_S
 #define S_WAKES_MAIN 0
@@ -77,37 +79,37 @@ byte open;               /* main's open tiles */
 #define EOF_WAKES_MAIN (!dog_socket)
 #endif
 
-/* Whether S ends main's waiting, and who is told of a fault. Waiting exclusively (EPOLLEXCLUSIVE on both sides) one of
- * the two is: the watchdog if it waits. */
+/* Whether S wakes main up, and whom the kernel notifies of a fault. With EPOLLEXCLUSIVE on both sides the kernel
+ * notifies only one of them: the watchdog if it waits. */
 #ifdef BREAK_MAIN_WAITS_EXCLUSIVELY
-bit dog_waits, main_told;
-#define S_ENDS_WAITING main_told
-#define TELL() main_told = main_told || !dog_waits || dog_stopped; dog_waits = 0
-#define MAIN_WAITS()   main_told = READABLE
+bit dog_waits, main_notified;
+#define S_ENDS_WAITING main_notified
+#define NOTIFY() main_notified = main_notified || !dog_waits || dog_stopped; dog_waits = 0
+#define MAIN_WAITS()   main_notified = READABLE
 #define DOG_WAITS()    dog_waits = !READABLE
 #else
 #define S_ENDS_WAITING S_WAKES_MAIN
-#define TELL()         skip
+#define NOTIFY()       skip
 #define MAIN_WAITS()   skip
 #define DOG_WAITS()    skip
 #endif
 
 /* ---- what the kernel does ----
- * Registering and unregistering exclude all else. The walks go page by page, and anything may happen between two. */
+ * Registering and unregistering are atomic. The other calls go page by page, and anything may happen in between. */
 #define EACH_PAGE(action) \
     do \
     :: d_step { p < PAGES -> action; p++ } \
     :: d_step { p == PAGES -> p = 0 }; break \
     od
-/* UFFDIO_WRITEPROTECT on one page, in mode WP and in mode 0: ENOENT if nobody is registered */
-#ifdef LIVENESS /* one more way to store is no one's hindrance: leave the state space small */
+/* UFFDIO_WRITEPROTECT on one page, in mode WP and in mode 0: ENOENT without a registration */
+#ifdef LIVENESS /* stale TLB entries only allow more stores, which hold no writer: leave them out */
 #define MAY_BE_STALE 0
 #else
 #define MAY_BE_STALE 1
 #endif
 #define PROTECT(p) \
-    stale = stale | (MAY_BE_STALE && registered != NOBODY && !(protected & BIT(p)) -> BIT(p) : 0); \
-    protected = protected | (registered != NOBODY -> BIT(p) : 0)
+    stale = stale | (MAY_BE_STALE && registered != NONE && !(protected & BIT(p)) -> BIT(p) : 0); \
+    protected = protected | (registered != NONE -> BIT(p) : 0)
 #define LIFT(p) \
     protected = protected & ~BIT(p); \
     stale = stale & ~BIT(p)
@@ -115,24 +117,24 @@ inline free_writer(w) { held[w] = FREE; at[w] = 0 }
 inline wake(pages) { /* at the end of UFFDIO_WRITEPROTECT, mode 0, if it did not fail */
     atomic {
         if
-        :: registered != NOBODY && held[0] != FREE && (BIT(at[0]) & (pages)) -> free_writer(0)
+        :: registered != NONE && held[0] != FREE && (BIT(at[0]) & (pages)) -> free_writer(0)
         :: else
         fi;
         if
-        :: registered != NOBODY && held[1] != FREE && (BIT(at[1]) & (pages)) -> free_writer(1)
+        :: registered != NONE && held[1] != FREE && (BIT(at[1]) & (pages)) -> free_writer(1)
         :: else
         fi
     }
 }
 #define FLUSH() stale = 0
-inline unregister() { atomic { registered = NOBODY; protected = 0; stale = 0 } }
-inline close_s() { /* called by whoever gave its reference up: the last one releases */
+inline unregister() { atomic { registered = NONE; protected = 0; stale = 0 } }
+inline close_s() { /* after a process has closed its reference; the last one releases all */
     if
     :: !main_s && !dog_s ->
         free_writer(0);
         free_writer(1);
         if
-        :: registered == SYNC -> registered = NOBODY; protected = 0; stale = 0
+        :: registered == SYNC -> registered = NONE; protected = 0; stale = 0
         :: else
         fi
     :: else
@@ -140,12 +142,12 @@ inline close_s() { /* called by whoever gave its reference up: the last one rele
 }
 inline close_a() {
     if
-    :: registered == LOG -> registered = NOBODY; protected = 0; stale = 0
+    :: registered == LOG -> registered = NONE; protected = 0; stale = 0
     :: else
     fi
 }
 
-/* ---- a writer stores to any page at any time, or never again ---- */
+/* ---- a writer: stores to any page at any time, or stops storing ---- */
 proctype Writer(byte me) {
     byte page;
     do
@@ -154,14 +156,14 @@ proctype Writer(byte me) {
            if
            :: !(protected & BIT(page)) || (stale & BIT(page)) ->
                differs = differs | (main_dead || !STORED -> 0 : BIT(page))
-           :: (protected & BIT(page)) && registered == LOG -> /* marked; the store is tried again */
+           :: (protected & BIT(page)) && registered == LOG -> /* marked; the writer retries the store */
 marked:        LIFT(page)
            :: (protected & BIT(page)) && registered == SYNC ->
 blocked:       held[me] = UNREAD;
                at[me] = page;
-               TELL()
-           :: (protected & BIT(page)) && registered == NOBODY ->
-               assert(false) /* nobody protects without registration */
+               NOTIFY()
+           :: (protected & BIT(page)) && registered == NONE ->
+               assert(false) /* there is no protection without registration */
            fi;
            page = 0
        }
@@ -172,7 +174,7 @@ blocked:       held[me] = UNREAD;
 }
 
 /* ---- the watchdog ---- */
-inline say(what) { /* EPIPE when main's end is closed */
+inline send(what) { /* EPIPE when main's end is closed */
     if
     :: !main_socket -> goto leave
     :: main_socket -> assert(len(socket) < ROOM); socket ! what
@@ -188,9 +190,9 @@ proctype Watchdog() provided (!dog_stopped) {
 #endif
     :: READABLE ->
 #if !defined(BREAK_BEGIN_AFTER_READ) && !defined(BREAK_BEGIN_AFTER_LIFT)
-       say(BEGIN);
+       send(BEGIN);
 #endif
-       atomic { /* read(S): one message, any; EAGAIN if main was faster */
+       atomic { /* read(S): any one message; EAGAIN if main was faster */
            if
            :: held[0] == UNREAD -> held[0] = READ; page = at[0]
            :: held[1] == UNREAD -> held[1] = READ; page = at[1]
@@ -199,7 +201,7 @@ nothing_read:  skip
            fi
        }
 #ifdef BREAK_BEGIN_AFTER_READ
-       say(BEGIN);
+       send(BEGIN);
 #endif
        if
        :: page < PAGES ->
@@ -212,9 +214,9 @@ lifted:    skip
        :: else
        fi;
 #ifdef BREAK_BEGIN_AFTER_LIFT
-       say(BEGIN);
+       send(BEGIN);
 #endif
-       say(DONE);
+       send(DONE);
        atomic { DOG_WAITS() }
     od;
 leave:
@@ -235,15 +237,15 @@ leave:
 inline read_pages(pages) { EACH_PAGE(differs = differs & ~(BIT(p) & (pages))) }
 #endif
 #ifdef BREAK_NO_LIFT_AFTER_DONE
-bit settled;
-#define SETTLED(yes) settled = yes
+bit dog_done;
+#define SET_DOG_DONE(yes) dog_done = yes
 #else
-#define SETTLED(yes) skip
+#define SET_DOG_DONE(yes) skip
 #endif
-inline hear() { /* what has been said so far; never waits */
+inline receive() { /* read all words received so far; never waits */
     do
     :: socket ? BEGIN -> owed = 1
-    :: socket ? DONE -> owed = 0; SETTLED(1)
+    :: socket ? DONE -> owed = 0; SET_DOG_DONE(1)
     :: !len(socket) -> break
     od
 }
@@ -267,9 +269,9 @@ inline poll_socket() {
 
 proctype Main() provided (!main_stopped) {
     byte p, hits, report;
-    bit owed;    /* a BEGIN has not had its DONE */
-    bit alone;   /* the watchdog is gone: never arm again */
-    byte before; /* pages written when the question came, and that no log or event would tell of later */
+    bit owed;    /* a BEGIN without its DONE */
+    bit alone;   /* the watchdog has ended: never arm again */
+    byte before; /* pages written before this collect that no later log or event would report */
     {
 
     EACH_PAGE(PROTECT(p));
@@ -282,32 +284,32 @@ rest:
     :: armed ->
         if
         :: true -> S_ENDS_WAITING || len(socket) || EOF_WAKES_MAIN
-        :: true -> skip /* a user asks, whatever has fired */
+        :: true -> skip /* a user calls collect at any time */
         fi
     :: !armed -> skip
     fi;
     d_step { resting = 0; before = (armed -> differs : differs & open) };
     if
-    :: armed -> goto ask
-    :: !armed -> goto look
+    :: armed -> goto poll
+    :: !armed -> goto scan
     fi;
 
-ask: /* one poll, which looks at one descriptor after the other */
+poll: /* one poll(2), which checks one descriptor after the other */
     if
     :: true -> poll_s(); poll_socket()
     :: true -> poll_socket(); poll_s()
     fi;
 answered_nothing:
-    assert(!before); /* what was written before the question is in the answer */
+    assert(!before); /* the answer contains every page written before collect */
     goto rest;
 
 hand_over:
-    atomic { before = 0; SETTLED(0) };
-    hear();
+    atomic { before = 0; SET_DOG_DONE(0) };
+    receive();
     if
     :: owed ->
         if
-        :: len(socket) -> hear()
+        :: len(socket) -> receive()
 #ifndef BREAK_WAITS_FOR_DONE_FOREVER
         :: true ->
 gave_up_on_done: skip
@@ -326,7 +328,7 @@ gave_up_on_done: skip
 #if !defined(BREAK_NO_LIFT_BEFORE_UNREGISTER) && !defined(BREAK_WAKE_AFTER_UNREGISTER)
 #ifdef BREAK_NO_LIFT_AFTER_DONE
     if
-    :: settled -> goto lifted_already
+    :: dog_done -> goto lifted_already
     :: else
     fi;
 #endif
@@ -336,7 +338,7 @@ gave_up_on_done: skip
 lifted_already:
     unregister();
 #ifdef BREAK_WAKE_AFTER_UNREGISTER
-    d_step { free_writer(0); free_writer(1) }; /* UFFDIO_WAKE, which asks for no registration */
+    d_step { free_writer(0); free_writer(1) }; /* UFFDIO_WAKE, which needs no registration */
 #endif
 handed_over:
     registered = LOG;
@@ -347,7 +349,7 @@ handed_over:
 #endif
     goto consume;
 
-look: /* phase one, which only reads; then phase two around the hits, whose answer counts */
+scan: /* phase one only reads; phase two protects around the hits, and its answer counts */
     EACH_PAGE(hits = hits | (BIT(p) & ~protected & ~open));
 #ifdef BREAK_READ_BEFORE_LOG_PROTECT
     read_pages(hits);
@@ -376,7 +378,7 @@ look: /* phase one, which only reads; then phase two around the hits, whose answ
     :: true -> goto consume
     :: open -> goto close_tile
 #ifndef HOLDING
-    :: !open -> /* costs nothing */
+    :: !open -> /* opening makes no call */
 opened:
         open = TILE;
         goto consume
@@ -402,7 +404,7 @@ close_tile:
     goto consume;
 
 arm:
-    hear();
+    receive();
     if
 #ifdef BREAK_ARM_WITHOUT_WATCHDOG
     :: !owed
@@ -430,11 +432,11 @@ arm:
     goto consume;
 
 consume:
-    assert(!(before & ~report)); /* what was written before the question is in the answer */
+    assert(!(before & ~report)); /* the answer contains every page written before collect */
     before = 0;
     read_pages(report);
     goto rest
-    } unless { main_dead -> /* the kernel closes what it held, one after the other, in any order */
+    } unless { main_dead -> /* the kernel closes its descriptors one after the other, in any order */
         d_step {
             p = 0; hits = 0; report = 0; owed = 0; alone = 0; before = 0;
             armed = 0; open = 0; resting = 0; differs = 0
@@ -449,20 +451,20 @@ consume:
 }
 
 /* ---- faults: each may happen once, at any moment, or not at all ----
- * Not when one of the two is stopped for ever: does the other die then, nobody is left to lift the protection until
- * the stopped one goes on or is killed too. */
+ * While one of the two processes is stopped for ever the other must not die: then no process would lift the protection
+ * until the stopped one continues or is killed too. */
 #ifdef TWO_FAULTS
-#define BEARABLE(condition) true
+#define COVERED(condition) true
 #else
-#define BEARABLE(condition) (condition)
+#define COVERED(condition) (condition)
 #endif
 #define ALL_WELL (!main_dead && !dog_dead && !main_stopped && !dog_stopped)
-proctype Fate() {
+proctype Faults() {
     do
 #ifndef MAIN_LIVES
-    :: atomic { !main_dead && BEARABLE(!dog_stopped) -> main_dead = 1; main_stopped = 0 }
+    :: atomic { !main_dead && COVERED(!dog_stopped) -> main_dead = 1; main_stopped = 0 }
 #endif
-    :: atomic { !dog_dead && BEARABLE(!main_stopped) -> dog_dead = 1; dog_stopped = 0 }
+    :: atomic { !dog_dead && COVERED(!main_stopped) -> dog_dead = 1; dog_stopped = 0 }
 #ifdef LIVENESS
 #ifndef MAIN_LIVES
     :: atomic { ALL_WELL -> main_stopped = 1 } /* for ever, or until it is killed */
@@ -481,27 +483,27 @@ init {
 #ifndef ONE_WRITER
         run Writer(1);
 #endif
-        run Fate()
+        run Faults()
     }
 }
 
-/* ---- what is to hold ---- */
+/* ---- the properties ---- */
 #define MAIN_GONE  (!main_a && !main_s && !main_socket)
 #define DOG_GONE   (!dog_s && !dog_socket)
-#define CLEAN      (registered == NOBODY && !protected && held[0] == FREE && held[1] == FREE)
+#define CLEAN      (registered == NONE && !protected && held[0] == FREE && held[1] == FREE)
 #define IS_HELD    (held[0] != FREE || held[1] != FREE)
 #define FIRED      (READABLE || len(socket) || !dog_socket)
 
-/* Safety. While main rests every page that was written is one that its next look is bound to find (logged), or
- * something has fired (armed), and so if a writer is held. */
+/* Safety. While main rests unarmed, its next scan finds every written page, and no writer is held. While it rests armed
+ * and a page was written or a writer is held, a descriptor has fired. At the end nothing is protected or held. */
 ltl safe {
     [] ((resting && !armed -> !(differs & protected & ~open) && !IS_HELD)
         && (resting && armed && (differs || IS_HELD) -> FIRED)
         && (MAIN_GONE && DOG_GONE -> CLEAN))
 }
-/* Liveness, under weak fairness: who can go on without end does. Writers 0 and 1 are alike. The tile that may be open
- * may also stay logged, so that it stands for all pages. */
+/* Liveness, under weak fairness: a process that can always continue does continue. Writers 0 and 1 are alike. The tile
+ * may also stay logged, so it stands for all pages. */
 ltl released { [] (held[0] != FREE -> <> (held[0] == FREE)) }
 ltl seen { [] ((differs & TILE) -> <> !(differs & TILE)) }         /* with MAIN_LIVES */
 ltl clean { [] (MAIN_GONE -> <> CLEAN) }
-ltl unwatched { [] (DOG_GONE -> <> [] (registered != SYNC)) }      /* main alone does not stay armed */
+ltl unwatched { [] (DOG_GONE -> <> [] (registered != SYNC)) }      /* without the watchdog main does not stay armed */

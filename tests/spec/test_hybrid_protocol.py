@@ -1,4 +1,4 @@
-"""spec/hybrid.pml: the protocol of the hybrid tracker loses nothing, and each of its rules is needed."""
+"""Check spec/hybrid.pml: the hybrid tracker's protocol loses no write, and needs each of its rules."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ RIGHT = {
     "unwatched": HELD,
     "seen": ("LIVENESS", "MAIN_LIVES", "ONE_WRITER"),
 }
-"""The claims about what happens in the end, and the part of the model that each needs."""
+"""Liveness claims, each with the part of the model that it needs."""
 
 LOST = {
     "READ_BEFORE_LOG_PROTECT": "the consumer reads before phase two protects",
     "ANSWER_OF_PHASE_ONE": "a page in a bridged gap is protected but not reported",
     "READ_BEFORE_ARM": "the consumer reads before S's protection is in place",
-    "NO_COMPARE_AFTER_ARM": "nothing is read once S's protection is in place",
+    "NO_COMPARE_AFTER_ARM": "the consumer does not read after S's protection is in place",
     "READ_BEFORE_HAND_OVER": "the consumer reads before A's protection is in place",
-    "NO_COMPARE_AFTER_HAND_OVER": "nothing is read once A's protection is in place",
+    "NO_COMPARE_AFTER_HAND_OVER": "the consumer does not read after A's protection is in place",
     "ARM_WITHOUT_DONE": "a late watchdog lifts the protection of the next armed epoch",
-    "BEGIN_AFTER_READ": "for a while neither S nor the socket tells of the writer",
-    "BEGIN_AFTER_LIFT": "a write is done and neither S nor the socket tells of it",
-    "OPEN_TILE_UNREPORTED": "an open tile is left out of an answer",
-    "READ_BEFORE_TILE_PROTECT": "a tile is read before it is protected again",
+    "BEGIN_AFTER_READ": "for a while neither S nor the socket reports the writer",
+    "BEGIN_AFTER_LIFT": "a write is done and neither S nor the socket reports it",
+    "OPEN_TILE_UNREPORTED": "an answer lacks an open tile",
+    "READ_BEFORE_TILE_PROTECT": "the consumer reads a tile before it is protected again",
     "TILE_CLOSED_UNREPORTED": "a tile is protected again and not reported once more",
-    "NO_LIFT_BEFORE_UNREGISTER": "unregistering alone wakes nobody: the writer is held in the log's epoch",
-    "NO_LIFT_AFTER_DONE": "arming protected after the watchdog's lift, and a second writer is held",
+    "NO_LIFT_BEFORE_UNREGISTER": "unregistering wakes no writer: it stays held in the log's epoch",
+    "NO_LIFT_AFTER_DONE": "arming protects after the watchdog's lift, and a second writer is held",
 }
-"""Rules of which breaking loses a write or leaves a writer behind: a state shows it."""
+"""Rules whose breach loses a write or leaves a writer held: an assertion in a state fails."""
 
 FOR_EVER = {
-    "MAIN_IGNORES_S": ("released", "the watchdog is stopped and main does not look at S"),
+    "MAIN_IGNORES_S": ("released", "the watchdog is stopped and main does not poll S"),
     "MAIN_WAITS_EXCLUSIVELY": (
         "released",
-        "the watchdog is stopped after it was woken, which nobody else was",
+        "only the watchdog was woken, and it was stopped after that",
     ),
-    "NOTHING_WHILE_S_FIRED": ("released", "the watchdog is stopped and main answers nothing"),
+    "NOTHING_WHILE_S_FIRED": ("released", "the watchdog is stopped and main reports no page"),
     "WAITS_FOR_DONE_FOREVER": ("released", "the watchdog is stopped between begin and done"),
     "WAKE_AFTER_UNREGISTER": ("released", "main is stopped between the two, and the watchdog's lift fails"),
     "MAIN_IGNORES_EOF": ("unwatched", "the watchdog is dead and main stays armed"),
     "ARM_WITHOUT_WATCHDOG": ("unwatched", "the watchdog is dead and main arms again"),
     "WATCHDOG_STAYS": ("clean", "main is dead and the watchdog keeps S open"),
 }
-"""Rules of which breaking keeps something from ever happening: a cycle shows it."""
+"""Rules whose breach keeps an event from ever happening: the search finds a cycle."""
 
 
 def check(claim: str, defines: tuple[str, ...], directory: Path, *, liveness: bool) -> Report:
@@ -71,13 +71,13 @@ def assert_holds(report: Report) -> None:
 def test_no_write_is_lost_and_every_statement_is_reached(tmp_path: Path) -> None:
     report = check("safe", (), tmp_path, liveness=False)
     assert_holds(report)
-    # Nothing holds for want of getting there: main, its ends and the watchdog are visited to the last line.
+    # The claim does not hold vacuously: the search reaches every statement of main and of the watchdog.
     assert report.unreached["Main"] == ()
     assert report.unreached["Watchdog"] == ()
-    # But for what would be a fault of the model itself, and the end of who goes on for ever.
+    # Exceptions are the assertion about the model itself, and the ends of processes that run for ever.
     writer = [line for line in report.unreached["Writer"] if '"-end-"' not in line]
     assert [line.rpartition(", ")[2] for line in writer] == ['"assert(0)"'], report.text
-    assert [line for line in report.unreached["Fate"] if '"-end-"' not in line] == []
+    assert [line for line in report.unreached["Faults"] if '"-end-"' not in line] == []
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_breaking_rule_loses_write(rule: str, tmp_path: Path) -> None:
     assert (report.errors, report.kind, report.trail) == (1, "assertion", True), (
         f"{LOST[rule]}: {report.text}"
     )
-    # Not the model's own (no room in the socket, protection without registration), which are no negations.
+    # The model's own assertions (room in the socket, protection without registration) are no negations.
     assert report.violated.startswith("!"), report.violated
 
 

@@ -1,4 +1,4 @@
-"""Spin, the model checker: a verifier is generated, compiled and run, and its report is read."""
+"""Spin, the model checker: generates, compiles and runs a verifier, and reads its report."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MEMORY_LIMIT_MB: Final = 2_000
-"""What a run may take; beyond it spin ends with an incomplete search, which is a failure here."""
+"""Memory limit of a run. Beyond it the search is incomplete, and the test fails."""
 DEPTH_LIMIT_STEPS: Final = 1_000_000
-"""Steps of the longest path; the longest seen has 33,000, and a path cut short is a failure too."""
+"""Longest path; the longest seen has 33,000 steps. A truncated path fails the test too."""
 TIMEOUT_S: Final = 540
-"""Something hangs: the longest run takes 40 s on two cores of 2024."""
+"""Time limit of a run, against hangs; the longest run takes 40 s on two cores of 2024."""
 
 _ERRORS = re.compile(r"errors: (\d+)")
 _VIOLATED = re.compile(r"assertion violated +(.+) \(at depth \d+\)")
@@ -26,16 +26,16 @@ _INCOMPLETE = ("Search not completed", "max search depth too small", "out of mem
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a verifier said.
+    """The report of a verifier.
 
     Args:
-        errors: How many violations it found; it ends at the first.
-        complete: Whether every state was visited: nothing was cut short.
-        kind: How the violation looks: "assertion", "cycle", or "" where there is none.
+        errors: Number of violations found; the search ends at the first.
+        complete: The search visited every state.
+        kind: Kind of the violation: "assertion", "cycle", or "" without one.
         violated: The assertion that does not hold, as spin prints it.
-        trail: Whether the way to the violation was written down.
+        trail: The verifier wrote a trail that leads to the violation.
         unreached: For each process the statements that no state reached, as spin prints them.
-        text: All of it.
+        text: The whole output.
     """
 
     errors: int
@@ -52,24 +52,24 @@ def verify(
 ) -> Report:
     """Check one claim of a model over all its states.
 
-    Invalid end states are not looked for: a process that was killed or stopped ends anywhere. What must not
-    wait for ever is stated as a claim instead.
+    It does not check for invalid end states: a killed or stopped process ends anywhere. The model has a claim
+    for every process that must not wait for ever instead.
 
     Args:
         model: Promela source.
-        claim: Name of an `ltl` block in it.
+        claim: Name of an `ltl` block in the model.
         defines: Macros to set.
-        directory: Empty; what is generated goes there.
-        liveness: Look for cycles under weak fairness instead of for assertions alone.
+        directory: Empty directory for the generated files.
+        liveness: Search for cycles under weak fairness, not only for failed assertions.
 
     Raises:
-        subprocess.CalledProcessError: the model does not translate or compile.
-        subprocess.TimeoutExpired: the search takes far longer than it ever did.
+        subprocess.CalledProcessError: The model does not translate or compile.
+        subprocess.TimeoutExpired: The search exceeds the time limit.
     """
     macros = [f"-D{name}" for name in defines]
     _run(["spin", "-a", *macros, str(model)], directory)
-    # No partial order reduction: it is not defined for processes with `provided` clauses.
-    # NFAIR: words of fairness counters, one bit a process.
+    # No partial order reduction: it is undefined for processes with `provided` clauses.
+    # NFAIR: words of fairness counters, one bit per process.
     options = ["-DNOREDUCE", f"-DMEMLIM={MEMORY_LIMIT_MB}", "-DNFAIR=3" if liveness else "-DNOFAIR"]
     _run(["gcc", "-O2", "-w", *options, "-o", "pan", "pan.c"], directory)
     how = ["-a", "-f"] if liveness else []
@@ -78,10 +78,10 @@ def verify(
 
 
 def read_report(text: str, *, trail: bool) -> Report:
-    """Read what a verifier printed.
+    """Read the output of a verifier.
 
     Raises:
-        ValueError: it is no report.
+        ValueError: The text is not a report.
     """
     errors = _ERRORS.search(text)
     if errors is None:
