@@ -24,7 +24,7 @@ EXIT_USAGE: Final = 2
 P = ParamSpec("P")
 T = TypeVar("T")
 
-log = logging.getLogger("vramtap")
+log: logging.Logger = logging.getLogger("vramtap")
 
 
 def fail(error: VramtapError) -> NoReturn:

@@ -160,8 +160,8 @@ class Region:
     def __init__(self, width: int, height: int) -> None:
         if width < 0 or height < 0:
             raise ValueError(f"region of {width}x{height} pixels")
-        self.width = width
-        self.height = height
+        self.width: int = width
+        self.height: int = height
         self._grid: NDArray[np.bool_] = np.zeros(
             (-(-height // REGION_TILE), -(-width // REGION_TILE)), dtype=np.bool_
         )

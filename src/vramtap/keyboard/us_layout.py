@@ -10,7 +10,7 @@ from vramtap.keyboard.keys import QemuKey, qcode_of_scancode, qemu_key_of_keysym
 if TYPE_CHECKING:
     from vramtap.keyboard.events import KeyEvent
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class Stroke(NamedTuple):

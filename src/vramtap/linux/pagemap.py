@@ -46,7 +46,7 @@ class Pagemap(Descriptor):
 
     def __init__(self, pid: int | None = None) -> None:
         path = f"/proc/{'self' if pid is None else pid}/pagemap"
-        self.owner = "this process" if pid is None else f"pid {pid}"
+        self.owner: str = "this process" if pid is None else f"pid {pid}"
         try:
             super().__init__(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except (FileNotFoundError, ProcessLookupError) as error:

@@ -181,7 +181,7 @@ class MapsQuery(Descriptor):
         except OSError as error:
             raise error_for("open", f"/proc/{pid}/maps", error.errno or 0) from error
         self._query = abi.ProcmapQuery(size=ctypes.sizeof(abi.ProcmapQuery))
-        self.fast = self._probe()
+        self.fast: bool = self._probe()
 
     def _probe(self) -> bool:
         """Return whether the kernel has the ioctl: for address 0 it then succeeds or gives ENOENT."""

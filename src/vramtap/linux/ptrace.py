@@ -100,7 +100,7 @@ class Tracee:
 
     def __init__(self, pid: int, timeout_s: float = 2.0) -> None:
         self.pid = pid
-        self.stopped_ns = 0
+        self.stopped_ns: int = 0
         self._timeout_s = timeout_s
         self._saved = abi.UserRegs()
         self._mask = ctypes.c_uint64()

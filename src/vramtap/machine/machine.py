@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    from vramtap.memory.extent import Extent
     from vramtap.pages import PageRuns
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 KICK_INTERVAL_S: Final = 0.001
 """Time between two kicks. A kick is lost if it comes just before the CPU runs, so it is repeated."""
@@ -92,11 +93,11 @@ class Machine:
         record_writes: bool = False,
         held: bool = False,
     ) -> None:
-        self.memory = GuestMemory()
-        self.runs = RunNotifier()
-        self.extent = vram_extent(self)
+        self.memory: GuestMemory = GuestMemory()
+        self.runs: RunNotifier = RunNotifier()
+        self.extent: Extent = vram_extent(self)
         self.ended: str | None = None
-        self.halts = 0
+        self.halts: int = 0
         self._mode_watchers: Observers[Callable[[], None]] = Observers()
         self._end_watchers: Observers[Callable[[], None]] = Observers()
         # Facts: the guest uses the devices on the machine's thread, and input uses them on other threads. A
@@ -110,15 +111,18 @@ class Machine:
         self._held = held
         self._frame_limit: int | None = None
         self._line = False
-        self.dispi = DispiDevice(self.memory, self._on_mode)
-        self.ps2 = Ps2Device(self.raise_line)
-        self.rtc = RtcDevice(self.raise_line)
-        self.debug = DebugDevice(on_frame=self._on_frame, raise_line=self.raise_line, on_exit=self._on_exit)
+        self.dispi: DispiDevice = DispiDevice(self.memory, self._on_mode)
+        self.ps2: Ps2Device = Ps2Device(self.raise_line)
+        self.rtc: RtcDevice = RtcDevice(self.raise_line)
+        self.debug: DebugDevice = DebugDevice(
+            on_frame=self._on_frame, raise_line=self.raise_line, on_exit=self._on_exit
+        )
         self._bus = PortBus([self.dispi, self.ps2, self.rtc, PciDevice(), self.debug])
         name, content = _read(image)
         entry = load(self.memory, content, name)
         prepare(self.memory, command_line)
         ports = _LockedPorts(self._bus, self._devices)
+        self.cpu_reason: str
         self._cpu, self.cpu_reason = make_cpu(cpu, self.memory, ports, log=log, record_writes=record_writes)
         try:
             self._cpu.start_at(entry, stack=BOOT_STACK, argument=BOOT_INFO, tables=BOOT_PML4)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 NEVER_NS: Final = (1 << 63) - 1
 """Time of an event that is not due."""
@@ -50,7 +50,7 @@ class PortBus:
     def __init__(self, devices: Iterable[Device]) -> None:
         self._devices: dict[int, Device] = {}
         self._logged: set[int] = set()
-        self.accesses = 0
+        self.accesses: int = 0
         """Number of port accesses so far: a sign that the guest is active."""
         for device in devices:
             for port in device.ports:

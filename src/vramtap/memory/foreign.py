@@ -60,7 +60,7 @@ class XenSpace:
     def __init__(self, memory: ForeignMemory, pages: int, name: str, claim: str) -> None:
         self.name = name
         self.pid: int | None = None
-        self.bytes_read = 0
+        self.bytes_read: int = 0
         self.claim = claim
         self.placement: Placement | None = None
         self.model: SchedstatProbe | None = None

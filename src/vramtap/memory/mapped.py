@@ -35,7 +35,7 @@ class FileSpace:
     def __init__(self, path: str) -> None:
         self.name = path
         self.pid: int | None = None
-        self.bytes_read = 0
+        self.bytes_read: int = 0
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:

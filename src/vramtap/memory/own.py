@@ -28,7 +28,7 @@ class OwnSpace:
     def __init__(self, keep: object = None) -> None:
         self.name = "this process"
         self.pid: int | None = os.getpid()
-        self.bytes_read = 0
+        self.bytes_read: int = 0
         self._keep = keep
 
     @property

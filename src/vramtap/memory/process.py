@@ -29,10 +29,10 @@ class ProcessSpace:
     frames: Final = None
 
     def __init__(self, pid: int) -> None:
-        self.name = f"pid {pid}"
+        self.name: str = f"pid {pid}"
         self.pid: int | None = pid
-        self.bytes_read = 0
-        self.pidfd = PidFd(pid)
+        self.bytes_read: int = 0
+        self.pidfd: PidFd = PidFd(pid)
 
     def read_runs(self, address: int, runs: PageRuns, into: NDArray[np.uint8], base_page: int) -> None:
         """Copy whole pages; see `AddressSpace.read_runs`.

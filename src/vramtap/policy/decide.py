@@ -212,7 +212,7 @@ class OnlinePolicy:
     name: Final = "hybrid"
 
     def __init__(self, parameters: Parameters | None = None, interval_s: float = INTERVAL_S) -> None:
-        self.parameters = parameters or Parameters()
+        self.parameters: Parameters = parameters or Parameters()
         self._interval_s = interval_s
 
     def start(self, pages: Counts, costs: Costs) -> State:

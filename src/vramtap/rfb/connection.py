@@ -105,15 +105,15 @@ class ServerConnection:
         self, name: str, width: int, height: int, password: str | None = None, challenge: bytes | None = None
     ) -> None:
         self.name: Final = name
-        self.width = width
+        self.width: int = width
         """Width of the client's framebuffer, pixels."""
-        self.height = height
+        self.height: int = height
         """Height of the client's framebuffer, pixels."""
         self.format: WireFormat = NATIVE
-        self.encodings = ClientEncodings()
-        self.initialised = False
+        self.encodings: ClientEncodings = ClientEncodings()
+        self.initialised: bool = False
         """Whether the handshake is complete."""
-        self.failed = False
+        self.failed: bool = False
         """Whether the connection ended: a wrong password or a protocol error. Later input is ignored."""
         self._handshake = Handshake(password, challenge)
         self._greeting = bytearray()
@@ -122,7 +122,7 @@ class ServerConnection:
         self._steps = self._run()
         self._needed = next(self._steps)
         self._colour_map_due = False
-        self.key_rect_due = False
+        self.key_rect_due: bool = False
         """Whether the next update has a pseudo-rectangle for QEMU keys, even if no pixel changed."""
         self._key_rect_sent = False
         self._desktop_size_due = False

@@ -30,9 +30,9 @@ class Handshake:
     def __init__(self, password: str | None, challenge: bytes | None = None) -> None:
         self._password = password
         self._challenge = challenge or new_challenge()
-        self.to_send = bytearray(SERVER_VERSION)
+        self.to_send: bytearray = bytearray(SERVER_VERSION)
         """Bytes that the caller has to send to the client."""
-        self.version = (3, 8)
+        self.version: tuple[int, int] = (3, 8)
         """Protocol version. The client's answer can lower it."""
 
     def run(self) -> Generator[int, bytes, ClientInit | AuthenticationFailed]:

@@ -14,7 +14,7 @@ class ModeClock:
     """
 
     def __init__(self, *, announced: bool, timings: TapTimings = DEFAULT_TIMINGS) -> None:
-        self.due_s = float("-inf")
+        self.due_s: float = float("-inf")
         """When to read the mode although nothing is written."""
         self._announced = announced
         self._timings = timings

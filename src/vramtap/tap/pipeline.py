@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LEGACY_PAGES: Final = 64
 """Pages that a VGA's text and planar modes draw in: four planes of 64 KiB at the start of its video RAM."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -63,7 +63,7 @@ class Pipeline:
         self._clock = clock
         self._mode: Mode | None = None
         self._unread = True
-        self.mode_clock = ModeClock(announced=target.announces_mode, timings=timings)
+        self.mode_clock: ModeClock = ModeClock(announced=target.announces_mode, timings=timings)
 
     @property
     def may_arm(self) -> bool:

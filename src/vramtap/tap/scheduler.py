@@ -68,7 +68,7 @@ class Scheduler:
         self._eager = 0
         self._not_before_s = _LONG_AGO_S
         self._changed_s = _LONG_AGO_S
-        self.began_s = _LONG_AGO_S
+        self.began_s: float = _LONG_AGO_S
         """When the last scan began."""
 
     @property

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vramtap.targets.base import Target
     from vramtap.trackers.base import AllDirty, Tracker, Waker
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class Tap(Controls):
@@ -64,7 +64,7 @@ class Tap(Controls):
         super().__init__()
         self.target = target
         self.screen = Screen()
-        self.stats = TapStats()
+        self.stats: TapStats = TapStats()
         self.closed: str | None = None
         """Why the tap has ended, in one clause; None while it runs."""
         self._tracker_name = tracker

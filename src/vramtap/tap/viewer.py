@@ -29,7 +29,7 @@ class Viewer:
     def __init__(self, tap: Tap, name: str) -> None:
         self._tap = tap
         self.name = name
-        self.backlog = DamageBacklog(tap.screen.width, tap.screen.height)
+        self.backlog: DamageBacklog = DamageBacklog(tap.screen.width, tap.screen.height)
         self._news = asyncio.Event()
 
     def __enter__(self) -> Self:

@@ -11,7 +11,7 @@ from vramtap.targets.xen.discover import xen_targets
 if TYPE_CHECKING:
     from vramtap.targets.discovered import Discovered
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 def discover() -> list[Discovered]:

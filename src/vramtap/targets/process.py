@@ -44,7 +44,7 @@ class ProcessTarget:
     """
 
     def __init__(self, spec: TargetSpec) -> None:
-        self.url = spec.url
+        self.url: str = spec.url
         self.extent: Extent
         self.input: Input | None = None
         self.tolerates_injection = False

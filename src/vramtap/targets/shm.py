@@ -50,8 +50,8 @@ class FileTarget:
     """
 
     def __init__(self, spec: TargetSpec) -> None:
-        self.url = spec.url
-        self.path = spec.rest
+        self.url: str = spec.url
+        self.path: str = spec.rest
         self.extent: Extent
         self.input: Input | None = None
         self.tolerates_injection = False

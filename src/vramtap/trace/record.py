@@ -34,7 +34,7 @@ MEASUREMENTS: Final = 5
 STOPPED: Final = "stopped"
 """End reason of a recording that its user stopped."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 Progress = Callable[[Recording], None]
 """Called after each interval, on the thread that polls."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from vramtap.trackers.base import Tracker
+
 
 class ArrayWrites:
     """The writes to an array of this process. A context manager; leaving it stops the tracker.
@@ -42,12 +44,13 @@ class ArrayWrites:
     """
 
     def __init__(self, array: NDArray[Any], tracker: str = "auto") -> None:
+        self.byte_offset: int
         extent, self.byte_offset = extent_of(array)
-        self.nbytes = array.nbytes
+        self.nbytes: int = array.nbytes
         """Size of the array in bytes."""
-        self.pages = extent.pages
+        self.pages: int = extent.pages
         """Number of pages that the array lies in."""
-        self.tracker = choose(tracker, extent, wants_feedback=False).tracker
+        self.tracker: Tracker = choose(tracker, extent, wants_feedback=False).tracker
         """The tracker underneath, started."""
 
     def collect(self) -> PageRuns | AllDirty:

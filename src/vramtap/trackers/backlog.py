@@ -22,7 +22,7 @@ class Backlog:
         self._pages = pages
         self._lost = PageRuns.full(pages)
         self._dirty = NO_PAGES
-        self.why = why or AllDirty(Reason.FIRST)
+        self.why: AllDirty = why or AllDirty(Reason.FIRST)
         """Reason of the last loss."""
 
     def __bool__(self) -> bool:

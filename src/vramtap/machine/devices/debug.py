@@ -21,7 +21,7 @@ LINES_PER_SECOND: Final = 100
 """Most lines logged a second. The log says how many more there were."""
 _SECOND_NS: Final = 1_000_000_000
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class DebugDevice:
@@ -42,7 +42,7 @@ class DebugDevice:
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.ports: Iterable[int] = (PORT_DEBUG_TEXT, PORT_FRAME, PORT_WAKE, PORT_EXIT)
-        self.frames = 0
+        self.frames: int = 0
         """Number of frames that the guest has reported as drawn."""
         self._raise_line = raise_line
         self._on_frame = on_frame

@@ -44,7 +44,7 @@ _INPUT_PORT: Final = 0x80
 _MAX_ANSWERS: Final = 16
 """Most answers of the controller that wait; further ones are dropped."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class Ps2Device:

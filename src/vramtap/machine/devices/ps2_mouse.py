@@ -55,7 +55,7 @@ class Ps2Mouse:
     """
 
     def __init__(self) -> None:
-        self.epoch = 0
+        self.epoch: int = 0
         """Number of resets and enables so far: each may have moved the guest's pointer anywhere."""
         self._answers: deque[int] = deque()
         self._motions: deque[_Motion] = deque()

@@ -13,7 +13,7 @@ from vramtap.errors import TargetGone, VramtapError
 if TYPE_CHECKING:
     from vramtap.keyboard.events import Input, KeyEvent, PointerEvent
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 MAX_QUEUED: Final = 512
 """Limit for queued events. A person makes some ten a second; a full queue means a flood or a target that

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from vramtap.tap.tap import Tap
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 64
 """Default limit for clients at once. A stalled client holds one update, at worst a whole screen uncompressed:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vramtap.servers.base import ByteStream
     from vramtap.tap.tap import Tap
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 HANDSHAKE_S: Final = 10.0
 """Default time limit for the handshake, seconds. It ends half-open connections."""

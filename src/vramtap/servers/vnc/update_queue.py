@@ -32,7 +32,7 @@ class UpdateQueue:
     """
 
     def __init__(self, connection: ServerConnection, screen: Screen, viewer: Viewer) -> None:
-        self.wake = asyncio.Event()
+        self.wake: asyncio.Event = asyncio.Event()
         """Set when `next` may return an update."""
         self._connection = connection
         self._screen = screen

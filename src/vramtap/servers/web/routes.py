@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from vramtap.servers.web.limits import WebLimits
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES: Final = 1024
 """Limit for the body of a request. No route takes a body."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from vramtap.tap.tap import Tap
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 BACKLOG: Final = 64
 """Connections that the kernel holds until the server accepts them."""

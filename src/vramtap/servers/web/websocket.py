@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vramtap.rfb.wire import Buffer
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 """Limit for one message from a client. noVNC sends 10 KiB at most (its `core/websock.js`). A longer RFB

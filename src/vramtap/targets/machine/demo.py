@@ -27,7 +27,7 @@ FIRST_FRAME_S: Final = 1.0
 """Longest wait for the guest's first picture. A guest that never halts is then shown as it is."""
 
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class DemoTarget(VmTarget):

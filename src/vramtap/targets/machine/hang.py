@@ -13,7 +13,7 @@ from vramtap.linux.timerfd import Timerfd
 if TYPE_CHECKING:
     from vramtap.machine.machine import Machine
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class HangWarning:

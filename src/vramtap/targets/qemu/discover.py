@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _PROGRAM: Final = re.compile(r"qemu-system-\w+|qemu-kvm|kvm|qemu")
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 def qemu_targets() -> list[Discovered]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _LENT_BY: Final = "vramtap "
 """Start of the label of a lent descriptor; the pid of the lender follows."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -56,7 +56,7 @@ class Monitor:
 
     def __init__(self, path: str, name: str = "", *, timeouts: MonitorTimeouts = DEFAULT_TIMEOUTS) -> None:
         self.path = path
-        self.pid = 0
+        self.pid: int = 0
         """Pid of QEMU once connected; 0 if QEMU runs in a pid namespace that vramtap does not see."""
         self._name = name or f"qemu:{path}"
         self._timeouts = timeouts

@@ -36,7 +36,7 @@ MAX_VRAM_BYTES: Final = 1 << 30
 _USER_SPACE_END: Final = 1 << 56
 """End of the user addresses of x86-64 with five levels of page tables (Documentation/arch/x86/x86_64/mm)."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +68,9 @@ class QemuTarget:
     """
 
     def __init__(self, path: str, *, timeouts: QemuTimeouts | None = None) -> None:
-        self.url = f"qemu:{path}"
+        self.url: str = f"qemu:{path}"
         self._timeouts = timeouts or QemuTimeouts()
-        self.monitor = Monitor(path, timeouts=self._timeouts.monitor)
+        self.monitor: Monitor = Monitor(path, timeouts=self._timeouts.monitor)
         self.extent: Extent
         self.input: Input | None = None
         self.tolerates_injection = True

@@ -54,9 +54,9 @@ class QemuVga:
         self._monitor = monitor
         self._url = url
         self._remedy = remedy
-        self.vram_bar = -1
+        self.vram_bar: int = -1
         """Guest-physical address of the video RAM at the last `read_bars`; -1 if it was not placed."""
-        self.mmio_bar = -1
+        self.mmio_bar: int = -1
         """Guest-physical address of the registers at the last `read_bars`; -1 if they were not placed."""
 
     async def read_bars(self) -> int:

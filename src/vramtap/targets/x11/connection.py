@@ -45,6 +45,7 @@ class XConnection:
     def __init__(self, display: Display, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         self.display = display
         self._timeout_s = timeout_s
+        self.pid: int
         first, self.pid, cookie = log_in(display, timeout_s)
         # The first connection stays open until the second stands: a server may end with its last client.
         with first:
@@ -54,7 +55,7 @@ class XConnection:
                 raise NotFound("connect", str(display), "the server was replaced meanwhile", "try again")
             try:
                 with self.guarded():
-                    self.xcb = self._hand_over(cookie)
+                    self.xcb: Any = self._hand_over(cookie)
             except _xcffib.ConnectionException as error:
                 self._socket.close()
                 reason = f"the server hung up ({error})"
@@ -65,7 +66,7 @@ class XConnection:
             remedy = f"x11::{display.number} is the first"
             raise NotFound("connect", str(display), f"the server has {len(roots)} screens", remedy)
         self.screen: Any = roots[display.screen]
-        self.root = int(self.screen.root)
+        self.root: int = int(self.screen.root)
 
     def _hand_over(self, cookie: tuple[bytes, bytes]) -> Any:  # noqa: ANN401 - xcffib is not typed
         """Give libxcb a duplicate of the socket. xcffib's own function frees the cookie too early."""

@@ -13,7 +13,7 @@ from vramtap.targets.x11.server import MAX_DISPLAY, SOCKET_DIRECTORY, Display, s
 
 _DISPLAY: Final = re.compile(r"X([0-9]{1,5})", re.ASCII)
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 def x_targets() -> list[Discovered]:

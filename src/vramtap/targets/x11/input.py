@@ -45,7 +45,7 @@ _xtest: Final[Any] = xcffib.xtest
 _ConnectionError: Final[Any] = xcffib.ConnectionException
 _ProtocolError: Final[Any] = xcffib.ProtocolException
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class XInput:
@@ -74,7 +74,7 @@ class XInput:
         self._buttons = 0
         self._pointed: tuple[int, int] | None = None
         self._closed = False
-        self.lost = False
+        self.lost: bool = False
         """Whether the server has closed the connection. Events after that are dropped."""
 
     @classmethod

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from vramtap.keyboard.events import Input
     from vramtap.targets.url import TargetSpec
+    from vramtap.targets.x11.server import Display
 
 EXIT_GRACE_S: Final = 1.0
 """How long a server may take to end after it has closed its connections."""
@@ -55,7 +56,7 @@ _xproto: Final[Any] = xcffib.xproto
 _ConnectionError: Final[Any] = xcffib.ConnectionException
 _ProtocolError: Final[Any] = xcffib.ProtocolException
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +86,13 @@ class X11Target:
     """
 
     def __init__(self, spec: TargetSpec, *, timeouts: X11Timeouts | None = None) -> None:
-        self.url = spec.url
-        self.display = parse_display(spec)
+        self.url: str = spec.url
+        self.display: Display = parse_display(spec)
         self.extent: Extent
         self.input: Input | None = None
         self.tolerates_injection = False
-        self.announces_mode = False
-        self.server = ""
+        self.announces_mode: bool = False
+        self.server: str = ""
         """Name of the server's program (`Xvfb`)."""
         self._timeouts = timeouts or X11Timeouts()
         self._activity: Observers[Callable[[], None]] = Observers()

@@ -10,7 +10,7 @@ from vramtap.errors import TargetGone
 if TYPE_CHECKING:
     from vramtap.keyboard.events import Input, KeyEvent, PointerEvent
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class XenInput:

@@ -25,7 +25,7 @@ LOCK_RETRY_S: Final = 0.01
 be cancelled, and waits without an end would pile up. The slower way is intended: libxl waits in flock(2), and
 so goes first."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ class LibxlMonitor:
     ) -> None:
         self.socket_path = socket_path
         self.lock_path = lock_path
-        self.sessions = 0
+        self.sessions: int = 0
         """Number of sessions so far."""
         self._name = name or socket_path
         self._timings = timings

@@ -71,7 +71,7 @@ class SuccessorWaits:
 DEFAULT_WAITS: Final = SuccessorWaits()
 _WATCHED_PATHS: Final = ("@releaseDomain", "@introduceDomain", "/local/domain/0/device-model")
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class DomainLifecycle:
@@ -84,11 +84,11 @@ class DomainLifecycle:
     """
 
     def __init__(self, store: Xenstore, domain: Domain, *, waits: SuccessorWaits = DEFAULT_WAITS) -> None:
-        self.domain = domain
+        self.domain: Domain = domain
         """The current domain, or the last one."""
-        self.end = ""
+        self.end: str = ""
         """How the last domain ended, in one clause; empty before."""
-        self.successor_wait_s = 0.0
+        self.successor_wait_s: float = 0.0
         """How long to wait for the successor of the last domain."""
         self._store = store
         self._waits = waits

@@ -44,7 +44,7 @@ ATTACH_RETRY_S: Final = 0.25
 BLANK: Final = (640, 480)
 """Width and height of the black screen shown while there is no domain, if no size is known."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from vramtap.machine.memory import GuestMemory
     from vramtap.memory.extent import Extent
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 _DIRTY: Final = np.uint64(DIRTY)
 _GUEST_BITS: Final = np.uint64(~(ACCESSED | DIRTY) & (1 << 64) - 1)
@@ -110,7 +110,7 @@ class DirtyBitsTracker(TrackerDefaults):
     def __init__(self) -> None:
         self._extent: Extent | None = None
         self.virtual: int | None = None
-        self.walks = 0
+        self.walks: int = 0
         self.stops_us: deque[float] = deque(maxlen=STOPS_KEPT)
 
     def start(self, extent: Extent) -> None:

@@ -67,7 +67,7 @@ waits for the first."""
 PAGE_TILE: Final = Parameters().tile_pages
 """Pages of a tile; the policy was tuned with this size."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class HybridTracker:
@@ -117,8 +117,8 @@ class HybridTracker:
         self._awaiting_feedback: PageRuns | None = None
         self._watchdog_late = self._has_more = False
         self._armed_at_s = 0.0
-        self.armed = False
-        self.unarmable = ""
+        self.armed: bool = False
+        self.unarmable: str = ""
 
     @property
     def stopped_us(self) -> float:

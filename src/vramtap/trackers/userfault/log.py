@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from vramtap.memory.extent import Extent
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 MAX_PROTECT_CALLS: Final = 16
 """Most calls of phase two in one collect; smaller gaps between written pages are bridged to stay below.
@@ -90,7 +90,7 @@ class LogTracker(TrackerDefaults):
         self._extent: Extent | None = None
         self._backlog: Backlog
         self._close: list[Callable[[], None]] = []
-        self.stopped_us = 0.0
+        self.stopped_us: float = 0.0
 
     def start(self, extent: Extent) -> None:
         """Protect the extent.

@@ -58,7 +58,7 @@ SPARE_PAGES: Final = 256
 CPU_STATE_INTERVAL_S: Final = 0.25
 """Time between two reads of CR0.WP; each pauses the domain for a moment."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class VramLog(Protocol):
@@ -160,7 +160,7 @@ class XenTracker:
         self._clock = clock
         self._extent: Extent | None = None
         self._resources = ExitStack()
-        self.shadow = False
+        self.shadow: bool = False
 
     def start(self, extent: Extent) -> None:
         """Open the hypervisor's interfaces; its log starts with the first collect.
