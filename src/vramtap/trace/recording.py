@@ -46,9 +46,9 @@ class Recording:
 
     def __init__(self, name: str, hz: float, clock: str, meta: dict[str, str] | None = None) -> None:
         self.ended = ""
-        self.intervals = 0
-        self.seconds = 0.0
-        self.pages_written = 0
+        self.intervals: int = 0
+        self.seconds: float = 0.0
+        self.pages_written: int = 0
         self.costs: Costs | None = None
         self._builder: TraceBuilder | None = None
         self._all_dirty: Counter[str] = Counter()
@@ -147,7 +147,7 @@ class Follower:
     """
 
     def __init__(self, tracker: Tracker, recording: Recording, mode: Mode) -> None:
-        self.mode = mode
+        self.mode: Mode = mode
         self._tracker = tracker
         self._recording = recording
         # Drops the writes from before the recording.
