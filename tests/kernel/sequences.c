@@ -1,7 +1,7 @@
 /*
- * Two threads on one processor count in restartable sequences (rseq(2)): each count is read, held for a
- * while, and stored one higher, and only the kernel's promise to abort a sequence that is interrupted keeps
- * one thread from storing over what the other has counted meanwhile.
+ * Two threads on one processor increment a counter in restartable sequences (rseq(2)). Each sequence reads the
+ * counter, waits for a while, and stores the counter plus one. Only the kernel's abort of an interrupted
+ * sequence keeps one thread from overwriting the other's increments.
  *
  * Prints READY, counts until a byte arrives on standard input, then prints `DONE LOST COUNTED`.
  */
@@ -15,7 +15,7 @@
 static volatile uint64_t count;
 static volatile int ended;
 
-/* Returns 1 if it counted, 0 if it was aborted. */
+/* Increment the counter; return 1, or 0 if the kernel aborted the sequence. */
 static int count_one(struct rseq *area)
 {
     int counted;

@@ -1,6 +1,6 @@
 /*
- * A program that notices if somebody disturbs it: it holds known values in its registers, blocks in system
- * calls that a stop interrupts, takes timer signals all the while, and counts what went wrong.
+ * A program that detects disturbances. It keeps known values in its registers, blocks in system calls that a
+ * stop interrupts, takes timer signals meanwhile, and counts errors.
  *
  * Prints READY, works until a byte arrives on standard input, then prints `DONE FAULTS CALLS SIGNALS`.
  */
@@ -25,7 +25,7 @@ static void on_alarm(int number)
     signals++;
 }
 
-/* Known values in general and vector registers, a short spin, the same values after it? */
+/* Load known values into general and vector registers, spin briefly, and compare the values. */
 static void check_registers(void)
 {
     uint64_t bad;
@@ -59,7 +59,7 @@ static void check_registers(void)
 int main(int argc, char **argv)
 {
     int with_signals = argc > 1 && !strcmp(argv[1], "signals");
-    /* The tests may run as another user than the one that started us. */
+    /* Make the process traceable for a test that changes its user. */
     prctl(PR_SET_DUMPABLE, 1);
     if (with_signals) {
         struct sigaction action = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};

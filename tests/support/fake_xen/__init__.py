@@ -1,1 +1,1 @@
-"""Xen's libraries as a test wants them: in C, so that what is passed to them is what really arrives."""
+"""A fake of Xen's libraries, in C, so that tests also check the arguments that reach a real library."""

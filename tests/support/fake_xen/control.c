@@ -1,4 +1,4 @@
-/* libxenctrl, as far as it is used, with the records laid out as Xen's public headers have them. */
+/* The part of libxenctrl that vramtap uses. Records have the layout of Xen's public headers. */
 
 #include <assert.h>
 #include <errno.h>
@@ -7,7 +7,7 @@
 
 #include "state.h"
 
-/* The beginning of xen_domctl_getdomaininfo, and all of the longest there is by its size. */
+/* The first members of xen_domctl_getdomaininfo, with the size of its longest version. */
 struct info {
     uint16_t domain, pad;
     uint32_t flags;
@@ -22,7 +22,7 @@ static_assert(offsetof(struct info, max_vcpu_id) == 68, "max_vcpu_id");
 
 enum { DYING = 1 << 0, HVM = 1 << 1, SHUTDOWN = 1 << 2, PAUSED = 1 << 3, HAP = 1 << 8, REASON_SHIFT = 16 };
 
-/* A virtual processor's record, hvm_hw_cpu. */
+/* The record of a virtual processor, hvm_hw_cpu. */
 struct cpu {
     uint8_t fpu[512];
     uint64_t general[16];
@@ -35,7 +35,7 @@ static_assert(offsetof(struct cpu, cr0) == 656, "cr0");
 
 enum { CPU_TYPECODE = 2 };
 
-/* No processor has this in CR0: it stands for one that is not running, of which Xen has no record. */
+/* An impossible CR0: it marks a processor that is not running and has no record in Xen. */
 static const uint64_t OFFLINE = 0xDEAD;
 
 void *xc_interface_open(void *log, void *domain_build_log, unsigned flags)

@@ -1,4 +1,4 @@
-/* libxendevicemodel and libxentoollog, as far as they are used, with the behaviour measured on Xen 4.17. */
+/* The parts of libxendevicemodel and libxentoollog that vramtap uses, with the behaviour of Xen 4.17. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -10,7 +10,7 @@
 
 #define MOST_FRAMES 32768u
 
-/* The last question through a handle, and how many were for exactly the video RAM, as QEMU's are. */
+/* The last call through a handle, and counts; `of_all` counts calls for exactly the video RAM, as QEMU makes. */
 static struct asked {
     uint64_t first;
     uint32_t domid, frames;
@@ -48,7 +48,7 @@ static int tracked(uint16_t domid, uint64_t first, uint32_t frames, unsigned lon
     struct domain *domain = domain_of(domid);
     if (frames > MOST_FRAMES)
         return E2BIG;
-    /* The kernel pins the buffer's pages: none are in one of no bytes that begins a page. */
+    /* The kernel pins the buffer's pages. An empty buffer at the beginning of a page has none. */
     if (!bitmap || (!frames && (uintptr_t)bitmap % PAGE == 0))
         return EFAULT;
     if (!domain || domain->dying)

@@ -1,4 +1,4 @@
-"""A domain as libxl leaves it: in the hypervisor, in xenstore, and with a device model that answers."""
+"""A domain as libxl creates it: in the hypervisor, in xenstore, and with a device model."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ LINEAR: Final = (0xB0C5, 64, 32, 32, 0x41, 0, 64, 32, 0, 0, 1)
 
 
 class FakeDomain:
-    """Runs in a `with` block; its device model goes with it.
+    """A fake domain; as a context manager it runs, with its device model.
 
     Args:
-        xen: Where.
-        run_dir: Where its monitor's socket is.
-        domid: Its id.
-        pages: Of video RAM.
-        uuid: Of it; none if empty.
-        pid: Of its device model, whose running is told by this process's.
+        xen: The fake Xen host.
+        run_dir: Directory of its monitor's socket.
+        domid: Domain id.
+        pages: Pages of video RAM.
+        uuid: UUID of the domain; empty for none.
+        name: Name of the domain.
+        pid: Process id of its device model; by default this process.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class FakeDomain:
         self.xen, self.domid, self.pages = xen, domid, pages
         self.frame, self.words, self.vendor = VRAM_FRAME, list(LINEAR), 0x1234
         self.bar: int | None = None
-        """What is said of where the video RAM is, where that is not so."""
+        """A wrong address of the video RAM for `query-pci` to report; None for the right one."""
         self.commands: list[str] = []
         self.lives = False
         place = f"/local/domain/{domid}"
@@ -72,16 +73,16 @@ class FakeDomain:
         self._model.__exit__(kind, error, trace)
 
     def serve(self) -> None:
-        """The device model says that it serves."""
+        """Let the device model report in xenstore that it serves."""
         self.xen.store(f"/local/domain/0/device-model/{self.domid}/state", "running")
 
     def shut_down(self, reason: int) -> None:
-        """By itself; the toolstack has not heard of it yet."""
+        """Let the guest shut down, before the toolstack reacts."""
         self.xen.shut_down(self.domid, reason)
         self.xen.fire("@releaseDomain")
 
     def destroy(self) -> None:
-        """The toolstack ends it."""
+        """Let the toolstack destroy the domain."""
         self.lives = False
         self.xen.destroy(self.domid)
         self.xen.remove(f"/local/domain/{self.domid}")
@@ -89,7 +90,7 @@ class FakeDomain:
         self.xen.fire("@releaseDomain")
 
     def place(self, frame: int) -> None:
-        """The guest places its video RAM; 0: nowhere."""
+        """Let the guest place its video RAM at a frame; 0 removes it."""
         self.frame = frame
         self.xen.place(self.domid, frame)
 
@@ -110,4 +111,4 @@ class FakeDomain:
             return []
         if command in ("input-send-event", "remove-fd", "add-fd"):
             return {}
-        return Refusal(f"{command} is not for now")
+        return Refusal(f"{command} is unknown")

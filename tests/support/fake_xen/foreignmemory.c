@@ -1,4 +1,4 @@
-/* libxenforeignmemory, as far as it is used: frames that are not there are errors, and SIGBUS if touched. */
+/* The part of libxenforeignmemory that vramtap uses. A missing frame has an errno; an access raises SIGBUS. */
 
 #define _GNU_SOURCE
 #include <errno.h>

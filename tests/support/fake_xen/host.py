@@ -1,4 +1,4 @@
-"""A Xen host without Xen: domains that a test makes, behind the libraries that the program loads."""
+"""A fake Xen host: domains that tests create, behind the libraries that vramtap loads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vramtap.xen.library import Library
 
 VRAM_FRAME: Final = 0xF0000
-"""Where a domain's video RAM is, unless a test says otherwise."""
+"""Default first frame of a domain's video RAM."""
 CR0_WP: Final = 1 << 16
 
 _HERE: Final = Path(__file__).parent
@@ -52,7 +52,7 @@ class _Asked(ctypes.Structure):
 
 
 class _OneLibrary(ctypes.CDLL):
-    """Has the functions of one of Xen's libraries only, of all that the fake has."""
+    """The fake's functions of one of Xen's libraries."""
 
     prefix = ""
 
@@ -63,7 +63,7 @@ class _OneLibrary(ctypes.CDLL):
 
 
 class FakeXen:
-    """Domains, and what happens to them; made by `fake_xen`."""
+    """The fake's domains and the events that tests cause; created by `fake_xen`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -72,10 +72,10 @@ class FakeXen:
         self._library.fake_tracked.restype = ctypes.c_bool
         self._loaded: dict[str, ctypes.CDLL] = {}
         self.absent: set[str] = set()
-        """Libraries that are not installed: `libxenctrl`."""
+        """Libraries that are not installed, for example `libxenctrl`."""
 
     def load(self, wanted: Library) -> ctypes.CDLL:
-        """Stands where the loading of a library stands."""
+        """Replace the loading of a library."""
         name = wanted.names[-1].partition(".")[0]
         if name in self.absent:
             raise NotFound("load", wanted.name, "no such file", f"apt install {wanted.package}")
@@ -85,7 +85,7 @@ class FakeXen:
         return self._loaded[name]
 
     def reset(self) -> None:
-        """No domains, nothing asked, nothing stored."""
+        """Remove all domains, calls, mappings and stored values."""
         for function in ("fake_reset", "fake_reset_asked", "fake_reset_mappings", "fake_reset_store"):
             self._library[function]()
 
@@ -94,63 +94,63 @@ class FakeXen:
     def create(
         self, domid: int, *, pages: int = 64, first: int = VRAM_FRAME, hap: bool = True, hvm: bool = True
     ) -> None:
-        """Begin a domain; its video RAM is nowhere if `first` is 0."""
+        """Create a domain; its video RAM is unplaced if `first` is 0."""
         self._library.fake_create(domid, ctypes.c_uint64(first), pages, hap, hvm)
 
     def write(self, domid: int, page: int, value: int = 1) -> None:
-        """A store of the guest's into a page of video RAM."""
+        """Let the guest store a byte in a page of video RAM."""
         self._library.fake_write(domid, page, value)
 
     def draw(self, domid: int, page: int, value: int = 1) -> None:
-        """The device model draws into a page of video RAM."""
+        """Let the device model draw a byte in a page of video RAM."""
         self._library.fake_draw(domid, page, value)
 
     def place(self, domid: int, first: int) -> None:
-        """The guest places its video RAM; 0: nowhere."""
+        """Let the guest place its video RAM at a frame; 0 removes it."""
         self._library.fake_place(domid, ctypes.c_uint64(first))
 
     def lose(self, domid: int, page: int, *, absent: bool = True) -> None:
-        """A page of video RAM is not there (any more)."""
+        """Make a page of video RAM missing, or present again."""
         self._library.fake_absent(domid, page, absent)
 
     def cpu(self, domid: int, *cr0: int) -> None:
-        """It has as many virtual processors, with these values of CR0."""
+        """Give the domain one virtual processor for each of these values of CR0."""
         for vcpu, value in enumerate(cr0):
             self._library.fake_cpus(domid, len(cr0), vcpu, ctypes.c_uint64(value))
 
     def ran(self, domid: int, nanoseconds: int) -> None:
-        """Its processors have run."""
+        """Add run time to its processors."""
         self._library.fake_ran(domid, ctypes.c_uint64(nanoseconds))
 
     def shut_down(self, domid: int, reason: int) -> None:
-        """It has shut down, or, with -1, goes on."""
+        """Shut the domain down; with -1 it runs again."""
         self._library.fake_shutdown(domid, reason)
 
     def pause(self, domid: int, *, paused: bool = True) -> None:
-        """The toolstack pauses it."""
+        """Let the toolstack pause or continue the domain."""
         self._library.fake_pause(domid, paused)
 
     def destroy(self, domid: int) -> None:
-        """It is destroyed; it stays listed, as one that is dying, while pages of it are mapped."""
+        """Destroy the domain; it stays listed as dying while pages of it are mapped."""
         self._library.fake_destroy(domid)
 
     def mapped(self, domid: int) -> int:
-        """How many of its pages are mapped."""
+        """Return the number of its mapped pages."""
         return int(self._library.fake_mapped(domid))
 
     # The log
 
     def ask(self, domid: int, first: int, frames: int) -> int:
-        """Another process's call for its log; returns the errno."""
+        """Let another process read and clear the log; return the errno."""
         return int(self._library.fake_ask(domid, ctypes.c_uint64(first), frames))
 
     def tracked(self, domid: int) -> bool:
-        """Whether writes of it are logged."""
+        """Return whether the hypervisor logs its writes."""
         return bool(self._library.fake_tracked(domid))
 
     @property
     def asked(self) -> _Asked:
-        """The program's last call for a log, and how many there were: of all, exactly as QEMU asks."""
+        """The last call of vramtap for a log, and counts; `of_all` counts calls for all of the video RAM."""
         asked = _Asked()
         self._library.fake_asked(ctypes.byref(asked))
         return asked
@@ -160,17 +160,17 @@ class FakeXen:
     def fail(
         self, function: str, number: int, *, skip: int = 0, times: int = 1 << 30, after: bool = False
     ) -> None:
-        """Let calls of a function fail with an errno; `after` they have done what they do. One at a time."""
+        """Let calls of one function fail with an errno; with `after` each has its effect before it fails."""
         self._library.fake_fail(function.encode(), number, skip, times, after)
 
     @property
     def handles(self) -> dict[str, int]:
-        """How many handles of each library are open."""
+        """Number of open handles of each library."""
         return {kind: self._library.fake_handles(at) for at, kind in enumerate(_KINDS)}
 
     @property
     def misused(self) -> int:
-        """How often a handle was used that was closed, or of another library, or closed again."""
+        """Number of uses of a closed handle or of another library's handle, and of repeated closes."""
         return int(self._library.fake_misused())
 
     # Xenstore
@@ -181,7 +181,7 @@ class FakeXen:
         self._library.fake_store(path.encode(), data, len(data))
 
     def remove(self, path: str) -> None:
-        """Remove what is at and under a path."""
+        """Remove a path and its children."""
         self._library.fake_remove(path.encode())
 
     def fire(self, path: str) -> None:
@@ -191,7 +191,7 @@ class FakeXen:
 
 @contextlib.contextmanager
 def fake_xen() -> Iterator[FakeXen]:
-    """Let the program find Xen here; at the end no handle may be open, and none may have been misused."""
+    """Make vramtap find the fake Xen; at the end check that no handle is open or was misused."""
     sources = sorted(_HERE.glob("*.[ch]"))
     name = f"bin/fake-xen-{key(*(source.read_bytes() for source in sources), *COMPILER_FLAGS, *_FLAGS)}"
 
@@ -205,7 +205,7 @@ def fake_xen() -> Iterator[FakeXen]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(library, "_load", xen.load)
-            # Of a Xen host that is there, so that an errno means what it means in a dom0.
+            # An existing file, so that an errno has the meaning it has in a dom0.
             patch.setattr(library, "PRIVCMD", Path("/dev/null"))
             yield xen
         assert set(xen.handles.values()) == {0}, xen.handles

@@ -1,4 +1,4 @@
-/* The fake Xen's domains, and what tests do to them. */
+/* The domains of the fake Xen, and the functions with which tests change them. */
 
 #define _GNU_SOURCE
 #include "state.h"
@@ -72,7 +72,7 @@ void closed(struct handle *handle)
 {
     if (!handle->open)
         misused++;
-    /* Never freed: who uses it after this must be caught. */
+    /* Never freed, so that later uses are detected. */
     handle->open = false;
     handles[handle->kind]--;
 }
@@ -154,7 +154,7 @@ void fake_create(uint32_t domid, uint64_t first, uint32_t pages, bool hap, bool 
     }
 }
 
-/* A guest's store: a byte of a page of video RAM. Shadow paging with CR0.WP clear loses it from the log. */
+/* The guest stores a byte in a page of video RAM. Shadow paging with CR0.WP clear does not log it. */
 void fake_write(uint32_t domid, uint32_t page, uint8_t value)
 {
     LOCKED {
@@ -164,7 +164,7 @@ void fake_write(uint32_t domid, uint32_t page, uint8_t value)
         bool logged = domain->hap;
         for (unsigned vcpu = 0; !logged && vcpu < domain->vcpus; vcpu++)
             logged = domain->cr0[vcpu] & CR0_WP;
-        domain->cpu_time += 1000; /* nothing is written without running */
+        domain->cpu_time += 1000; /* a guest that writes has run */
         uint64_t frame = domain->first + page;
         if (logged && domain->tracked && frame - domain->range_first < domain->range_frames) {
             uint64_t bit = frame - domain->range_first;
@@ -173,7 +173,7 @@ void fake_write(uint32_t domid, uint32_t page, uint8_t value)
     }
 }
 
-/* The device model's drawing, which is in no log. */
+/* The device model draws a byte in a page of video RAM, which Xen does not log. */
 void fake_draw(uint32_t domid, uint32_t page, uint8_t value)
 {
     LOCKED {
@@ -182,7 +182,7 @@ void fake_draw(uint32_t domid, uint32_t page, uint8_t value)
     }
 }
 
-/* Another process's question, QEMU's say; the errno. */
+/* Track from another process, for example QEMU; return the errno. */
 int fake_ask(uint32_t domid, uint64_t first, uint32_t frames)
 {
     static uint8_t bitmap[MAX_PAGES / 8 + 1];
@@ -261,7 +261,7 @@ uint64_t fake_mapped(uint32_t domid)
     return mapped;
 }
 
-/* The call fails `times` times, after `skip` calls that do not; `after`: only once all has been done. */
+/* Let `times` calls fail, after `skip` calls that succeed. With `after` each has its effect before it fails. */
 void fake_fail(const char *function, int number, int skip, int times, bool after)
 {
     LOCKED {

@@ -1,4 +1,4 @@
-/* What the fake Xen's parts know of its domains; what a test does to them begins with fake_. */
+/* The state of the fake Xen's domains. The functions for tests begin with fake_. */
 
 #pragma once
 
@@ -18,14 +18,14 @@ struct domain {
     bool used, dying, hvm, hap, paused;
     int shutdown; /* a reason, or -1 */
     uint32_t domid;
-    uint64_t first; /* guest frame that the video RAM begins with; 0: nowhere */
+    uint64_t first; /* first guest frame of the video RAM; 0 if it is unplaced */
     uint32_t pages;
     int memory; /* a file of that many pages */
     uint8_t absent[MAX_PAGES / 8];
     unsigned vcpus;
     uint64_t cr0[MAX_VCPUS];
     uint64_t cpu_time; /* nanoseconds */
-    uint64_t mapped; /* pages that somebody has mapped */
+    uint64_t mapped; /* pages mapped by ForeignMemory */
     bool tracked;
     uint64_t range_first;
     uint32_t range_frames;
@@ -34,15 +34,15 @@ struct domain {
 
 extern pthread_mutex_t fake_lock;
 
-struct domain *domain_of(uint32_t domid); /* dying ones too */
+struct domain *domain_of(uint32_t domid); /* a dying domain too */
 void forget_if_unused(struct domain *domain);
 
-/* Whether a call is to fail, as a test has asked; sets errno. Counts the calls. */
+/* Return whether a test lets this call fail; set errno and count the call. */
 bool fails(const char *function);
-/* The same for what shall have happened all the same. */
+/* Return whether a test lets this call fail after its effect. */
 bool fails_after(const char *function);
 
-/* Handles: how many there are of each kind; none may be used that is not open. */
+/* Handles: counts per kind, and detection of uses after close. */
 enum kind { DEVICEMODEL, FOREIGNMEMORY, XENSTORE, CONTROL, KINDS };
 struct handle {
     enum kind kind;
@@ -52,5 +52,5 @@ void opened(struct handle *handle, enum kind kind);
 void closed(struct handle *handle);
 void check(const struct handle *handle, enum kind kind);
 
-/* Reads and clears the log as the hypervisor does: 0, or the errno. `bitmap` may be NULL with no frames. */
+/* Read and clear the log as the hypervisor does; return 0 or the errno. `bitmap` may be NULL without frames. */
 int track(struct domain *domain, uint64_t first, uint32_t frames, uint8_t *bitmap);

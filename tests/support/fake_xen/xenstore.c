@@ -1,4 +1,4 @@
-/* libxenstore, as far as it is used: values, what lies under a path, and watches. */
+/* The part of libxenstore that vramtap uses: values, children of a path, and watches. */
 
 #include <errno.h>
 #include <stdlib.h>
@@ -112,7 +112,7 @@ void *xs_read(struct store *store, uint32_t transaction, const char *path, unsig
     return result;
 }
 
-/* Names of what lies right under a path, in one piece of memory: pointers, then what they point to. */
+/* The names of a path's children in one block of memory: pointers, then the strings. */
 static char **listed(const char *path, unsigned *count)
 {
     size_t length = strlen(path), bytes = 0;
@@ -238,7 +238,7 @@ void fake_store(const char *path, const char *data, unsigned length)
     pthread_mutex_unlock(&fake_lock);
 }
 
-/* With all that lies under it. */
+/* Remove a path and its children. */
 void fake_remove(const char *path)
 {
     pthread_mutex_lock(&fake_lock);
@@ -249,7 +249,7 @@ void fake_remove(const char *path)
     pthread_mutex_unlock(&fake_lock);
 }
 
-/* `@releaseDomain`, `@introduceDomain`. */
+/* Fire a special watch: `@releaseDomain` or `@introduceDomain`. */
 void fake_fire(const char *path)
 {
     pthread_mutex_lock(&fake_lock);

@@ -1,4 +1,4 @@
-/* Prints what the kernel's headers say of every struct and number that vramtap.linux.abi repeats. */
+/* Print the kernel headers' value of every size, offset and number in vramtap.linux.abi. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/ptrace.h>
@@ -12,8 +12,8 @@
 #include <sys/uio.h>
 #include <sys/user.h>
 
-/* Headers of a distribution are often older than the kernel that runs: what they lack is declared here, in
- * the kernel's own terms, so that the compiler lays it out. */
+/* A distribution's headers are often older than the running kernel. Declare the missing structs here with the
+ * kernel's types, so that the compiler computes their layout. */
 #ifndef UFFDIO_WRITEPROTECT_MODE_WP
 #error "kernel headers older than 5.7"
 #endif
@@ -57,7 +57,7 @@ int main(void) {
     AT(struct uffd_msg, "UffdMsg", arg.pagefault.flags, "flags");
     AT(struct uffd_msg, "UffdMsg", arg.pagefault.address, "address");
     AT(struct uffd_msg, "UffdMsg", arg.pagefault.feat.ptid, "ptid");
-    /* The union ends where its longest member does. */
+    /* The union ends with its longest member. */
     printf("offsetof UffdMsg.pad %zu\n",
            offsetof(struct uffd_msg, arg.pagefault.feat) + sizeof(((struct uffd_msg *)0)->arg.pagefault.feat));
     SIZE(struct user_regs_struct, "UserRegs");

@@ -1,4 +1,4 @@
-/* Prints what the kernel's headers say of every struct and number that vramtap.linux.kvm_abi repeats. */
+/* Print the kernel headers' value of every size, offset and number in vramtap.linux.kvm_abi. */
 #include <linux/kvm.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -23,7 +23,7 @@ int main(void) {
     SIZE(struct kvm_dirty_gfn, "KvmDirtyGfn");
 #define GFN(name) AT(struct kvm_dirty_gfn, "KvmDirtyGfn", name, #name)
     GFN(flags); GFN(slot); GFN(offset);
-    /* The two that end in an array of no declared length: ours have one. */
+    /* These two end in an array without a declared length; kvm_abi declares one, so sizes differ. */
     AT(struct kvm_signal_mask, "KvmSignalMask", len, "len");
     AT(struct kvm_signal_mask, "KvmSignalMask", sigset, "sigset");
     AT(struct kvm_cpuid2, "KvmCpuid2", nent, "nent");
