@@ -1,6 +1,6 @@
-"""The two-state rule with an array for everything: slower at few tiles, and nearer to its definition.
+"""Reference for `vramtap.policy.tile_rule`: the same rule with arrays, closer to its definition.
 
-What it works out is explained in `vramtap.policy.tile_rule`, which must decide the same.
+It must decide the same. It is slower for few tiles.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class DenseRule:
-    """What does not change; arrays of shape `(tiles,)`, microseconds.
+    """The constant part; arrays of shape `(tiles,)`, microseconds. See `TilePrices` and `TileRule`.
 
     Args:
-        read_us: A whole tile.
-        unprotect_us: D_unprotect, what opening costs.
-        lowest_us: -D_unprotect, the least that d can be.
-        log_us: D_log, what closing costs.
-        cycle_us: C, both.
+        read_us: Reading the whole tile.
+        unprotect_us: D_unprotect, the change from logged to unprotected.
+        lowest_us: -D_unprotect, the least value of d.
+        log_us: D_log, the change from unprotected to logged.
+        cycle_us: C, both changes.
         own_us: C without the call.
-        written_us: A page written while logged.
+        written_us: A written page of a logged tile.
         protect_us: The call.
-        patience: Of the adviser where it begins: to open and to close, in cycles.
-        most: Its highest.
-        margin: What the adviser may spend more than the rule, as a share.
-        trust_us: What it may be behind besides.
+        patience: Initial patience of the adviser for becoming unprotected and logged, in cycles.
+        most: Highest patience.
+        margin: How much more than the rule the adviser may spend, as a share.
+        trust_us: How far the adviser may be behind the rule.
     """
 
     read_us: Floats
@@ -61,7 +61,7 @@ class DenseRule:
         margin: float,
         trust: float,
     ) -> Self:
-        """Work out what a target's costs make of tiles of so many pages."""
+        """Return the rule for a target, for tiles of `pages` pages."""
         sizes: Floats = pages.astype(np.float64)
         read_us, unprotect_us = sizes * costs.page_us, sizes * costs.fault_weighted_us
         log_us = read_us + costs.protect_us
@@ -85,20 +85,20 @@ class DenseRule:
 
 @dataclass(frozen=True, slots=True)
 class DenseStates:
-    """What has been seen of each tile and decided; arrays of shape `(tiles,)`, never written to.
+    """States of all tiles; arrays of shape `(tiles,)`, never changed. See `Tile`.
 
     Args:
-        rule: What does not change.
-        unprotected: Which are.
-        regret_us: What the other state would have been cheaper by, since that was last nothing.
-        gain_us: What this state has been cheaper by, since it was entered.
-        earned: Whether that has ever been C.
-        patience: Of opening and of closing, shape `(2, tiles)`.
-        rule_unprotected: Which would be open by the work-function rule.
-        ahead_us: Its d.
-        behind_us: What was spent more than it allows.
-        together: It would have all open that is, and nothing is behind.
-        settled: Looks that find nothing change nothing any more.
+        rule: The constant part.
+        unprotected: Which tiles are unprotected.
+        regret_us: How much cheaper the other state would have been, since this was last 0.
+        gain_us: How much cheaper this state has been since it was entered.
+        earned: Whether the gain has ever been C.
+        patience: Patience for becoming unprotected and logged, shape `(2, tiles)`.
+        rule_unprotected: Which tiles would be unprotected by the work-function rule.
+        ahead_us: The rule's d.
+        behind_us: What was spent beyond the allowance.
+        together: Whether rule and adviser agree on every tile, and no tile is behind.
+        settled: Whether scans that find nothing change nothing any more.
     """
 
     rule: DenseRule
@@ -115,14 +115,14 @@ class DenseStates:
 
     @classmethod
     def begin(cls, rule: DenseRule) -> Self:
-        """All logged, nothing seen."""
+        """Return the initial state: all tiles logged."""
         tiles = len(rule.read_us)
         none, nothing = np.zeros(tiles, dtype=np.bool_), np.zeros(tiles)
         patience = np.repeat(np.array(rule.patience)[:, None], tiles, axis=1)
         return cls(rule, none, nothing, nothing, ~none, patience, none, rule.lowest_us, nothing, True, True)
 
     def all_logged(self) -> Self:
-        """After a waking: all logged, and what was learned kept."""
+        """Return the state after a waking: all tiles logged, with the adapted patience."""
         begun = self.begin(self.rule)
         return type(self)(
             self.rule,
@@ -139,10 +139,10 @@ class DenseStates:
         )
 
     def scanned(self, dirty: NDArray[np.int64]) -> Self:
-        """The decision after a look.
+        """Return the state after a scan.
 
         Args:
-            dirty: Pages found written or changed.
+            dirty: Pages of each tile found written or changed.
         """
         rule, was = self.rule, self.unprotected
         hit = dirty > 0
@@ -151,7 +151,7 @@ class DenseStates:
         share: Floats | float = rule.protect_us / max(logged, 1)
         if any_unprotected:
             share = np.where(was, rule.protect_us / (logged + 1), share)
-        # What the look cost more logged than open.
+        # How much more the scan cost logged than unprotected.
         dearer: Floats = dirty.astype(np.float64)
         dearer *= rule.written_us
         dearer += hit * share
@@ -160,8 +160,8 @@ class DenseStates:
         regret = np.maximum(self.regret_us + worse, 0.0)
         gain = self.gain_us - worse
         earned = self.earned | (gain >= rule.cycle_us)
-        opening, closing = self._advice(regret, max(logged, 1), any_unprotected)
-        changing = opening | closing if any_unprotected else opening
+        unprotecting, logging = self._advice(regret, max(logged, 1), any_unprotected)
+        changing = unprotecting | logging if any_unprotected else unprotecting
         change = bool(changing.any())
         ahead = np.minimum(np.maximum(self.ahead_us + dearer, rule.lowest_us), rule.log_us)
         rule_unprotected = (ahead >= rule.log_us) | (self.rule_unprotected & (ahead > rule.lowest_us))
@@ -179,8 +179,8 @@ class DenseStates:
                 changing = was ^ now
                 change = bool(changing.any())
         if change:
-            # Whoever wanted it: the stay that ends was the adviser's.
-            patience = _learn(rule, patience, earned, changing & now, changing & was)
+            # Whether the rule or the adviser changes the tile: the stay that ends was the adviser's.
+            patience = _adapt(rule, patience, earned, changing & now, changing & was)
             behind += changing * np.where(now, rule.unprotect_us, rule.log_us)
             regret[changing] = 0.0
             gain[changing] = 0.0
@@ -188,7 +188,7 @@ class DenseStates:
         if not together:
             np.maximum(behind, 0.0, out=behind)
             together = not behind.any() and bool((rule_unprotected == now).all())
-        # Only a look that finds nothing can leave everything as it will stay.
+        # Only a scan that finds nothing can lead to a settled state.
         settled = not (logged or any_unprotected or now.any() or rule_unprotected.any() or regret.any())
         settled = settled and bool(earned.all() and (ahead == rule.lowest_us).all())
         return type(self)(
@@ -196,18 +196,18 @@ class DenseStates:
         )
 
     def _advice(self, regret: Floats, logged: int, any_unprotected: bool) -> tuple[Flags, Flags]:
-        """Which to open and which to close, by their patience."""
+        """Return which tiles become unprotected and which logged, by their patience."""
         rule, (to_unprotect, to_log), was = self.rule, self.patience, self.unprotected
-        opening = (regret >= to_unprotect * (rule.own_us + rule.protect_us / logged)) & ~was
+        unprotecting = (regret >= to_unprotect * (rule.own_us + rule.protect_us / logged)) & ~was
         if not any_unprotected:
-            return opening, was
-        # What each has regretted beyond its own part, towards a call.
+            return unprotecting, was
+        # Regret beyond the tile's own part of C counts towards a call.
         calls_us = regret / to_log - rule.own_us
         ready = (calls_us >= 0) & was
-        return opening, ready if math.fsum(calls_us[ready]) >= rule.protect_us else np.zeros_like(was)
+        return unprotecting, ready if math.fsum(calls_us[ready]) >= rule.protect_us else np.zeros_like(was)
 
     def _behind(self, dearer: Floats, rule_unprotected: Flags) -> Floats:
-        """What was spent more than the rule allows: this look in either state, and the rule's own changes."""
+        """Return what was spent beyond the allowance: by this scan, and less the rule's own changes."""
         rule = self.rule
         differ = np.subtract(self.rule_unprotected, self.unprotected, dtype=np.float64)
         its = rule.read_us + np.where(self.rule_unprotected, 0.0, dearer)
@@ -218,10 +218,10 @@ class DenseStates:
         return behind
 
 
-def _learn(rule: DenseRule, patience: Floats, earned: Flags, opening: Flags, closing: Flags) -> Floats:
-    """A stay that ends has earned a cycle or not: so much was the patience right that led to it."""
+def _adapt(rule: DenseRule, patience: Floats, earned: Flags, unprotecting: Flags, logging: Flags) -> Floats:
+    """Return the patience after stays that end: lower if they earned a cycle, else higher."""
     factor = np.where(earned, 0.5, 2.0)
     least = np.array(rule.patience)[:, None]
-    learned = np.where(np.stack([closing, opening]), patience * factor, patience)
-    bounded: Floats = np.minimum(np.maximum(learned, least), np.maximum(least, rule.most))
+    adapted = np.where(np.stack([logging, unprotecting]), patience * factor, patience)
+    bounded: Floats = np.minimum(np.maximum(adapted, least), np.maximum(least, rule.most))
     return bounded

@@ -1,6 +1,6 @@
-"""A target and a tracker in plain Python, that fail when they are told to: what a tap must get over.
+"""A target and a tracker in plain Python that fail when a test injects a fault.
 
-They keep the contracts exactly, and check that the tap keeps its side of them.
+They keep the contracts exactly, and assert that the tap does too.
 """
 
 from __future__ import annotations
@@ -35,46 +35,46 @@ XR24: Final = Mode(100, 60, 400)
 
 
 class Fault(enum.Enum):
-    """What can go wrong once."""
+    """Faults that a test can inject."""
 
     READ = enum.auto()
     """The memory cannot be read."""
     READ_GONE = enum.auto()
     """The memory cannot be read, because the target has ended."""
     COLLECT = enum.auto()
-    """The tracker cannot be asked."""
+    """Collecting fails."""
     COLLECT_DEFECT = enum.auto()
     """The tracker has a bug."""
     MODE = enum.auto()
-    """The geometry cannot be asked for."""
+    """The mode cannot be read."""
     MODE_LATE = enum.auto()
     """The target does not answer in time."""
     MODE_DEFECT = enum.auto()
     """The target has a bug."""
     SNAPSHOT = enum.auto()
-    """No picture can be taken."""
+    """The snapshot fails."""
 
 
 class Faults:
-    """How often each of them is still to happen."""
+    """Number of times that each fault is still to happen."""
 
     def __init__(self) -> None:
         self._left: Counter[Fault] = Counter()
         self.over = asyncio.Event()
-        """Set when all have happened that were injected."""
+        """Set when all injected faults have happened."""
 
     def inject(self, fault: Fault, times: int = 1) -> None:
-        """Let it happen the next times it can."""
+        """Let the fault happen the next `times` times."""
         self._left[fault] += times
         self.over.clear()
 
     def repair(self) -> None:
-        """Let nothing happen any more."""
+        """Drop all injected faults."""
         self._left.clear()
         self.over.set()
 
     def happens(self, fault: Fault) -> bool:
-        """Whether it happens now; one time less then."""
+        """Return whether the fault happens now, and count it."""
         if self._left[fault] <= 0:
             return False
         self._left[fault] -= 1
@@ -84,7 +84,7 @@ class Faults:
 
 
 class FaultySpace:
-    """Memory of this process."""
+    """Memory of this process whose reads can fail."""
 
     events = None
     frames = None
@@ -97,7 +97,7 @@ class FaultySpace:
         self._memory = memory
 
     def read_runs(self, address: int, runs: PageRuns, into: NDArray[np.uint8], base_page: int) -> None:
-        """See `AddressSpace.read_runs`; what fails has copied half of it, as a system call would."""
+        """See `AddressSpace.read_runs`. A read that fails has copied half, as a system call does."""
         for number, (first, last) in enumerate(runs):
             if number or len(runs) == 1:
                 self._fail()
@@ -114,7 +114,7 @@ class FaultySpace:
 
 
 class FaultyTarget:
-    """A screen in this process's memory; whoever writes to it does so through `write`."""
+    """A screen in this process's memory, written by `write` only."""
 
     def __init__(self, mode: Mode | None = XR24) -> None:
         self.faults = Faults()
@@ -126,19 +126,19 @@ class FaultyTarget:
         self.announces_mode = False
         self.activity: Observers[Callable[[], None]] = Observers()
         self.on_write: Callable[[int, int], None] = lambda first, last: None
-        """Told the pages, after they were written."""
+        """Called with the written page range, after the write."""
         self.shown = mode
         self.picture: Pixels = np.zeros((4, 6), np.uint32)
-        """What it shows while `shown` is None."""
+        """Picture shown while `shown` is None."""
         self.modes_read = 0
         self.attached = 0
         self.released = 0
-        self.asked = asyncio.Event()
-        """Set when the geometry is asked for."""
+        self.mode_requested = asyncio.Event()
+        """Set when the mode is requested."""
         self.answering = asyncio.Event()
-        """While it is not set, answers about the geometry are on their way."""
+        """While clear, requests for the mode wait."""
         self.answering.set()
-        self._asked = 0
+        self._requests = 0
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def write(self, at: int, data: bytes) -> None:
@@ -147,7 +147,7 @@ class FaultyTarget:
         self.on_write(at // PAGE_SIZE, -(-(at + len(data)) // PAGE_SIZE))
 
     def put(self, x: int, y: int, color: int) -> None:
-        """Write one pixel of what is shown."""
+        """Write one pixel of the screen."""
         mode = self.shown
         assert mode is not None
         size = mode.format.bytes_per_pixel
@@ -155,7 +155,7 @@ class FaultyTarget:
 
     @property
     def truth(self) -> Pixels:
-        """What it shows."""
+        """Pixels that the target shows."""
         mode = self.shown
         if mode is None:
             return self.picture
@@ -169,7 +169,7 @@ class FaultyTarget:
         return pixels
 
     def end(self, reason: str) -> None:
-        """End."""
+        """End the target."""
         self._ended.set_result(reason)
 
     async def __aenter__(self) -> Self:
@@ -185,18 +185,18 @@ class FaultyTarget:
         return self.activity.add(callback)
 
     async def mode(self) -> Mode | None:
-        self._asked += 1
-        assert self._asked == 1, "two looks at once"
+        self._requests += 1
+        assert self._requests == 1, "two requests for the mode at once"
         try:
             shown = self.shown
-            self.asked.set()
+            self.mode_requested.set()
             await asyncio.sleep(0.001)
             await self.answering.wait()
         finally:
-            self._asked -= 1
+            self._requests -= 1
         self.modes_read += 1
         if self.faults.happens(Fault.MODE):
-            raise VramtapError("mode", self.url, "no answer that makes sense")
+            raise VramtapError("mode", self.url, "invalid answer")
         if self.faults.happens(Fault.MODE_LATE):
             raise TimedOut("mode", self.url, "no answer in time")
         if self.faults.happens(Fault.MODE_DEFECT):
@@ -216,11 +216,11 @@ class FaultyTarget:
 
 
 class SoftLog:
-    """A tracker that is told of each write by the writer: exact, reads nothing, wakes.
+    """Tracker that the target notifies of each write: exact, reads nothing, can wake.
 
     Args:
-        target: Whose writes.
-        on_collect: Called in each collect.
+        target: The target.
+        on_collect: Called by each collect.
     """
 
     name = "softlog"
@@ -234,8 +234,8 @@ class SoftLog:
         self._extent: Extent | None = None
         self._waker: _SoftWaker | None = None
         self.collects = 0
-        self.disarmed = 0
-        self.learned: list[PageRuns] = []
+        self.stops = 0
+        self.feedbacks: list[PageRuns] = []
         target.on_write = self._mark
 
     def _mark(self, first: int, last: int) -> None:
@@ -245,7 +245,7 @@ class SoftLog:
 
     @property
     def watching(self) -> bool:
-        """Whether a write would wake somebody."""
+        """Whether a wait is under way."""
         return self._waker is not None
 
     @property
@@ -257,7 +257,7 @@ class SoftLog:
         self._extent = extent
 
     def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
-        assert self._extent is not None, "collect after disarm"
+        assert self._extent is not None, "collect after stop"
         assert self._waker is None, "collect before the waker was cancelled"
         self.collects += 1
         self._on_collect()
@@ -284,7 +284,7 @@ class SoftLog:
         return True
 
     def feedback(self, changed: PageRuns) -> None:
-        self.learned.append(changed)
+        self.feedbacks.append(changed)
 
     @property
     def idle_after_s(self) -> float:
@@ -301,9 +301,9 @@ class SoftLog:
         self._waker = None
 
     def stop(self) -> None:
-        assert self._waker is None, "disarm before the waker was cancelled"
+        assert self._waker is None, "stop before the waker was cancelled"
         self._extent = None
-        self.disarmed += 1
+        self.stops += 1
 
 
 class _SoftWaker:
@@ -327,7 +327,7 @@ class _SoftWaker:
 
 
 class ArmedLog(SoftLog):
-    """The same, but the first write makes a descriptor readable: nobody calls back."""
+    """`SoftLog` whose first write makes a descriptor readable instead of calling back."""
 
     name = "armed"
 
@@ -350,7 +350,7 @@ class _DescriptorWaker(_SoftWaker):
         os.eventfd_write(self._event, 1)
 
     def cancel(self) -> None:
-        # A loop that watches on would watch whatever has this number next.
+        # A loop that still watches the descriptor would watch the next file with this number.
         assert not asyncio.get_running_loop().remove_reader(self._event), "cancelled while it is watched"
         super().cancel()
         os.close(self._event)

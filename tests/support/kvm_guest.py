@@ -1,4 +1,4 @@
-"""A guest under KVM that stores into the video RAM what it is told, one byte after each `hlt`."""
+"""A guest under KVM that stores one byte into the video RAM after each `hlt`, on the test's request."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAILBOX: Final = 0x9_1000
-"""Guest-physical: the address to store at, 8 bytes, then the value, 1 byte."""
+"""Guest-physical address of the request: the address to store at, 8 bytes, then the value, 1 byte."""
 FIRST_PAGE: Final = 100
-"""Of the extent in the video RAM: in the middle of a granule of 64 pages."""
+"""First page of the extent in the video RAM: in the middle of a group of 64 pages."""
 STORE_AS_TOLD: Final = bytes.fromhex(
     "f4"  # 1: hlt
     f"488b0425{MAILBOX.to_bytes(4, 'little').hex()}"  # mov rax, [MAILBOX]
@@ -48,7 +48,7 @@ _USER: Final = 0x4
 
 
 class SilentPorts:
-    """Ports with nothing behind them."""
+    """Ports without devices."""
 
     def read(self, port: int, size: int) -> int:
         return (1 << 8 * size) - 1
@@ -58,10 +58,10 @@ class SilentPorts:
 
 
 class KickingPorts(SilentPorts):
-    """A guest that writes to a port is kicked, twice: so it stops where it cannot halt.
+    """Ports that kick the CPU twice at each write, which stops a guest that cannot halt.
 
     Args:
-        kick: What kicks it.
+        kick: Kicks the CPU.
     """
 
     def __init__(self, kick: Callable[[], None]) -> None:
@@ -73,7 +73,7 @@ class KickingPorts(SilentPorts):
 
 
 class TinyMachine:
-    """A KVM CPU with a few bytes of code; it runs on the thread that says so, and stands still between."""
+    """A KVM CPU with a few bytes of code. It runs in `until_halt` only, on the caller's thread."""
 
     def __init__(
         self,
@@ -105,14 +105,14 @@ class TinyMachine:
         yield
 
     def until_halt(self) -> None:
-        """Run it until it halts."""
+        """Run the guest until it halts."""
         self.runs.begin()
         stop = self.kvm.run()
         self.runs.end(halted=stop.kind is ExitKind.HALT)
         assert stop.kind is ExitKind.HALT, stop
 
     def extent(self, pages: int, first: int = FIRST_PAGE) -> Extent:
-        """So many pages of its video RAM."""
+        """Return an extent of the video RAM."""
         return Extent(GuestSpace(self), self.memory.vram.ctypes.data + first * PAGE_SIZE, pages)
 
     def store(self, offset_bytes: int, value: int) -> None:
@@ -123,11 +123,10 @@ class TinyMachine:
 
 
 def enter_user_mode(memory: GuestMemory, cpu: KvmCpu) -> None:
-    """Let a guest that has not run yet begin in ring 3, where it may use ports but not halt.
+    """Let a guest that has not run yet start in ring 3, where it may use ports but not halt.
 
-    A KVM that emulates ring 0 (as where KVM itself runs in a guest) leaves ring 3 to the processor, on
-    shadows of the guest's tables, at a thousand times the speed: there stores are logged by faults, as on
-    most hosts.
+    A KVM that emulates ring 0 (as when KVM itself runs in a guest) lets the processor run ring 3, on shadows
+    of the guest's tables, a thousand times faster. There, faults log the stores, as on most hosts.
     """
     for address, entries in ((BOOT_PML4, 1), (BOOT_PDPT, 4), (BOOT_PDS, 2048)):
         memory.words(address, entries)[:] |= np.uint64(_USER)
@@ -145,7 +144,7 @@ def enter_user_mode(memory: GuestMemory, cpu: KvmCpu) -> None:
 
 @dataclass
 class KvmMemory:
-    """As the contract's `Memory`."""
+    """`Memory` of the contract tests."""
 
     extent: Extent
     write: Callable[[int, int], None]

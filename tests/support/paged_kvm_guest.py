@@ -1,4 +1,4 @@
-"""A guest on a real CPU that stores through page tables of its own, one byte after each `hlt`."""
+"""A guest on a real CPU that stores one byte through its own page tables after each `hlt`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PAGES: Final = 64
 SCREEN: Final = 0xFFFF_8000_0010_0000
 """Where the guest maps the extent, by 4 KiB pages."""
 TABLES: Final = 0x20_0000
-"""Its tables; mapped too, by entries of their own."""
+"""Guest-physical address of the tables, which are mapped by entries of their own."""
 
 
 class PagedMachine:
-    """Runs on the thread that says so, and stands still between.
+    """A machine that runs in `until_halt` only, on the caller's thread.
 
     Args:
-        cpu: Which CPU.
+        cpu: Kind of CPU.
     """
 
     def __init__(self, cpu: CpuName) -> None:
@@ -52,11 +52,11 @@ class PagedMachine:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """It stands still anyway."""
+        """Do nothing: the guest stands still."""
         yield
 
     def until_halt(self) -> None:
-        """Run it until it halts."""
+        """Run the guest until it halts."""
         self.runs.begin()
         stop = self.cpu.run()
         self.runs.end(halted=stop.kind is ExitKind.HALT)
@@ -69,19 +69,19 @@ class PagedMachine:
         self.until_halt()
 
     def store_word(self, virtual: int, word: int) -> None:
-        """Let the guest store eight."""
+        """Let the guest store eight bytes, one by one."""
         for byte in range(8):
             self.store(virtual + byte, word >> 8 * byte & 0xFF)
 
     @property
     def extent(self) -> Extent:
-        """What it maps at `SCREEN`."""
+        """Extent that the guest maps at `SCREEN`."""
         return Extent(GuestSpace(self), self.memory.vram.ctypes.data + FIRST_PAGE * PAGE_SIZE, PAGES)
 
 
 @dataclass
 class PagedMemory:
-    """As the contract's `Memory`."""
+    """`Memory` of the contract tests."""
 
     extent: Extent
     write: Callable[[int, int], None]

@@ -1,7 +1,7 @@
-"""A child process with some memory, that writes, unmaps, moves and replaces it on request.
+"""Scribe: a child process that writes, unmaps, moves and replaces its memory on request.
 
-Run as a program it is that child: it prints the memory's address, then obeys lines on standard input
-and answers each with `done`.
+Run as a program, this module is the child: it prints the address of its memory, then executes the commands on
+standard input and answers each with `done`.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 PAGE: Final = 4096
 KERNEL_BYTE: Final = 0xA5
-"""What `read_file_into` fills its page with."""
+"""Byte that `read_file_into` fills a page with."""
 HELD_S: Final = 20.0
-"""Nothing takes it so long but a write that nobody lets go."""
+"""Timeout for an answer; only a write that stays suspended takes this long."""
 _MAP_FIXED: Final = 0x10
 _MREMAP_MAYMOVE: Final = 1
 _MREMAP_FIXED: Final = 2
 
 
 class Scribe:
-    """The child, alive inside the `with` block.
+    """The child process; it runs inside the `with` block.
 
     Args:
-        pages: Of its memory.
-        path: A file or `/proc/PID/fd/N` it maps shared; anonymous memory without it.
-        pass_fds: Descriptors it inherits.
-        user: The user and group it becomes before it maps anything, and loses all privileges by; None: ours.
+        pages: Size of the memory, pages.
+        path: File or `/proc/PID/fd/N` to map shared; anonymous memory if empty.
+        pass_fds: Descriptors that the child inherits.
+        user: User and group that the child changes to before it maps memory; None for no change.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Scribe:
             bufsize=0,
             pass_fds=self._pass_fds,
         )
-        self._said = b""
+        self._received = b""
         self.pid = self._process.pid
         self.address = int(self._answer())
         return self
@@ -78,20 +78,20 @@ class Scribe:
         self.finish()
 
     def begin_write(self, offset_bytes: int, value: int) -> None:
-        """Have one byte written; whoever may be held by it is waited for by `finish`."""
-        self._say(f"write {offset_bytes} {value}")
+        """Start writing one byte; `finish` waits until the write is done."""
+        self._send(f"write {offset_bytes} {value}")
 
     def begin_two_writes(self, offset_bytes: int, other_bytes: int, value: int) -> None:
-        """Have a byte written in each of two places by two threads at once; `finish` waits for both."""
-        self._say(f"both {offset_bytes} {other_bytes} {value}")
+        """Start writing one byte in each of two places from two threads at once; `finish` waits for both."""
+        self._send(f"both {offset_bytes} {other_bytes} {value}")
 
     def answers(self) -> bool:
-        """Whether it has said something that was not taken."""
+        """Return whether the child has sent an answer."""
         assert self._process.stdout is not None
-        return bool(self._said or select.select([self._process.stdout], [], [], 0)[0])
+        return bool(self._received or select.select([self._process.stdout], [], [], 0)[0])
 
     def finish(self) -> None:
-        """Wait until what was begun is done."""
+        """Wait until the started command is done."""
         assert self._answer() == "done"
 
     def read_file_into(self, offset_bytes: int) -> None:
@@ -111,71 +111,71 @@ class Scribe:
         self._do(f"unmap {first} {last}")
 
     def give_back(self, first: int, last: int) -> None:
-        """Give pages `[first, last)` back to the kernel (MADV_DONTNEED); anonymous ones are zero then."""
+        """Discard pages `[first, last)` with MADV_DONTNEED; anonymous pages then read as zeros."""
         self._do(f"give {first} {last}")
 
     def move(self, first: int, last: int) -> int:
         """Move pages `[first, last)` elsewhere (mremap).
 
         Returns:
-            Where they are now.
+            Their new address.
         """
         self.begin_move(first, last)
         return self.finish_move()
 
     def begin_move(self, first: int, last: int) -> None:
-        """Have pages `[first, last)` moved elsewhere; `finish_move` waits for it."""
-        self._say(f"move {first} {last}")
+        """Start moving pages `[first, last)` elsewhere; `finish_move` waits for it."""
+        self._send(f"move {first} {last}")
 
     def finish_move(self) -> int:
-        """Where the pages are now."""
+        """Wait for the move; return the new address of the pages."""
         address = int(self._answer())
         self.finish()
         return address
 
     def write_elsewhere(self, offset_bytes: int, value: int) -> None:
-        """Write one byte of the pages that were moved."""
+        """Write one byte of the moved pages."""
         self._do(f"there {offset_bytes} {value}")
 
     def protect_forks(self) -> None:
-        """Fork once, the child ends at once: the parent's pages are shared copy-on-write for a moment."""
+        """Fork a child that exits at once: the pages are shared copy-on-write for a moment."""
         self._do("fork")
 
     def exec(self) -> None:
-        """Become another program, with other memory, under the same pid; takes no further command."""
+        """Replace the program (execv) under the same process ID; the child takes no further command."""
         self._do("exec")
 
     def end(self) -> None:
-        """Kill it and wait."""
+        """Kill the child and wait for its end."""
         self._process.kill()
         self._process.wait()
 
     def stop(self) -> None:
-        """Stop it, and wait until it has stopped."""
+        """Stop the child, and wait until it has stopped."""
         self._process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
     def _do(self, line: str) -> None:
-        self._say(line)
+        self._send(line)
         self.finish()
 
-    def _say(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(line.encode() + b"\n")
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
-        while b"\n" not in self._said:
-            assert select.select([self._process.stdout], [], [], HELD_S)[0], "the scribe is held"
+        while b"\n" not in self._received:
+            assert select.select([self._process.stdout], [], [], HELD_S)[0], "the scribe is suspended"
             more = self._process.stdout.read(PAGE)
             assert more, "the scribe ended"
-            self._said += more
-        line, _, self._said = self._said.partition(b"\n")
+            self._received += more
+        line, _, self._received = self._received.partition(b"\n")
         return line.decode()
 
 
 class _Child:
-    """The child's side."""
+    """The program that the child runs."""
 
     def __init__(self, pages: int, path: str, user: str) -> None:
         self.libc = ctypes.CDLL(None, use_errno=True)
@@ -206,7 +206,7 @@ class _Child:
 
         def store(offset: str) -> None:
             together.wait()
-            # A call into libc: the interpreter's lock is free while it is held.
+            # ctypes releases the interpreter's lock during the call, while the write may be suspended.
             self.libc.memset(ctypes.c_void_p(self.address + int(offset)), int(value), ctypes.c_size_t(1))
 
         threads = [threading.Thread(target=store, args=[offset]) for offset in (one, other)]
@@ -260,8 +260,8 @@ class _Child:
         program = "print('done', flush=True); input()"
         os.execv(sys.executable, [sys.executable, "-c", program])
 
-    def obey(self) -> None:
-        """Do what the lines say."""
+    def run(self) -> None:
+        """Execute the commands on standard input."""
         print(self.address, flush=True)
         for line in sys.stdin:
             verb, *words = line.split()
@@ -270,4 +270,4 @@ class _Child:
 
 
 if __name__ == "__main__":
-    _Child(int(sys.argv[1]), sys.argv[2], sys.argv[3]).obey()
+    _Child(int(sys.argv[1]), sys.argv[2], sys.argv[3]).run()

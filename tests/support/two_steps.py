@@ -1,4 +1,4 @@
-"""Dirty bits cleared as if nothing else touched the entries: read all, then write all back."""
+"""A broken `dirtybits` tracker that clears dirty bits without a lock: it reads entries, then stores them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class InTwoSteps(DirtyBitsTracker):
-    """What a clear without lock comes to; whether it loses anything depends on the stop.
+    """Clears dirty bits in two steps. It loses writes unless the guest stands still.
 
     Args:
-        between: Called after the entries were read, before they are written.
+        between: Called between the read and the write.
     """
 
     def __init__(self, between: Callable[[], None] = lambda: None) -> None:

@@ -98,14 +98,14 @@ def choose(
     if name not in NAMES:
         raise UsageError("--tracker", name, "no such tracker", f"one of {', '.join(NAMES)}")
     if name == "compare":
-        return _compare(extent, "asked for")
+        return _compare(extent, "requested")
     options = options or TrackerOptions()
     if name == "xen" or extent.space.frames is not None:
         return _xen(name, extent, options)
     if name in ("dirtybits", "kvmlog"):
         tracker = _machine_tracker(name)
         tracker.start(extent)
-        return Choice(tracker, "asked for")
+        return Choice(tracker, "requested")
     log: HybridTracker | LogTracker
     if name == "hybrid" or (name == "auto" and wants_feedback):
         log = HybridTracker(
@@ -117,7 +117,7 @@ def choose(
         log = LogTracker(allow_filtered=allow_filtered, latency_s=options.latency_s)
     if name != "auto":
         log.start(extent)
-        return Choice(log, "asked for" + _while_idle(log, extent), log.stopped_us)
+        return Choice(log, "requested" + _while_idle(log, extent), log.stopped_us)
     return _log_or_compare(log, extent)
 
 

@@ -206,7 +206,7 @@ async def test_closing_the_tap_cancels_a_scan() -> None:
             with pytest.raises(TargetGone, match="the tap was closed"):
                 await refreshing
         assert isinstance(made, SoftLog)
-        assert made.disarmed == 1
+        assert made.stops == 1
         target.released -= 1  # leaving the block closes it once more
         made.start(target.extent)
 
@@ -220,7 +220,7 @@ async def test_failed_attach_releases_target_and_tracker(fault: Fault) -> None:
     with pytest.raises(VramtapError):
         async with Tap(target, choose=_maker(target, made)):
             pass
-    assert made[0].disarmed == 1
+    assert made[0].stops == 1
     assert target.attached == target.released == 1
 
 
@@ -257,7 +257,7 @@ async def test_cancelled_attach_stops_the_tracker_that_its_thread_starts(times: 
         await attaching
     if working := asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.wait(working)
-    assert made[0].disarmed == 1
+    assert made[0].stops == 1
     assert target.attached == target.released == 1
 
 

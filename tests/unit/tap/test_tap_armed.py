@@ -252,17 +252,17 @@ async def test_tracker_gets_feedback_about_changed_pages() -> None:
     async with followed(target) as (tap, client):
         made = tap._tracker
         assert isinstance(made, SoftLog)
-        assert made.learned[0] == PageRuns([(0, 6)]), "all that is shown was new"
-        made.learned.clear()
+        assert made.feedbacks[0] == PageRuns([(0, 6)]), "all that is shown was new"
+        made.feedbacks.clear()
         target.put(3, 0, 0x42)
         target.put(90, 59, 0x42)
         target.write(40 * PAGE_SIZE, b"not shown")
         await client.shows(target.truth)
-        assert made.learned == [PageRuns.from_pages([0, 59 * XR24.stride_bytes // PAGE_SIZE])]
-        made.learned.clear()
+        assert made.feedbacks == [PageRuns.from_pages([0, 59 * XR24.stride_bytes // PAGE_SIZE])]
+        made.feedbacks.clear()
         target.put(3, 0, 0x42)
         await asyncio.sleep(1)
-        assert made.learned == [NO_PAGES], "written, but as before"
+        assert made.feedbacks == [NO_PAGES], "written, but as before"
 
 
 @in_virtual_time
@@ -274,7 +274,7 @@ async def test_tracker_without_feedback_gets_none(monkeypatch: pytest.MonkeyPatc
         await client.shows(target.truth)
         made = tap._tracker
         assert isinstance(made, SoftLog)
-        assert made.learned == []
+        assert made.feedbacks == []
 
 
 @in_virtual_time
@@ -283,11 +283,11 @@ async def test_unread_pages_are_restored_without_feedback() -> None:
     async with followed(target) as (tap, client):
         made = tap._tracker
         assert isinstance(made, SoftLog)
-        made.learned.clear()
+        made.feedbacks.clear()
         target.faults.inject(Fault.READ)
         target.put(3, 0, 0x42)
         await client.shows(target.truth)
-        assert made.learned == [PageRuns([(0, 1)])]
+        assert made.feedbacks == [PageRuns([(0, 1)])]
 
 
 @in_virtual_time

@@ -118,9 +118,9 @@ async def test_announcement_during_a_mode_read_is_not_forgotten() -> None:
     target, loop = FaultyTarget(), asyncio.get_running_loop()
     async with followed(target) as (_, client):
         await asyncio.sleep(DEFAULT_TIMINGS.idle_after_s + 3)
-        target.asked.clear()
+        target.mode_requested.clear()
         target.answering.clear()
-        await target.asked.wait()
+        await target.mode_requested.wait()
         reads = target.modes_read
         target.shown = dataclasses.replace(XR24, width=50)
         target.activity.notify()

@@ -94,7 +94,7 @@ async def test_each_interval_keeps_what_was_written_in_it(monkeypatch: pytest.Mo
     assert (trace.meta["name"], trace.meta["target"], trace.meta["clock"]) == ("test", "faulty:", "host")
     assert "all_dirty" not in trace.meta
     assert "skipped" not in trace.meta
-    assert log.disarmed == 1
+    assert log.stops == 1
 
 
 @in_virtual_time
@@ -262,7 +262,7 @@ async def test_failed_collect_is_an_error_and_the_intervals_remain(monkeypatch: 
         await record(target, recording, hz=HZ, seconds=1, progress=acts, now_ns=now_ns)
     assert recording.trace().intervals == 5
     assert "ENOMEM" in recording.trace().meta["ended"]
-    assert (log.disarmed, target.released) == (1, 1)
+    assert (log.stops, target.released) == (1, 1)
 
 
 @in_virtual_time
@@ -279,7 +279,7 @@ async def test_cancelled_recording_keeps_its_intervals(monkeypatch: pytest.Monke
     assert 495 <= trace.intervals <= 501
     assert trace.written(trace.intervals - 1) == PageRuns([(0, 1)]), "with the last write"
     assert trace.meta["ended"] == STOPPED
-    assert (log.disarmed, target.released) == (1, 1)
+    assert (log.stops, target.released) == (1, 1)
 
 
 @in_virtual_time
@@ -290,7 +290,7 @@ async def test_recording_cancelled_during_a_mode_read_keeps_the_last_write(
     log_of(monkeypatch, target)
 
     def stall() -> None:
-        target.asked.clear()
+        target.mode_requested.clear()
         target.answering.clear()
         target.activity.notify()
         target.put(0, 0, 1)
@@ -298,7 +298,7 @@ async def test_recording_cancelled_during_a_mode_read_keeps_the_last_write(
     acts = during(recording, {5: stall})
     task = asyncio.create_task(record(target, recording, hz=HZ, seconds=9, progress=acts, now_ns=now_ns))
     await asyncio.sleep(5.5 / HZ)
-    await target.asked.wait()
+    await target.mode_requested.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -317,7 +317,7 @@ async def test_refused_log_is_an_error_and_nothing_is_left_behind(monkeypatch: p
     monkeypatch.setattr(log, "start", refuse)
     with pytest.raises(VramtapError, match=r"its writes cannot be logged: ptrace pid 7: EPERM .*doctor"):
         await record(target, recording, hz=HZ, seconds=1, now_ns=now_ns)
-    assert (log.disarmed, target.released, recording.intervals) == (1, 1, 0)
+    assert (log.stops, target.released, recording.intervals) == (1, 1, 0)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -343,7 +343,7 @@ async def test_recording_cancelled_while_attaching_leaves_nothing_behind(
         await task
     del task
     gc.collect()
-    assert (log.disarmed, target.released, recording.intervals) == (1, 1, 0)
+    assert (log.stops, target.released, recording.intervals) == (1, 1, 0)
     assert not [each for each in caplog.records if each.levelname == "ERROR"], "every exception was retrieved"
 
 

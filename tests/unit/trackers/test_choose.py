@@ -72,7 +72,7 @@ def test_auto_chooses_log_for_a_caller_without_feedback(own_extent: Extent) -> N
 def test_named_hybrid_says_why_it_cannot_be_armed(own_extent: Extent, file_extent: Extent) -> None:
     choice = choose("hybrid", own_extent, wants_feedback=False)
     assert choice.tracker.name == "hybrid"
-    assert choice.why.startswith("asked for; polled while idle, not armed: it is memory of this process")
+    assert choice.why.startswith("requested; polled while idle, not armed: it is memory of this process")
     choice.tracker.stop()
     with pytest.raises(VramtapError, match="no single process maps"):
         choose("hybrid", file_extent)
@@ -139,7 +139,7 @@ def test_auto_raises_target_gone_if_the_target_has_ended() -> None:
 def test_named_tracker_is_chosen_or_raises(own_extent: Extent, file_extent: Extent) -> None:
     for name in ("log", "compare"):
         choice = choose(name, own_extent)
-        assert (choice.tracker.name, choice.why) == (name, "asked for")
+        assert (choice.tracker.name, choice.why) == (name, "requested")
         choice.tracker.stop()
     with pytest.raises(VramtapError, match="no single process maps"):
         choose("log", file_extent)
@@ -149,7 +149,7 @@ def test_named_tracker_is_chosen_or_raises(own_extent: Extent, file_extent: Exte
 def test_vm_trackers_raise_for_other_memory(name: str, own_extent: Extent) -> None:
     with Machine(assemble("hlt"), cpu="kvm" if name == "kvmlog" else "unicorn") as machine:
         choice = choose(name, machine.extent)
-        assert (choice.tracker.name, choice.why) == (name, "asked for")
+        assert (choice.tracker.name, choice.why) == (name, "requested")
         choice.tracker.stop()
     with pytest.raises(VramtapError, match="not memory of the built-in VM"):
         choose(name, own_extent)

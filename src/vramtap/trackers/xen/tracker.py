@@ -13,7 +13,7 @@ page.
 
 Consequences. The range must differ from QEMU's, whatever the guest shows. While QEMU calls too, either caller
 starts a new log with every call: more is reported, nothing is lost. A call that fails may have cleared marks
-that nobody has seen.
+that neither caller has seen.
 
 Decision. Only the requested window is tracked, since less costs less. If the window is all of the video RAM,
 one more frame is tracked. Whenever the device model has run, and while CR0.WP is clear under shadow paging,

@@ -119,8 +119,8 @@ def test_only_the_window_is_tracked(make: Make, monkeypatch: pytest.MonkeyPatch)
 def test_window_longer_than_one_call_raises(make: Make) -> None:
     domain = make(MAX_PAGES + 1)
     tracker = domain.tracker()
-    for window, asked in ((None, MAX_PAGES + 2), ((0, MAX_PAGES + 1), MAX_PAGES + 2)):
-        with pytest.raises(VramtapError, match=rf"{asked} pages in one call: .* at most 32768 .*compare\)"):
+    for window, frames in ((None, MAX_PAGES + 2), ((0, MAX_PAGES + 1), MAX_PAGES + 2)):
+        with pytest.raises(VramtapError, match=rf"{frames} pages in one call: .* at most 32768 .*compare\)"):
             tracker.collect(window)
     assert reason(tracker.collect((1, MAX_PAGES + 1))) is Reason.FIRST
     domain.write(MAX_PAGES)
