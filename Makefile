@@ -110,11 +110,12 @@ format: $(INSTALLED) ## let ruff lay out the code
 	$(RUN)/ruff check --fix --quiet .
 	$(RUN)/ruff format --quiet .
 
-lint: $(INSTALLED) ## ruff, mypy --strict, import-linter
+lint: $(INSTALLED) ## ruff, mypy --strict, import-linter, pyright for the public types
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
+	tools/public-types '$(CURDIR)/$(RUN)'
 
 # Two processes, a whole file each: tests of a file share their guest, and most of them wait for it.
 test: packages $(INSTALLED) $(GUEST) lint ## the tests of CI (about 12 min on two cores)

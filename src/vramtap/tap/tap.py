@@ -62,8 +62,8 @@ class Tap(Controls):
         choose: Callable[..., Choice] = choose,
     ) -> None:
         super().__init__()
-        self.target = target
-        self.screen = Screen()
+        self.target: Target = target
+        self.screen: Screen = Screen()
         self.stats: TapStats = TapStats()
         self.closed: str | None = None
         """Why the tap has ended, in one clause; None while it runs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
@@ -156,7 +156,7 @@ class Trace:
             )
         )
 
-    __hash__ = None  # type: ignore[assignment]  # arrays cannot be hashed
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # arrays cannot be hashed
 
 
 class TraceBuilder:
