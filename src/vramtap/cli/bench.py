@@ -69,6 +69,7 @@ def command() -> None:
     type=click.IntRange(0, (1 << 63) - 1),
     default=1,
     show_default=True,
+    metavar="N",
     help="Seed of the workloads.",
 )
 @click.option(
@@ -76,6 +77,7 @@ def command() -> None:
     type=click.IntRange(1, 1000),
     default=ROUNDS,
     show_default=True,
+    metavar="N",
     help="Number of turns of each tracker.",
 )
 @click.option(
@@ -102,7 +104,7 @@ def trackers(
     as_json: bool,
     markdown: bool,
 ) -> None:
-    r"""Measure what each tracker costs on each workload.
+    """Measure what each tracker costs on each workload.
 
     The workloads run in the built-in VM as fast as it can run them, while vramtap polls 60 times a second. A
     poll collects the written pages, then reads, compares and converts them.

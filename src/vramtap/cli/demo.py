@@ -41,7 +41,7 @@ _PARAMETERS: Final = ("workload", "cpu", "log", "image", "seed", "hz", "mode")
 @options
 @run.command
 async def command(**given: Any) -> None:  # noqa: ANN401 - given by click
-    r"""Run the built-in VM and show its screen to VNC clients and browsers, until Ctrl-C.
+    """Run the built-in VM and show its screen to VNC clients and browsers, until Ctrl-C.
 
     The command does the same as `vramtap serve demo:?workload=...`. In the browser you can type and drag the
     window.

@@ -13,7 +13,7 @@ from vramtap.cli._doctor_trials import Finding, examine
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of lines.")
 def command(*, as_json: bool) -> None:
-    r"""Report what works on this machine, and how to fix the rest.
+    """Report what works on this machine, and how to fix the rest.
 
     Each line is the result of a trial and not of a version check: vramtap writes a page and looks it up in
     the kernel's log, taps a child process, runs a guest under KVM. A line that begins with "no" has the

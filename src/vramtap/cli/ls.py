@@ -21,7 +21,7 @@ description."""
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
 def command(*, as_json: bool) -> None:
-    r"""List what can be tapped on this machine.
+    """List what can be tapped on this machine.
 
     The list has the QEMU guests with a QMP socket, the X displays and, in dom0, the Xen domains. For a target
     that cannot be tapped it says why. The command only reads; it attaches to nothing.

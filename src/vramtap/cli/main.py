@@ -54,7 +54,7 @@ class _LazyGroup(click.Group):
 @click.option("-v", "--verbose", count=True, help="Log what vramtap does to stderr; -vv logs more.")
 @click.version_option(version(PROGRAM))
 def cli(verbose: int) -> None:
-    r"""Show the screen of a machine by following the memory it is written to.
+    """Show the screen of a machine by following the memory it is written to.
 
     The kernel, the hypervisor or the MMU reports which pages were written. vramtap reads only those pages,
     and does nothing while nothing changes.

@@ -27,7 +27,7 @@ from vramtap.targets.open import open_target
 @click.option("--json", "as_json", is_flag=True, help="Print the file name and the size as JSON.")
 @run.command
 async def command(*, target: str, output: Path, as_json: bool) -> None:
-    r"""Write the screen of TARGET to a PNG file.
+    """Write the screen of TARGET to a PNG file.
 
     The target is only read. A screenshot needs no write protection and does not stop the target's threads.
 

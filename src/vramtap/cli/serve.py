@@ -125,7 +125,7 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
 @options
 @run.command
 async def command(targets: tuple[str, ...], **given: Any) -> None:  # noqa: ANN401 - given by click
-    r"""Show every TARGET to VNC clients and browsers, until all targets have ended or Ctrl-C.
+    """Show every TARGET to VNC clients and browsers, until all targets have ended or Ctrl-C.
 
     Without --vnc and --web, both are served. Several targets get consecutive VNC ports, and a page each. A
     default port that is taken is replaced by a free one; the addresses are printed.

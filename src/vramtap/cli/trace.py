@@ -87,7 +87,10 @@ command.add_command(replay, "replay")
 async def record(
     *, target: str, output: Path, seconds: float, hz: float, frames: int | None, name: str, as_json: bool
 ) -> None:
-    r"""Record which pages of TARGET's screen are written in each interval.
+    """Record which pages of TARGET are written.
+
+    The recording is divided into intervals. For each interval it has the pages of the screen that were
+    written.
 
     Ctrl-C ends the recording and keeps what was recorded. A change of the screen's size ends it, too.
 
@@ -202,7 +205,7 @@ def _print_summary(recording: Recording, output: Path, *, as_json: bool) -> None
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def show(*, file: Path, output: Path | None, as_json: bool) -> None:
-    r"""Print the figures of the trace FILE, and draw it as a map.
+    """Print the figures of the trace FILE, and draw it as a map.
 
     In the map time runs from left to right and pages from top to bottom. A denser character or a brighter
     colour means more writes.

@@ -63,7 +63,7 @@ def command(
     as_json: bool,
     markdown: bool,
 ) -> None:
-    r"""Compute what policies would have cost on the traces FILE..., relative to the cheapest schedule.
+    """Compute what policies would have cost on traces.
 
     The cheapest schedule that polls in every interval is computed afterwards, from the whole trace. Its cost
     is known between two bounds. A policy's cost is given as a multiple of the lower bound. A policy that

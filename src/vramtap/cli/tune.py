@@ -57,7 +57,7 @@ def command(
     by: By,
     as_json: bool,
 ) -> None:
-    r"""Choose the hybrid tracker's parameters that cost least on the traces FILE...
+    """Choose the hybrid tracker's parameters that cost least on the traces FILE...
 
     The cost on each trace is relative to the trace's own optimum. The same traces always give the same
     parameters, on any number of processes.

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 )
 @run.command
 async def command(*, target: str, tracker: str, as_json: bool, count: int | None) -> None:
-    r"""Print a line for every change of TARGET's screen.
+    """Print a line for every change of TARGET's screen.
 
     A line has the time, the number of pages written, the number of pixels changed, and the changed rectangles
     as WIDTHxHEIGHT+X+Y. Ctrl-C ends the command.

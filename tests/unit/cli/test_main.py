@@ -93,6 +93,20 @@ def test_every_option_has_help_and_a_default(path: str) -> None:
             assert shown or "may be repeated" in option.help, option.name
 
 
+@pytest.mark.parametrize("path", ["", *all_commands()])
+def test_examples_are_lines_of_the_help(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *path.split(), "--help") == 0
+    said = capsys.readouterr().out
+    assert "\\b" not in said
+    lines = [line.strip() for line in said.splitlines()]
+    if {"Example:", "Examples:"} & set(lines):
+        assert any(line.startswith(f"vramtap {path}") for line in lines)
+    else:
+        assert path in {"trace", "bench"}, "groups have no examples"
+
+
 @pytest.mark.parametrize("path", all_commands())
 def test_help_begins_with_one_short_sentence(path: str) -> None:
     first, *_ = (all_commands()[path].help or "").split("\n\n")
