@@ -4,167 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import signal
 import time
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
 import pytest
 
-from support.random_policy import RandomPolicy
-from support.scribe import KERNEL_BYTE, PAGE, Scribe
-from support.testbed.nobody import NOBODY
-from support.testbed.require import require
+from support.armed import (
+    PAGES,
+    WAIT_MS,
+    Armed,
+    anonymous,
+    attached,
+    protected,
+)
+from support.scribe import KERNEL_BYTE, PAGE
 from vramtap.display.mode import Mode
-from vramtap.errors import TargetGone, VramtapError
-from vramtap.linux.inject import fetch_userfaultfd
-from vramtap.linux.procfs import vm_flags
-from vramtap.linux.userfaultfd import LOG_FEATURES, Userfaultfd
 from vramtap.memory.extent import Extent
-from vramtap.memory.own import extent_of
 from vramtap.memory.process import ProcessSpace
 from vramtap.pages import NO_PAGES, PageRuns
-from vramtap.policy.decide import LogAlways
 from vramtap.tap.tap import Tap
 from vramtap.trackers.base import AllDirty, Reason
 from vramtap.trackers.userfault.hybrid import HybridTracker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from vramtap.keyboard.events import Input
-
-PAGES = 64
-WAIT_MS = 10_000
-"""Timeout; only a hang takes this long."""
-
-
-@contextmanager
-def anonymous(pages: int = PAGES) -> Iterator[Scribe]:
-    with Scribe(pages) as scribe:
-        yield scribe
-
-
-@contextmanager
-def memfd(pages: int = PAGES) -> Iterator[Scribe]:
-    descriptor = os.memfd_create("armed")
-    os.truncate(descriptor, pages * PAGE)
-    with Scribe(pages, f"/proc/self/fd/{descriptor}", (descriptor,)) as scribe:
-        os.close(descriptor)
-        yield scribe
-
-
-def arms_at_once() -> HybridTracker:
-    """Return a tracker that arms after every scan that finds nothing, and leaves no tile unprotected."""
-    return HybridTracker(policy=RandomPolicy(0, turn=0, arm=1))
-
-
-class Armed:
-    """A scribe's memory with a tracker, and a consumer that reads the reported pages."""
-
-    def __init__(self, scribe: Scribe, tracker: HybridTracker) -> None:
-        self.scribe = scribe
-        self.space = ProcessSpace(scribe.pid)
-        self.extent = Extent(self.space, scribe.address, scribe.pages)
-        self.tracker = tracker
-        self.mine = np.zeros(self.extent.size_bytes, np.uint8)
-        self.called = 0
-
-    def scan(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
-        """Collect and read the reported pages."""
-        answer = self.tracker.collect(window)
-        first, last = window or (0, self.extent.pages)
-        runs = PageRuns([(first, last)]) if isinstance(answer, AllDirty) else answer
-        self.tracker.read_from.read(runs, self.mine)
-        return answer
-
-    def start(self) -> None:
-        """Scan until the tracker is armed; a watchdog that is not ready may delay this."""
-        until_s = time.monotonic() + WAIT_MS / 1000
-        self.scan()
-        while not self.tracker.armed:
-            assert time.monotonic() < until_s, "the tracker was not armed in time"
-            self.scan()
-
-    def wakes(self, timeout_ms: int = WAIT_MS) -> bool:
-        """Return whether the waker's descriptor becomes readable within the timeout."""
-        waker = self.tracker.wake(self._call)
-        assert waker is not None
-        assert waker.fd is not None
-        poller = select.poll()
-        poller.register(waker.fd, select.POLLIN)
-        woken = bool(poller.poll(timeout_ms))
-        waker.cancel()
-        return woken
-
-    def _call(self) -> None:
-        self.called += 1
-
-    def collect_all_dirty(self) -> AllDirty:
-        """Wait for the waker, scan, and return the `AllDirty`, which pages near the write may precede."""
-        assert self.wakes()
-        answer = self.scan()
-        if not isinstance(answer, AllDirty):
-            assert answer
-            answer = self.scan()
-        assert isinstance(answer, AllDirty)
-        assert not self.tracker.armed
-        return answer
-
-    def is_current(self) -> bool:
-        """Return whether the consumer's copy equals the memory."""
-        truth = np.zeros_like(self.mine)
-        self.extent.read(PageRuns.full(self.extent.pages), truth)
-        return np.array_equal(self.mine, truth)
-
-    @property
-    def watchdog(self) -> int:
-        """Process ID of the watchdog."""
-        pid = self.tracker.watchdog_pid
-        assert pid is not None
-        return pid
-
-    def stop_watchdog(self) -> None:
-        """Stop the watchdog, and wait until it has stopped."""
-        os.kill(self.watchdog, signal.SIGSTOP)
-        os.waitid(os.P_PID, self.watchdog, os.WSTOPPED | os.WNOWAIT)
-
-
-@contextmanager
-def attached(scribe: Scribe, make: Callable[[], HybridTracker] = arms_at_once) -> Iterator[Armed]:
-    armed = Armed(scribe, make())
-    armed.tracker.start(armed.extent)
-    try:
-        yield armed
-    finally:
-        armed.tracker.stop()
-        armed.space.close()
-
-
-@pytest.fixture(params=[anonymous, memfd], ids=lambda p: p.__name__)
-def armed(request: pytest.FixtureRequest) -> Iterator[Armed]:
-    make: Callable[[], AbstractContextManager[Scribe]] = request.param
-    with make() as scribe, attached(scribe) as made:
-        made.start()
-        yield made
-
-
-@pytest.fixture
-def armed_anonymous() -> Iterator[Armed]:
-    with anonymous() as scribe, attached(scribe) as made:
-        made.start()
-        yield made
-
-
-def protected(pid: int) -> list[tuple[int, int]]:
-    """Return the address ranges that are registered for write protection with any userfaultfd."""
-    return [(mapping.start, mapping.end) for mapping, flags in vm_flags(pid) if "uw" in flags]
-
 
 # No wake-up without a write
 
@@ -427,261 +297,6 @@ def test_write_outside_the_window_wakes(armed: Armed) -> None:
     assert armed.scan((0, 8)) == AllDirty(Reason.WOKEN)
     assert armed.scan((32, 48)) == AllDirty(Reason.WOKEN)
     assert armed.mine[40 * PAGE] == 1
-
-
-# The watchdog
-
-
-def test_stopped_watchdog_suspends_no_writer(armed: Armed, caplog: pytest.LogCaptureFixture) -> None:
-    armed.stop_watchdog()
-    armed.scribe.begin_two_writes(PAGE, 40 * PAGE, 5)
-    assert armed.collect_all_dirty().reason is Reason.WOKEN
-    assert "did not answer a write" in caplog.text
-    armed.scribe.finish()
-    armed.scan()
-    assert armed.is_current()
-    os.kill(armed.watchdog, signal.SIGCONT)
-    armed.start()
-    armed.scribe.write(PAGE, 6)
-    assert armed.collect_all_dirty().reason is Reason.WOKEN
-    assert armed.is_current()
-
-
-def test_watchdog_that_continues_late_hides_no_write(armed: Armed) -> None:
-    for number in range(1, 6):
-        if not armed.tracker.armed:
-            armed.start()
-        armed.stop_watchdog()
-        armed.scribe.begin_write(number * PAGE, number)
-        armed.collect_all_dirty()
-        armed.scribe.finish()
-        armed.scan()
-        os.kill(armed.watchdog, signal.SIGCONT)
-        for page in range(PAGES):
-            armed.scribe.write(page * PAGE, number + page)
-            armed.scan()
-            assert armed.mine[page * PAGE] == number + page
-
-
-@pytest.mark.parametrize("write_first", [True, False])
-def test_killed_watchdog_is_reported_and_the_log_continues(
-    armed: Armed, caplog: pytest.LogCaptureFixture, write_first: bool
-) -> None:
-    if write_first:
-        armed.scribe.write(PAGE, 1)
-    os.kill(armed.watchdog, signal.SIGKILL)
-    os.waitid(os.P_PID, armed.watchdog, os.WEXITED | os.WNOWAIT)
-    assert armed.collect_all_dirty().reason is Reason.WOKEN
-    assert "has ended: never armed again" in caplog.text
-    assert "has ended" in armed.tracker.unarmable
-    assert armed.tracker.watchdog_pid is None
-    for page in (1, 2, 63):
-        armed.scribe.write(page * PAGE, 2)
-        assert armed.scan() == PageRuns([(page, page + 1)])
-    for _ in range(3):
-        assert armed.scan() == NO_PAGES
-        assert not armed.tracker.armed
-    waker = armed.tracker.wake(armed._call)
-    assert waker is not None
-    assert waker.fd is None, "the tracker polls instead"
-    waker.cancel()
-
-
-def test_watchdog_killed_while_logging_is_noticed_before_arming() -> None:
-    with anonymous() as scribe, attached(scribe) as armed:
-        armed.scan()
-        os.kill(armed.watchdog, signal.SIGKILL)
-        os.waitid(os.P_PID, armed.watchdog, os.WEXITED | os.WNOWAIT)
-        for _ in range(3):
-            armed.scan()
-            assert not armed.tracker.armed
-        assert "has ended" in armed.tracker.unarmable
-        scribe.write(PAGE, 1)
-        assert armed.scan() == PageRuns([(1, 2)])
-
-
-# Stopping
-
-
-def descriptors(pid: int) -> set[str]:
-    return set(os.listdir(f"/proc/{pid}/fd"))
-
-
-def test_stop_leaves_no_protection_descriptor_or_process() -> None:
-    with anonymous() as scribe:
-        ours, theirs = descriptors(os.getpid()), descriptors(scribe.pid)
-        with attached(scribe) as armed:
-            armed.start()
-            assert descriptors(scribe.pid) == theirs
-            assert protected(scribe.pid)
-            watchdog = armed.watchdog
-            armed.tracker.stop()
-            assert not protected(scribe.pid)
-            assert not Path(f"/proc/{watchdog}").exists()
-            assert not armed.tracker.armed
-            with pytest.raises(VramtapError, match="not started"):
-                armed.tracker.collect()
-            scribe.write(0, 1)
-            armed.tracker.stop()
-        assert descriptors(os.getpid()) == ours
-        assert descriptors(scribe.pid) == theirs
-
-
-@pytest.mark.parametrize("stopped", [True, False])
-def test_stop_releases_a_suspended_writer(stopped: bool) -> None:
-    with anonymous() as scribe, attached(scribe) as armed:
-        armed.start()
-        if stopped:
-            armed.stop_watchdog()
-        scribe.begin_write(PAGE, 1)
-        assert armed.wakes()
-        watchdog = armed.watchdog
-        armed.tracker.stop()
-        scribe.finish()
-        assert not protected(scribe.pid)
-        assert not Path(f"/proc/{watchdog}").exists()
-
-
-def test_tracker_can_be_started_again_at_once(armed: Armed) -> None:
-    for number in range(1, 4):
-        armed.tracker.start(armed.extent)
-        armed.start()
-        armed.scribe.write(PAGE, number)
-        armed.collect_all_dirty()
-        assert armed.mine[PAGE] == number
-
-
-def test_collect_raises_target_gone_after_the_target_ended(armed: Armed) -> None:
-    armed.scribe.end()
-    with pytest.raises(TargetGone):
-        armed.tracker.collect()
-
-
-def test_collect_raises_target_gone_after_exec(armed: Armed) -> None:
-    armed.scribe.exec()
-    with pytest.raises(TargetGone):
-        armed.tracker.collect()
-
-
-# Memory that cannot be armed
-
-
-def test_second_tracker_of_the_same_memory_is_refused_and_cleaned_up() -> None:
-    with anonymous() as scribe, attached(scribe) as armed:
-        armed.start()
-        ours = descriptors(os.getpid())
-        second = Armed(scribe, arms_at_once())
-        with pytest.raises(VramtapError, match=r"EBUSY.*another tap"):
-            second.tracker.start(second.extent)
-        assert second.tracker.watchdog_pid is None
-        second.space.close()
-        assert descriptors(os.getpid()) == ours
-        assert not armed.wakes(0)
-        scribe.write(PAGE, 1)
-        assert armed.collect_all_dirty().reason is Reason.WOKEN
-        assert armed.is_current()
-
-
-def test_memory_registered_by_another_program_is_not_armed_and_stays_protected(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with anonymous() as scribe, attached(scribe) as armed:
-        armed.scan()
-        other = Userfaultfd(fetch_userfaultfd(scribe.pid).fd, f"pid {scribe.pid}")
-        other.api(LOG_FEATURES)
-        suspend = armed.tracker._log.suspend
-
-        def suspend_and_register_other(why: AllDirty) -> None:
-            suspend(why)
-            other.register(armed.extent.address, armed.extent.end)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(armed.tracker._log, "suspend", suspend_and_register_other)
-            answer = armed.scan()
-        assert isinstance(answer, AllDirty)
-        assert not armed.tracker.armed
-        assert protected(scribe.pid) == [(armed.extent.address, armed.extent.end)]
-        scribe.write(PAGE, 1)
-        other.close()
-        assert isinstance(armed.scan(), AllDirty)
-        assert armed.is_current()
-        armed.start()
-
-
-def _write(descriptor: int) -> None:
-    os.write(descriptor, b"x")
-
-
-def callback_waker(tracker: HybridTracker, write: Callable[[], None]) -> None:
-    """Check that a tracker that cannot be armed polls and calls back."""
-    called, calls = os.pipe()
-    waker = tracker.wake(lambda: _write(calls))
-    assert waker is not None
-    assert waker.fd is None
-    write()
-    assert select.select([called], [], [], WAIT_MS / 1000)[0]
-    waker.cancel()
-    os.close(called)
-    os.close(calls)
-
-
-def test_ordinary_file_is_logged_with_a_reason_not_to_arm(tmp_path: Path) -> None:
-    path = tmp_path / "memory"
-    path.write_bytes(bytes(PAGES * PAGE))
-    with Scribe(PAGES, str(path)) as scribe, attached(scribe) as armed:
-        assert "UFFDIO_REGISTER" in armed.tracker.unarmable
-        assert "EINVAL" in armed.tracker.unarmable
-        assert armed.tracker.watchdog_pid is None
-        armed.scan()
-        for _ in range(3):
-            assert armed.scan() == NO_PAGES
-        assert not armed.tracker.armed
-        callback_waker(armed.tracker, lambda: scribe.write(5 * PAGE, 1))
-        assert armed.scan() == PageRuns([(5, 6)])
-
-
-def test_target_without_the_privilege_is_logged_with_a_remedy() -> None:
-    unprivileged = Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip()
-    require(unprivileged == "0", "vm.unprivileged_userfaultfd=1: every user gets a full userfaultfd")
-    require(os.geteuid() == 0, "only root can become an unprivileged user")
-    with Scribe(PAGES, user=NOBODY) as scribe, attached(scribe) as armed:
-        assert "EPERM" in armed.tracker.unarmable
-        assert "CAP_SYS_PTRACE" in armed.tracker.unarmable
-        assert "vm.unprivileged_userfaultfd=1" in armed.tracker.unarmable
-        assert armed.tracker.watchdog_pid is None
-        armed.scan()
-        for _ in range(3):
-            assert armed.scan() == NO_PAGES
-        assert not armed.tracker.armed
-        callback_waker(armed.tracker, lambda: scribe.write(5 * PAGE, 1))
-        assert armed.scan() == PageRuns([(5, 6)])
-        assert armed.is_current()
-
-
-def test_memory_of_this_process_is_logged_with_a_reason_not_to_arm() -> None:
-    room = np.zeros((PAGES + 1) * PAGE, dtype=np.uint8)
-    skip = -room.ctypes.data % PAGE
-    pages = room[skip : skip + PAGES * PAGE]
-    tracker = arms_at_once()
-    tracker.start(extent_of(pages)[0])
-    assert "memory of this process" in tracker.unarmable
-    tracker.collect()
-    for _ in range(3):
-        assert tracker.collect() == NO_PAGES
-    assert not tracker.armed
-    callback_waker(tracker, lambda: pages.__setitem__(5 * PAGE, 1))
-    assert tracker.collect() == PageRuns([(5, 6)])
-    tracker.stop()
-
-
-def test_tracker_with_a_policy_that_never_arms_must_be_polled() -> None:
-    with anonymous() as scribe, attached(scribe, lambda: HybridTracker(policy=LogAlways())) as armed:
-        armed.scan()
-        for _ in range(3):
-            assert armed.scan() == NO_PAGES
-        assert not armed.tracker.armed
-        assert armed.tracker.unarmable == ""
-        assert armed.tracker.wake(armed._call) is None
 
 
 # A tap

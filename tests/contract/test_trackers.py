@@ -117,7 +117,7 @@ PAGED = [(DirtyBitsTracker, memory) for memory in PAGED_MEMORIES]
 
 
 @pytest.fixture(params=[*SUPPORTED, *KVM, *PAGED], ids=lambda p: f"{p[0].__name__}-{p[1].__name__}")
-def armed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Tracker, Memory]]:
+def tracked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Tracker, Memory]]:
     make: Callable[[], Tracker]
     factory: Callable[[Path], AbstractContextManager[Memory]]
     make, factory = request.param
@@ -136,19 +136,19 @@ def content(tracker: Tracker) -> np.ndarray:
     return into
 
 
-Armed = tuple[Tracker, Memory]
+Tracked = tuple[Tracker, Memory]
 
 
-def test_first_answer_is_all_dirty_and_the_next_is_empty(armed: Armed) -> None:
-    tracker, _ = armed
+def test_first_answer_is_all_dirty_and_the_next_is_empty(tracked: Tracked) -> None:
+    tracker, _ = tracked
     first = tracker.collect()
     assert isinstance(first, AllDirty)
     assert first.reason is Reason.FIRST
     assert tracker.collect() == PageRuns()
 
 
-def test_written_page_is_reported_once(armed: Armed) -> None:
-    tracker, memory = armed
+def test_written_page_is_reported_once(tracked: Tracked) -> None:
+    tracker, memory = tracked
     tracker.collect()
     memory.write(5 * PAGE + 7, 1)
     memory.write(6 * PAGE, 1)
@@ -162,15 +162,15 @@ def test_written_page_is_reported_once(armed: Armed) -> None:
     assert tracker.collect() == PageRuns()
 
 
-def test_write_before_the_first_collect_is_not_lost(armed: Armed) -> None:
-    tracker, memory = armed
+def test_write_before_the_first_collect_is_not_lost(tracked: Tracked) -> None:
+    tracker, memory = tracked
     memory.write(9 * PAGE, 3)
     assert isinstance(tracker.collect(), AllDirty)
     assert content(tracker)[9 * PAGE] == 3
 
 
-def test_restored_pages_are_reported_again(armed: Armed) -> None:
-    tracker, memory = armed
+def test_restored_pages_are_reported_again(tracked: Tracked) -> None:
+    tracker, memory = tracked
     tracker.collect()
     memory.write(0, 1)
     seen = tracker.collect()
@@ -180,8 +180,8 @@ def test_restored_pages_are_reported_again(armed: Armed) -> None:
     assert tracker.collect() == PageRuns()
 
 
-def test_pages_outside_the_window_are_kept(armed: Armed) -> None:
-    tracker, memory = armed
+def test_pages_outside_the_window_are_kept(tracked: Tracked) -> None:
+    tracker, memory = tracked
     tracker.collect()
     memory.write(3 * PAGE, 1)
     memory.write(40 * PAGE, 1)
@@ -190,8 +190,8 @@ def test_pages_outside_the_window_are_kept(armed: Armed) -> None:
     assert tracker.collect() == PageRuns([(40, 41)])
 
 
-def test_first_answer_for_each_window_is_all_dirty(armed: Armed) -> None:
-    tracker, memory = armed
+def test_first_answer_for_each_window_is_all_dirty(tracked: Tracked) -> None:
+    tracker, memory = tracked
     assert isinstance(tracker.collect((0, 8)), AllDirty)
     assert tracker.collect((0, 8)) == PageRuns()
     memory.write(20 * PAGE, 1)
@@ -199,8 +199,8 @@ def test_first_answer_for_each_window_is_all_dirty(armed: Armed) -> None:
     assert content(tracker)[20 * PAGE] == 1
 
 
-def test_stopped_tracker_raises_and_can_be_started_again(armed: Armed) -> None:
-    tracker, memory = armed
+def test_stopped_tracker_raises_and_can_be_started_again(tracked: Tracked) -> None:
+    tracker, memory = tracked
     tracker.collect()
     tracker.stop()
     tracker.stop()
@@ -214,13 +214,13 @@ def test_stopped_tracker_raises_and_can_be_started_again(armed: Armed) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_consumer_that_reads_reported_pages_has_the_memory(armed: Armed, data: st.DataObject) -> None:
-    consume_at_random(armed, data)
+def test_consumer_that_reads_reported_pages_has_the_memory(tracked: Tracked, data: st.DataObject) -> None:
+    consume_at_random(tracked, data)
 
 
-def consume_at_random(armed: Armed, data: st.DataObject) -> None:
+def consume_at_random(tracked: Tracked, data: st.DataObject) -> None:
     """Write, collect, restore and read the reported pages; in the end the copy equals the memory."""
-    tracker, memory = armed
+    tracker, memory = tracked
     mine = np.zeros(PAGES * PAGE, dtype=np.uint8)
     tracker.start(memory.extent)
     steps = data.draw(st.lists(st.sampled_from(["write", "collect", "window", "fail"]), max_size=30))

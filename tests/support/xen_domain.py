@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -13,14 +14,12 @@ from support.fake_xen.host import VRAM_FRAME, FakeXen, fake_xen
 from vramtap.linux.schedstat import SchedstatProbe
 from vramtap.memory.extent import Extent
 from vramtap.memory.foreign import XenSpace
-from vramtap.pages import PAGE_SIZE, PageRuns
-from vramtap.trackers.base import AllDirty
+from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
+from vramtap.trackers.base import AllDirty, Reason
 from vramtap.trackers.xen.tracker import XenTracker
 from vramtap.xen.foreignmemory import ForeignMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
 DOMID: Final = 3
@@ -109,3 +108,18 @@ class XenDomain:
         changed = mask & (now != self.mine)
         self.mine[mask] = now[mask]
         return PageRuns.from_mask(changed)
+
+
+Make = Callable[..., XenDomain]
+"""Makes a domain that the fixture `make` closes: `make(pages, hap=...)`."""
+
+
+def reason(answer: PageRuns | AllDirty) -> Reason:
+    assert isinstance(answer, AllDirty), answer
+    return answer.reason
+
+
+def take_first(tracker: XenTracker) -> None:
+    """Take the first answer; from then on the log is complete."""
+    assert reason(tracker.collect()) is Reason.FIRST
+    assert tracker.collect() == NO_PAGES

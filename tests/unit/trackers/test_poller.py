@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from support.machine_code import assemble
 from support.scribe import PAGE
+from vramtap.machine.machine import Machine
+from vramtap.machine.watch import IDLE_AFTER_S, MachineWatch
 from vramtap.memory.own import extent_of
 from vramtap.pages import PageRuns
 from vramtap.trackers.poller import IdleWatch
@@ -110,3 +113,15 @@ def test_log_calls_back_at_once_if_pages_are_pending() -> None:
     assert called.is_set()
     waker.cancel()
     tracker.stop()
+
+
+def test_log_waits_for_the_events_of_a_vm() -> None:
+    with Machine(assemble("hlt"), cpu="unicorn") as machine:
+        tracker = LogTracker()
+        tracker.start(machine.extent)
+        tracker.collect()
+        assert tracker.idle_after_s == IDLE_AFTER_S
+        waker = tracker.wake(lambda: None)
+        assert isinstance(waker, MachineWatch)
+        waker.cancel()
+        tracker.stop()

@@ -54,7 +54,7 @@ def stopped_clock() -> XenTracker:
 
 
 @pytest.fixture(params=[stopped_clock, CompareTracker], ids=["xen", "compare"])
-def armed(request: pytest.FixtureRequest, machine: BootSectorGuest) -> Iterator[tuple[Tracker, Memory]]:
+def tracked(request: pytest.FixtureRequest, machine: BootSectorGuest) -> Iterator[tuple[Tracker, Memory]]:
     make: Callable[[], Tracker] = request.param
     machine.fill(0, PAGES * 1024, 0)
     with Xenstore() as store:
@@ -80,5 +80,5 @@ def armed(request: pytest.FixtureRequest, machine: BootSectorGuest) -> Iterator[
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_random_consumers_have_the_memory(armed: tuple[Tracker, Memory], data: st.DataObject) -> None:
-    consume_at_random(armed, data)
+def test_random_consumers_have_the_memory(tracked: tuple[Tracker, Memory], data: st.DataObject) -> None:
+    consume_at_random(tracked, data)
