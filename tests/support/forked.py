@@ -18,7 +18,7 @@ import numpy as np
 from support.forking_tapper import Board, Stage
 from support.program import Lines
 from support.testbed.supervise import spawn, stop
-from support.testbed.writer import Writer
+from support.writers import writer_of
 from vramtap.linux.procfs import vm_flags
 from vramtap.pages import PAGE_SIZE
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from support.testbed.writer import Writer
+
 WIDTH: Final = 1024
 HEIGHT: Final = 512
 SIZE: Final = WIDTH * HEIGHT * 4
@@ -36,23 +38,13 @@ STAGE_S: Final = 1.0
 _TAPPER: Final = Path(__file__).with_name("forking_tapper.py")
 
 
-@contextlib.contextmanager
-def bursting(memory: str) -> Iterator[Writer]:
+def bursting(memory: str) -> contextlib.AbstractContextManager[Writer]:
     """Start a writer of three threads that write in bursts. Each thread records its writes.
 
     Args:
         memory: `anonymous` or `memfd`.
     """
-    with contextlib.ExitStack() as cleanup:
-        path: str | None = None
-        pass_fds: tuple[int, ...] = ()
-        if memory == "memfd":
-            descriptor = os.memfd_create("bursting")
-            cleanup.callback(os.close, descriptor)
-            path, pass_fds = f"/proc/self/fd/{descriptor}", (descriptor,)
-        yield cleanup.enter_context(
-            Writer(SIZE, threads=3, visit=200, rest_us=5000, path=path, pass_fds=pass_fds)
-        )
+    return writer_of(memory, SIZE, threads=3, visit=200, rest_us=5000)
 
 
 def url_of(writer: Writer) -> str:

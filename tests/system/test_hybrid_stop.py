@@ -1,4 +1,4 @@
-"""The hybrid's two processes are stopped: the other one releases the writer, and nothing is lost."""
+"""Tests that stop vramtap or its watchdog: the other process releases the writer, and no write is lost."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from support.forced import ForcedPolicy, require_arming, tapped
 from support.forked import SIZE, bursting, picture_of, tapping, url_of
 from support.model_client import ModelClient
 from support.program import Lines
+from support.seeds import new_seed
 from support.testbed.supervise import spawn, stop
 from support.testbed.writer import Writer
 from vramtap.tap.timings import TapTimings
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 TAPPER = Path(__file__).parents[1] / "support" / "following_tapper.py"
 HANG_S = 60.0
-"""What takes longer hangs: whoever releases the writer does so after milliseconds."""
+"""Time limit of a wait. vramtap or its watchdog releases a writer within milliseconds."""
 ROUNDS = 3
 
 
@@ -39,60 +40,60 @@ def arming() -> None:
 
 
 def state_of(pid: int) -> str:
-    """One letter, proc_pid_stat(5)."""
+    """Return the state of a process, one letter (proc_pid_stat(5))."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @contextlib.contextmanager
 def stopped(pid: int, send: Callable[[int, int], None] = os.kill) -> Iterator[None]:
-    """Inside, this process does nothing, and nothing else of what the signal was sent to.
+    """Stop a process, or its whole group, until the block ends.
 
     Args:
-        pid: Of the process, or of the group it leads.
+        pid: Process id, which is also the id of the group that the process leads.
         send: `os.kill` or `os.killpg`.
     """
     send(pid, signal.SIGSTOP)
     try:
-        # It may be no child of ours, so that nothing tells.
+        # The process may be no child of this one, so waitpid cannot report it.
         while state_of(pid) != "T":
             os.sched_yield()
         yield
-        assert state_of(pid) == "T", "nobody has let it go on"
+        assert state_of(pid) == "T", "another process continued it"
     finally:
         send(pid, signal.SIGCONT)
 
 
 class Tapper:
-    """A process that follows the writer and is armed whenever that is quiet.
+    """A process that follows the writer, and arms whenever the writer is idle.
 
     Args:
-        child: It.
-        directory: For pictures.
+        child: The running program, `following_tapper.py`.
+        directory: Directory for pictures.
     """
 
     def __init__(self, child: Lines, directory: Path) -> None:
         self.child = child
         self._picture = directory / "truth.npy"
-        word, pid = self._hear().split()
+        word, pid = self._receive().split()
         assert word == "watchdog"
         self.watchdog_pid = int(pid)
 
     def armed(self) -> None:
-        """Wait until it is armed."""
-        assert self._say("armed") == "armed"
+        """Wait until the process is armed."""
+        assert self._send("armed") == "armed"
 
     def shows(self, writer: Writer) -> None:
-        """Wait until it shows what the writer, which is quiet, has written."""
+        """Wait until the process shows the memory of the writer, which is idle."""
         np.save(self._picture, picture_of(writer.memory()))
-        assert self._say(f"show {self._picture}") == "shows"
+        assert self._send(f"show {self._picture}") == "shows"
 
-    def _say(self, line: str) -> str:
+    def _send(self, line: str) -> str:
         assert self.child.process.stdin is not None
         self.child.process.stdin.write(f"{line}\n".encode())
         self.child.process.stdin.flush()
-        return self._hear()
+        return self._receive()
 
-    def _hear(self) -> str:
+    def _receive(self) -> str:
         line = self.child.line(2 * HANG_S)
         assert line is not None, f"the tapper ended:\n{self.child.log}"
         return line
@@ -100,7 +101,7 @@ class Tapper:
 
 @pytest.fixture
 def writer() -> Iterator[Writer]:
-    """Writes all over its memory when told to."""
+    """A writer that writes all over its memory at `begin`."""
     with Writer(SIZE, threads=4, writes=100_000) as writer:
         yield writer
 
@@ -124,8 +125,10 @@ def tapper(writer: Writer, tmp_path: Path) -> Iterator[Tapper]:
 
 
 @pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["process", "group"])
-def test_we_are_stopped_while_armed(writer: Writer, tapper: Tapper, send: Callable[[int, int], None]) -> None:
-    """By a debugger, or with all of our process group as Ctrl-Z does: the watchdog is in none of ours."""
+def test_a_stop_of_vramtap_while_armed_does_not_hold_the_writer(
+    writer: Writer, tapper: Tapper, send: Callable[[int, int], None]
+) -> None:
+    """A debugger stops the process; Ctrl-Z stops its group. The watchdog is in a session of its own."""
     assert os.getsid(tapper.watchdog_pid) == tapper.watchdog_pid != os.getsid(tapper.child.pid)
     tapper.armed()
     for _ in range(ROUNDS):
@@ -137,7 +140,7 @@ def test_we_are_stopped_while_armed(writer: Writer, tapper: Tapper, send: Callab
         tapper.armed()
 
 
-def test_the_watchdog_is_stopped_while_armed(writer: Writer, tapper: Tapper) -> None:
+def test_a_stop_of_the_watchdog_while_armed_does_not_hold_the_writer(writer: Writer, tapper: Tapper) -> None:
     tapper.armed()
     for _ in range(ROUNDS):
         with stopped(tapper.watchdog_pid):
@@ -145,7 +148,7 @@ def test_the_watchdog_is_stopped_while_armed(writer: Writer, tapper: Tapper) -> 
                 writer.begin()
                 assert writer.finish(HANG_S) == 100_000
                 tapper.shows(writer)
-        # It may be late now, for what we have answered long ago.
+        # The watchdog may now act late on writes that vramtap already handled.
         writer.begin()
         assert writer.finish(HANG_S) == 100_000
         tapper.shows(writer)
@@ -155,16 +158,16 @@ def test_the_watchdog_is_stopped_while_armed(writer: Writer, tapper: Tapper) -> 
 
 @pytest.fixture
 def moments() -> random.Random:
-    """A source of random moments, whose seed stands in the report of a test that fails."""
-    seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
-    return random.Random(seed)
+    """A source of random moments. The report of a failed test shows its seed."""
+    return random.Random(new_seed())
 
 
 @pytest.mark.stress
 @pytest.mark.parametrize("memory", ["anonymous", "memfd"])
-def test_we_are_stopped_at_random_moments(memory: str, moments: random.Random, stress: int) -> None:
-    """Wherever we stand still, in an arming, a handing over or an attaching: no writer does for long."""
+def test_a_stop_of_vramtap_at_a_random_moment_does_not_hold_the_writer(
+    memory: str, moments: random.Random, stress: int
+) -> None:
+    """Vramtap stops while it attaches, arms or disarms. The writer is not held."""
     with bursting(memory) as writer:
         writer.steady()
         with tapping(writer) as tapper:
@@ -178,10 +181,10 @@ def test_we_are_stopped_at_random_moments(memory: str, moments: random.Random, s
 
 
 @pytest.mark.stress
-async def test_the_watchdog_is_stopped_at_random_moments(
+async def test_a_stop_of_the_watchdog_at_a_random_moment_loses_no_write(
     moments: random.Random, stress: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It goes on late, when we have answered and armed anew: what it lifts then may not be lost."""
+    """The watchdog continues late. The protection that it lifts then is not relied upon."""
     policy = ForcedPolicy(moments.randrange(1 << 32), arm=0.7)
     with bursting("anonymous") as writer:
         async with (

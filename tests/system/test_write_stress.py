@@ -1,12 +1,11 @@
-"""No write is ever missed: whatever bursts the memory while a tap looks, at last the screen is the memory."""
+"""Stress tests: several threads write while a tap scans, and in the end its screen equals the memory."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 import vramtap
 from support.forced import ArmAtOnce, Counted, ForcedPolicy, armed, require_arming, tapped, until
 from support.model_client import ModelClient
-from support.testbed.writer import Writer
+from support.seeds import new_seed
+from support.writers import writer_of
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.policy.decide import OnlinePolicy, State
 from vramtap.tap.timings import TapTimings
@@ -27,8 +27,10 @@ from vramtap.trackers.base import AllDirty
 from vramtap.trackers.userfault.hybrid import HybridTracker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractContextManager
 
+    from support.testbed.writer import Writer
     from vramtap.linux.watchdog import Watchdog
     from vramtap.memory.extent import Extent
     from vramtap.tap.tap import Tap
@@ -36,61 +38,36 @@ if TYPE_CHECKING:
 TRACKERS = ("log", "compare")
 WRITES = 10_000_000
 PAUSE_EVERY = 100
-"""Writes between two pauses of each thread: so the stress lasts seconds, and every collect falls into it."""
+"""Writes between two pauses of a thread. So a run lasts seconds, and many scans fall into it."""
 VISIT = 2000
-"""Writes in one place: most pages are left for good in the middle of the stress, and nothing written later
-would heal what was missed there."""
+"""Writes in one place. So the last write to most pages comes in the middle of a run. If a scan misses such a
+write, no later write hides that."""
 REST_US = 5000
-"""Each thread rests up to so long, several looks, after a visit, which takes it a tenth of a millisecond: so
-now and then all do."""
+"""Longest rest of a thread after the writes in one place, us. The writes take a tenth of a millisecond and
+the rest several scans, so at times all threads rest together."""
 BUSY = TapTimings(interval_s=0.001, idle_after_s=0.0)
-"""Scans without a pause, and arms at once."""
-ROUNDS = 20
-"""By then a broken rule must have shown; it takes one or two."""
+"""The tap scans without a pause, and arms at once."""
+ROUNDS = 60
+"""Rounds in which a broken tracker must lose a write. It usually takes one or two; on a busy
+machine it took more than 20."""
 MIN_COLLECTS = 30
-"""Of a stress that the tap was really there for: where the machine is too busy, the stress lasts longer."""
+"""Smallest number of scans in a run. On a busy machine the run lasts longer."""
 
 Pixels = NDArray[np.uint32]
 
 
-@contextmanager
 def stressing(
-    memory: str,
-    size_bytes: int,
-    writes: int,
-    seed: int,
-    threads: int = 4,
-    *,
-    visit: int = VISIT,
-    pause_every: int = PAUSE_EVERY,
-    rest_us: int = 0,
-) -> Iterator[Writer]:
-    """A writer over memory of this kind."""
-    with contextlib.ExitStack() as cleanup:
-        path: str | None = None
-        pass_fds: tuple[int, ...] = ()
-        if memory == "memfd":
-            descriptor = os.memfd_create("stress")
-            cleanup.callback(os.close, descriptor)
-            path, pass_fds = f"/proc/self/fd/{descriptor}", (descriptor,)
-        yield cleanup.enter_context(
-            Writer(
-                size_bytes,
-                threads=threads,
-                writes=writes,
-                seed=seed,
-                pause_every=pause_every,
-                visit=visit,
-                rest_us=rest_us,
-                path=path,
-                pass_fds=pass_fds,
-            )
-        )
+    memory: str, size_bytes: int, writes: int, seed: int, threads: int = 4, *, visit: int = VISIT
+) -> AbstractContextManager[Writer]:
+    """Start a writer whose threads pause after some writes."""
+    return writer_of(
+        memory, size_bytes, threads=threads, writes=writes, seed=seed, visit=visit, pause_every=PAUSE_EVERY
+    )
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """A mode, as the command line takes it, and how its pixels are read the slow way."""
+    """A mode as in a target URL, and a slow decoder of its pixels."""
 
     width: int
     height: int
@@ -100,18 +77,18 @@ class Geometry:
 
     @property
     def end(self) -> int:
-        """First byte past the last pixel."""
+        """Offset of the first byte after the last pixel."""
         return self.offset + (self.height - 1) * self.stride + self.width * BYTES[self.format]
 
     def url(self, writer: Writer) -> str:
-        """What the code under test is told to tap."""
+        """Return the target URL of a writer's memory."""
         return (
             f"pid:{writer.pid}?address={writer.address:#x}&mode={self.width}x{self.height}"
             f"&format={self.format}&stride={self.stride}&offset={self.offset}"
         )
 
     def decode(self, memory: NDArray[np.uint8]) -> Pixels:
-        """The picture in this memory: bytes gathered one by one, channels widened with a multiplication."""
+        """Return the picture in the memory, byte by byte, with channels widened by multiplication."""
         size = BYTES[self.format]
         at = (
             self.offset
@@ -140,7 +117,7 @@ BYTES = {"XR24": 4, "AR24": 4, "XB24": 4, "RG16": 2, "XR15": 2, "RG24": 3, "C8":
 
 
 def _widened(word: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
-    """A channel of 5 or 6 bits as one of 8, its high bits repeated below."""
+    """Return a channel of 5 or 6 bits widened to 8, with its high bits repeated."""
     channel = word & (1 << bits) - 1
     return channel * ((1 << bits) + 1) >> 2 * bits - 8
 
@@ -149,7 +126,7 @@ def _widened(word: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
 async def followed(
     writer: Writer, geometry: Geometry, tracker: str
 ) -> AsyncIterator[tuple[Tap, ModelClient]]:
-    """A tap with a tracker of this name, or with the hybrid forced through its states, and its client."""
+    """Open a tap with a client. The tracker `forced` is the hybrid, forced through its states."""
     async with contextlib.AsyncExitStack() as stack:
         url = geometry.url(writer)
         if tracker == "forced":
@@ -166,8 +143,7 @@ SCREEN = Geometry(2048, 2048, "XR24", 8192, 0)
 @pytest.mark.parametrize("memory", ["anonymous", "memfd"])
 @pytest.mark.parametrize("tracker", TRACKERS)
 async def test_no_write_is_missed(tracker: str, memory: str, stress: int) -> None:
-    seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
+    seed = new_seed()
     with stressing(memory, SCREEN.end, WRITES // 4, seed) as writer:
         async with followed(writer, SCREEN, tracker) as (tap, client):
             for number in range(1, stress + 1):
@@ -180,59 +156,59 @@ async def test_no_write_is_missed(tracker: str, memory: str, stress: int) -> Non
 
 
 SMALL = Geometry(1024, 512, "XR24", 4096, 0)
-"""Read as a whole in a millisecond, so that it is armed and woken many times a second."""
+"""To read all of it takes a millisecond, so the tap arms and wakes up many times a second."""
 
 
-def resting(memory: str, seed: int) -> contextlib.AbstractContextManager[Writer]:
-    """A writer whose threads rest between two visits."""
-    return stressing(memory, SMALL.end, WRITES // 10, seed, 2, pause_every=0, rest_us=REST_US)
+def resting(memory: str, seed: int) -> AbstractContextManager[Writer]:
+    """Start a writer whose threads rest between two places."""
+    return writer_of(
+        memory, SMALL.end, threads=2, writes=WRITES // 10, seed=seed, visit=VISIT, rest_us=REST_US
+    )
 
 
-TURNS = 100
-"""Of each kind of transition in a stress, at least."""
+TRANSITIONS = 100
+"""Smallest number of transitions of each kind in a run."""
 
 
 def policies(name: str, seed: int) -> Counted:
-    """What decides for the hybrid, counted."""
+    """Return a policy for the hybrid that counts its decisions."""
     return Counted(ForcedPolicy(seed, arm=0.8) if name == "forced" else OnlinePolicy())
 
 
 @pytest.mark.stress
 @pytest.mark.parametrize("memory", ["anonymous", "memfd"])
-async def test_no_write_is_missed_whatever_state_the_hybrid_is_forced_into(
+async def test_no_write_is_missed_by_a_hybrid_forced_through_its_states(
     memory: str, stress: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads rest now and then, all at once too, so that it is armed in the middle of the stress."""
+    """At times all threads rest together, so the tap arms in the middle of a run."""
     require_arming()
-    seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
+    seed = new_seed()
     policy = policies("forced", seed)
     with resting(memory, seed) as writer:
         async with (
             tapped(SMALL.url(writer), policy, timings=BUSY) as (tap, _),
             ModelClient(tap) as client,
         ):
-            told = tap.stats.all_dirty
+            reasons = tap.stats.all_dirty
             for number in range(1, stress + 1):
                 written = 0
-                while written < WRITES or min(told["armed"], told["woken"]) < number * TURNS:
+                while written < WRITES or min(reasons["armed"], reasons["woken"]) < number * TRANSITIONS:
                     written += await asyncio.to_thread(writer.run)
                     await client.shows(SMALL.decode(await asyncio.to_thread(writer.memory)))
-            print(f"{dict(told)}, {policy.opened} tiles opened, {policy.closed} closed")
-            assert min(policy.opened, policy.closed) >= stress * TURNS
+            print(f"{dict(reasons)}, {policy.opened} tiles opened, {policy.closed} closed")
+            assert min(policy.opened, policy.closed) >= stress * TRANSITIONS
             assert tap.stats.failures == 0
 
 
 @pytest.mark.stress
 @pytest.mark.parametrize("memory", ["anonymous", "memfd"])
-async def test_no_write_is_missed_as_the_hybrid_decides_by_itself(memory: str, stress: int) -> None:
-    """Threads stay where they are for a while, as a video does, and all is quiet between two bursts.
+async def test_no_write_is_missed_by_a_hybrid_with_its_own_policy(memory: str, stress: int) -> None:
+    """Threads stay in one place for a while, as a video does. Between two runs no thread writes.
 
-    The tiles are as large as what a thread writes at a time: these are written at every look, and opened.
+    A tile is as large as the place of a thread, so it is written at every scan and unprotected.
     """
     require_arming()
-    seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
+    seed = new_seed()
     policy = policies("online", seed)
     with stressing(memory, SCREEN.end, WRITES // 4, seed, visit=100 * VISIT) as writer:
         async with (
@@ -251,8 +227,8 @@ async def test_no_write_is_missed_as_the_hybrid_decides_by_itself(memory: str, s
             assert tap.stats.failures == 0
 
 
-class IgnoresWhatArmingMissed(HybridTracker):
-    """Compares nothing after it was armed: what was written while the log changed hands is nowhere."""
+class NoComparisonAfterArming(HybridTracker):
+    """Defect: does not compare after arming. It loses writes made while the log was suspended."""
 
     def _arm(self, extent: Extent) -> bool:
         armed = super()._arm(extent)
@@ -261,8 +237,8 @@ class IgnoresWhatArmingMissed(HybridTracker):
         return armed
 
 
-class IgnoresWhatHandingOverMissed(HybridTracker):
-    """Compares nothing after it was woken: not even the write that woke it is seen."""
+class NoComparisonAfterDisarming(HybridTracker):
+    """Defect: does not compare after a wake-up. It loses even the write that woke it up."""
 
     def _disarm(self, extent: Extent, watchdog: Watchdog) -> PageRuns:
         super()._disarm(extent, watchdog)
@@ -270,8 +246,8 @@ class IgnoresWhatHandingOverMissed(HybridTracker):
         return NO_PAGES
 
 
-class IgnoresOpenTiles(HybridTracker):
-    """Does not report what it does not protect."""
+class NoReportOfUnprotectedTiles(HybridTracker):
+    """Defect: does not report the unprotected tiles."""
 
     def collect(self, window: tuple[int, int] | None = None) -> PageRuns | AllDirty:
         unprotected = self.unprotected
@@ -279,8 +255,8 @@ class IgnoresOpenTiles(HybridTracker):
         return answer if isinstance(answer, AllDirty) else answer.difference(unprotected)
 
 
-class IgnoresClosedTiles(HybridTracker):
-    """Protects a tile that was open after it was read, and not before."""
+class ProtectsTilesAfterReading(HybridTracker):
+    """Defect: protects an unprotected tile after the tile was read, instead of before."""
 
     def _apply(self, state: State) -> None:
         super()._apply(state)
@@ -291,8 +267,8 @@ class IgnoresClosedTiles(HybridTracker):
                 self._log.restore(answer.difference(closed))
 
 
-@pytest.mark.parametrize("kind", [IgnoresOpenTiles, IgnoresClosedTiles])
-async def test_a_hybrid_that_ignores_tiles_loses_writes(
+@pytest.mark.parametrize("kind", [NoReportOfUnprotectedTiles, ProtectsTilesAfterReading])
+async def test_a_hybrid_with_a_defect_in_its_tiles_loses_writes(
     kind: type[HybridTracker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with resting("anonymous", 5) as writer:
@@ -306,27 +282,27 @@ async def test_a_hybrid_that_ignores_tiles_loses_writes(
                 await tap.refresh()
                 if not np.array_equal(tap.screen.pixels, truth):
                     return
-    pytest.fail(f"it lost nothing in {ROUNDS} rounds")
+    pytest.fail(f"the broken tracker lost no write in {ROUNDS} rounds")
 
 
 @pytest.mark.parametrize(
     ("gap", "kind"),
     [
         ("suspend", HybridTracker),
-        ("suspend", IgnoresWhatArmingMissed),
+        ("suspend", NoComparisonAfterArming),
         ("resume", HybridTracker),
-        ("resume", IgnoresWhatHandingOverMissed),
+        ("resume", NoComparisonAfterDisarming),
     ],
 )
-async def test_what_is_written_while_nothing_is_protected(
+async def test_a_write_without_protection_is_found_by_comparison(
     gap: str, kind: type[HybridTracker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the log was suspended to arm, and before it is resumed to hand over, there is no protection.
+    """Nothing is protected after the log was suspended to arm, and before it is resumed to disarm.
 
-    Armed once only: the next arming would compare everything, and heal what the last waking missed.
+    The tap arms only once. A second arming would compare everything, and hide a write that was lost.
     """
     require_arming()
-    with stressing("anonymous", SMALL.end, 100, 5, pause_every=0) as writer:
+    with writer_of("anonymous", SMALL.end, writes=100, seed=5, visit=VISIT) as writer:
         async with (
             tapped(SMALL.url(writer), ArmAtOnce(once=True), kind=kind) as (tap, tracker),
             ModelClient(tap),
@@ -353,21 +329,20 @@ async def test_what_is_written_while_nothing_is_protected(
 
 @pytest.mark.stress
 async def test_no_write_is_missed_by_viewers_that_come_and_go(stress: int) -> None:
-    """Nobody looks for a while, one that looks is slow, one leaves in the middle: the next has it all."""
-    seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
+    """Viewers come and go: none, a slow one, one that leaves early. The last shows everything."""
+    seed = new_seed()
     moments = random.Random(seed)
     with stressing("anonymous", SCREEN.end, 1_000_000, seed) as writer:
         async with vramtap.open(SCREEN.url(writer), tracker="log") as tap:
             for _ in range(5 * stress):
                 writer.begin()
-                stressed = asyncio.create_task(asyncio.to_thread(writer.finish))
-                while not stressed.done():
+                writing = asyncio.create_task(asyncio.to_thread(writer.finish))
+                while not writing.done():
                     async with ModelClient(tap, moves=moments.random() < 0.5) as visitor:
-                        seen = asyncio.create_task(_takes(visitor, moments.randrange(1, 6)))
-                        await asyncio.wait([seen, stressed], return_when=asyncio.FIRST_COMPLETED)
-                        seen.cancel()
-                    await asyncio.wait([stressed], timeout=moments.uniform(0, 0.05))
+                        visit = asyncio.create_task(_takes(visitor, moments.randrange(1, 6)))
+                        await asyncio.wait([visit, writing], return_when=asyncio.FIRST_COMPLETED)
+                        visit.cancel()
+                    await asyncio.wait([writing], timeout=moments.uniform(0, 0.05))
                 async with ModelClient(tap) as last:
                     await last.shows(SCREEN.decode(await asyncio.to_thread(writer.memory)))
 
@@ -377,12 +352,11 @@ async def _takes(client: ModelClient, updates: int) -> None:
 
 
 @pytest.mark.stress
-async def test_no_write_is_missed_by_a_tap_that_is_always_about_to_sleep(
+async def test_no_write_is_missed_by_a_tap_that_arms_after_every_scan(
     stress: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After every look it hands over to the thread that waits for the next write."""
-    seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
+    """After every scan the tap arms and waits for the next write."""
+    seed = new_seed()
     with stressing("anonymous", SCREEN.end, 400_000, seed) as writer:
         async with followed(writer, SCREEN, "log") as (tap, client):
             for _ in range(6 * stress):
@@ -393,7 +367,7 @@ async def test_no_write_is_missed_by_a_tap_that_is_always_about_to_sleep(
 
 @st.composite
 def geometries(draw: st.DrawFn) -> Geometry:
-    """Any mode in a few dozen pages: odd offsets and strides, rows longer than a page and shorter."""
+    """Return any mode of a few dozen pages: odd offsets and strides, rows shorter and longer than a page."""
     pixel_format = draw(st.sampled_from(sorted(BYTES)))
     width = draw(st.integers(1, 200))
     padding = draw(st.just(0) | st.integers(0, 9) | st.integers(0, 6000))
@@ -424,7 +398,7 @@ def test_no_write_is_missed_in_any_mode(
     writes: int,
     seed: int,
 ) -> None:
-    """`beyond` pages behind the screen are stressed too, and padding always: neither may disturb."""
+    """The writer also writes to `beyond` pages after the screen, and to the padding."""
 
     async def bursts() -> None:
         pages = -(-geometry.end // PAGE_SIZE) + beyond
