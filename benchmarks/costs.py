@@ -45,7 +45,7 @@ class Cost:
         lost_us: Time the writer loses in a frame, microseconds, mean: the difference to untapped. It may be
             slightly negative because measurements vary.
         tap_us: CPU time of the tap and its helpers in a frame, microseconds, mean.
-        polls: Polls of the tracker in a frame.
+        scans: Scans of the tracker in a frame.
     """
 
     trace: str
@@ -54,7 +54,7 @@ class Cost:
     pages: float
     lost_us: float
     tap_us: float
-    polls: float
+    scans: float
 
     @property
     def total_us(self) -> float:
@@ -96,9 +96,9 @@ def measure(
             for tracker in trackers:
                 progress(f"{path.stem}: {tracker}")
                 with follower(painter.url, tracker) as tap:
-                    before, polls = tap.spent(), tap.stats()["polls"]
+                    before, scans = tap.spent(), tap.stats()["polls"]
                     times = painter.replay(frames, HZ)
-                    polls, spent = tap.stats()["polls"] - polls, tap.spent().since(before)
+                    scans, spent = tap.stats()["polls"] - scans, tap.spent().since(before)
                 yield Cost(
                     path.stem,
                     tracker,
@@ -106,7 +106,7 @@ def measure(
                     sum(runs.count for runs in frames) / len(frames),
                     float(own_us(times).mean() - free_us.mean()),
                     spent.cpu_ns / 1e3 / len(frames),
-                    polls / len(frames),
+                    scans / len(frames),
                 )
 
 

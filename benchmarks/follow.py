@@ -101,7 +101,7 @@ async def _follow(url: str, tracker: str) -> None:
 
 async def _follow_blindly(url: str) -> None:
     """Read the whole screen at a tap's interval, or as often as a tap's limit on CPU time allows."""
-    polls, screen = 0, Screen()
+    scans, screen = 0, Screen()
     async with open_target(url) as target:
         mode = await target.mode()
         if mode is None:
@@ -110,19 +110,19 @@ async def _follow_blindly(url: str) -> None:
         loop, all_pages = asyncio.get_running_loop(), PageRuns.full(target.extent.pages)
 
         async def watch() -> None:
-            nonlocal polls
+            nonlocal scans
             due_s = loop.time()
             while True:
                 began_s = loop.time()
                 screen.refresh(target.extent, all_pages)
-                polls += 1
+                scans += 1
                 due_s = max(
                     due_s + DEFAULT_TIMINGS.interval_s,
                     began_s + (loop.time() - began_s) / DEFAULT_TIMINGS.max_duty,
                 )
                 await asyncio.sleep(due_s - loop.time())
 
-        await _answer_stats(watch(), lambda: {"tracker": BLIND, "polls": polls})
+        await _answer_stats(watch(), lambda: {"tracker": BLIND, "polls": scans})
 
 
 async def _answer_stats(watch: Coroutine[None, None, None], stats: Callable[[], dict[str, object]]) -> None:

@@ -165,21 +165,21 @@ def video(figures: Figures) -> str:
     rows = []
     for row in figures["video"]:
         loss = [*_loss(row["ratios"]), _percent(1 - statistics.median(row["cpu_ratios"]))]
-        per_s = [f"{statistics.median(row[key]):.0f}" for key in ("polls_per_s", "tap_ms_s")]
+        per_s = [f"{statistics.median(row[key]):.0f}" for key in ("scans_per_s", "tap_ms_s")]
         rate = f"{statistics.median(row['per_s']):.1f}"
         rows.append([f"separate process: {row['tracker']}", rate, *loss, *per_s])
     for row in figures["machine_video"]:
         ratios = [1 / slowdown for slowdown in row["slowdowns"]]
-        polls_per_s = row["polls"] * row["frames_per_s"] / (row["frames"] * len(ratios))
+        scans_per_s = row["scans"] * row["frames_per_s"] / (row["frames"] * len(ratios))
         name, rate = f"built-in VM: {row['tracker']}", f"{row['frames_per_s']:.1f}"
-        rows.append([name, rate, *_loss(ratios), "-", f"{polls_per_s:.0f}", "-"])
+        rows.append([name, rate, *_loss(ratios), "-", f"{scans_per_s:.0f}", "-"])
     head = ["1920x1080 painted as fast as it can, tracked by", "frames/s", "loss: median", "least", "most"]
     note = (
         "Paired turns: a loss compares a turn with the untapped turn of the same round. `blind` reads and "
         "converts the whole screen and tracks nothing, so its loss is memory bandwidth and caches. CPU loss "
         "is the same comparison of the writer's own CPU time, which other processes cannot take."
     )
-    return f"{note}\n\n{table([*head, 'CPU loss', 'polls/s', 'tap CPU ms/s'], rows)}"
+    return f"{note}\n\n{table([*head, 'CPU loss', 'scans/s', 'tap CPU ms/s'], rows)}"
 
 
 def _loss(ratios: Sequence[float]) -> list[str]:

@@ -39,7 +39,7 @@ class Video:
         cpu_ratios: The same ratio of the frames in a second of the writer's own CPU time. That time includes
             the writer's faults. It includes neither what other processes take from it on a busy machine nor
             the time for which a tracker holds it.
-        polls_per_s: Polls a second of each turn; 0 when untapped.
+        scans_per_s: Scans a second of each turn; 0 when untapped.
         tap_ms_s: CPU time of the follower and its helpers in each turn, milliseconds a second.
     """
 
@@ -47,7 +47,7 @@ class Video:
     per_s: list[float]
     ratios: list[float]
     cpu_ratios: list[float]
-    polls_per_s: list[float]
+    scans_per_s: list[float]
     tap_ms_s: list[float]
 
 
@@ -87,14 +87,14 @@ def measure(
 def _turn(painter: Painter, video: Video, turn_s: float, work: int) -> Painted:
     if video.tracker == UNTAPPED:
         painter.video(WARM_S, work)
-        painted, polls, tap_ms = painter.video(turn_s, work), 0, 0.0
+        painted, scans, tap_ms = painter.video(turn_s, work), 0, 0.0
     else:
         with follower(painter.url, video.tracker) as tap:
             painter.video(WARM_S, work)
-            before, polls_before = tap.spent(), tap.stats()["polls"]
+            before, scans_before = tap.spent(), tap.stats()["polls"]
             painted = painter.video(turn_s, work)
-            polls, tap_ms = tap.stats()["polls"] - polls_before, tap.spent().since(before).cpu_ns / 1e6
+            scans, tap_ms = tap.stats()["polls"] - scans_before, tap.spent().since(before).cpu_ns / 1e6
     video.per_s.append(painted.per_s)
-    video.polls_per_s.append(polls / painted.took_s)
+    video.scans_per_s.append(scans / painted.took_s)
     video.tap_ms_s.append(tap_ms / painted.took_s)
     return painted

@@ -284,7 +284,7 @@ def test_tiles_of_a_video_are_unprotected_until_it_stops(
 ) -> None:
     """The costs make unprotected tiles pay. Memory that can be armed, and memory that cannot."""
     costs = Costs(
-        fault_us=1, page_us=0.3, protect_us=100, look_us=50, arm_us=500, hand_over_us=500, held_us=150
+        fault_us=1, page_us=0.3, protect_us=100, scan_us=50, arm_us=500, hand_over_us=500, held_us=150
     )
     video = PageRuns([(16, 32)])
     with factory(tmp_path) as memory:

@@ -63,7 +63,7 @@ def test_video_is_tracked_by_each_follower_in_every_round(monkeypatch: pytest.Mo
 def test_follower_finds_the_written_pages() -> None:
     with Painter(16) as painter, follower(painter.url, "log") as tap:
         painter.fill(3, 7)
-        # The next poll finds the writes at the latest.
+        # The next scan finds the writes at the latest.
         while tap.stats()["dirty_pages"] < 4:
             painter.replay([PageRuns([(3, 7)])], hz=60)
         assert tap.stats()["tracker"] == "log"

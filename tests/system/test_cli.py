@@ -92,7 +92,7 @@ def test_serve_prints_addresses_at_start_and_report_at_end(writer: Writer, numbe
         (report,) = finished.out.splitlines()[3:]
         assert re.fullmatch(
             rf"{re.escape(url)}: \d+ updates; \d+ pages written, \d+\.\d MB read; "
-            r"tracker hybrid \(.+\), \d+ polls of \d+ us; all dirty: [^;]*first 1[^;]*; "
+            r"tracker hybrid \(.+\), \d+ scans of \d+ us; all dirty: [^;]*first 1[^;]*; "
             r"target stopped \d+ us at attach",
             report,
         )

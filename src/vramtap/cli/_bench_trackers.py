@@ -1,4 +1,4 @@
-"""Measure what each tracker costs: vramtap per poll, and the guest's frame rate.
+"""Measure what each tracker costs: vramtap per scan, and the guest's frame rate.
 
 The frames of a workload differ, so all turns draw the same frames. Each turn gets a new machine with the same
 seed, which draws as fast as it can. The number of frames is the number that fits into a turn untracked.
@@ -7,7 +7,7 @@ In every round each tracker has one turn, and there is one untracked turn. The o
 round. A tracker's slowdown is its time over the untracked time of the same round, and the median over the
 rounds. Both times are measured within seconds of each other, so other load on the computer affects both.
 
-`blind` is not a tracker: its turns read, compare and convert the whole screen at every poll. What the guest
+`blind` is not a tracker: its turns read, compare and convert the whole screen at every scan. What the guest
 loses to it is the cost of reading, without tracking.
 """
 
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 TRACKERS: Final = ("compare", "log", "dirtybits", "hybrid")
 """Trackers that do not need KVM."""
 BLIND: Final = "blind"
-"""Name of turns that poll without tracking."""
+"""Name of turns that scan without tracking."""
 INTERVAL_S: Final = 1 / 60
 """Poll interval of a tap, seconds."""
 SLICE_S: Final = 0.5
-"""Length of a turn, seconds: 30 polls, and about thirty frames of a full-screen video."""
+"""Length of a turn, seconds: 30 scans, and about thirty frames of a full-screen video."""
 ROUNDS: Final = 5
 """Turns of each tracker."""
 UNTRACKED: Final = "untracked"
-"""Name of turns without tracking and without polling."""
+"""Name of turns without tracking and without scanning."""
 _FIRST_FRAMES: Final = 2
 _STARTING_S: Final = 30.0
 """Longest time for the guest to draw its first frames, seconds."""
@@ -59,7 +59,7 @@ class Turn:
     Args:
         took_s: Time for the turn's frames, seconds.
         collect_us: Duration of each collect, microseconds.
-        poll_us: Duration of each poll, microseconds: a collect, and reading, comparing and converting the
+        scan_us: Duration of each scan, microseconds: a collect, and reading, comparing and converting the
         pages.
         pages: Number of pages reported by each collect.
         all_dirty: Number of collects that returned `AllDirty`.
@@ -67,7 +67,7 @@ class Turn:
 
     took_s: float
     collect_us: list[float] = field(default_factory=list)
-    poll_us: list[float] = field(default_factory=list)
+    scan_us: list[float] = field(default_factory=list)
     pages: list[int] = field(default_factory=list)
     all_dirty: int = 0
 
@@ -80,7 +80,7 @@ class Cost:
         workload: Workload of the guest.
         tracker: Name as in `--tracker`, or `BLIND`.
         collect_us: Duration of a collect, microseconds, median.
-        poll_us: Duration of a poll, microseconds, median: a collect, and reading, comparing and converting
+        scan_us: Duration of a scan, microseconds, median: a collect, and reading, comparing and converting
             the reported pages.
         pages: Number of pages reported by a collect, median; `AllDirty` counts as all pages of the extent.
         all_dirty: Share of the collects that returned `AllDirty`.
@@ -89,25 +89,25 @@ class Cost:
         untracked_per_s: Frame rate of the guest while untracked, median.
         slowdown: Tracked over untracked time for the same frames, median of the rounds; 1.0 means no
             slowdown. None if the guest draws no frames.
-        polls: Number of polls measured.
-        lost_us: Time the guest loses from one poll to the next, microseconds, median of the rounds. It may be
+        scans: Number of scans measured.
+        lost_us: Time the guest loses from one scan to the next, microseconds, median of the rounds. It may be
             slightly negative because measurements vary. 0.0 if the guest draws no frames.
-        total_us: Cost of tracking from one poll to the next, microseconds: the guest's loss and the mean
-            duration of a poll.
+        total_us: Cost of tracking from one scan to the next, microseconds: the guest's loss and the mean
+            duration of a scan.
         slowdowns: Slowdown of each round; empty if `slowdown` is None.
     """
 
     workload: str
     tracker: str
     collect_us: float
-    poll_us: float
+    scan_us: float
     pages: float
     all_dirty: float
     frames: int
     frames_per_s: float
     untracked_per_s: float
     slowdown: float | None
-    polls: int
+    scans: int
     lost_us: float
     total_us: float
     slowdowns: Sequence[float]
@@ -179,7 +179,7 @@ def _start(machine: Machine, workload: str) -> None:
 
 
 def _turn(machine: Machine, workload: str, name: str, frames: int, slice_s: float) -> Turn:
-    """Draw the frames while the tracker polls; without frames, poll for `slice_s`."""
+    """Draw the frames while the tracker scans; without frames, scan for `slice_s`."""
     with machine:
         _start(machine, workload)
         if name == UNTRACKED:
@@ -187,25 +187,25 @@ def _turn(machine: Machine, workload: str, name: str, frames: int, slice_s: floa
         tracker = None if name == BLIND else choose(name, machine.extent).tracker
         screen, turn = Screen(), Turn(0.0)
         try:
-            # The first poll is not measured: it returns AllDirty and reads the whole screen.
-            _poll(machine, tracker, screen)
+            # The first scan is not measured: it returns AllDirty and reads the whole screen.
+            _scan(machine, tracker, screen)
 
-            def poll() -> None:
-                answer, collect_us, poll_us = _poll(machine, tracker, screen)
+            def scan() -> None:
+                answer, collect_us, scan_us = _scan(machine, tracker, screen)
                 turn.collect_us.append(collect_us)
-                turn.poll_us.append(poll_us)
+                turn.scan_us.append(scan_us)
                 turn.all_dirty += isinstance(answer, AllDirty)
                 turn.pages.append(machine.extent.pages if isinstance(answer, AllDirty) else answer.count)
 
-            turn.took_s = _drawing_s(machine, frames, slice_s, poll)
+            turn.took_s = _drawing_s(machine, frames, slice_s, scan)
         finally:
             if tracker is not None:
                 tracker.stop()
         return turn
 
 
-def _drawing_s(machine: Machine, frames: int, slice_s: float, poll: Callable[[], None]) -> float:
-    """Poll at the interval until the frames are drawn; return how long they took, seconds.
+def _drawing_s(machine: Machine, frames: int, slice_s: float, scan: Callable[[], None]) -> float:
+    """Scan at the interval until the frames are drawn; return how long they took, seconds.
 
     Raises:
         VramtapError: The machine ended, or stopped drawing.
@@ -230,13 +230,13 @@ def _drawing_s(machine: Machine, frames: int, slice_s: float, poll: Callable[[],
         if frames:
             with contextlib.suppress(TimeoutError):
                 took_s = drawn.result(max(0.0, due_s - time.perf_counter()))
-                poll()
+                scan()
                 return took_s
         else:
             _wait(machine, due_s)
             if due_s - began_s > slice_s:
                 return slice_s
-        poll()
+        scan()
 
 
 def _wait(machine: Machine, until_s: float) -> None:
@@ -249,13 +249,13 @@ def _wait(machine: Machine, until_s: float) -> None:
         raise VramtapError("bench", "machine", machine.ended or "ended")
 
 
-def _poll(
+def _scan(
     machine: Machine, tracker: Tracker | None, screen: Screen
 ) -> tuple[PageRuns | AllDirty, float, float]:
-    """Poll as a tap does.
+    """Scan as a tap does.
 
     Returns:
-        The collect's answer, the duration of the collect, and the duration of the poll, microseconds.
+        The collect's answer, the duration of the collect, and the duration of the scan, microseconds.
     """
     began_ns = time.perf_counter_ns()
     mode = Dispi.from_words(machine.dispi.words()).mode(machine.extent.size_bytes)
@@ -275,22 +275,22 @@ def _poll(
 def _cost(workload: str, name: str, frames: int, free: list[Turn], tracked: list[Turn]) -> Cost:
     pairs = list(zip(free, tracked, strict=True)) if frames else []
     ratios = [turn.took_s / base.took_s for base, turn in pairs]
-    lost = [(turn.took_s - base.took_s) * 1e6 / len(turn.poll_us) for base, turn in pairs]
+    lost = [(turn.took_s - base.took_s) * 1e6 / len(turn.scan_us) for base, turn in pairs]
     lost_us = statistics.median(lost) if lost else 0.0
-    polls = sum(len(turn.collect_us) for turn in tracked)
+    scans = sum(len(turn.collect_us) for turn in tracked)
     return Cost(
         workload,
         name,
         statistics.median(us for turn in tracked for us in turn.collect_us),
-        statistics.median(us for turn in tracked for us in turn.poll_us),
+        statistics.median(us for turn in tracked for us in turn.scan_us),
         statistics.median(count for turn in tracked for count in turn.pages),
-        sum(turn.all_dirty for turn in tracked) / polls,
+        sum(turn.all_dirty for turn in tracked) / scans,
         frames,
         frames / statistics.median(turn.took_s for turn in tracked),
         frames / statistics.median(turn.took_s for turn in free),
         statistics.median(ratios) if ratios else None,
-        polls,
+        scans,
         lost_us,
-        lost_us + statistics.fmean(us for turn in tracked for us in turn.poll_us),
+        lost_us + statistics.fmean(us for turn in tracked for us in turn.scan_us),
         ratios,
     )

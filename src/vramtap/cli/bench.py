@@ -106,19 +106,19 @@ def trackers(
 ) -> None:
     """Measure what each tracker costs on each workload.
 
-    The workloads run in the built-in VM as fast as it can run them, while vramtap polls 60 times a second. A
-    poll collects the written pages, then reads, compares and converts them.
+    The workloads run in the built-in VM as fast as it can run them, while vramtap scans 60 times a second. A
+    scan collects the written pages, then reads, compares and converts them.
 
     \b
     Columns:
       collect us   duration of a collect, microseconds, median
-      poll us      duration of a poll, microseconds, median
+      scan us      duration of a scan, microseconds, median
       pages        pages reported by a collect, median
       all dirty    share of the collects whose log was not complete
       frames/s     the guest's frame rate while tracked
       untracked    the guest's frame rate while untracked
       slowdown     tracked over untracked time for the same frames
-      total us     cost from one poll to the next: the guest's loss and the poll
+      total us     cost from one scan to the next: the guest's loss and the scan
 
     \b
     Examples:
@@ -157,22 +157,22 @@ def as_markdown(costs: list[Cost]) -> str:
     names = list(dict.fromkeys(cost.tracker for cost in costs))
     head = ["workload", "frames/s"]
     for name in names:
-        head += [f"{name}: collect us", "poll us", "slowdown"]
+        head += [f"{name}: collect us", "scan us", "slowdown"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for workload in dict.fromkeys(cost.workload for cost in costs):
         row = {cost.tracker: cost for cost in costs if cost.workload == workload}
         cells = [workload, f"{next(iter(row.values())).untracked_per_s:.0f}"]
         for name in names:
             cost = row[name]
-            cells += [f"{cost.collect_us:.0f}", f"{cost.poll_us:.0f}", _slowdown(cost)]
+            cells += [f"{cost.collect_us:.0f}", f"{cost.scan_us:.0f}", _slowdown(cost)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def totals_as_markdown(costs: list[Cost]) -> str:
-    """Return the total costs a poll as a Markdown table, with workloads as rows and trackers as columns."""
+    """Return the total costs a scan as a Markdown table, with workloads as rows and trackers as columns."""
     names = list(dict.fromkeys(cost.tracker for cost in costs))
-    lines = [f"| {' | '.join(['total us a poll', *names])} |", f"|{'---|' * (1 + len(names))}"]
+    lines = [f"| {' | '.join(['total us a scan', *names])} |", f"|{'---|' * (1 + len(names))}"]
     for workload in dict.fromkeys(cost.workload for cost in costs):
         row = {cost.tracker: cost for cost in costs if cost.workload == workload}
         lines.append(f"| {' | '.join([workload, *(f'{row[name].total_us:.0f}' for name in names)])} |")
@@ -183,7 +183,7 @@ def _table(costs: list[Cost]) -> Table:
     table = Table("workload", "tracker")
     for title in (
         "collect us",
-        "poll us",
+        "scan us",
         "pages",
         "all dirty",
         "frames/s",
@@ -198,7 +198,7 @@ def _table(costs: list[Cost]) -> Table:
             cost.workload if cost.workload != before else "",
             cost.tracker,
             f"{cost.collect_us:.1f}",
-            f"{cost.poll_us:.1f}",
+            f"{cost.scan_us:.1f}",
             f"{cost.pages:.0f}",
             f"{cost.all_dirty:.0%}",
             f"{cost.frames_per_s:.1f}",

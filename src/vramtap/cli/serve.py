@@ -240,6 +240,6 @@ def _report(tap: Tap, *, as_json: bool) -> None:
     click.echo(
         f"{tap.target.url}: {stats.updates} updates; {stats.dirty_pages} pages written, "
         f"{stats.bytes_read / 1e6:.1f} MB read; tracker {stats.tracker} ({stats.tracker_why}), "
-        f"{stats.polls} polls of {stats.scan_us:.0f} us; all dirty: {all_dirty or 'never'}; "
+        f"{stats.polls} scans of {stats.scan_us:.0f} us; all dirty: {all_dirty or 'never'}; "
         f"target stopped {stats.stopped_us:.0f} us at attach"
     )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SECONDS: Final = 60.0
 HZ: Final = 60.0
-"""Poll rate of a tap, polls a second."""
+"""Scan rate of a tap, scans a second."""
 SHOW_COLUMNS: Final = 72
 SHOW_ROWS: Final = 16
 """Size of a trace's map on a terminal, characters."""

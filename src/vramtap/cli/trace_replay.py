@@ -65,9 +65,9 @@ def command(
 ) -> None:
     """Compute what policies would have cost on traces.
 
-    The cheapest schedule that polls in every interval is computed afterwards, from the whole trace. Its cost
+    The cheapest schedule that scans in every interval is computed afterwards, from the whole trace. Its cost
     is known between two bounds. A policy's cost is given as a multiple of the lower bound. A policy that
-    polls less often may cost less than the optimum; the columns "late" say how late its first updates are.
+    scans less often may cost less than the optimum; the columns "late" say how late its first updates are.
 
     \b
     Policies:
@@ -75,7 +75,7 @@ def command(
       log      logs all pages
       compare  compares all pages
       xen      logs, and write-protects all pages after 2 s without a write
-      qemu     logs, and polls less and less often while nothing is written
+      qemu     logs, and scans less and less often while nothing is written
 
     \b
     Examples:
@@ -194,7 +194,7 @@ def _table(rows: list[_Row]) -> Table:
         "us/interval",
         "vramtap ms",
         "guest ms",
-        "polls",
+        "scans",
         "armed s",
         "armings",
         "unprotected",
@@ -213,7 +213,7 @@ def _table(rows: list[_Row]) -> Table:
                 f"{each.interval_us:.1f}",
                 f"{each.vramtap_us / 1000:.1f}",
                 f"{each.guest_us / 1000:.1f}",
-                str(each.polls),
+                str(each.scans),
                 f"{each.armed_s:.1f}",
                 str(each.armings),
                 str(each.unprotected),

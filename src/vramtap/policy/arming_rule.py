@@ -1,11 +1,11 @@
 """The rule for arming: after how many scans without result an extent is armed, and what is proved of it.
 
-A *gap* is a run of scans that find nothing. Each costs `look_us`. Arming, with the waking that ends it, costs
+A *gap* is a run of scans that find nothing. Each costs `scan_us`. Arming, with the waking that ends it, costs
 `A = arming_us + waking_us` once, and the rest of the gap costs nothing. This is ski rental: to rent or to buy
 without knowing the length. The **break-even rule** arms after the first scan with which this gap has cost
 more than `A`. It costs at most twice the cheapest choice for each gap, and no deterministic rule does better
 (A. Karlin, M. Manasse, L. Rudolph, D. Sleator, "Competitive snoopy caching", Algorithmica 3, 1988). In scans:
-with `a = A / look_us`, it arms at scan `e = floor(a) + 1`. A gap of g < e scans costs g; a longer one costs e
+with `a = A / scan_us`, it arms at scan `e = floor(a) + 1`. A gap of g < e scans costs g; a longer one costs e
 + a <= 2 e, and the cheapest choice is `min(g, 1 + a) >= e`, since one scan has to find nothing before the
 extent can be armed.
 

@@ -25,7 +25,7 @@ class Costs:
         page_us: vramtap: read one page of the target and compare it. More than 0.
         protect_us: vramtap: one call that reads the log and protects the written pages again, whatever their
             number (from another process: a remote TLB flush).
-        look_us: vramtap: one scan that finds nothing, wake-up included. More than 0.
+        scan_us: vramtap: one scan that finds nothing, wake-up included. More than 0.
         arm_us: vramtap: from the log to synchronous protection, without the compare that finds the writes in
             between (`page_us` for each page of the extent).
         hand_over_us: vramtap: from synchronous protection to the log, without the compare of the same kind.
@@ -39,7 +39,7 @@ class Costs:
     fault_us: float
     page_us: float
     protect_us: float
-    look_us: float
+    scan_us: float
     arm_us: float
     hand_over_us: float
     held_us: float
@@ -53,7 +53,7 @@ class Costs:
             # NaN fails the comparison too.
             if not number or not 0 <= value <= most:
                 raise VramtapError("costs", name, f"{value!r}", f"give a number from 0 to {most:g}")
-            if value == 0 and name in {"page_us", "look_us"}:
+            if value == 0 and name in {"page_us", "scan_us"}:
                 raise VramtapError("costs", name, "0", "must be more than 0: give a measured value")
 
     @classmethod
@@ -93,7 +93,7 @@ REFERENCE: Final = Costs(
     fault_us=0.75,
     page_us=1.6,
     protect_us=200.0,
-    look_us=60.0,
+    scan_us=60.0,
     arm_us=230.0,
     hand_over_us=260.0,
     held_us=150.0,

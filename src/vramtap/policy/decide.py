@@ -221,7 +221,7 @@ class OnlinePolicy:
         tiles = TileStates.begin(
             TileRule.of(pages, costs, (p.patience, p.patience_closing), p.most_patience, p.margin, p.trust)
         )
-        whole = (costs.arming_us(total) + costs.waking_us(total)) / costs.look_us
+        whole = (costs.arming_us(total) + costs.waking_us(total)) / costs.scan_us
         rule = ArmingRule.of(whole, p.arm_after, p.arm_soonest, p.forget, p.trust)
         return _OnlineState(tiles.unprotected, tiles=tiles, arming=Arming.begin(rule))
 

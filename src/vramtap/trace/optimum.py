@@ -1,12 +1,12 @@
 """Optimum: lower and upper bound of the cheapest schedule of a trace, computed from the whole trace.
 
-The cost is the one that `replay` charges. A schedule decides which tiles are unprotected at each poll, and
-after which polls that find nothing the extent is armed. A policy that rests skips polls, so it may cost less;
+The cost is the one that `replay` charges. A schedule decides which tiles are unprotected at each scan, and
+after which scans that find nothing the extent is armed. A policy that rests skips scans, so it may cost less;
 it reports changes late instead. Two facts make the optimum hard to find. Both are handled so that the lower
 bound holds.
 
-**The call is shared.** One call protects all tiles that were hit or closed in a poll, at one price. Split
-this price over the tiles in any way, with parts that are at least 0 and add up to the price at each poll, and
+**The call is shared.** One call protects all tiles that were hit or closed in a scan, at one price. Split
+this price over the tiles in any way, with parts that are at least 0 and add up to the price at each scan, and
 let each tile that uses the call pay its part. Then no schedule pays more than its true cost. So for every
 split the sum of the tiles' own cheapest schedules is a **lower bound** (Lagrangian duality). The search
 improves the split in multiplicative steps: a tile that pays where others do not gets a larger part in the
@@ -14,26 +14,26 @@ next round. The **upper bound** is the true cost, computed by `replay`, of the c
 these rounds.
 
 **Faults come late.** A page of a tile that has been unprotected ("opened") faults at its first write
-after that. The lower bound charges the pages written in the first poll after the opening, which are all
+after that. The lower bound charges the pages written in the first scan after the opening, which are all
 protected then, and no later faults. The upper bound charges all faults. In the lower bound a tile has two
-states, and its cheapest schedule follows poll by poll, with n pages of the tile, w pages written, and the
+states, and its cheapest schedule follows scan by scan, with n pages of the tile, w pages written, and the
 tile's part of the call's price:
 
     logged' = min(logged + w * (fault + page) + [w > 0] part,  open + n * page + part)        stay; close
     open'   = min(open + n * page,                             logged + n * page + w * fault)  stay; open
 
-A tile is opened only at a poll with w > 0. Opened earlier, it would be read for nothing. So an open tile is
+A tile is opened only at a scan with w > 0. Opened earlier, it would be read for nothing. So an open tile is
 never worth more than n * fault compared with a logged one, and `ahead = open - logged` may be limited to this
 value.
 
-**Arming.** A gap is a run of polls that find nothing. It is armed from its first poll or not at all. Arming
-later costs more polls and saves nothing: arming reads everything and leaves everything logged, whatever the
+**Arming.** A gap is a run of scans that find nothing. It is armed from its first scan or not at all. Arming
+later costs more scans and saves nothing: arming reads everything and leaves everything logged, whatever the
 tiles do before it. So a schedule is a choice for each gap, armed or not, and the schedule of the tiles
 between them.
 
 A *hypothesis* is one choice for the gaps so far: its cost with all tiles logged, and the `ahead` of each
 tile. A waking makes a new hypothesis, in which everything is logged, from the cheapest of all. After about
-two polls of a gap that is not armed, every `ahead` reaches its limit; then the hypotheses differ by one
+two scans of a gap that is not armed, every `ahead` reaches its limit; then the hypotheses differ by one
 number only, and the cheapest remains. In shorter gaps, hypotheses that are not cheaper in any state of the
 tiles are dropped: A replaces B if `cost(A) + sum(max(0, ahead(A) - ahead(B))) <= cost(B)`. If more than
 `MAX_HYPOTHESES` remain, one hypothesis that is as cheap as any of them in every state replaces them, which is
@@ -76,7 +76,7 @@ MAX_HYPOTHESES: Final = 32
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Chain = tuple[int, "Chain | None"]
-"""The last armed gap, by its first poll, and the chain of the armed gaps before it."""
+"""The last armed gap, by its first scan, and the chain of the armed gaps before it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,8 +86,8 @@ class Optimum:
     Args:
         lower_us: Lower bound: no schedule costs less, microseconds.
         upper_us: Cost of the best schedule found, microseconds.
-        unprotected: Shape `(intervals, tiles)`: the schedule's unprotected tiles at each poll.
-        armed: Polls after which the schedule arms, ascending.
+        unprotected: Shape `(intervals, tiles)`: the schedule's unprotected tiles at each scan.
+        armed: Scans after which the schedule arms, ascending.
     """
 
     lower_us: float
@@ -101,14 +101,14 @@ class _Problem:
     """A trace and its costs, in the terms of the sums above; times in microseconds.
 
     Args:
-        counts: Pages written, shape `(written, tiles)`: one row for each poll that finds writes.
-        written: Shape `(written,)`: the polls of these rows.
-        intervals: Number of polls.
+        counts: Pages written, shape `(written, tiles)`: one row for each scan that finds writes.
+        written: Shape `(written,)`: the scans of these rows.
+        intervals: Number of scans.
         read_us: Shape `(tiles,)`: `n * page`.
         lazy_us: Shape `(tiles,)`: `n * fault`, the limit of `ahead`.
         fault_us: Weighted cost of a fault.
         page_us: Cost of reading a page.
-        poll_us: Cost of a poll.
+        scan_us: Cost of a scan.
         arming_us: Cost of arming the extent.
         waking_us: Cost of a waking.
     """
@@ -120,7 +120,7 @@ class _Problem:
     lazy_us: Floats
     fault_us: float
     page_us: float
-    poll_us: float
+    scan_us: float
     arming_us: float
     waking_us: float
 
@@ -136,23 +136,23 @@ class _Problem:
             sizes * np.float64(costs.fault_weighted_us),
             costs.fault_weighted_us,
             costs.page_us,
-            costs.look_us,
+            costs.scan_us,
             costs.arming_us(trace.pages),
             costs.waking_us(trace.pages),
         )
 
     def gaps(self) -> Iterator[tuple[int, int, int]]:
-        """Yield for each row: its number, the first poll of the gap before it, and its own poll.
+        """Yield for each row: its number, the first scan of the gap before it, and its own scan.
 
-        The last item is for the gap at the end of the trace; its row and its poll do not exist.
+        The last item is for the gap at the end of the trace; its row and its scan do not exist.
         """
         first = 0
-        for row, poll in enumerate([*self.written.tolist(), self.intervals]):
-            yield row, first, poll
-            first = poll + 1
+        for row, scan in enumerate([*self.written.tolist(), self.intervals]):
+            yield row, first, scan
+            first = scan + 1
 
     def quiet(self, ahead: Floats, part: Floats) -> tuple[Floats, Floats, Flags]:
-        """Take a poll that finds nothing.
+        """Take a scan that finds nothing.
 
         Returns:
             Shape `(..., tiles)` each: the cost added to the logged state, the new `ahead`, and whether an
@@ -163,7 +163,7 @@ class _Problem:
         return logged, np.minimum(ahead + self.read_us - logged, self.lazy_us), closing < 0
 
     def busy(self, ahead: Floats, row: int, part: Floats) -> tuple[Floats, Floats, Flags, Flags]:
-        """Take a poll that finds writes.
+        """Take a scan that finds writes.
 
         Returns:
             As `quiet`, and whether an open tile stays open.
@@ -180,7 +180,7 @@ class _Problem:
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """Parts of the call's price: at each poll that finds writes, and at each poll of the gap before it."""
+    """Parts of the call's price: at each scan that finds writes, and at each scan of the gap before it."""
 
     busy: Floats
     quiet: Floats
@@ -201,10 +201,10 @@ class _Hypotheses:
         at = int(np.argmin(totals))
         return float(totals[at]), self.chains[at]
 
-    def quiet(self, polls: int, part: Floats) -> None:
-        """Take polls that find nothing."""
-        self.cost_us = self.cost_us + polls * self._problem.poll_us
-        for _ in range(polls):
+    def quiet(self, scans: int, part: Floats) -> None:
+        """Take scans that find nothing."""
+        self.cost_us = self.cost_us + scans * self._problem.scan_us
+        for _ in range(scans):
             if (self.ahead == self._problem.lazy_us).all():
                 break
             logged, self.ahead, _closed = self._problem.quiet(self.ahead, part)
@@ -212,9 +212,9 @@ class _Hypotheses:
         self._drop()
 
     def busy(self, row: int, part: Floats) -> None:
-        """Take a poll that finds writes."""
+        """Take a scan that finds writes."""
         logged, self.ahead, _closed, _stays = self._problem.busy(self.ahead, row, part)
-        self.cost_us = self.cost_us + logged.sum(axis=1) + self._problem.poll_us
+        self.cost_us = self.cost_us + logged.sum(axis=1) + self._problem.scan_us
 
     def add(self, cost_us: float, chain: Chain) -> None:
         """Add a hypothesis in which every tile is logged."""
@@ -241,16 +241,16 @@ class _Hypotheses:
 
 
 def _value(problem: _Problem, split: _Split) -> tuple[float, tuple[int, ...]]:
-    """Return the least cost with this split of the call's price, and the polls after which it arms."""
+    """Return the least cost with this split of the call's price, and the scans after which it arms."""
     hypotheses = _Hypotheses(problem)
-    for row, first, poll in problem.gaps():
+    for row, first, scan in problem.gaps():
         armed: tuple[float, Chain] | None = None
-        if poll > first:
+        if scan > first:
             hypotheses.quiet(1, split.quiet[row])
             cost_us, chain = hypotheses.best()
             armed = cost_us + problem.arming_us, (first, chain)
-            hypotheses.quiet(poll - first - 1, split.quiet[row])
-        if poll < problem.intervals:
+            hypotheses.quiet(scan - first - 1, split.quiet[row])
+        if scan < problem.intervals:
             hypotheses.busy(row, split.busy[row])
             if armed is not None:
                 hypotheses.add(armed[0] + problem.waking_us, armed[1])
@@ -261,12 +261,12 @@ def _value(problem: _Problem, split: _Split) -> tuple[float, tuple[int, ...]]:
 
 
 def _unchained(chain: Chain | None) -> tuple[int, ...]:
-    """Return the polls of a chain, ascending."""
-    polls: list[int] = []
+    """Return the scans of a chain, ascending."""
+    scans: list[int] = []
     while chain is not None:
-        poll, chain = chain
-        polls.append(poll)
-    return tuple(reversed(polls))
+        scan, chain = chain
+        scans.append(scan)
+    return tuple(reversed(scans))
 
 
 def _schedule(problem: _Problem, split: _Split, armed: tuple[int, ...]) -> Flags:
@@ -285,32 +285,32 @@ def _schedule(problem: _Problem, split: _Split, armed: tuple[int, ...]) -> Flags
             opened[at] = state
             state = np.where(state, stays[at], closes[at])
 
-    for row, first, poll in problem.gaps():
-        for at in range(first, first + 1 if first in arms else poll):
+    for row, first, scan in problem.gaps():
+        for at in range(first, first + 1 if first in arms else scan):
             if (ahead == problem.lazy_us).all():
                 break
             _, ahead, closes[at] = problem.quiet(ahead, split.quiet[row])
         if first in arms:
             back(first, ahead < 0)
-            ahead, begin = problem.lazy_us, poll + 1
-        elif poll < problem.intervals:
-            _, ahead, closes[poll], stays[poll] = problem.busy(ahead, row, split.busy[row])
+            ahead, begin = problem.lazy_us, scan + 1
+        elif scan < problem.intervals:
+            _, ahead, closes[scan], stays[scan] = problem.busy(ahead, row, split.busy[row])
     back(problem.intervals - 1, ahead < 0)
     return opened
 
 
 @dataclass(frozen=True, slots=True)
 class _PlannedState(State):
-    poll: int = 0
+    scan: int = 0
 
 
 class Planned:
     """A schedule as a policy, so that `replay` charges it like any other. It fits the trace it was made for.
 
     Args:
-        opened: Shape `(intervals, tiles)`: the unprotected tiles at each poll.
-        armed: Polls after which it arms.
-        written: Polls that find writes, ascending.
+        opened: Shape `(intervals, tiles)`: the unprotected tiles at each scan.
+        armed: Scans after which it arms.
+        written: Scans that find writes, ascending.
     """
 
     name: Final = "optimum"
@@ -318,8 +318,8 @@ class Planned:
     def __init__(self, opened: Flags, armed: tuple[int, ...], written: NDArray[np.int64]) -> None:
         self._opened, self._armed, self._written = opened, set(armed), written
 
-    def _at(self, poll: int) -> State:
-        return _PlannedState(self._opened[min(poll, len(self._opened) - 1)], poll=poll)
+    def _at(self, scan: int) -> State:
+        return _PlannedState(self._opened[min(scan, len(self._opened) - 1)], scan=scan)
 
     def start(self, pages: Counts, costs: Costs) -> State:
         """See `Policy.start`."""
@@ -327,20 +327,20 @@ class Planned:
 
     def step(self, state: State, dirty: Counts) -> State:
         """See `Policy.step`."""
-        poll = _poll_of(state)
-        if poll in self._armed:
-            return _PlannedState(state.unprotected, armed=True, poll=poll)
-        return self._at(poll + 1)
+        scan = _scan_of(state)
+        if scan in self._armed:
+            return _PlannedState(state.unprotected, armed=True, scan=scan)
+        return self._at(scan + 1)
 
     def woken(self, state: State, slept_s: float | None = None) -> State:
         """See `Policy.woken`."""
-        return self._at(int(self._written[np.searchsorted(self._written, _poll_of(state))]) + 1)
+        return self._at(int(self._written[np.searchsorted(self._written, _scan_of(state))]) + 1)
 
 
-def _poll_of(state: State) -> int:
+def _scan_of(state: State) -> int:
     if not isinstance(state, _PlannedState):
         raise TypeError(f"{type(state).__name__} is another policy's state")
-    return state.poll
+    return state.scan
 
 
 def optimum(trace: Trace, costs: Costs, tile_pages: int, rounds: int = ROUNDS) -> Optimum:
@@ -392,11 +392,11 @@ def _parts(weight: Floats) -> Floats:
 
 
 def _paid(problem: _Problem, hit: Flags, opened: Flags) -> tuple[Flags, Flags]:
-    """Return which tiles used the call, at each poll that finds writes and in the gap before it."""
+    """Return which tiles used the call, at each scan that finds writes and in the gap before it."""
     before = np.vstack([np.zeros((1, opened.shape[1]), dtype=np.bool_), opened[:-1]])
     closing = before & ~opened
     busy = closing[problem.written] | (hit & ~opened[problem.written])
     quiet = np.zeros((len(problem.written) + 1, opened.shape[1]), dtype=np.bool_)
-    polls = np.setdiff1d(np.flatnonzero(closing.any(axis=1)), problem.written, assume_unique=True)
-    np.logical_or.at(quiet, np.searchsorted(problem.written, polls), closing[polls])
+    scans = np.setdiff1d(np.flatnonzero(closing.any(axis=1)), problem.written, assume_unique=True)
+    np.logical_or.at(quiet, np.searchsorted(problem.written, scans), closing[scans])
     return busy, quiet

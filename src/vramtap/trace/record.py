@@ -1,6 +1,6 @@
 """Record a target: attach as a tap does, and keep what the write log reports, interval by interval.
 
-The recorder polls at fixed times after its begin, so that a late poll does not delay the later ones. It reads
+The recorder scans at fixed times after its begin, so that a late scan does not delay the later ones. It reads
 the log only, and no pixels.
 """
 
@@ -37,7 +37,7 @@ STOPPED: Final = "stopped"
 log: logging.Logger = logging.getLogger(__name__)
 
 Progress = Callable[[Recording], None]
-"""Called after each interval, on the thread that polls."""
+"""Called after each interval, on the thread that scans."""
 
 
 def intervals_in(seconds: float, hz: float) -> int:
@@ -70,7 +70,7 @@ async def record(
     Raises:
         AttachError: The target cannot be tapped.
         TargetGone: The target ended before the first interval.
-        VramtapError: The target's writes cannot be logged, or a poll failed.
+        VramtapError: The target's writes cannot be logged, or a scan failed.
         asyncio.CancelledError: The caller cancelled the recording, which keeps its intervals.
     """
     async with target:
@@ -178,7 +178,7 @@ async def _end_of(gone: asyncio.Task[str], error: TargetGone) -> str:
 
 
 class _Session:
-    """The polling of a target that is attached and logged."""
+    """The scanning of a target that is attached and logged."""
 
     def __init__(
         self,
@@ -198,13 +198,13 @@ class _Session:
         self._mode_due_ns = 0
 
     async def run(self, seconds: float, progress: Progress) -> str:
-        """Poll until the recording ends; return why it ended."""
+        """Scan until the recording ends; return why it ended."""
         self._target.watch(self._on_activity)
         follower = Follower(self._tracker, self._recording, await self._first_mode())
         begin_ns, interval_ns = self._now_ns(), 1e9 / self._hz
         interval, last = 0, intervals_in(seconds, self._hz)
         while interval < last:
-            # Intervals that were missed are skipped: a later poll cannot tell their writes apart.
+            # Intervals that were missed are skipped: a later scan cannot tell their writes apart.
             due = max(interval + 1, math.ceil((self._now_ns() - begin_ns) / interval_ns))
             self._recording.count_skipped(due - interval - 1)
             interval = due
@@ -228,7 +228,7 @@ class _Session:
         return f"after {seconds:g} s"
 
     def _on_activity(self) -> None:
-        """Read the mode at the next poll."""
+        """Read the mode at the next scan."""
         self._mode_due_ns = 0
 
     async def _first_mode(self) -> Mode:
@@ -250,7 +250,7 @@ class _Session:
         """Return the mode; read it if that is due, as often as a tap would.
 
         Args:
-            last: The mode at the last poll.
+            last: The mode at the last scan.
             active: Whether pages were written since.
         """
         now_ns = self._now_ns()

@@ -1,4 +1,4 @@
-"""Record the built-in VM in the guest's own time: the guest draws an interval's frames, then vramtap polls.
+"""Record the built-in VM in the guest's own time: the guest draws an interval's frames, then vramtap scans.
 
 So the trace is that of a machine that keeps up, however slow this machine is: each interval has as many
 frames as the guest's frame rate has in that time.

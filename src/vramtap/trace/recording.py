@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 COSTS: Final = "costs"
 """Key in a trace's metadata of the costs measured on its target, as a JSON object."""
-FORMER_NAMES: Final = {"guest_weight": "guest_cost_factor"}
+FORMER_NAMES: Final = {"guest_weight": "guest_cost_factor", "look_us": "scan_us"}
 """Names of cost fields in older recordings, and the present ones."""
 
 
@@ -93,7 +93,7 @@ class Recording:
         self._moves += 1
 
     def count_skipped(self, intervals: int) -> None:
-        """Count intervals that could not be polled in time; their writes are in the next interval."""
+        """Count intervals that could not be scanned in time; their writes are in the next interval."""
         self._skipped += intervals
 
     @property
@@ -211,8 +211,8 @@ def costs_of(trace: Trace) -> Costs | None:
 def costs_from_mapping(values: Mapping[str, object]) -> Costs:
     """Build costs from the fields of a JSON object, by their present or their former names.
 
-    Older recordings call `guest_cost_factor` `guest_weight`. vramtap reads both names, and writes the present
-    one only.
+    Older recordings have other names (`FORMER_NAMES`). vramtap reads both, and writes the
+    present names only.
 
     Args:
         values: By field name.

@@ -60,9 +60,9 @@ class XenTwoSeconds:
 
 
 class QemuBackOff:
-    """QEMU's policy: log every tile, poll less and less often while nothing is written, and never arm.
+    """QEMU's policy: log every tile, scan less and less often while nothing is written, and never arm.
 
-    A poll that finds a write halves the poll interval. In QEMU the viewer's keyboard and mouse also reset it.
+    A scan that finds a write halves the poll interval. In QEMU the viewer's keyboard and mouse also reset it.
     A trace has neither, so this policy is QEMU with a viewer who only watches.
     """
 

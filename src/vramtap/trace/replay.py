@@ -28,13 +28,13 @@ class Replayed:
         guest_us: The guest's time, microseconds, not weighted.
         total_us: vramtap's time and the weighted time of the guest, microseconds.
         intervals: Number of intervals of the trace.
-        polls: Number of polls; none while armed or resting.
+        scans: Number of scans; none while armed or resting.
         armed_s: Time for which the extent was armed, seconds.
         armings: Number of armings.
         woken: Number of armings that a write ended.
         unprotected: How often a tile was unprotected.
         protected: How often an unprotected tile was protected again.
-        first_updates: Number of writes after a poll that found nothing, or to an armed extent.
+        first_updates: Number of writes after a scan that found nothing, or to an armed extent.
         first_ms: Median delay of their reports after the end of their intervals, milliseconds. It is not 0
             for policies that rest; 0 without such writes.
         first_p99_ms: 99th percentile of the same delay.
@@ -45,7 +45,7 @@ class Replayed:
     guest_us: float
     total_us: float
     intervals: int
-    polls: int
+    scans: int
     armed_s: float
     armings: int
     woken: int
@@ -78,20 +78,20 @@ class _Account:
         self._open = np.zeros(len(sizes), dtype=np.bool_)
         self._any_open = False
         self.vramtap_us = self.guest_us = 0.0
-        self.polls = self.unprotected = self.protected = 0
+        self.scans = self.unprotected = self.protected = 0
 
-    def poll(self, now_open: NDArray[np.bool_], pages: NDArray[np.int64], dirty: NDArray[np.int64]) -> None:
-        """Charge a poll.
+    def scan(self, now_open: NDArray[np.bool_], pages: NDArray[np.int64], dirty: NDArray[np.int64]) -> None:
+        """Charge a scan.
 
         Args:
             now_open: Shape `(tiles,)`: tiles that are unprotected, whose pages are all read. The others are
             logged.
-            pages: Pages written since the last poll, ascending.
+            pages: Pages written since the last scan, ascending.
             dirty: Shape `(tiles,)`: number of these pages in each tile.
         """
         costs = self._costs
-        self.polls += 1
-        self.vramtap_us += costs.look_us
+        self.scans += 1
+        self.vramtap_us += costs.scan_us
         if not self._any_open and not now_open.any():
             if len(pages):
                 self.guest_us += len(pages) * costs.fault_us
@@ -127,12 +127,12 @@ def replay(trace: Trace, policy: Policy, costs: Costs, tile_pages: int) -> Repla
     """Run a policy over a trace.
 
     At the begin of the trace all pages are protected and have been read once, which is not charged. A written
-    page counts as changed, because a trace has no pixels. A policy that rests skips polls. The writes of a
-    skipped poll are found by the next one, and a page written in several skipped intervals faults once.
+    page counts as changed, because a trace has no pixels. A policy that rests skips scans. The writes of a
+    skipped scan are found by the next one, and a page written in several skipped intervals faults once.
 
     Args:
         trace: The trace.
-        policy: Decides after each poll.
+        policy: Decides after each scan.
         costs: Costs to charge.
         tile_pages: Pages of a tile; see `Trace.tiles`.
 
@@ -152,10 +152,10 @@ class _Replay:
         self._account = _Account(self._sizes, costs)
         self._at = 0
         self._missed: list[int] = []
-        """Intervals with writes since the last poll."""
-        self._last_poll_ns = 0
+        """Intervals with writes since the last scan."""
+        self._last_scan_ns = 0
         self._quiet = True
-        """Whether the last poll found nothing."""
+        """Whether the last scan found nothing."""
         self._armings = self._woken = self._armed_ns = 0
         self._first_ns: list[int] = []
 
@@ -171,7 +171,7 @@ class _Replay:
             account.guest_us,
             account.vramtap_us + account.guest_us * costs.guest_cost_factor,
             self._trace.intervals,
-            account.polls,
+            account.scans,
             self._armed_ns / NS_A_S,
             self._armings,
             self._woken,
@@ -197,25 +197,25 @@ class _Replay:
         self._woken += 1
         self._account.wake()
         self._first_ns.append(0)
-        self._last_poll_ns, self._quiet = int(at_ns[interval]), False
+        self._last_scan_ns, self._quiet = int(at_ns[interval]), False
         self._at = interval + 1
         return self._policy.woken(state, slept_ns / NS_A_S)
 
     def _interval(self, state: State) -> State:
-        """Take the next interval, and poll at its end unless the policy rests."""
+        """Take the next interval, and scan at its end unless the policy rests."""
         trace, at = self._trace, self._at
         self._at += 1
         if trace.starts[at] < trace.starts[at + 1]:
             self._missed.append(at)
         now_ns = int(trace.at_ns[at])
-        if now_ns - self._last_poll_ns < state.rest_s * NS_A_S:
+        if now_ns - self._last_scan_ns < state.rest_s * NS_A_S:
             return state
         missed, self._missed = self._missed, []
         if missed and self._quiet:
             self._first_ns.append(now_ns - int(trace.at_ns[missed[0]]))
         pages, dirty = self._written_in(missed)
-        self._account.poll(state.unprotected, pages, dirty)
-        self._last_poll_ns, self._quiet = now_ns, not missed
+        self._account.scan(state.unprotected, pages, dirty)
+        self._last_scan_ns, self._quiet = now_ns, not missed
         after = self._policy.step(state, dirty)
         if after.armed:
             self._account.arm()

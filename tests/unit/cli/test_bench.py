@@ -55,7 +55,7 @@ def test_markdown_has_a_row_for_each_workload() -> None:
 def test_totals_have_a_row_for_each_workload_and_a_column_for_each_tracker() -> None:
     costs = [cost("a", "log", total_us=100.6), cost("a", "blind"), cost("b", "log", None), cost("b", "blind")]
     assert totals_as_markdown(costs).splitlines() == [
-        "| total us a poll | log | blind |",
+        "| total us a scan | log | blind |",
         "|---|---|---|",
         "| a | 101 | 400 |",
         "| b | 400 | 400 |",
@@ -65,7 +65,7 @@ def test_totals_have_a_row_for_each_workload_and_a_column_for_each_tracker() -> 
 def test_markdown_has_both_tables() -> None:
     said = run("--markdown")
     assert "log: collect us" in said
-    assert "| total us a poll | log |" in said
+    assert "| total us a scan | log |" in said
 
 
 @pytest.mark.parametrize("more", [["-w", "nonsense"], ["--rounds", "0"], ["--cpu", "z80"], ["--slice", "-1"]])

@@ -31,7 +31,7 @@ COSTS = {
     "fault_us": 1,
     "page_us": 2,
     "protect_us": 3,
-    "look_us": 4,
+    "scan_us": 4,
     "arm_us": 5,
     "hand_over_us": 6,
     "held_us": 7,
@@ -169,7 +169,7 @@ def test_replay_compares_every_policy_with_the_optimum(trace: Path) -> None:
     assert row["costs"]["source"] == "reference"
     for each in row["policies"]:
         assert each["ratio"] == pytest.approx(each["total_us"] / row["optimum"]["lower_us"])
-        if each["policy"] != "qemu":  # which polls less often than the optimum
+        if each["policy"] != "qemu":  # which scans less often than the optimum
             assert each["ratio"] >= 1
     assert said["parameters"]["tile_pages"] == Parameters().tile_pages
 
@@ -212,7 +212,7 @@ def test_costs_file_of_an_older_vramtap_is_read(tmp_path: Path) -> None:
 def test_costs_of_the_trace_are_used(tmp_path: Path) -> None:
     measured = caret(costs=json.dumps(COSTS))
     costs, source = charged(measured, None)
-    assert (costs.look_us, source) == (4, "measured")
+    assert (costs.scan_us, source) == (4, "measured")
     assert charged(measured, REFERENCE) == (REFERENCE, "given")
     assert charged(caret(), None) == (REFERENCE, "reference")
     save(tmp_path / "bad", caret(costs="{}"))

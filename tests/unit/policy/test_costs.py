@@ -29,7 +29,7 @@ def test_value_out_of_range_raises_with_its_name(name: str, value: object) -> No
         Costs.from_mapping({**dataclasses.asdict(REFERENCE), name: value})
 
 
-@pytest.mark.parametrize("name", ["page_us", "look_us"])
+@pytest.mark.parametrize("name", ["page_us", "scan_us"])
 def test_cost_that_must_be_positive_raises_for_0(name: str) -> None:
     with pytest.raises(VramtapError, match=f"costs {name}: 0 "):
         dataclasses.replace(REFERENCE, **{name: 0})

@@ -90,7 +90,7 @@ def test_refused_arming_is_not_repeated_at_once() -> None:
     while not state.armed:
         state, scans = policy.step(state, NOTHING), scans + 1
     whole_us = REFERENCE.arming_us(29) + REFERENCE.waking_us(29)
-    assert (scans + 1) * REFERENCE.look_us > whole_us
+    assert (scans + 1) * REFERENCE.scan_us > whole_us
 
 
 def test_policy_without_arms_never_arms() -> None:

@@ -31,7 +31,7 @@ COSTS = st.builds(
     fault_us=st.floats(0.0, 20.0),
     page_us=st.floats(0.1, 10.0),
     protect_us=st.floats(0.0, 60.0),
-    look_us=st.floats(0.1, 60.0),
+    scan_us=st.floats(0.1, 60.0),
     arm_us=st.floats(0.0, 60.0),
     hand_over_us=st.floats(0.0, 20.0),
     held_us=st.floats(0.0, 20.0),
@@ -41,13 +41,13 @@ SLACK = 1 + 1e-9
 
 
 def _cheapest(trace: Trace, costs: Costs, tile_pages: int) -> float:
-    """Return the least cost of all schedules, over all sets of open tiles and all sets of armed polls."""
-    polls, tiles = trace.intervals, len(trace.tiles(tile_pages))
+    """Return the least cost of all schedules, over all sets of open tiles and all sets of armed scans."""
+    scans, tiles = trace.intervals, len(trace.tiles(tile_pages))
     written = np.flatnonzero(np.diff(trace.starts))
-    quiet = sorted(set(range(polls)) - set(written.tolist()))
+    quiet = sorted(set(range(scans)) - set(written.tolist()))
     least = float("inf")
-    for bits in itertools.product([False, True], repeat=polls * tiles):
-        opened = np.array(bits, dtype=np.bool_).reshape(polls, tiles)
+    for bits in itertools.product([False, True], repeat=scans * tiles):
+        opened = np.array(bits, dtype=np.bool_).reshape(scans, tiles)
         for count in range(len(quiet) + 1):
             for armed in itertools.combinations(quiet, count):
                 planned = Planned(opened, armed, written)
@@ -78,7 +78,7 @@ def test_optimum_is_between_the_bounds(written: list[set[int]], costs: Costs, ro
 @given(
     st.lists(st.sets(st.integers(0, 9)) | st.just(set()), min_size=1, max_size=60), COSTS, st.integers(0, 999)
 )
-def test_no_policy_that_polls_every_interval_costs_less_than_the_lower_bound(
+def test_no_policy_that_scans_every_interval_costs_less_than_the_lower_bound(
     written: list[set[int]], costs: Costs, seed: int
 ) -> None:
     trace = trace_of(written, 10)
@@ -101,7 +101,7 @@ def test_schedule_costs_the_upper_bound(written: list[set[int]], costs: Costs) -
     best = optimum(trace, costs, 3)
     planned = Planned(best.unprotected, best.armed, np.flatnonzero(np.diff(trace.starts)))
     assert replay(trace, planned, costs, 3).total_us == pytest.approx(best.upper_us)
-    assert not any(written[poll] for poll in best.armed)
+    assert not any(written[scan] for scan in best.armed)
 
 
 @settings(max_examples=30, deadline=None)
@@ -125,7 +125,7 @@ def test_long_gap_is_armed_and_short_gap_is_not() -> None:
     # The second page's tile is opened: arming protects it again anyway, and reading it twice costs less than
     # a call.
     opened_us = REFERENCE.fault_us + 2 * 16 * REFERENCE.page_us
-    expected_us = 14 * REFERENCE.look_us + armings + logged_us + opened_us
+    expected_us = 14 * REFERENCE.scan_us + armings + logged_us + opened_us
     assert best.upper_us == pytest.approx(expected_us)
     assert best.lower_us >= 0.9 * expected_us
 

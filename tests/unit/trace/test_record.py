@@ -396,8 +396,9 @@ def test_measured_costs_are_in_the_trace() -> None:
 def test_costs_of_older_recordings_are_read_and_written_under_the_present_name() -> None:
     factor = dataclasses.replace(REFERENCE, guest_cost_factor=3.0)
     present = dataclasses.asdict(factor)
-    former = {**present, "guest_weight": present["guest_cost_factor"]}
-    del former["guest_cost_factor"]
+    names = {"guest_cost_factor": "guest_weight", "scan_us": "look_us"}
+    former = {names.get(name, name): value for name, value in present.items()}
+    assert set(former) >= {"guest_weight", "look_us"}
     assert costs_of(TraceBuilder(3).build({"costs": json.dumps(former)})) == factor
     recording = Recording("faulty:", HZ, "host")
     recording.begin(XR24)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PRIMES: Final = Costs(
-    fault_us=2, page_us=3, protect_us=5000, look_us=7, arm_us=110_000, hand_over_us=13_000_000, held_us=17e6
+    fault_us=2, page_us=3, protect_us=5000, scan_us=7, arm_us=110_000, hand_over_us=13_000_000, held_us=17e6
 )
 """Costs of which no two sums are equal by accident."""
 RECORDED = sorted((Path(__file__).parents[2] / "traces").glob("*/*.parquet"))
@@ -64,7 +64,7 @@ def _by_hand(written: Sequence[set[int]], policy: Policy, costs: Costs, tile_pag
                 protected, was = set(range(PAGES)), [False] * len(tiles)
             continue
         asleep = 0
-        vramtap += costs.look_us
+        vramtap += costs.scan_us
         guest += costs.fault_us * len(pages & protected)
         protected -= pages
         called = False
@@ -106,7 +106,7 @@ def test_logging_is_charged_for_written_pages() -> None:
     found = replayed([{0, 1}, set(), {5}], LogAlways())
     assert found.guest_us == 3 * 2
     assert found.vramtap_us == 3 * 7 + 3 * 3 + 2 * 5000
-    assert (found.polls, found.unprotected, found.protected, found.armings) == (3, 0, 0, 0)
+    assert (found.scans, found.unprotected, found.protected, found.armings) == (3, 0, 0, 0)
 
 
 def test_comparing_is_charged_for_all_pages_and_one_fault_of_each() -> None:
@@ -118,8 +118,8 @@ def test_comparing_is_charged_for_all_pages_and_one_fault_of_each() -> None:
 def test_armed_extent_costs_nothing_until_the_first_write() -> None:
     written = [{0}, *[set()] * 9, {1}, {2}]
     found = replayed(written, XenTwoSeconds(0.5), interval_ns=HALF_S_NS)
-    # Four polls without a write take two seconds; the write at 5.5 s ends 3 s of being armed.
-    assert (found.polls, found.armings, found.woken) == (6, 1, 1)
+    # Four scans without a write take two seconds; the write at 5.5 s ends 3 s of being armed.
+    assert (found.scans, found.armings, found.woken) == (6, 1, 1)
     assert found.armed_s == pytest.approx(3.0)
     assert found.guest_us == 2 * 2 + 17e6
     assert found.vramtap_us == 6 * 7 + 2 * (3 + 5000) + 110_000 + 13_000_000 + 2 * 3 * PAGES
@@ -127,18 +127,18 @@ def test_armed_extent_costs_nothing_until_the_first_write() -> None:
 
 def test_extent_armed_until_the_end_is_not_woken() -> None:
     found = replayed([set()] * 10, XenTwoSeconds(0.5), interval_ns=HALF_S_NS)
-    assert (found.armings, found.woken, found.polls) == (1, 0, 4)
+    assert (found.armings, found.woken, found.scans) == (1, 0, 4)
     assert found.armed_s == pytest.approx(3.0)
     assert found.guest_us == 0
 
 
 def test_policy_that_rests_reports_late_and_a_page_faults_once() -> None:
     interval_ns = 10_000_000
-    # Polls at 30, 110 and 240 ms: the writes at 120, 130 and 140 ms are reported 100 to 120 ms late.
+    # Scans at 30, 110 and 240 ms: the writes at 120, 130 and 140 ms are reported 100 to 120 ms late.
     written = [set[int]() for _ in range(24)]
     written[11], written[12], written[13] = {3}, {3}, {3, 4}
     found = replayed(written, QemuBackOff(), interval_ns=interval_ns)
-    assert found.polls == 3
+    assert found.scans == 3
     assert found.guest_us == 2 * 2
     assert found.first_updates == 1
     assert found.first_ms == pytest.approx(120.0)
@@ -146,7 +146,7 @@ def test_policy_that_rests_reports_late_and_a_page_faults_once() -> None:
 
 def test_empty_trace_costs_nothing() -> None:
     found = replay(TraceBuilder(3).build({}), OnlinePolicy(), PRIMES, 2)
-    assert (found.total_us, found.interval_us, found.polls) == (0.0, 0.0, 0)
+    assert (found.total_us, found.interval_us, found.scans) == (0.0, 0.0, 0)
     assert (found.ratio(0.0), found.ratio(5.0)) == (1.0, 0.0)
 
 

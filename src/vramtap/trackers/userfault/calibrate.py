@@ -68,7 +68,7 @@ def measure_costs(
         fault_us=fault_us(anonymous=_is_anonymous(extent)),
         page_us=max(_LEAST_US, _page_us(extent)),
         protect_us=_median_us(lambda: log.rehearse_protect(0)),
-        look_us=wake_up_us() + max(_LEAST_US, _median_us(log.rehearse_scan)),
+        scan_us=wake_up_us() + max(_LEAST_US, _median_us(log.rehearse_scan)),
         arm_us=arm_us,
         hand_over_us=hand_over_us,
         held_us=held_us,

@@ -55,7 +55,7 @@ def test_all_costs_are_measured_and_the_log_still_works() -> None:
         costs = measure_costs(extent, log, watchdog, 2.0)
         assert costs.guest_cost_factor == 2.0
         assert costs.fault_us >= 0
-        assert min(costs.page_us, costs.protect_us, costs.look_us) > 0
+        assert min(costs.page_us, costs.protect_us, costs.scan_us) > 0
         assert min(costs.arm_us, costs.hand_over_us, costs.held_us) > 0
         assert extent.space.bytes_read == before, "the counter is for tracking only"
         assert log.collect() == AllDirty(Reason.FIRST)
@@ -98,7 +98,7 @@ def test_costs_of_arming_are_0_without_a_watchdog() -> None:
     costs = measure_costs(extent, log, None)
     assert (costs.arm_us, costs.hand_over_us, costs.held_us) == (0, 0, 0)
     assert costs.page_us > 0
-    assert costs.look_us > 0
+    assert costs.scan_us > 0
     log.stop()
 
 
