@@ -1,4 +1,4 @@
-"""The descriptor for synchronous protection and its watchdog, in another process on the real kernel."""
+"""The full userfaultfd and its watchdog, in another process on the real kernel."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 PAGES = 16
 WAIT_S = 10.0
-"""Only a hang takes so long."""
+"""Time limit, against hangs."""
 LATE_S = 0.005
-"""How long an answer is waited for where none comes."""
+"""Time to wait for an answer that must not come."""
 
 
 @contextmanager
 def guarded(scribe: Scribe) -> Iterator[Watchdog]:
-    """All of the scribe's memory protected, with a watchdog."""
+    """Protect all memory of the scribe, with a watchdog."""
     end = scribe.address + scribe.pages * PAGE
     fetched = fetch_guarded(scribe.pid, scribe.address, end)
     os.close(fetched.fd)
@@ -66,7 +66,7 @@ def readable(fd: int, timeout_s: float = WAIT_S) -> bool:
 
 
 def ends(pid: int) -> bool:
-    """Whether a process ends, which need not be a child of ours."""
+    """Wait for the end of a process, child or not; return whether it ended."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -109,7 +109,7 @@ def test_watchdog_is_ready_again_after_each_fault(scribe: Scribe) -> None:
             while not watchdog.ready():
                 assert time.monotonic() < until_s
             assert not watchdog.fired
-            # It has lifted everything by then, and nothing of what is protected from now on.
+            # The watchdog has lifted the range by now, and does not lift the new protection.
             watchdog.guard.protect(scribe.address, end)
 
 
@@ -136,7 +136,7 @@ def test_main_process_answers_for_stopped_watchdog(scribe: Scribe) -> None:
 
 
 def test_unregister_wakes_no_writer_but_wake_does(scribe: Scribe) -> None:
-    """What the order of a hand-over is made for."""
+    """The reason for the order of calls in a hand-over."""
     end = scribe.address + PAGES * PAGE
     with guarded(scribe) as watchdog:
         stop(watchdog.pid)
@@ -157,7 +157,7 @@ def test_killed_watchdog_is_detected(scribe: Scribe) -> None:
         assert not watchdog.wait_released(WAIT_S)
         assert not watchdog.ready()
         assert watchdog.rehearse(WAIT_S) is None
-        assert protected(scribe.pid), "it was not the last to hold the descriptor"
+        assert protected(scribe.pid), "the main process still holds the userfaultfd"
     assert not protected(scribe.pid)
     scribe.write(0, 1)
 
@@ -172,7 +172,7 @@ def test_close_releases_writer_and_ends_watchdog(scribe: Scribe, stopped: bool) 
         assert readable(watchdog.fileno())
     scribe.finish()
     assert not protected(scribe.pid)
-    assert not Path(f"/proc/{pid}").exists(), "it was waited for"
+    assert not Path(f"/proc/{pid}").exists(), "close waits for its end"
 
 
 def test_close_leaves_no_descriptor_in_target_or_vramtap(scribe: Scribe) -> None:
@@ -239,7 +239,7 @@ def test_killed_main_process_ends_watchdog_and_protection(scribe: Scribe) -> Non
         assert asker.stderr is not None
         watchdog = int(asker.stdout.readline())
         assert protected(scribe.pid)
-        scribe.write(0, 1)  # something it has told of, that nobody takes
+        scribe.write(0, 1)  # leaves a signal that the main process does not read
         asker.kill()
         assert ends(watchdog)
         assert not protected(scribe.pid)
@@ -249,8 +249,8 @@ def test_killed_main_process_ends_watchdog_and_protection(scribe: Scribe) -> Non
 
 def test_target_without_capability_has_no_watchdog_but_a_reason() -> None:
     unprivileged = Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip()
-    require(unprivileged == "0", "vm.unprivileged_userfaultfd=1: nobody is refused a full userfaultfd")
-    require(os.geteuid() == 0, "only root can become a user that owns nothing")
+    require(unprivileged == "0", "vm.unprivileged_userfaultfd=1 allows every user a full userfaultfd")
+    require(os.geteuid() == 0, "only root can change to an unprivileged user")
     with Scribe(PAGES, user=NOBODY) as scribe:
         theirs = set(os.listdir(f"/proc/{scribe.pid}/fd"))
         fetched = fetch_guarded(scribe.pid, scribe.address, scribe.address + PAGES * PAGE)

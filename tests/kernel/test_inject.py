@@ -1,4 +1,4 @@
-"""The injected system call: the target must not notice it, whatever it was doing."""
+"""The injected system call: the target must not notice it, at any point of its execution."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def victim(*arguments: str, source: Path = VICTIM) -> Iterator[subprocess.Popen[
 
 
 def verdict(process: subprocess.Popen[str]) -> tuple[int, int, int]:
-    """What the victim noticed: faults, calls made, signals taken."""
+    """End the victim; return its counts of faults, calls and signals."""
     output, _ = process.communicate("x")
     word, faults, calls, signals = output.split()
     assert word == "DONE"
@@ -137,7 +137,7 @@ def test_traced_process_is_refused_and_tracer_named() -> None:
 
 
 def test_process_of_another_user_is_refused_with_remedy() -> None:
-    """The helper's own code, as a user without rights who could not start this interpreter."""
+    """Run the helper's code as an unprivileged user, who could not start this interpreter."""
     code = (
         "import os, sys\n"
         "from vramtap.errors import VramtapError\n"
@@ -149,7 +149,7 @@ def test_process_of_another_user_is_refused_with_remedy() -> None:
         "    print(type(error).__name__, error)\n"
     )
     if os.getuid() != 0:
-        pytest.fail("this test changes user and needs to be started as root")
+        pytest.fail("this test changes its user: run it as root")
     with victim("calm") as process:
         done = subprocess.run(
             [sys.executable, "-c", code, str(process.pid)],
@@ -188,7 +188,7 @@ def test_seccomp_filter_is_refused_unless_allowed() -> None:
 
 
 def test_helper_finishes_when_vramtap_is_killed() -> None:
-    """Killing the asker at any moment leaves the target running and without a descriptor more."""
+    """Killing vramtap at any moment leaves the target running, without an extra descriptor."""
     code = (
         "import sys\n"
         "from vramtap.linux.inject import fetch_userfaultfd\n"
@@ -222,7 +222,7 @@ def test_helper_finishes_when_vramtap_is_killed() -> None:
 
 
 def verdict_when_alone(process: subprocess.Popen[str], before: set[str]) -> tuple[int, int, int]:
-    """The verdict, after helpers still at work have let go: the last fetch stood in line behind them."""
+    """Return the verdict after all helpers have ended: the last fetch waited for them."""
     assert descriptors(process.pid) == before
     return verdict(process)
 

@@ -1,4 +1,4 @@
-"""The wrappers of KVM on the real one, with guests of a few bytes of real-mode code."""
+"""vramtap.linux.kvm on the real KVM, with guests of a few bytes of real-mode code."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PAGES: Final = 200
-"""Not a multiple of 64: the end of a bitmap matters."""
+"""Not a multiple of 64, to test the end of a bitmap."""
 CODE: Final = 0x1000
 
 
 @dataclass
 class Guest:
-    """A virtual machine with one slot of memory and one CPU in real mode."""
+    """A virtual machine with one memory slot and one vCPU in real mode."""
 
     vm: Vm
     vcpu: Vcpu
@@ -41,8 +41,8 @@ class Guest:
         stop = self.vcpu.run()
         assert stop == exits.Halt()
 
-    def log_pages(self, wanted: bool) -> None:
-        flags = abi.KVM_MEM_LOG_DIRTY_PAGES if wanted else 0
+    def log_pages(self, *, on: bool) -> None:
+        flags = abi.KVM_MEM_LOG_DIRTY_PAGES if on else 0
         self.vm.set_memory(0, 0, self.memory.ctypes.data, PAGES * PAGE_SIZE, flags)
 
     def dirty(self) -> PageRuns:
@@ -116,7 +116,7 @@ def test_rep_port_accesses_carry_all_data() -> None:
 def test_access_outside_slots_is_mmio_exit() -> None:
     # mov ax, 0xf000; mov ds, ax; mov [0x10], bl; hlt: past the slot's 800 KiB
     with guest("b800f0 8ed8 881e1000 f4") as it:
-        assert it.vcpu.run() == exits.Mmio(0xF0010, 1, True)
+        assert it.vcpu.run() == exits.Mmio(0xF0010, 1, is_write=True)
 
 
 def test_registers_are_read_as_set() -> None:
@@ -157,7 +157,7 @@ def test_signal_unblocked_during_run_ends_run_and_stays_pending() -> None:
             assert number in signal.sigpending()
             assert signal.getsignal(number) is signal.SIG_DFL
             assert signal.sigtimedwait({number}, 0) is not None
-            # And once it runs.
+            # The same with a signal that arrives while the guest runs.
             thread = threading.get_ident()
             timer = threading.Timer(0.02, signal.pthread_kill, (thread, number))
             timer.start()
@@ -178,13 +178,13 @@ def test_dirty_log_is_read_and_cleared_by_one_call() -> None:
         with pytest.raises(KernelError) as caught:
             it.vm.dirty_log(0)
         assert caught.value.errno == errno.ENOENT
-        it.log_pages(True)
+        it.log_pages(on=True)
         assert it.dirty() == PageRuns()
         for _ in range(2):
             it.run_to_halt()
             assert it.dirty() == STORED
             assert it.dirty() == PageRuns()
-        it.log_pages(False)
+        it.log_pages(on=False)
         it.run_to_halt()
         with pytest.raises(KernelError):
             it.vm.dirty_log(0)
@@ -192,15 +192,15 @@ def test_dirty_log_is_read_and_cleared_by_one_call() -> None:
 
 def test_manual_protect_clears_only_given_pages() -> None:
     with guest(STORES, manual=True) as it:
-        it.log_pages(True)
+        it.log_pages(on=True)
         assert it.dirty() == PageRuns()
         it.run_to_halt()
         assert it.dirty() == STORED
         assert it.dirty() == STORED
-        # Page 0x90 in the granule from 0x80 on; 0x97 is left alone.
+        # Clears page 0x90, in the granule that begins at 0x80; page 0x97 stays dirty.
         it.vm.clear_dirty_log(0, 0x80, np.packbits(np.arange(64) == 0x10, bitorder="little"))
         assert it.dirty() == PageRuns([(0x5, 0x6), (0x97, 0x98)])
-        # To the slot's end, which is inside a granule.
+        # Clears up to the end of the slot, which is inside a granule.
         it.vm.clear_dirty_log(0, 0, np.full(32, 0xFF, dtype=np.uint8))
         assert it.dirty() == PageRuns()
         it.run_to_halt()
@@ -209,7 +209,7 @@ def test_manual_protect_clears_only_given_pages() -> None:
 
 def test_ring_reports_written_pages_after_each_reset() -> None:
     with guest(STORES, ring_entries=1024) as it:
-        it.log_pages(True)
+        it.log_pages(on=True)
         with pytest.raises(KernelError) as caught:
             it.vm.dirty_log(0)
         assert caught.value.errno == errno.ENXIO
@@ -230,7 +230,7 @@ def test_ring_reports_written_pages_after_each_reset() -> None:
 def test_full_ring_stops_guest_until_reset() -> None:
     # mov cx, 3000; 1: mov bx, cx; and bx, 0x7000; inc byte [bx + 0x2000]; loop 1b; hlt
     with guest("b9b80b 89cb 81e30070 fe870020 e2f4 f4", ring_entries=1024) as it:
-        it.log_pages(True)
+        it.log_pages(on=True)
         ring = it.vcpu.ring
         assert ring is not None
         pages: set[int] = set()
@@ -244,7 +244,7 @@ def test_full_ring_stops_guest_until_reset() -> None:
                 break
             assert stop == exits.DirtyRingFull()
         assert pages == {2}
-        # 3,000 stores, each of which was made once.
+        # KVM made each of the 3,000 stores once.
         assert int(it.memory[0x2000]) == 3000 % 256
 
 

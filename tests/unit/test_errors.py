@@ -1,4 +1,4 @@
-"""How errors read: one line, with operation, object, value and what to do."""
+"""Error messages: one line with operation, object, reason and remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our structs and numbers against those a C compiler makes of the kernel's headers."""
+"""Compare vramtap.linux.abi with a C program compiled with the kernel's headers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vramtap.linux import abi
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+def probe(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     program = tmp_path_factory.mktemp("abi") / "probe"
     source = Path(__file__).with_name("abi_probe.c")
     subprocess.run(["gcc", "-Wall", "-Werror", "-o", program, source], check=True)
@@ -20,9 +20,9 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     return [line.split() for line in output.splitlines()]
 
 
-def test_sizes_and_offsets_match_c_compiler(said: list[list[str]]) -> None:
+def test_sizes_and_offsets_match_c_compiler(probe: list[list[str]]) -> None:
     checked = set()
-    for kind, name, value in said:
+    for kind, name, value in probe:
         struct, _, field = name.partition(".")
         if kind == "sizeof":
             assert ctypes.sizeof(getattr(abi, struct)) == int(value), name
@@ -38,7 +38,7 @@ def test_sizes_and_offsets_match_c_compiler(said: list[list[str]]) -> None:
     assert checked == ours
 
 
-def test_numbers_match_kernel_headers(said: list[list[str]]) -> None:
-    numbers = {name: int(value) for kind, name, value in said if kind == "number"}
+def test_numbers_match_kernel_headers(probe: list[list[str]]) -> None:
+    numbers = {name: int(value) for kind, name, value in probe if kind == "number"}
     assert len(numbers) >= 22
     assert numbers == {name: getattr(abi, name) for name in numbers}

@@ -1,4 +1,4 @@
-"""A name has one holder, however that one ends."""
+"""AbstractLock: one holder at a time, and release when the holder ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each descriptor object: what it does on a good one, and that a bad one is refused, not believed."""
+"""Descriptor objects: their functions, and errors for invalid descriptors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NO_SUCH_PID = 4_194_304 + 7
-"""Past the largest pid a Linux can have (PID_MAX_LIMIT, include/linux/threads.h)."""
+"""Above the largest pid of Linux (PID_MAX_LIMIT, include/linux/threads.h)."""
 
 
 @pytest.fixture
@@ -111,18 +111,18 @@ def test_every_object_reports_missing_process() -> None:
 def test_descriptor_limit_raises_emfile(cat: subprocess.Popen[bytes]) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     attempts = (PidFd, Pagemap, MapsQuery, read_maps, exe, fetch_userfaultfd)
-    said = []
+    numbers = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
     try:
         for attempt in attempts:
             try:
                 attempt(cat.pid)
             except KernelError as error:
-                said.append(error.errno)
+                numbers.append(error.errno)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-    # A link is read without a descriptor.
-    assert said == [errno.EMFILE] * (len(attempts) - 1)
+    # `exe` reads a link and needs no descriptor.
+    assert numbers == [errno.EMFILE] * (len(attempts) - 1)
 
 
 def test_unicode_line_breaks_in_names_do_not_split_lines(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_read_many_copies_more_ranges_than_one_call_takes(cat: subprocess.Popen[
     into = np.zeros(count, dtype=np.uint64)
     local = into.ctypes.data + np.arange(count, dtype=np.uint64) * np.uint64(8)
     read_many(cat.pid, remote, lengths, local)
-    # The kernel leaves a null word above the program's file name at the very top of the stack.
+    # The topmost words of the stack are the program's file name and a null word.
     assert len(set(into.tolist())) == 1
     assert into[0] != 0
 

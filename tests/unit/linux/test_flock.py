@@ -1,4 +1,4 @@
-"""Lock files: one holder, whoever deletes the file, and however the holder ends."""
+"""LockFile: one holder at a time, with deleted files and killed holders."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ ROUNDS = 400
 
 
 def test_deleted_and_recreated_file_has_one_holder(tmp_path: Path) -> None:
-    """Ours, that try, and libxl's, that wait; both delete the file."""
+    """Threads of vramtap poll for the lock, libxl's wait for it; both delete the file."""
     path = str(tmp_path / "lock")
     inside: list[int] = []
     together: list[list[int]] = []
@@ -111,21 +111,23 @@ def test_deleted_and_recreated_file_has_one_holder(tmp_path: Path) -> None:
             together.append(list(inside))
         inside.remove(me)
 
-    def ours(me: int) -> None:
+    def try_lock(me: int) -> None:
         for number in range(ROUNDS):
             while (lock := LockFile.take(path)) is None:
                 os.sched_yield()
             enter(me)
             lock.release(leave_file=number % 3 == 0)
 
-    def libxls(me: int) -> None:
+    def wait_for_lock(me: int) -> None:
         for _ in range(ROUNDS):
             fd = fake_libxl.lock(path)
             enter(me)
             fake_libxl.unlock(fd, path)
 
-    # A lock is the open file's, so threads exclude each other as processes do.
-    threads = [threading.Thread(target=work, args=(me,)) for me, work in enumerate([ours, libxls] * 2)]
+    # The lock belongs to the open file, so threads exclude each other as processes do.
+    threads = [
+        threading.Thread(target=work, args=(me,)) for me, work in enumerate([try_lock, wait_for_lock] * 2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,4 +1,4 @@
-"""KVM's descriptors: a bad one is refused, what would do harm is not passed on, refusals have remedies."""
+"""KVM descriptors: errors of closed descriptors, argument checks, and remedies in messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BITMAP = np.zeros(8, dtype=np.uint8)
 
 
 def closed() -> int:
-    """The number of a descriptor that is closed."""
+    """Return the number of a closed descriptor."""
     fd = os.open("/dev/null", os.O_RDONLY)
     os.close(fd)
     return fd
@@ -93,7 +93,7 @@ def test_vcpu_that_cannot_be_mapped_closes_its_descriptor() -> None:
 
 
 def test_closed_vcpu_gives_ebadf(tmp_path: Path) -> None:
-    # A file will do for the mapping: what is asked is what becomes of the calls.
+    # The test needs a mappable file only; its ioctls fail.
     path = tmp_path / "vcpu"
     path.write_bytes(bytes(8192))
     vcpu = Vcpu(os.open(path, os.O_RDWR), 4096)

@@ -1,4 +1,4 @@
-"""KVM's structs and numbers against those a C compiler makes of the kernel's headers."""
+"""Compare vramtap.linux.kvm_abi with a C program compiled with the kernel's headers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 from vramtap.linux import kvm_abi as abi
 
-ENDLESS = {"KvmSignalMask", "KvmCpuid2", "KvmRun"}
-"""Of these C gives no size to compare: two end in an array of any length, of one we have the beginning."""
+OPEN_ENDED = {"KvmSignalMask", "KvmCpuid2", "KvmRun"}
+"""Structs without a comparable size: two end in a flexible array; `KvmRun` has only the first members."""
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+def probe(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     program = tmp_path_factory.mktemp("abi") / "probe"
     source = Path(__file__).with_name("kvm_probe.c")
     subprocess.run(["gcc", "-Wall", "-Werror", "-o", program, source], check=True)
@@ -23,9 +23,9 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     return [line.split() for line in output.splitlines()]
 
 
-def test_sizes_and_offsets_match_c_compiler(said: list[list[str]]) -> None:
+def test_sizes_and_offsets_match_c_compiler(probe: list[list[str]]) -> None:
     fields, sizes = set(), set()
-    for kind, name, value in said:
+    for kind, name, value in probe:
         struct, _, field = name.partition(".")
         if kind == "sizeof":
             assert ctypes.sizeof(getattr(abi, struct)) == int(value), name
@@ -38,10 +38,10 @@ def test_sizes_and_offsets_match_c_compiler(said: list[list[str]]) -> None:
         for name, struct in vars(abi).items()
         if isinstance(struct, type) and issubclass(struct, (ctypes.Structure, ctypes.Union))
     }
-    assert sizes == set(structs) - ENDLESS
+    assert sizes == set(structs) - OPEN_ENDED
     assert fields == {(name, field[0]) for name, struct in structs.items() for field in struct._fields_}
 
 
-def test_numbers_match_kernel_headers(said: list[list[str]]) -> None:
-    numbers = {name: int(value) for kind, name, value in said if kind == "number"}
+def test_numbers_match_kernel_headers(probe: list[list[str]]) -> None:
+    numbers = {name: int(value) for kind, name, value in probe if kind == "number"}
     assert numbers == {name: value for name, value in vars(abi).items() if name.startswith("KVM_")}

@@ -1,4 +1,4 @@
-"""What KVM says of an exit becomes the right object, and never reaches past the mapping."""
+"""Decoding of KVM exits: each gives the right object, and no data outside the mapping."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_exits_without_data(reason: int, expected: exits.VmExit) -> None:
 def test_mmio_exit_has_address_and_size() -> None:
     run = run_of(abi.KVM_EXIT_MMIO)
     run.exit.mmio = abi.ExitMmio(phys_addr=0x9000_0000, len=8, is_write=1)
-    assert exits.decode(run, MAPPING) == exits.Mmio(0x9000_0000, 8, True)
+    assert exits.decode(run, MAPPING) == exits.Mmio(0x9000_0000, 8, is_write=True)
 
 
 def test_error_exits_have_codes_and_bounded_data() -> None:

@@ -1,4 +1,4 @@
-"""The dirty ring against a model of the kernel's side of it, overruns included."""
+"""Compare DirtyRing with a model of the kernel's ring, including overruns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DIRTY, RESET = 1, 2
 
 
 class KernelRing:
-    """virt/kvm/dirty_ring.c: where it writes, where it resets, and that it does not look before it writes."""
+    """Model of virt/kvm/dirty_ring.c: write position, reset position, and writes without a check."""
 
     def __init__(self, size: int) -> None:
         self.memory = bytearray(size * ENTRY.itemsize)
@@ -34,7 +34,7 @@ class KernelRing:
         while self.entries["flags"][self.reset_index % self.size] & RESET:
             self.entries["flags"][self.reset_index % self.size] = 0
             self.reset_index += 1
-        assert self.reset_index <= self.dirty_index, "an entry was passed that was never written"
+        assert self.reset_index <= self.dirty_index, "the ring passed an entry that KVM has not written"
 
 
 @given(
@@ -47,18 +47,18 @@ def test_overrun_ring_reports_overflow_and_guest_continues(
     kernel = KernelRing(size)
     ring = DirtyRing(kernel.memory)
     written: set[int] = set()
-    said: set[int] = set()
+    reported: set[int] = set()
     overflow = False
     page = 0
     for batch, collect in batches:
         exits = 0
         while kernel.soft_full:
             exits += 1
-            assert exits <= 3100 // SKIP, "the guest is never let in again"
+            assert exits <= 3100 // SKIP, "the guest never runs again"
             if not ring.waiting:
                 ring.skip()
             reaped = ring.reap()
-            said |= set(reaped.pages.tolist())
+            reported |= set(reaped.pages.tolist())
             overflow |= reaped.overflow
             kernel.reset()
         for _ in range(batch):
@@ -70,10 +70,10 @@ def test_overrun_ring_reports_overflow_and_guest_continues(
             assert set(reaped.slots.tolist()) <= {1}
             kernel.reset()
             assert not ring.waiting
-            said |= set(reaped.pages.tolist())
-            assert said <= written
-            assert said == written or overflow or reaped.overflow
-            written, said, overflow = set(), set(), False
+            reported |= set(reaped.pages.tolist())
+            assert reported <= written
+            assert reported == written or overflow or reaped.overflow
+            written, reported, overflow = set(), set(), False
 
 
 @given(st.lists(st.integers(0, 100), max_size=20))

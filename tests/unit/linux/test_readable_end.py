@@ -1,4 +1,4 @@
-"""Which addresses can be read without a gap."""
+"""readable_end: the end of readable memory without a gap."""
 
 from __future__ import annotations
 

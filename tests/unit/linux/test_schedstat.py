@@ -1,4 +1,4 @@
-"""Whether a process has run: the same answer while it sleeps, another after it has run."""
+"""SchedstatProbe: the value differs after the process has run, and stays the same while it sleeps."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def test_value_differs_after_process_has_run() -> None:
                 process.stdin.write(b"go\n")
                 process.stdin.flush()
                 assert process.stdout.readline() == b"go\n"
-                # It has answered and may not be asleep yet: what is there to be seen is that it ran.
+                # The process may not sleep again yet, but it has run since the last read.
                 seen.append(clock.read())
             assert None not in seen
             assert len(set(seen)) == len(seen)
         finally:
             stop(process)
         assert clock.read() is None
-        assert clock.read() is None, "what has ended stays so"
+        assert clock.read() is None, "an ended process stays ended"
 
 
 def test_value_of_sleeping_process_stays_the_same() -> None:

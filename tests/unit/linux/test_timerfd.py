@@ -1,4 +1,4 @@
-"""The kernel's timer: set, stopped, waited for, closed."""
+"""Timerfd: repeat, expire, stop, take and close."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vramtap.errors import KernelError
 from vramtap.linux.timerfd import Timerfd
 
 NEVER_S = 1e6
-"""No test takes so long."""
+"""Longer than any test."""
 
 
 def readable(timer: Timerfd) -> bool:
@@ -75,7 +75,7 @@ def test_invalid_interval_is_refused(interval_s: float) -> None:
 
 def test_shortest_interval_is_not_rounded_to_zero() -> None:
     with Timerfd(blocking=True) as timer:
-        timer.repeat(1e-12)  # rounded to zero it would never expire
+        timer.repeat(1e-12)  # a timer rounded to zero would never expire
         assert timer.take() >= 1
 
 

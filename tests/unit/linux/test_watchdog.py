@@ -1,4 +1,4 @@
-"""The watchdog with messages made by hand: what it does in which order, and what our end makes of it."""
+"""The watchdog with hand-made messages: the order of its actions, and the main process's view of it."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 
 START, END = 0x7F00_0000_0000, 0x7F00_0010_0000
 WAIT_S = 10.0
-"""Only a hang takes so long."""
+"""Time limit, against hangs."""
 LATE_S = 0.005
-"""How long is waited for what does not come."""
+"""Time to wait for an event that must not happen."""
 MOVED = abi.UFFD_EVENT_REMAP
 UNMAPPED = 0x16
 """UFFD_EVENT_UNMAP (linux/userfaultfd.h)."""
 
 
 def message(event: int, flags: int = 0, address: int = 0, third: int = 0) -> bytes:
-    """As the kernel writes it; for what has moved: from, to, bytes."""
+    """Return a message as the kernel writes it; for a move the fields are old address, new address, bytes."""
     made = abi.UffdMsg(event=event, flags=flags, address=address, ptid=third)
     return bytes(made)
 
 
 class Bench:
-    """A watchdog in a thread, whose descriptor is a pipe, and our end of it."""
+    """A watchdog in a thread, with a pipe as its userfaultfd, and the main process's end of it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -50,9 +50,9 @@ class Bench:
         self.guard = Userfaultfd(reader, "nobody")
         self.link = ours
         self.asked: list[tuple[int, int, int]] = []
-        """What the kernel was asked for: request, first address, bytes."""
-        self.told: list[tuple[int, int]] = []
-        """What was begun and released, each time the kernel was asked."""
+        """Requests to the kernel: request, first address, bytes."""
+        self.counts: list[tuple[int, int]] = []
+        """Counters `begun` and `released` at each request."""
         monkeypatch.setattr(fcntl, "ioctl", self._ioctl)
         self.refused = False
         self.dog = Watchdog(self.guard, self.signals, ours, cast("subprocess.Popen[bytes]", self.process))
@@ -61,7 +61,7 @@ class Bench:
         start, size, mode = watchdog._RANGE.unpack(argument)
         assert mode == 0
         self.asked.append((request, start, size))
-        self.told.append((self.signals.begun, self.signals.released))
+        self.counts.append((self.signals.begun, self.signals.released))
         if self.refused:
             raise OSError(2, "refused")
         return 0
@@ -73,7 +73,7 @@ class Bench:
 
     @contextlib.contextmanager
     def standing(self) -> Iterator[threading.Thread]:
-        """The watchdog at work; ended by the end of our side."""
+        """Run the watchdog; it ends when this side shuts the socket down."""
         thread = threading.Thread(
             target=stand_guard, args=(self.guard, self.signals, self.theirs, START, END)
         )
@@ -86,7 +86,7 @@ class Bench:
             assert not thread.is_alive()
 
     def until_done(self, number: int) -> None:
-        """Wait until it is done with so many."""
+        """Wait until the watchdog is done with this many faults."""
         poller = select.poll()
         poller.register(self.signals.descriptors[1], select.POLLIN)
         while self.signals.done < number:
@@ -95,7 +95,7 @@ class Bench:
 
 
 class Process:
-    """Stands for the watchdog's."""
+    """A stub of the watchdog's process."""
 
     pid = 4711
 
@@ -105,7 +105,7 @@ class Process:
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    # Real-time priority is a thread's own, but the tests' machine has other work to do.
+    # A real-time thread would disturb the other work of the test machine.
     monkeypatch.setattr(os, "sched_setscheduler", lambda *arguments: None)
     made = Bench(monkeypatch)
     yield made
@@ -113,19 +113,19 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 
 LIFT, UNREGISTER, WAKE = abi.UFFDIO_WRITEPROTECT, abi.UFFDIO_UNREGISTER, abi.UFFDIO_WAKE
-EVERYTHING = (LIFT, START, END - START)
+WHOLE_RANGE = (LIFT, START, END - START)
 
 
-# What it does
+# The watchdog's process
 
 
 def test_faulting_page_is_lifted_first_then_whole_range(bench: Bench) -> None:
     os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START + 5 * PAGE + 123))
     with bench.standing():
         bench.until_done(1)
-    assert bench.asked == [(LIFT, START + 5 * PAGE, PAGE), EVERYTHING]
+    assert bench.asked == [(LIFT, START + 5 * PAGE, PAGE), WHOLE_RANGE]
     assert bench.dog.where == START + 5 * PAGE
-    assert bench.told == [(1, 0), (1, 1)]
+    assert bench.counts == [(1, 0), (1, 1)]
     assert bench.signals.begun == bench.signals.released == bench.signals.done == 1
 
 
@@ -148,7 +148,7 @@ def test_all_faulting_pages_are_lifted_before_range(bench: Bench) -> None:
     os.write(bench.writer, b"".join(message(abi.UFFD_EVENT_PAGEFAULT, 3, page) for page in pages))
     with bench.standing():
         bench.until_done(1)
-    assert bench.asked == [*((LIFT, page, PAGE) for page in pages), EVERYTHING]
+    assert bench.asked == [*((LIFT, page, PAGE) for page in pages), WHOLE_RANGE]
 
 
 def test_acknowledged_range_is_not_lifted_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +170,7 @@ def test_refused_lift_wakes_writers(bench: Bench) -> None:
     os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
     with bench.standing():
         bench.until_done(1)
-    assert bench.asked == [(LIFT, START, PAGE), (WAKE, START, PAGE), EVERYTHING, (WAKE, START, END - START)]
+    assert bench.asked == [(LIFT, START, PAGE), (WAKE, START, PAGE), WHOLE_RANGE, (WAKE, START, END - START)]
 
 
 def test_moved_memory_is_released_at_new_address(bench: Bench) -> None:
@@ -178,15 +178,15 @@ def test_moved_memory_is_released_at_new_address(bench: Bench) -> None:
     os.write(bench.writer, message(MOVED, START, elsewhere, size))
     with bench.standing():
         bench.until_done(1)
-    assert bench.asked == [(UNREGISTER, elsewhere, size), (WAKE, elsewhere, size), EVERYTHING]
+    assert bench.asked == [(UNREGISTER, elsewhere, size), (WAKE, elsewhere, size), WHOLE_RANGE]
 
 
 def test_unmap_event_only_lifts_range(bench: Bench) -> None:
     os.write(bench.writer, message(UNMAPPED, START, START + PAGE))
     with bench.standing():
         bench.until_done(1)
-    assert bench.asked == [EVERYTHING]
-    assert bench.dog.where == 0, "nobody was held anywhere"
+    assert bench.asked == [WHOLE_RANGE]
+    assert bench.dog.where == 0, "no writer was held"
 
 
 def test_fault_read_by_main_process_is_still_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ def test_fault_read_by_main_process_is_still_counted(bench: Bench, monkeypatch: 
     os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
     with bench.standing():
         bench.until_done(1)
-    assert bench.asked == [EVERYTHING]
+    assert bench.asked == [WHOLE_RANGE]
 
 
 def test_watchdog_ends_when_socket_is_shut_down(bench: Bench) -> None:
@@ -220,7 +220,7 @@ def test_watchdog_ends_when_main_is_killed_with_unread_data(bench: Bench) -> Non
 
 
 def test_watchdog_accepts_descriptors_above_1024(bench: Bench) -> None:
-    """They have the numbers they had with us, who may serve a thousand viewers."""
+    """The descriptors keep their numbers from the main process, which may serve a thousand viewers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     try:
@@ -234,7 +234,7 @@ def test_watchdog_accepts_descriptors_above_1024(bench: Bench) -> None:
         bench.until_done(1)
 
 
-# Our end
+# The main process's end
 
 
 def test_new_watchdog_is_ready_and_has_not_fired(bench: Bench) -> None:
@@ -257,7 +257,7 @@ def test_unanswered_fault_fires_until_acknowledged(bench: Bench) -> None:
     assert _readable(bench.dog.fileno())
     assert not bench.dog.wait_released(LATE_S)
     bench.dog.acknowledge()
-    assert not bench.dog.fired, "its message was taken"
+    assert not bench.dog.fired, "the message was read"
 
 
 def test_watchdog_is_not_ready_until_done(bench: Bench) -> None:
@@ -268,7 +268,7 @@ def test_watchdog_is_not_ready_until_done(bench: Bench) -> None:
     assert not bench.dog.wait_released(LATE_S)
     assert not bench.dog.ready()
     bench.signals.release(START)
-    assert not bench.dog.ready(), "it may still lift everything"
+    assert not bench.dog.ready(), "the watchdog may still lift the range"
     bench.signals.finish()
     assert bench.dog.ready()
     assert not bench.dog.fired
@@ -280,7 +280,7 @@ def test_wait_released_returns_after_release(bench: Bench) -> None:
     bench.signals.begin()
     bench.signals.release(START)
     assert bench.dog.wait_released(LATE_S)
-    assert bench.dog.fired, "until it is ready again"
+    assert bench.dog.fired, "fired stays true until ready"
 
 
 def test_wait_released_waits_for_signal(bench: Bench) -> None:
@@ -293,7 +293,7 @@ def test_wait_released_waits_for_signal(bench: Bench) -> None:
 
 
 def test_late_watchdog_fires_in_next_round(bench: Bench) -> None:
-    """It was stopped after its poll and before its word: we took over and are armed again."""
+    """The watchdog is stopped between poll and begin; meanwhile main acknowledges and arms again."""
     assert bench.dog.ready()
     assert not bench.dog.fired
     bench.signals.begin()
@@ -334,7 +334,7 @@ def test_rehearse_measures_and_repeats_fault_handling(bench: Bench) -> None:
             took_us = bench.dog.rehearse(WAIT_S)
             assert took_us is not None
             assert took_us > 0
-            assert bench.asked == [(LIFT, START, PAGE), EVERYTHING] * number
+            assert bench.asked == [(LIFT, START, PAGE), WHOLE_RANGE] * number
     assert bench.dog.rehearse(LATE_S) is None
 
 

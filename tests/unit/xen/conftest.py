@@ -1,4 +1,4 @@
-"""The fake Xen that these tests share."""
+"""Fixture: the fake Xen host."""
 
 from __future__ import annotations
 

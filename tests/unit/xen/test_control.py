@@ -1,8 +1,9 @@
-"""What state domains and their processors are in, read from records laid out as Xen's are."""
+"""Control: the state of domains and processors, from records with Xen's layout."""
 
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 
@@ -18,11 +19,11 @@ def test_each_flag_is_decoded_separately(xen: FakeXen) -> None:
     with Control() as asked:
         assert asked.domain(3) == quiet
         xen.pause(3)
-        assert asked.domain(3) == DomainInfo(3, True, True, True, False, None)
+        assert asked.domain(3) == replace(quiet, paused=True)
         xen.pause(3, paused=False)
         for reason in (*ShutdownReason, 6, 255):
             xen.shut_down(3, reason)
-            assert asked.domain(3) == DomainInfo(3, True, True, False, False, reason)
+            assert asked.domain(3) == replace(quiet, shutdown=reason)
         xen.shut_down(3, -1)
         assert asked.domain(3) == quiet
         xen.create(0x7FEF, hap=False)

@@ -1,4 +1,4 @@
-"""The log of frames written: what is asked is what arrives, what comes back is what was written."""
+"""DeviceModel: arguments reach the library unchanged, and it reports the written frames."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def ask(model: DeviceModel, domid: int = 3, first: int = VRAM_FRAME, frames: int
 def test_written_frames_are_reported_once(xen: FakeXen) -> None:
     xen.create(3)
     with DeviceModel() as model:
-        assert ask(model) == PageRuns.full(64), "the first answer is everything"
+        assert ask(model) == PageRuns.full(64), "the first result is all frames"
         assert not ask(model)
         for page in (0, 7, 8, 63):
             xen.write(3, page)
         assert ask(model) == PageRuns.from_pages([0, 7, 8, 63])
         assert not ask(model)
         xen.write(3, 20)
-        assert ask(model, frames=63) == PageRuns.full(63), "another range begins anew"
+        assert ask(model, frames=63) == PageRuns.full(63), "another range restarts tracking"
 
 
 def test_first_call_under_shadow_paging_returns_false(xen: FakeXen) -> None:

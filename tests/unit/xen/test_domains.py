@@ -1,4 +1,4 @@
-"""Domains as xenstore has them, of which nothing need be so."""
+"""Domains read from xenstore, with valid, missing and hostile values."""
 
 from __future__ import annotations
 

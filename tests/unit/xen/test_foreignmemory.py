@@ -1,4 +1,4 @@
-"""Frames of another domain: those that are there are read, of those that are not none is touched."""
+"""ForeignMemory: reads present frames, and never accesses missing ones."""
 
 from __future__ import annotations
 

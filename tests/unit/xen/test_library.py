@@ -1,4 +1,4 @@
-"""Loading Xen's libraries, and what their errno means."""
+"""Loading of Xen's libraries, and the meaning of their errno."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_errno_gives_one_line(xen: FakeXen) -> None:
 
 
 class Openable(ctypes.CDLL):
-    """A library with two functions, in Python: what it opens, and what was closed."""
+    """A library in Python with an open and a close function; it records the closed handles."""
 
     def __init__(self, address: int | None) -> None:
         self.given: list[int | None] = []

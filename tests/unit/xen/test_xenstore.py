@@ -1,4 +1,4 @@
-"""Xenstore: whatever is written there, reading it is a string, a list or an error of ours."""
+"""Xenstore: any stored value reads as a string or a list, and any failure as a vramtap error."""
 
 from __future__ import annotations
 
