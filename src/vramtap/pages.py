@@ -203,10 +203,10 @@ def _merged(pairs: _Pairs) -> _Pairs:
     return merged
 
 
-def _common(ours: _Pairs, others: _Pairs) -> _Pairs:
+def _common(runs: _Pairs, others: _Pairs) -> _Pairs:
     """Return the pages in both of two canonical lists."""
     common, at = [], 0
-    for first, last in ours:
+    for first, last in runs:
         while at < len(others) and others[at][1] <= first:
             at += 1
         here = at
@@ -216,10 +216,10 @@ def _common(ours: _Pairs, others: _Pairs) -> _Pairs:
     return common
 
 
-def _less(ours: _Pairs, others: _Pairs) -> _Pairs:
+def _less(runs: _Pairs, others: _Pairs) -> _Pairs:
     """Return the pages in the first of two canonical lists and not in the second."""
     left, at = [], 0
-    for first, last in ours:
+    for first, last in runs:
         while at < len(others) and others[at][1] <= first:
             at += 1
         here = at

@@ -145,8 +145,8 @@ class DenseStates:
             dirty: Pages of each tile found written or changed.
         """
         rule, was = self.rule, self.unprotected
-        hit = dirty > 0
-        logged = int(np.count_nonzero(hit > was))
+        written = dirty > 0
+        logged = int(np.count_nonzero(written > was))
         any_unprotected = bool(was.any())
         share: Floats | float = rule.protect_us / max(logged, 1)
         if any_unprotected:
@@ -154,7 +154,7 @@ class DenseStates:
         # How much more the scan cost logged than unprotected.
         dearer: Floats = dirty.astype(np.float64)
         dearer *= rule.written_us
-        dearer += hit * share
+        dearer += written * share
         dearer -= rule.read_us
         worse = np.where(was, -dearer, dearer) if any_unprotected else dearer
         regret = np.maximum(self.regret_us + worse, 0.0)

@@ -86,7 +86,7 @@ class FakeLog:
 
     @property
     def is_mapped(self) -> bool:
-        self.world.record("whole")
+        self.world.record("is_mapped")
         return not self.world.hole
 
     @property

@@ -60,9 +60,9 @@ class ArrayWrites:
         by the next call, so no write is missed.
 
         Returns:
-            Page runs, empty if nothing was written; or `AllDirty(reason)` when the tracker cannot vouch for
-            its log and every page has to be taken for written. The first call returns
-            `AllDirty(Reason.FIRST)`: the tracker knows nothing of the time before it was started.
+            Page runs, empty if nothing was written; or `AllDirty(reason)` if the log is not complete and
+            every page may have been written. The first call returns `AllDirty(Reason.FIRST)`: nothing was
+            logged before the tracker was started.
         """
         return self.tracker.collect()
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vramtap.memory.extent import Extent
     from vramtap.pages import PageRuns
 
-__all__ = ["AllDirty", "Reason", "Tracker", "TrackerDefaults", "Waker", "started"]
+__all__ = ["AllDirty", "Reason", "Tracker", "TrackerDefaults", "Waker", "not_started", "started"]
 
 
 class Reason(StrEnum):
@@ -187,5 +187,10 @@ def started(extent: Extent | None, tracker: str) -> Extent:
         VramtapError: `extent` is None.
     """
     if extent is None:
-        raise VramtapError("tracker", tracker, "not started", "call start() first")
+        raise not_started(tracker)
     return extent
+
+
+def not_started(tracker: str) -> VramtapError:
+    """Return the error for a call that needs a started tracker."""
+    return VramtapError("tracker", tracker, "not started", "call start() first")

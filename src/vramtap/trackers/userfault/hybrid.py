@@ -42,7 +42,7 @@ from vramtap.linux.watchdog import LATE_S, Watchdog
 from vramtap.pages import NO_PAGES, PAGE_SIZE, PageRuns
 from vramtap.policy.decide import OnlinePolicy, Parameters, Policy, State
 from vramtap.policy.tiles import Tiles
-from vramtap.trackers.base import AllDirty, Reason, Waker
+from vramtap.trackers.base import AllDirty, Reason, Waker, not_started
 from vramtap.trackers.poller import IDLE_INTERVAL_S
 from vramtap.trackers.userfault.calibrate import measure_costs
 from vramtap.trackers.userfault.log import LogTracker
@@ -62,8 +62,8 @@ GIVE_WAY_S: Final = 0.0001
 BEFORE_PAGES: Final = 8
 AFTER_PAGES: Final = 56
 """Pages around the write that woke the tracker, reported before all others: programs mostly draw upwards in
-memory. To read and compare 64 pages takes 0.2 ms, a whole screen 2 to 4 ms, and a viewer
-waits for the first."""
+memory. To read and compare 64 pages takes 0.2 ms, a whole screen 2 to 4 ms, and a viewer waits for the
+first."""
 PAGE_TILE: Final = Parameters().tile_pages
 """Pages of a tile; the policy was tuned with this size."""
 
@@ -106,7 +106,7 @@ class HybridTracker:
         self._log = LogTracker(allow_filtered=allow_filtered, latency_s=latency_s)
         self._policy: Policy = OnlinePolicy() if policy is None else policy
         self._tile_pages = tile_pages
-        self._given = self._costs = costs
+        self._given_costs = self._costs = costs
         self._guest_cost_factor = guest_cost_factor
         self._watchdog: Watchdog | None = None
         self._state: State
@@ -133,7 +133,7 @@ class HybridTracker:
             VramtapError: not started yet.
         """
         if self._costs is None:
-            raise VramtapError("costs", self.name, "not started", "call start() first")
+            raise not_started(self.name)
         return self._costs
 
     @property
@@ -186,7 +186,7 @@ class HybridTracker:
             # example.
             self._close_watchdog(str(error))
             measured = measure_costs(extent, self._log, None, self._guest_cost_factor)
-        self._costs = self._given or measured
+        self._costs = self._given_costs or measured
 
     def _close_watchdog(self, why: str) -> None:
         self.unarmable, self._watchdog_late = why, False

@@ -51,7 +51,7 @@ def tracker(world: World, policy: FakePolicy, monkeypatch: pytest.MonkeyPatch) -
 
 
 RELEASED = ["lift", "unregister", "wake"]
-ARMED = ["suspend", "register", "whole", "protect"]
+ARMED = ["suspend", "register", "is_mapped", "protect"]
 
 
 def arm(tracker: HybridTracker, world: World, policy: FakePolicy) -> None:
@@ -67,7 +67,7 @@ def arm(tracker: HybridTracker, world: World, policy: FakePolicy) -> None:
 def test_arming_protects_before_it_answers(tracker: HybridTracker, world: World, policy: FakePolicy) -> None:
     policy.arms()
     assert tracker.collect() == AllDirty(Reason.ARMED)
-    assert world.take_calls() == ["collect", "whole", "ready", *ARMED]
+    assert world.take_calls() == ["collect", "is_mapped", "ready", *ARMED]
     assert tracker.armed
 
 
@@ -76,7 +76,7 @@ def test_collect_while_armed_only_checks_the_mapping(
 ) -> None:
     arm(tracker, world, policy)
     assert tracker.collect() == NO_PAGES
-    assert world.take_calls() == ["whole"]
+    assert world.take_calls() == ["is_mapped"]
 
 
 def test_wake_up_protects_with_the_log_before_it_answers(
@@ -206,7 +206,7 @@ def test_refused_protection_gives_up_the_registration(
     world.fail["protect"] = KernelError("UFFDIO_WRITEPROTECT", "target", 2)
     policy.arms()
     assert isinstance(tracker.collect(), AllDirty)
-    assert world.take_calls()[-6:] == ["whole", "protect", *RELEASED, "resume"]
+    assert world.take_calls()[-6:] == ["is_mapped", "protect", *RELEASED, "resume"]
     assert not tracker.armed
     assert tracker.collect() == AllDirty(Reason.ARMED), "the next attempt succeeds"
 
