@@ -50,9 +50,8 @@ def pixels_of(path: Path) -> NDArray[np.uint32]:
 
 def typed(guest: Guest, path: str) -> str:
     """Wait for a file that a line typed on the guest's console writes; return its content."""
-    return guest.run(
-        f"n=0; until test -s {path} || test $((n=n+1)) -gt 500; do usleep 20000; done; cat {path}"
-    )
+    guest.until(f"test -s {path}")
+    return guest.run(f"cat {path}")
 
 
 # gvnccapture
@@ -150,8 +149,11 @@ def test_tigervnc_types_into_the_guest(guest: Guest, served: Served) -> None:
     guest.run("rm -f /tmp/tiger; echo ready >/dev/tty1; fbtool edges 0x00FF00")
     with tiger(served) as viewer:
         viewer.focus(viewer.watch.shows(guest.screendump()))
-        viewer.xdotool("type", "--delay", "5", f"echo '{SYMBOLS}' >/tmp/tiger")
-        viewer.xdotool("key", "Return")
+
+        def send(text: str) -> None:
+            viewer.xdotool("type", "--delay", "5", text) if text != "\n" else viewer.xdotool("key", "Return")
+
+        guest.type(f"echo '{SYMBOLS}' >/tmp/tiger", send)
         assert typed(guest, "/tmp/tiger") == f"{SYMBOLS}\n"
         viewer.watch.shows(guest.screendump())
 
@@ -173,12 +175,24 @@ def vncdo(server: Served, *arguments: str | Path, password: str | None = None) -
     return done.returncode
 
 
+TYPING_TIMEOUT_S = 300.0
+"""Time limit for typing a line key by key into a guest on a busy machine, seconds."""
+DELAY_MS = 50
+"""Time between two keys of vncdotool, ms. At its own 10 ms a guest on a busy machine loses characters."""
+
+
 @pytest.mark.parametrize("options", [(), ("--force-caps",)], ids=["bare keysyms", "with Shift"])
 def test_vncdotool_types_and_shows_the_screen(
     guest: Guest, served: Served, options: tuple[str, ...], tmp_path: Path
 ) -> None:
     guest.run("rm -f /tmp/vncdo")
-    assert vncdo(served, *options, "type", f"echo '{SYMBOLS}' >/tmp/vncdo", "key", "enter") == 0
+    guest.prompt()
+    assert (
+        vncdo(
+            served, *options, f"--delay={DELAY_MS}", "type", f"echo '{SYMBOLS}' >/tmp/vncdo", "key", "enter"
+        )
+        == 0
+    )
     assert typed(guest, "/tmp/vncdo") == f"{SYMBOLS}\n"
     picture = tmp_path / "screen.png"
     truth = guest.screendump()
@@ -226,11 +240,20 @@ async def test_asyncvnc_shows_the_screen_and_types(guest: Guest, served: Served)
     asyncvnc: Any = importlib.import_module("asyncvnc2")
     await asyncio.to_thread(guest.run, "rm -f /tmp/asyncvnc; fbtool noise 4")
     truth = await asyncio.to_thread(guest.screendump)
-    async with asyncio.timeout(PATIENCE_S), asyncvnc.connect(*served.vnc[0]) as client:
+    # Each wait inside has its own limit; this one ends a client that hangs.
+    async with asyncio.timeout(TYPING_TIMEOUT_S), asyncvnc.connect(*served.vnc[0]) as client:
         rgba = (await client.screenshot()).astype(np.uint32)
         pixels = rgba[..., 0] << np.uint32(16) | rgba[..., 1] << np.uint32(8) | rgba[..., 2]
         np.testing.assert_array_equal(pixels, truth)
-        client.keyboard.write(f"echo '{SYMBOLS}' >/tmp/asyncvnc")
-        client.keyboard.press("Return")
-        await client.drain()
+
+        async def press(text: str) -> None:
+            client.keyboard.write(text) if text != "\n" else client.keyboard.press("Return")
+            await client.drain()
+
+        loop = asyncio.get_running_loop()
+
+        def send(text: str) -> None:
+            asyncio.run_coroutine_threadsafe(press(text), loop).result(PATIENCE_S)
+
+        await asyncio.to_thread(guest.type, f"echo '{SYMBOLS}' >/tmp/asyncvnc", send)
         assert await asyncio.to_thread(typed, guest, "/tmp/asyncvnc") == f"{SYMBOLS}\n"

@@ -304,11 +304,12 @@ async def test_page_shows_a_real_guest_exactly(guest: Guest, guest_window: Windo
 
 async def test_text_typed_in_the_page_reaches_a_real_guest(guest: Guest, guest_window: Window) -> None:
     await asyncio.to_thread(guest.run, "rm -f /tmp/typed")
-    await guest_window.type("echo Typed-in_The browser:42 >/tmp/typed && sync\n")
+    loop = asyncio.get_running_loop()
 
-    async def arrived() -> bool:
-        content = await asyncio.to_thread(guest.run, "cat /tmp/typed 2>/dev/null || true")
-        return content == "Typed-in_The browser:42\n"
+    def send(text: str) -> None:
+        asyncio.run_coroutine_threadsafe(guest_window.type(text), loop).result(PATIENCE_S)
 
-    await guest_window.until(arrived)
+    await asyncio.to_thread(guest.type, "echo Typed-in_The browser:42 >/tmp/typed && sync", send)
+    await asyncio.to_thread(guest.until, "test -s /tmp/typed")
+    assert await asyncio.to_thread(guest.run, "cat /tmp/typed") == "Typed-in_The browser:42\n"
     await guest_window.shows(await asyncio.to_thread(guest.screendump))

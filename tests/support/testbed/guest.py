@@ -24,7 +24,7 @@ from support.testbed.qmp import Monitor
 from support.testbed.supervise import spawn, stop
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -37,6 +37,12 @@ VESA_1024X768X32: Final = "0x344"
 """For the kernel's `vga=`: mode 0x144 of QEMU's VGA BIOS, plus 0x200 (Documentation/admin-guide/svga.rst)."""
 # iomem=relaxed lets fbtool map the VGA device's memory while vesafb owns it (CONFIG_IO_STRICT_DEVMEM).
 _KERNEL_ARGUMENTS: Final = "console=tty0 iomem=relaxed nokaslr mitigations=off consoleblank=0"
+PROMPT: Final = "guest# "
+"""Prompt of the console's shell; `guest/init` sets it."""
+CONSOLE_TIMEOUT_S: Final = 120.0
+"""Time limit for a condition in the guest, seconds. Emulated guests on a busy machine are slow."""
+_BURST: Final = 3
+"""Characters that the keyboard's queue holds with Shift: 4 bytes each, of 16."""
 _READY: Final = b"READY\n"
 _STABLE_ATTEMPTS: Final = 100
 
@@ -223,6 +229,58 @@ class Guest:
         """Write lines on the console, as a program on tty1 would."""
         lines = " ".join(shlex.quote(line) for line in text.split("\n"))
         self.run(f"printf '%s\\n' {lines} >/dev/tty1")
+
+    def prompt(self) -> None:
+        """Start a new shell on the console and wait until it shows its prompt on the empty screen.
+
+        Characters that another test typed, and did not end with Enter, are gone.
+        """
+        shell = "/run/console-shell"
+        self.until(f"test -s {shell}")
+        # The screen is cleared first: the only prompt on it is the new shell's.
+        self.run(f"printf '\\033c' >/dev/tty1; kill -9 $(cat {shell})")
+        self.await_console(PROMPT)
+
+    def await_console(self, text: str) -> None:
+        """Wait until the console shows this text; a text longer than a line goes on in the next.
+
+        Raises:
+            TestbedError: The console does not show it in `CONSOLE_TIMEOUT_S`, or QEMU has ended.
+        """
+        # vcs(4): the characters of the console without line ends.
+        self.until(f"grep -qF {shlex.quote(text)} /dev/vcs1")
+
+    def until(self, condition: str) -> None:
+        """Wait until a shell command in the guest succeeds.
+
+        Raises:
+            TestbedError: It does not in `CONSOLE_TIMEOUT_S`, or QEMU has ended. The message has the console.
+        """
+        deadline = time.monotonic() + CONSOLE_TIMEOUT_S
+        while not self.run(f"if {condition}; then echo yes; else usleep 10000; fi"):
+            if time.monotonic() > deadline:
+                console = self.run("tr -s ' ' </dev/vcs1")
+                raise TestbedError(
+                    f"guest: not after {CONSOLE_TIMEOUT_S:.0f} s: {condition}; console: {console}"
+                )
+
+    def type(self, line: str, send: Callable[[str], object]) -> None:
+        """Type a line on a new prompt, no faster than the console shows it, and press Enter.
+
+        QEMU's PS/2 keyboard queues 16 bytes and drops what comes after (hw/input/ps2.c,
+        PS2_QUEUE_SIZE). A character takes up to 4 bytes, so a busy machine loses characters of a line
+        that is sent at once. Therefore the next characters are sent when the guest has read the last ones.
+
+        Args:
+            line: Printable characters.
+            send: Types these characters in the client under test. The last call's is a newline.
+        """
+        self.prompt()
+        for start in range(0, len(line), _BURST):
+            end = start + _BURST
+            send(line[start:end])
+            self.await_console(f"{PROMPT}{line[:end]}".rstrip())
+        send("\n")
 
     def quiet(self) -> None:
         """Stop what draws by itself (cursor, kernel messages) and wait until the screen stands still."""

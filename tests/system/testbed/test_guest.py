@@ -133,12 +133,14 @@ def test_show_writes_on_the_console(guest: Guest) -> None:
 
 def test_typed_keys_reach_the_shell_on_the_screen(guest: Guest) -> None:
     guest.run("rm -f /tmp/typed")
+    guest.prompt()
     # echo abc >/tmp/typed
     keys = [*"echo", "spc", *"abc", "spc", "shift dot", "slash", *"tmp", "slash", *"typed", "ret"]
     for held in keys:
         pressed = [{"type": "qcode", "data": key} for key in held.split()]
         guest.monitor.execute("send-key", keys=pressed)
-    assert guest.run("until test -s /tmp/typed; do usleep 20000; done; cat /tmp/typed") == "abc\n"
+    guest.until("test -s /tmp/typed")
+    assert guest.run("cat /tmp/typed") == "abc\n"
 
 
 def test_reboots_and_resets(fresh_guest: Guest) -> None:
