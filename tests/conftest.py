@@ -1,4 +1,4 @@
-"""What all tests share: real guests, and how long the random tests run."""
+"""Fixtures of all tests: real guests, and the length of random tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.testbed.guest import Guest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# How long an example takes depends on what else the machine does.
+# The time of an example depends on the load of the machine, so no deadline.
 settings.register_profile("vramtap", deadline=None)
 settings.load_profile("vramtap")
 
@@ -29,19 +29,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def stress(request: pytest.FixtureRequest) -> int:
-    """By how much a random test multiplies its rounds; 1 is what CI holds a change to."""
+    """Factor by which a random test multiplies its rounds; 1 in CI."""
     factor: int = request.config.getoption("--stress")
     return factor
 
 
 class _Shared:
-    """The guest that most tests share, booted when the first of them needs it."""
+    """The guest that most tests share. The first test that needs it boots it."""
 
     def __init__(self) -> None:
         self._guest: Guest | None = None
 
     def get(self) -> Guest:
-        """It, in the state after boot; another one if a test has ended it."""
+        """Return the guest in its state after boot. Boot a new one if a test has ended it."""
         if self._guest is not None and not self._guest.running:
             self.stop()
         if self._guest is None:
@@ -66,14 +66,14 @@ def _shared_guest() -> Iterator[_Shared]:
 def guest(_shared_guest: _Shared) -> Guest:
     """A real guest at 1024x768x32 whose screen is empty and still.
 
-    Its methods block: in a coroutine call them through `asyncio.to_thread`, or the tap under test,
-    which runs in the same loop, stands still while the guest draws.
+    Its methods block. A coroutine must call them through `asyncio.to_thread`; otherwise the tap under test,
+    which runs in the same loop, does not run while the guest draws.
     """
     return _shared_guest.get()
 
 
 @pytest.fixture
 def fresh_guest() -> Iterator[Guest]:
-    """A guest of the test's own, just booted, that it may reset, stop or kill."""
+    """A new guest for one test, just booted. The test may reset, stop or kill it."""
     with Guest() as guest:
         yield guest

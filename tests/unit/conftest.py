@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def no_defect(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest) -> Iterator[None]:
-    """No defect is met on the way, but where a test brings one in."""
+    """Check that vramtap logs no error, unless the test's name contains "defect"."""
     caplog.set_level(logging.INFO, "vramtap")
     yield
     gc.collect()

@@ -1,4 +1,4 @@
-"""Boots the guest by hand: prints where its monitor is, and runs until it is interrupted."""
+"""Boots a guest for manual work. Prints its URL, and runs until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from support.testbed.guest import Guest
 
 
 def main() -> int:
-    """Boot with QEMU's further arguments from the command line; wait until Ctrl-C or the guest's end."""
+    """Boot with the command line's arguments for QEMU. Wait for Ctrl-C or the guest's end."""
     try:
         with Guest(sys.argv[1:]) as guest:
             print(f"READY {guest.url}", flush=True)

@@ -1,4 +1,4 @@
-"""The testbed's cache: things built once, kept under the hash of what they were built from."""
+"""The testbed's cache. Files are built once, under the hash of their sources."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT: Final = Path(__file__).resolve().parents[3] / ".cache" / "testbed"
-"""Where everything is kept; never in git."""
+"""Directory of the cache; not in git."""
 COMPILER_FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread")
 
 
 def key(*parts: bytes | str) -> str:
-    """A short name for exactly this content."""
+    """Return a short hash of this content."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -33,11 +33,11 @@ def key(*parts: bytes | str) -> str:
 
 
 def built(name: str, build: Callable[[Path], None]) -> Path:
-    """A directory of the cache, built if it is not there.
+    """Return a directory of the cache. Build it if it does not exist.
 
     Args:
-        name: Its name, which must hold the hash of all it depends on.
-        build: Fills an empty directory; called by one process at a time.
+        name: Name of the directory. It must contain the hash of everything the content depends on.
+        build: Fills an empty directory. Only one process calls it at a time.
     """
     place = ROOT / name
     if place.is_dir():
@@ -57,14 +57,14 @@ def built(name: str, build: Callable[[Path], None]) -> Path:
 
 
 def compiled(source: Path, *flags: str) -> Path:
-    """A C program, compiled if its source or flags have changed.
+    """Return a compiled C program. Compile it if its source or flags have changed.
 
     Args:
-        source: The C file, complete in itself.
-        flags: Given to gcc after our own; `-static` for what runs in a guest.
+        source: The C file; it includes no other file of the testbed.
+        flags: Further arguments of gcc: `-static` for a program that runs in a guest.
 
     Raises:
-        TestbedError: there is no compiler, or it refused.
+        TestbedError: gcc is not installed, or the compilation failed.
     """
     name = f"bin/{source.stem}-{key(source.read_bytes(), *COMPILER_FLAGS, *flags)}"
 
@@ -81,7 +81,7 @@ def run(*argv: str, cwd: Path | None = None) -> str:
         Its standard output.
 
     Raises:
-        TestbedError: it is not installed, or failed; with what it said.
+        TestbedError: The tool is not installed, or it failed. The message has its stderr.
     """
     try:
         done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Writes the archive an initramfs is: cpio in its `newc` variant.
+"""Writes an initramfs: a cpio archive in the `newc` format.
 
 Source: kernel, Documentation/driver-api/early-userspace/buffer-format.rst.
 """
@@ -15,14 +15,14 @@ _END: Final = "TRAILER!!!"
 
 
 class Archive:
-    """An archive in memory, built entry by entry; directories come before what is in them."""
+    """An archive in memory, built entry by entry. A directory comes before its entries."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._inode = 0
 
     def directory(self, name: str) -> None:
-        """Add a directory anyone can enter."""
+        """Add a directory with mode 0755."""
         self._entry(name, stat.S_IFDIR | 0o755, b"")
 
     def file(self, name: str, content: bytes, *, executable: bool = False) -> None:
@@ -34,15 +34,15 @@ class Archive:
         self._entry(name, stat.S_IFLNK | 0o777, to.encode())
 
     def device(self, name: str, major: int, minor: int) -> None:
-        """Add a character device: `/dev/console` has to exist before init can mount devtmpfs."""
+        """Add a character device. `/dev/console` must exist before init can mount devtmpfs."""
         self._entry(name, stat.S_IFCHR | 0o600, b"", major, minor)
 
     def tree(self, root: Path, under: str = "") -> None:
-        """Add what is below a directory: directories, regular files and symbolic links.
+        """Add the directories, regular files and symbolic links below a directory.
 
         Args:
-            root: The directory; links are not followed.
-            under: Where it goes: an archived directory, or nothing for the top.
+            root: The directory. Symbolic links are not followed.
+            under: Directory of the archive that gets the entries; empty for the top.
         """
         for path, directories, files in os.walk(root):
             directories.sort()
@@ -58,7 +58,7 @@ class Archive:
                     self.file(target, source.read_bytes(), executable=executable)
 
     def finish(self) -> bytes:
-        """The archive, closed by its trailer. The kernel takes several archives one after the other."""
+        """Add the trailer and return the archive. The kernel accepts several archives in a row."""
         self._entry(_END, 0, b"")
         return b"".join(self._parts)
 

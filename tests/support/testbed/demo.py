@@ -1,4 +1,4 @@
-"""Boots a guest and serves its screen with the program, until Ctrl-C ends both."""
+"""Boots a guest and serves its screen with vramtap until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from support.testbed.errors import TestbedError
 from support.testbed.guest import Guest
 
 _WELCOME: Final = """
-This is a guest's console; what you type goes to its shell. Things to try:
+This is a guest's console. The keys that you type go to its shell. Try:
   fbtool draw 1 50 &      paint rectangles; kill %1 ends it
   dmesg                   scroll
   fbtool noise 7          every pixel at random
   fbtool mode 1280 720 32 change the resolution, then draw
   reboot -f"""
-_GOODBYE_S: Final = 10
+_REPORT_TIMEOUT_S: Final = 10
 
 
 def main() -> int:
-    """Serve on free ports of loopback, or as the command line says.
+    """Serve on free loopback ports, or with the arguments of the command line.
 
     Returns:
         The program's exit status; 0 after Ctrl-C.
@@ -42,13 +42,13 @@ def main() -> int:
 
 
 def _serve(command: list[str]) -> int:
-    # In this process's own group: the terminal's Ctrl-C reaches it, and it says goodbye in its own words.
+    # The server is in this process's group. So Ctrl-C in the terminal reaches it, and it prints its report.
     with subprocess.Popen(command) as server:
         try:
             return server.wait()
         except KeyboardInterrupt:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(_GOODBYE_S)
+                server.wait(_REPORT_TIMEOUT_S)
             return 0
         finally:
             if server.poll() is None:

@@ -1,9 +1,9 @@
-"""What goes wrong in the testbed."""
+"""The error of the testbed."""
 
 from __future__ import annotations
 
 
 class TestbedError(Exception):
-    """A tool, a package or a guest of the testbed did not do what the tests need."""
+    """A tool, a package or a guest of the testbed failed."""
 
-    __test__ = False  # pytest would take the name for that of a test class
+    __test__ = False  # because of its name pytest would collect it as a test class

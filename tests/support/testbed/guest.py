@@ -1,4 +1,4 @@
-"""A real guest: Debian's kernel under QEMU, its screen in a linear framebuffer, a shell on a serial line."""
+"""A real guest: Debian's kernel under QEMU with a linear framebuffer and a shell on a serial line."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BOOT_TIMEOUT_S: Final = 180.0
-"""Generous: emulation shares the machine with whatever else runs there."""
+"""Time limit for a boot, seconds. Emulation on a busy machine is slow."""
 TABLET: Final = ("-usb", "-device", "usb-tablet")
-"""Arguments that give the guest an absolute pointing device; its driver is loaded by `load-input`."""
+"""Arguments of QEMU that add an absolute pointing device. `load-input` loads its driver."""
 VESA_1024X768X32: Final = "0x344"
 """For the kernel's `vga=`: mode 0x144 of QEMU's VGA BIOS, plus 0x200 (Documentation/admin-guide/svga.rst)."""
 # iomem=relaxed lets fbtool map the VGA device's memory while vesafb owns it (CONFIG_IO_STRICT_DEVMEM).
@@ -48,18 +48,18 @@ _STABLE_ATTEMPTS: Final = 100
 
 
 class Guest:
-    """A guest that is running inside the `with` block; methods may be called from any thread.
+    """A guest that runs inside the `with` block. Any thread may call the methods.
 
-    The block is entered when its shell answers. `qmp_path` is for the code under test: QEMU serves
-    one client on each monitor, and the tests' own commands go through another.
+    The block starts when the guest's shell answers. `qmp_path` is for the code under test. A QEMU monitor
+    serves one client, so the tests' own commands go through a second monitor.
 
     Args:
         arguments: Further arguments of QEMU (`("-vnc", "127.0.0.1:0")`).
-        kernel_arguments: Appended to the kernel's command line.
+        kernel_arguments: Further arguments on the kernel's command line.
         vga: QEMU's `-vga`.
-        video_mode: The kernel's `vga=`. A mode the device lacks makes the kernel ask, and wait half a
-            minute: `normal` for `none` and `cirrus`.
-        memory_mb: Of the guest, in MiB.
+        video_mode: The kernel's `vga=`. If the device lacks the mode, the kernel asks the user for another
+            one and waits 30 s. Use `normal` with the devices `none` and `cirrus`.
+        memory_mb: Memory of the guest, MiB.
 
     Example:
         ```
@@ -90,15 +90,15 @@ class Guest:
         self._serial: socket.socket
         self._received = b""
         self.directory: Path
-        """For sockets and pictures; removed at the end."""
+        """Directory for sockets and pictures; removed at the end."""
         self.monitor: Monitor
         """The tests' own QMP connection."""
 
     def __enter__(self) -> Self:
-        """Boot it and wait for its shell.
+        """Boot the guest and wait for its shell.
 
         Raises:
-            TestbedError: it cannot be built or does not come up.
+            TestbedError: The image cannot be built, or the guest does not boot.
         """
         self.start()
         try:
@@ -111,37 +111,37 @@ class Guest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Kill it."""
+        """Kill the guest."""
         self.stop()
 
     @property
     def pid(self) -> int:
-        """QEMU's process."""
+        """Process ID of QEMU."""
         return self._process.pid
 
     @property
     def qmp_path(self) -> Path:
-        """Where the code under test finds a monitor."""
+        """Socket of the monitor for the code under test."""
         return self.directory / "qmp.sock"
 
     @property
     def url(self) -> str:
-        """What the code under test is told to tap."""
+        """Target URL of this guest."""
         return f"qemu:{self.qmp_path}"
 
     @property
     def running(self) -> bool:
-        """Whether QEMU's process is there."""
+        """Whether QEMU runs."""
         return self._process.poll() is None
 
     def start(self) -> None:
-        """Start QEMU and return as soon as its monitors answer: the guest is booting."""
+        """Start QEMU and return when its monitors answer. The guest is still booting."""
         built = image()
         self.directory = Path(
             self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="vramtap-guest-"))
         )
         self._serial, serial_end = socket.socketpair()
-        ours, monitor_end = socket.socketpair()
+        own_end, monitor_end = socket.socketpair()
         with serial_end, monitor_end:
             log = self._cleanup.enter_context((self.directory / "qemu.log").open("wb"))
             argv: list[str | Path] = ["qemu-system-x86_64", "-nodefaults", "-accel", "tcg"]
@@ -162,7 +162,7 @@ class Guest:
                 pass_fds=(serial_end.fileno(), monitor_end.fileno()),
             )
         self._received = b""
-        self.monitor = Monitor(ours)
+        self.monitor = Monitor(own_end)
         self._cleanup.callback(self.monitor.close)
         self._cleanup.callback(self._serial.close)
         self._cleanup.callback(stop, self._process)
@@ -170,38 +170,38 @@ class Guest:
             self.monitor.greet()
         except TestbedError as error:
             self._process.wait(10)
-            said = (self.directory / "qemu.log").read_text(errors="replace").strip()
+            output = (self.directory / "qemu.log").read_text(errors="replace").strip()
             self.stop()
-            raise TestbedError(f"QEMU did not start: {said}") from error
+            raise TestbedError(f"QEMU did not start: {output}") from error
 
     def wait_ready(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
-        """Wait until the shell on the serial line says that it is there.
+        """Wait until the shell on the serial line is ready.
 
         Raises:
-            TestbedError: it does not in this time, or QEMU has ended.
+            TestbedError: The shell is not ready in this time, or QEMU has ended.
         """
         with self._lock:
             self._read_until(_READY, timeout_s, "boot")
 
     def run(self, command: str, timeout_s: float = 60) -> str:
-        """Run a shell command in the guest, as root, with nothing to read.
+        """Run a shell command in the guest as root, with an empty standard input.
 
         Args:
             command: One line of shell.
-            timeout_s: How long it may take.
+            timeout_s: Time limit, seconds.
 
         Returns:
-            What it wrote, standard error included.
+            Its output, standard error included.
 
         Raises:
-            TestbedError: its exit status was not 0, it took too long, or QEMU has ended.
+            TestbedError: Its exit status is not 0, it takes too long, or QEMU has ended.
         """
         if "\n" in command:
             raise ValueError("a command for the guest is one line")
         with self._lock:
             token = f"done-{next(self._tokens)}"
             self._send(f"{token} {command}\n".encode())
-            # Before that may stand what an earlier command said after its time was up.
+            # Output of an earlier command that ran into its time limit may come first.
             self._read_until(f"{token} begin\n".encode(), timeout_s, command)
             output = self._read_until(f"\n{token} ".encode(), timeout_s, command)
             status = int(self._read_until(b"\n", timeout_s, command))
@@ -211,29 +211,29 @@ class Guest:
         return text
 
     def spawn(self, command: str) -> int:
-        """Start a program in the guest and leave it running.
+        """Start a program in the guest and do not wait for it.
 
         Args:
             command: The program and its arguments.
 
         Returns:
-            Its pid in the guest, for `kill`.
+            Its process ID in the guest, for `kill`.
         """
         return int(self.run(f"(exec {command}) >/dev/null 2>&1 & echo $!"))
 
     def kill(self, pid: int) -> None:
-        """End a program in the guest, and wait until it is gone."""
+        """Kill a program in the guest and wait for its end."""
         self.run(f"kill -9 {pid}; while test -d /proc/{pid}; do usleep 10000; done")
 
     def show(self, text: str) -> None:
-        """Write lines on the console, as a program on tty1 would."""
+        """Write lines on the console."""
         lines = " ".join(shlex.quote(line) for line in text.split("\n"))
         self.run(f"printf '%s\\n' {lines} >/dev/tty1")
 
     def prompt(self) -> None:
-        """Start a new shell on the console and wait until it shows its prompt on the empty screen.
+        """Start a new shell on the console and wait until it shows its prompt on an empty screen.
 
-        Characters that another test typed, and did not end with Enter, are gone.
+        The new shell drops characters that another test typed without Enter.
         """
         shell = "/run/console-shell"
         self.until(f"test -s {shell}")
@@ -283,25 +283,25 @@ class Guest:
         send("\n")
 
     def quiet(self) -> None:
-        """Stop what draws by itself (cursor, kernel messages) and wait until the screen stands still."""
+        """Stop the blinking cursor and kernel messages, and wait until the screen no longer changes."""
         self.run("dmesg -n 1; echo 0 >/sys/class/graphics/fbcon/cursor_blink")
         self.screendump()
 
     def restore(self) -> None:
-        """Undo what a test may have done to the screen: the mode of the boot, an empty console, quiet."""
+        """Set the mode of the boot, empty the console and stop everything that draws."""
         self.run("killall -q -9 fbtool; fbtool mode 1024 768 32; printf '\\033c' >/dev/tty1")
         self.quiet()
 
     def screendump(self) -> NDArray[np.uint32]:
-        """The screen as QEMU itself shows it: the ground truth.
+        """Return the screen as QEMU shows it: the ground truth.
 
-        Taken again until two pictures in a row agree, since one can tear.
+        A single picture may tear, so pictures are taken until two in a row are equal.
 
         Returns:
             Shape `(height, width)`, `0x00RRGGBB`.
 
         Raises:
-            TestbedError: no two agree (is something drawing?), or QEMU has ended.
+            TestbedError: No two pictures are equal because something draws, or QEMU has ended.
         """
         last = self.screendump_once()
         for _ in range(_STABLE_ATTEMPTS):
@@ -309,10 +309,12 @@ class Guest:
             if again.shape == last.shape and np.array_equal(again, last):
                 return again
             last = again
-        raise TestbedError(f"screendump: {_STABLE_ATTEMPTS} pictures, no two alike in a row")
+        raise TestbedError(
+            f"screendump: {_STABLE_ATTEMPTS} pictures, no two in a row are equal (does something draw?)"
+        )
 
     def screendump_once(self) -> NDArray[np.uint32]:
-        """One picture, which may tear if the guest is drawing."""
+        """Return one picture. It may tear if the guest draws."""
         descriptor, name = tempfile.mkstemp(dir=self.directory, suffix=".ppm")
         os.close(descriptor)
         path = Path(name)
@@ -323,17 +325,17 @@ class Guest:
             path.unlink()
 
     def reboot(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
-        """Let the guest reboot itself and wait until it is up again; `quiet` is forgotten."""
+        """Reboot the guest from inside and wait for its shell. The effect of `quiet` is lost."""
         with self._lock:
             self._send(b"reboot reboot -f\n")
             self._read_until(_READY, timeout_s, "reboot")
 
     def reset(self) -> None:
-        """Pull the guest's reset line; `wait_ready` waits until it is up again."""
+        """Reset the guest. `wait_ready` waits until it has booted."""
         self.monitor.execute("system_reset")
 
     def wait_end(self) -> int:
-        """Wait until QEMU ends by itself.
+        """Wait until QEMU ends.
 
         Returns:
             Its exit status.
@@ -341,7 +343,7 @@ class Guest:
         return self._process.wait()
 
     def stop(self) -> None:
-        """End QEMU at once and remove everything; harmless when it has ended."""
+        """Kill QEMU and remove its files. Does nothing if that is done already."""
         self._cleanup.close()
 
     def _send(self, data: bytes) -> None:
@@ -352,17 +354,19 @@ class Guest:
             raise TestbedError(f"guest: serial line: {error}") from error
 
     def _read_until(self, marker: bytes, timeout_s: float, doing: str) -> bytes:
-        """Everything up to the marker, which is taken too."""
+        """Return everything before the marker. The marker is removed from the input."""
         deadline = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
             selector.register(self._serial, selectors.EVENT_READ)
             while marker not in self._received:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    said = self._received[-500:]
-                    raise TestbedError(f"guest: {doing}: nothing after {timeout_s:.0f} s, said {said!r}")
+                    last = self._received[-500:]
+                    raise TestbedError(
+                        f"guest: {doing}: no end after {timeout_s:.0f} s, last output {last!r}"
+                    )
                 data = self._serial.recv(65536)
                 if not data:
-                    raise TestbedError(f"guest: {doing}: QEMU ended, said {self._received[-500:]!r}")
+                    raise TestbedError(f"guest: {doing}: QEMU ended, last output {self._received[-500:]!r}")
                 self._received += data
         before, _, self._received = self._received.partition(marker)
         return before

@@ -1,4 +1,4 @@
-"""Builds what the guest boots: Debian's kernel, unpacked but not installed, and a busybox initramfs."""
+"""Builds the guest's image: Debian's kernel, unpacked but not installed, and a busybox initramfs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODULES: Final = (
     "hid-generic",
     "usbhid",
 )
-"""Kernel modules carried along for `load-input`."""
+"""Kernel modules that `load-input` loads."""
 
 _SOURCES: Final = Path(__file__).resolve().parent / "guest"
 _METAPACKAGE: Final = "linux-image-amd64"
@@ -33,11 +33,11 @@ _VERSIONED: Final = re.compile(r"linux-image-[0-9][A-Za-z0-9.+-]*-amd64")
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What QEMU is given.
+    """Files that QEMU boots.
 
     Args:
         kernel: The bzImage.
-        initrd: The initramfs, uncompressed: emulated CPUs unpack slowly.
+        initrd: The initramfs. It is uncompressed because an emulated CPU decompresses slowly.
     """
 
     kernel: Path
@@ -45,10 +45,10 @@ class Image:
 
 
 def image() -> Image:
-    """The guest's kernel and initramfs, from the cache where possible.
+    """Return the guest's kernel and initramfs. Build them if the cache lacks them.
 
     Raises:
-        TestbedError: a tool or the network is missing.
+        TestbedError: A tool or the network is missing.
     """
     kernel = _kernel()
     busybox = Path("/bin/busybox")
@@ -77,14 +77,14 @@ def image() -> Image:
 
 
 def _kernel() -> Path:
-    """The directory with `vmlinuz` and the modules; any version that is there already will do."""
+    """Return the directory with `vmlinuz` and the modules. Any version in the cache will do."""
     kept = sorted(cache.ROOT.glob("linux-image-*"))
     if kept:
         return kept[-1]
     try:
         return _download()
     except TestbedError:
-        # Package lists that are missing or out of date are the common cause.
+        # The usual cause is a package list that is missing or out of date.
         if os.geteuid() != 0:
             raise
         cache.run("apt-get", "update", "-q")
@@ -98,7 +98,7 @@ def _download() -> Path:
     package = found.group()
 
     def build(into: Path) -> None:
-        # The sandbox user cannot write into our directory; apt would warn and do without it.
+        # The user of apt's sandbox cannot write into this directory. apt would warn and go on as root.
         cache.run("apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", package, cwd=into)
         (archive,) = into.glob("*.deb")
         _unpack(archive, into)

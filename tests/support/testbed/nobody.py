@@ -1,4 +1,4 @@
-"""Being a user that owns nothing, for a while."""
+"""Runs a block as a user that owns nothing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NOBODY: Final = 65534
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """While inside, this process is a user and a group that own nothing, and in no other group."""
-    require(os.geteuid() == 0, "only root can become a user that owns nothing")
+    """Run the block as the user and group nobody, without further groups."""
+    require(os.geteuid() == 0, "changing the user needs root")
     before = os.getgroups()
     os.setgroups([])
     os.setegid(NOBODY)

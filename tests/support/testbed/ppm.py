@@ -1,4 +1,4 @@
-"""Reads the picture format QEMU's `screendump` and X tools write: binary PPM."""
+"""Reads binary PPM, which QEMU's `screendump` and X tools write."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def parse(data: bytes) -> NDArray[np.uint32]:
-    """Pixels of a binary PPM with 8 bits a channel.
+    """Return the pixels of a binary PPM with 8 bits per channel.
 
     Returns:
         Shape `(height, width)`, `0x00RRGGBB`.
 
     Raises:
-        TestbedError: it is something else, or cut short.
+        TestbedError: The data is no such PPM, or it is incomplete.
     """
     head = re.match(rb"P6\s+(?:#[^\n]*\n\s*)*(\d+)\s+(\d+)\s+255\s", data)
     if not head:

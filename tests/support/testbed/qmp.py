@@ -1,4 +1,4 @@
-"""A QMP client of the tests' own, so that the ground truth does not come through the code under test."""
+"""A QMP client for the tests. The ground truth must not come from the code under test."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LINE_LIMIT_BYTES: Final = 64 * 1024 * 1024
 
 
 class Monitor:
-    """One QMP connection (QEMU: docs/interop/qmp-spec.txt); may be used from any thread.
+    """One QMP connection (QEMU: docs/interop/qmp-spec.txt). Any thread may use it.
 
     Args:
         connection: A connected stream socket to a QMP monitor.
-        timeout_s: How long an answer may take.
+        timeout_s: Time limit for an answer, seconds.
     """
 
     def __init__(self, connection: socket.socket, timeout_s: float = 60) -> None:
@@ -31,10 +31,10 @@ class Monitor:
         """Events that arrived between answers, oldest first."""
 
     def greet(self) -> None:
-        """Take the greeting and enable commands.
+        """Read the greeting and enable commands.
 
         Raises:
-            TestbedError: it is no QMP monitor, or QEMU has ended.
+            TestbedError: The peer is no QMP monitor, or QEMU has ended.
         """
         with self._lock:
             if "QMP" not in self._read():
@@ -45,7 +45,7 @@ class Monitor:
         """Run a command (`_` in argument names stands for `-`).
 
         Raises:
-            TestbedError: QEMU refused it, or has ended.
+            TestbedError: QEMU answered with an error, or has ended.
         """
         message = {
             "execute": command,
@@ -71,7 +71,7 @@ class Monitor:
         return answer
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._lines.close()
         self._socket.close()
 

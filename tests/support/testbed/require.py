@@ -1,4 +1,4 @@
-"""What a test needs of the machine: where it is missing the test is skipped, but in CI it fails."""
+"""Requirements of a test. Where one is missing, the test is skipped; in CI it fails."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 
 
 def require(present: bool, what: str) -> None:
-    """Go on only if the machine offers this.
+    """Skip or fail the test if the machine lacks something.
 
     Args:
-        present: Whether it was found, by trying it.
-        what: What is missing and what would help, for the report.
+        present: Whether the machine has it.
+        what: What is missing and what the user can do, for the report.
     """
     __tracebackhide__ = True
     if present:
@@ -24,11 +24,11 @@ def require(present: bool, what: str) -> None:
 
 
 def program(name: str, package: str) -> str:
-    """A program of the system.
+    """Return the path of an installed program.
 
     Args:
-        name: As on the command line.
-        package: Debian's package that has it.
+        name: Name on the command line.
+        package: Debian package that contains it.
 
     Returns:
         Its path.

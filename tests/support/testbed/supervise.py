@@ -1,4 +1,4 @@
-"""Starts child processes that cannot outlive the tests."""
+"""Starts child processes that end with the tests."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-# The death signal goes out when the *thread* that forked the child ends (prctl(2), PR_SET_PDEATHSIG), not
-# when its process does. So one thread that lives as long as the process starts all of them.
+# The kernel sends the death signal when the *thread* that forked the child ends, not when its process ends
+# (prctl(2), PR_SET_PDEATHSIG). So one thread, which lives as long as the process, starts all children.
 _SPAWNER: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="testbed-spawner")
 
 Stream = int | IO[bytes] | None
@@ -32,15 +32,15 @@ def spawn(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a program that the kernel kills if this process dies, however it dies.
+    """Start a program that the kernel kills when this process ends, even by SIGKILL.
 
     Args:
         argv: The program and its arguments.
-        stdin: As `subprocess.Popen`; nothing by default.
-        stdout: As `subprocess.Popen`; thrown away by default.
-        stderr: As `subprocess.Popen`; this process's by default.
-        pass_fds: Descriptors it inherits under the same numbers.
-        env: Variables set on top of this process's own.
+        stdin: As in `subprocess.Popen`; empty by default.
+        stdout: As in `subprocess.Popen`; discarded by default.
+        stderr: As in `subprocess.Popen`; by default that of this process.
+        pass_fds: File descriptors that the program inherits under the same numbers.
+        env: Variables added to this process's environment.
         cwd: Working directory.
 
     Raises:
@@ -57,7 +57,7 @@ def spawn(
             pass_fds=tuple(pass_fds),
             env={**os.environ, **(env or {})},
             cwd=cwd,
-            process_group=0,  # a Ctrl-C at the terminal is for whoever started it
+            process_group=0,  # Ctrl-C in the terminal does not reach the child
         )
 
     try:
@@ -67,11 +67,11 @@ def spawn(
 
 
 def stop(process: subprocess.Popen[bytes], *, gently_s: float = 0.0) -> int:
-    """End a child and reap it; harmless if it has ended.
+    """End a child and reap it. The child may have ended already.
 
     Args:
-        process: What `spawn` gave.
-        gently_s: How many seconds it may take after SIGTERM; none: SIGKILL at once.
+        process: The child.
+        gently_s: Time between SIGTERM and SIGKILL, seconds; 0 sends SIGKILL at once.
 
     Returns:
         Its exit status, negative for a signal.

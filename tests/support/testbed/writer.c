@@ -1,23 +1,22 @@
 /*
- * Stresss memory with writes from several threads: whoever watches must see every one of them.
+ * Writes to memory from several threads. A tracker must find every write.
  *
  *   writer SIZE_BYTES THREADS WRITES SEED PAUSE_EVERY VISIT REST_US [PATH]
  *
- * Maps PATH shared (created or grown if need be; /proc/PID/fd/N for a memfd), or anonymous memory
- * without it, prints `READY ADDRESS`, and then obeys lines on standard input:
+ * With PATH it maps that file shared (/proc/PID/fd/N for a memfd) and creates or grows it. Without PATH it
+ * maps anonymous memory. It prints `READY ADDRESS`, and then obeys lines on standard input:
  *   run          all threads write their share; answers `DONE WRITES`
- *   forever      the same without end, until the process is killed; answers `RUNNING`
- *   steady       the same without end, until `halt`, each thread in a part of the memory of its own, and every
- *                write is written down in an account beside it, which nobody watches; answers `RUNNING`
- *   advance      waits until each thread has begun a visit and ended it since; answers `ADVANCED`
- *   halt         lets each thread end its visit, and compares the memory with the account; answers
+ *   forever      all threads write until the process is killed; answers `RUNNING`
+ *   steady       all threads write until `halt`, each in its own part of the memory. Every write goes into a
+ *                record too, which is not tracked; answers `RUNNING`
+ *   advance      waits until each thread has started and ended a visit; answers `ADVANCED`
+ *   halt         lets each thread end its visit, and compares the memory with the record; answers
  *                `HALTED WRITES`, or `DIFFERS OFFSET`
- *   dump PATH    writes the memory to a file, the truth for anonymous memory; answers `DUMPED`
- * The end of standard input ends it. Every PAUSE_EVERY writes (0: never) a thread pauses for 50 us, so
- * that whoever watches sees quiet moments and beginnings, not one long flood. With VISIT writes a thread
- * stays in a few pages for so many, then goes to others (0: all of the memory, all the time): what is
- * written everywhere until the end heals whatever is missed before. Between two visits a thread rests for a
- * time chosen at random, up to REST_US.
+ *   dump PATH    writes the memory to a file, the ground truth for anonymous memory; answers `DUMPED`
+ * The process ends at the end of standard input. Every PAUSE_EVERY writes (0: never) a thread pauses for
+ * 50 us, so that the tracker meets quiet moments and first writes, not only a flood. A thread makes VISIT
+ * writes in a few pages, then moves to other pages (0: each write anywhere). Otherwise later writes to the
+ * same pages would hide a missed write. Between two visits a thread rests for a random time up to REST_US.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -38,7 +37,7 @@
 enum { MAX_THREADS = 64, PAGE_BYTES = 4096, VISITED_PAGES = 4 };
 
 static volatile uint8_t *memory;
-static uint8_t *account; /* NULL unless `steady` */
+static uint8_t *record; /* NULL unless `steady` */
 static uint64_t size_bytes, pause_every, visit, rest_us;
 static atomic_bool halting;
 
@@ -69,15 +68,15 @@ static uint64_t next_random(uint64_t *state)
 static void write_byte(uint64_t at, uint8_t value)
 {
     memory[at] = value;
-    if (account)
-        account[at] = value;
+    if (record)
+        record[at] = value;
 }
 
 static void write_word(uint64_t at, uint32_t value)
 {
     *(volatile uint32_t *)(memory + at) = value;
-    if (account)
-        *(uint32_t *)(account + at) = value;
+    if (record)
+        *(uint32_t *)(record + at) = value;
 }
 
 static void nap(uint64_t us)
@@ -87,7 +86,7 @@ static void nap(uint64_t us)
     nanosleep(&time, NULL);
 }
 
-/* Bytes and words anywhere; now and then a run of words that crosses pages. */
+/* Writes random bytes and words, and sometimes a run of words across pages. */
 static void *write_share(void *argument)
 {
     struct share *share = argument;
@@ -134,21 +133,21 @@ static void *write_share(void *argument)
     return NULL;
 }
 
-/* Starts all threads; endless, each in a part of its own, if the account is kept. */
+/* Starts all threads. With a record they write without end, each in its own part of the memory. */
 static void begin(struct share *shares, uint64_t threads, uint64_t writes, int endless)
 {
     const uint64_t pages = size_bytes / PAGE_BYTES;
 
     for (uint64_t i = 0; i < threads; i++) {
         shares[i].writes = endless ? 0 : writes / threads + (i < writes % threads);
-        shares[i].lowest = account ? pages * i / threads * PAGE_BYTES : 0;
-        shares[i].limit = account ? pages * (i + 1) / threads * PAGE_BYTES : size_bytes;
+        shares[i].lowest = record ? pages * i / threads * PAGE_BYTES : 0;
+        shares[i].limit = record ? pages * (i + 1) / threads * PAGE_BYTES : size_bytes;
         if (pthread_create(&shares[i].thread, NULL, write_share, &shares[i]))
             die("pthread_create");
     }
 }
 
-/* Waits for all threads; returns how many writes they made. */
+/* Waits for all threads. Returns their number of writes. */
 static uint64_t end(struct share *shares, uint64_t threads)
 {
     uint64_t done = 0;
@@ -160,7 +159,7 @@ static uint64_t end(struct share *shares, uint64_t threads)
     return done;
 }
 
-/* One visit may have begun before we came: two have to end. */
+/* A visit may have started before this call, so two visits must end. */
 static void advance(struct share *shares, uint64_t threads)
 {
     uint64_t goals[MAX_THREADS];
@@ -175,7 +174,7 @@ static void advance(struct share *shares, uint64_t threads)
 static void audit(uint64_t writes)
 {
     for (uint64_t at = 0; at < size_bytes; at++) {
-        if (memory[at] != account[at]) {
+        if (memory[at] != record[at]) {
             printf("DIFFERS %#" PRIx64 "\n", at);
             return;
         }
@@ -258,21 +257,21 @@ int main(int argc, char **argv)
                 fputs("writer: steady needs visits, and a page for each thread\n", stderr);
                 return 2;
             }
-            account = account ? account : malloc(size_bytes);
-            if (!account)
+            record = record ? record : malloc(size_bytes);
+            if (!record)
                 die("malloc");
-            memcpy(account, (const void *)memory, size_bytes);
+            memcpy(record, (const void *)memory, size_bytes);
             atomic_store(&halting, false);
             begin(shares, threads, 0, 1);
             puts("RUNNING");
-        } else if (!strcmp(line, "advance") && account) {
+        } else if (!strcmp(line, "advance") && record) {
             advance(shares, threads);
             puts("ADVANCED");
-        } else if (!strcmp(line, "halt") && account) {
+        } else if (!strcmp(line, "halt") && record) {
             atomic_store(&halting, true);
             audit(end(shares, threads));
-            free(account);
-            account = NULL;
+            free(record);
+            record = NULL;
         } else if (!strncmp(line, "dump ", 5)) {
             dump(line + 5);
             puts("DUMPED");

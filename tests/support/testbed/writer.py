@@ -1,4 +1,4 @@
-"""A process that bursts memory with writes from several threads (`writer.c`)."""
+"""A process that writes to memory from several threads (`writer.c`)."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _SOURCE: Final = Path(__file__).resolve().parent / "writer.c"
 
 
 class Writer:
-    """The writer's process, alive inside the `with` block; its memory is mapped when the block is entered.
+    """A writer process that runs inside the `with` block. Its memory is mapped when the block starts.
 
     Args:
-        size_bytes: Of the memory; rounded down to pages.
-        threads: How many write at once.
-        writes: How many writes one `run` makes, all threads together.
-        seed: The same seed makes each thread write the same places and values.
-        pause_every: After how many writes each thread pauses for 50 microseconds; 0: never.
-        visit: How many writes a thread makes in one place of a few pages before it goes to another;
-            0: anywhere at any time.
-        rest_us: How long a thread rests at most between two visits, microseconds; each time chosen at random.
-        path: A file to map shared (`/proc/PID/fd/N` for a memfd); anonymous memory without it.
-        pass_fds: Descriptors it inherits under the same numbers.
+        size_bytes: Size of the memory, bytes; rounded down to pages.
+        threads: Number of threads that write.
+        writes: Number of writes of one `run`, all threads together.
+        seed: Seed of the random places and values of each thread.
+        pause_every: Number of writes after which a thread pauses for 50 us; 0 for no pauses.
+        visit: Number of writes of a thread in one place of a few pages before it moves to another;
+            0 chooses a new place for every write.
+        rest_us: Longest rest of a thread between two visits, us. Each rest is random.
+        path: A file to map shared (`/proc/PID/fd/N` for a memfd); None for anonymous memory.
+        pass_fds: File descriptors that the process inherits under the same numbers.
     """
 
     def __init__(
@@ -60,18 +60,18 @@ class Writer:
         self._pass_fds = pass_fds
         self._process: subprocess.Popen[bytes]
         self.address = 0
-        """Where its memory begins in its address space."""
+        """Address of the memory in the process."""
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Process ID of the writer."""
         return self._process.pid
 
     def __enter__(self) -> Self:
-        """Start it.
+        """Start the process.
 
         Raises:
-            TestbedError: it could not map the memory.
+            TestbedError: It cannot map the memory.
         """
         self._process = spawn(
             [compiled(_SOURCE), *self._argv],
@@ -89,66 +89,66 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Kill it."""
+        """Kill the process."""
         stop(self._process)
 
     def run(self) -> int:
-        """Make all writes and return when the last is done.
+        """Make all writes and wait for the last.
 
         Returns:
-            How many it made.
+            The number of writes.
         """
         self.begin()
         return self.finish()
 
     def begin(self) -> None:
-        """Begin making all writes; `finish` waits for the last."""
+        """Start to write; `finish` waits for the last write."""
         self._say("run")
 
     def finish(self, timeout_s: float | None = None) -> int:
-        """Wait until what `begin` began is done.
+        """Wait for the last write after `begin`.
 
         Returns:
-            How many writes it made.
+            The number of writes.
 
         Raises:
-            TestbedError: it is not, in this time.
+            TestbedError: The writes take longer than this.
         """
         return int(self._answer("DONE", timeout_s))
 
     def run_forever(self) -> None:
-        """Write until killed; takes no further command."""
+        """Write until killed. The writer accepts no further commands."""
         self._say("forever")
         self._answer("RUNNING")
 
     def steady(self) -> None:
-        """Begin writing without end, with an account of all that is written; `halt` ends it."""
+        """Write until `halt`, and keep a record of all writes."""
         self._say("steady")
         self._answer("RUNNING")
 
     def advance(self, timeout_s: float = 60.0) -> None:
-        """Wait until each thread has been somewhere else since: none is held.
+        """Wait until each thread has moved to another place, so none is held.
 
         Raises:
-            TestbedError: one is.
+            TestbedError: A thread is held.
         """
         self._say("advance")
         self._answer("ADVANCED", timeout_s)
 
     def halt(self, timeout_s: float = 60.0) -> int:
-        """End what `steady` began, and have the memory compared with the account.
+        """Stop the writes of `steady` and compare the memory with the record.
 
         Returns:
-            How many writes were made.
+            The number of writes.
 
         Raises:
-            TestbedError: the memory is not what was written, or a thread is held.
+            TestbedError: The memory differs from the record, or a thread is held.
         """
         self._say("halt")
         return int(self._answer("HALTED", timeout_s))
 
     def memory(self) -> NDArray[np.uint8]:
-        """What its memory holds, in its own words: the ground truth.
+        """Return the memory as the writer itself reads it: the ground truth.
 
         Returns:
             Shape `(size_bytes,)`.
@@ -166,7 +166,7 @@ class Writer:
 
     def _answer(self, word: str, timeout_s: float | None = None) -> str:
         assert self._process.stdout is not None
-        # One answer at a time is under way, so that nothing waits in the file object's buffer.
+        # The writer sends one answer per command, so the file object's buffer is empty here.
         if timeout_s is not None and not select.select([self._process.stdout], [], [], timeout_s)[0]:
             raise TestbedError(f"writer: not {word} after {timeout_s:.0f} s")
         line = self._process.stdout.readline().decode().strip()

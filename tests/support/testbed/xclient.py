@@ -1,4 +1,4 @@
-"""An X client that draws on the root window, reads it back as ground truth, and says what input arrived."""
+"""An X client that draws on the root window, reads its pixels, and receives input."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 _ALL_PLANES: Final = 0xFFFFFFFF
 _Z_PIXMAP: Final = 2
 _PUT_LIMIT_BYTES: Final = 128 * 1024
-"""Below what any server takes in one request without the BIG-REQUESTS extension (256 KiB)."""
+"""Size of one PutImage. Every server accepts 256 KiB per request without the BIG-REQUESTS extension."""
 _BITS_565: Final = (5, 6, 5)
 
 
 class Input(NamedTuple):
-    """An input event as the client saw it.
+    """An input event that the client received.
 
     Args:
         kind: `key`, `button` or `motion`.
@@ -45,14 +45,14 @@ class Input(NamedTuple):
 class XClient:
     """A connection to one display, open inside the `with` block.
 
-    Every drawing method returns when the server has carried it out.
+    Every drawing method returns when the server has drawn.
 
     Args:
-        display: As in DISPLAY (`:3`).
+        display: Value of DISPLAY (`:3`).
     """
 
     def __init__(self, display: str) -> None:
-        # xcffib calls itself typed, but what it generates at run time is not.
+        # xcffib is marked as typed, but the code that it generates at run time has no types.
         connect: Any = xcffib.connect
         self._connection: Any = connect(display)
         setup = self._connection.get_setup()
@@ -60,11 +60,11 @@ class XClient:
         self._root = screen.root
         self._colormap = screen.default_colormap
         self.width = int(screen.width_in_pixels)
-        """Of the root window when the connection was made, in pixels."""
+        """Size of the root window at the time of the connection, pixels."""
         self.height = int(screen.height_in_pixels)
-        """Of the root window when the connection was made, in pixels."""
+        """Size of the root window at the time of the connection, pixels."""
         self.depth = int(screen.root_depth)
-        """Of the root window, in bits."""
+        """Depth of the root window, bits."""
         self._bits_per_pixel = {int(f.depth): int(f.bits_per_pixel) for f in setup.pixmap_formats}[self.depth]
         self._min_keycode, self._max_keycode = int(setup.min_keycode), int(setup.max_keycode)
         self._gc = self._connection.generate_id()
@@ -73,7 +73,7 @@ class XClient:
         )
 
     def __enter__(self) -> Self:
-        """Nothing more: the constructor has connected."""
+        """Return the client. The constructor has connected already."""
         return self
 
     def __exit__(
@@ -90,7 +90,7 @@ class XClient:
             top: Pixels.
             width: Pixels.
             height: Pixels.
-            pixel: In the root window's own format.
+            pixel: Pixel in the root window's format.
         """
         core, rectangle_type = self._connection.core, cast("Any", x.RECTANGLE)
         core.ChangeGC(self._gc, x.GC.Foreground, [pixel])
@@ -99,12 +99,12 @@ class XClient:
         self.sync()
 
     def put(self, left: int, top: int, pixels: NDArray[Any]) -> None:
-        """Put a picture.
+        """Draw a picture.
 
         Args:
             left: Pixels.
             top: Pixels.
-            pixels: Shape `(height, width)`, in the root window's own format and size of pixel.
+            pixels: Shape `(height, width)`, in the root window's format and pixel size.
         """
         if pixels.dtype.itemsize * 8 != self._bits_per_pixel:
             raise ValueError(f"pixels of {pixels.dtype} for a root window of {self._bits_per_pixel} bits")
@@ -122,14 +122,14 @@ class XClient:
         self.sync()
 
     def copy(self, left: int, top: int, width: int, height: int, to_left: int, to_top: int) -> None:
-        """Copy a rectangle to another place, as scrolling does."""
+        """Copy a rectangle to another position, as scrolling does."""
         self._connection.core.CopyArea(
             self._root, self._root, self._gc, left, top, to_left, to_top, width, height
         )
         self.sync()
 
     def pixels(self) -> NDArray[np.uint32]:
-        """The root window as the server shows it: the ground truth.
+        """Return the root window as the server shows it: the ground truth.
 
         Returns:
             Shape `(height, width)`, `0x00RRGGBB`.
@@ -149,12 +149,12 @@ class XClient:
         return colors
 
     def sync(self) -> None:
-        """Return when the server has carried out all that was asked."""
+        """Wait until the server has processed all requests."""
         self._connection.core.GetInputFocus().reply()
         self._connection.flush()
 
     def listen(self) -> None:
-        """From now on `next_input` gets what is typed and pointed, wherever the pointer is."""
+        """Receive all key and pointer events from now on; `next_input` returns them."""
         window = self._connection.generate_id()
         events = x.EventMask.KeyPress | x.EventMask.KeyRelease
         events |= x.EventMask.ButtonPress | x.EventMask.ButtonRelease | x.EventMask.PointerMotion
@@ -168,10 +168,10 @@ class XClient:
         self.sync()
 
     def next_input(self, timeout_s: float = 30) -> Input:
-        """The next event.
+        """Wait for the next input event.
 
         Raises:
-            TestbedError: none came in this time.
+            TestbedError: No event came in this time.
         """
         deadline = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
@@ -199,7 +199,7 @@ class XClient:
         return int(reply.keysyms[0])
 
     def _table(self) -> NDArray[np.uint32]:
-        """The color of every pixel value of a root window of 8 or 16 bits."""
+        """Return the color of every pixel value of a root window with 8 or 16 bits."""
         if self.depth == 8:
             colors = self._connection.core.QueryColors(self._colormap, 256, list(range(256))).reply().colors
             return np.array(
@@ -213,7 +213,7 @@ class XClient:
         for bits in _BITS_565:
             shift -= bits
             channel = values >> np.uint32(shift) & np.uint32((1 << bits) - 1)
-            # The lowest bits repeat the highest, so that full intensity stays full.
+            # The lowest bits repeat the highest, so full intensity stays full.
             wide = channel << np.uint32(8 - bits) | channel >> np.uint32(2 * bits - 8)
             table = table << np.uint32(8) | wide
         return table

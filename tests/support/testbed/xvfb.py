@@ -1,4 +1,4 @@
-"""Real X servers without a screen: Xvfb, its pixels in a file, in SysV shared memory or in its heap."""
+"""Xvfb, an X server without a screen: pixels in a file, SysV shared memory or anonymous memory."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _SHMID: Final = re.compile(r"screen 0 shmid (\d+)")
 
 
 class Framebuffer(Enum):
-    """Where Xvfb keeps its pixels."""
+    """Memory of Xvfb's pixels."""
 
     FILE = "fbdir"
     """A mapped XWD file (`-fbdir`)."""
     SHMEM = "shmem"
-    """A SysV shared memory segment holding an XWD image (`-shmem`)."""
+    """A SysV shared memory segment with an XWD image (`-shmem`)."""
     PLAIN = "plain"
-    """Anonymous memory, announced nowhere."""
+    """Anonymous memory. Xvfb does not announce its address."""
 
 
 class Xvfb:
-    """An X server that is running inside the `with` block.
+    """An X server that runs inside the `with` block.
 
-    It draws no cursor: a software cursor would stand in its memory and not in what GetImage returns.
+    It draws no cursor: a software cursor would be in its memory, but not in the result of GetImage.
 
     Args:
-        framebuffer: Where it keeps its pixels.
+        framebuffer: Memory of its pixels.
         width: Pixels.
         height: Pixels.
         depth: 8, 16 or 24.
@@ -63,43 +63,43 @@ class Xvfb:
         self._process: subprocess.Popen[bytes]
         self._log: Path
         self.display: str
-        """What DISPLAY is set to (`:3`)."""
+        """Value of DISPLAY for clients (`:3`)."""
         self.directory: Path
-        """Of the server's own; holds `Xvfb_screen0` with `FILE`."""
+        """Directory of the server; with `FILE` it contains `Xvfb_screen0`."""
 
     @property
     def pid(self) -> int:
-        """The server's process."""
+        """Process ID of the server."""
         return self._process.pid
 
     @property
     def url(self) -> str:
-        """What the code under test is told to tap."""
+        """Target URL of this server."""
         return f"x11:{self.display}"
 
     @property
     def file(self) -> Path:
-        """The XWD file of `FILE`."""
+        """The XWD file; only with `FILE`."""
         return self.directory / "Xvfb_screen0"
 
     @property
     def shmid(self) -> int:
-        """The segment of `SHMEM`.
+        """ID of the shared memory segment; only with `SHMEM`.
 
         Raises:
-            TestbedError: the server announced none.
+            TestbedError: The server announced no segment.
         """
-        said = self._log.read_text(errors="replace")
-        found = _SHMID.search(said)
+        log = self._log.read_text(errors="replace")
+        found = _SHMID.search(log)
         if not found:
-            raise TestbedError(f"Xvfb announced no shared memory: {said}")
+            raise TestbedError(f"Xvfb announced no shared memory: {log}")
         return int(found[1])
 
     def __enter__(self) -> Self:
-        """Start it on a display number that is free; return when it takes clients.
+        """Start the server on a free display number. Return when it accepts clients.
 
         Raises:
-            TestbedError: it does not start.
+            TestbedError: It does not start.
         """
         self.directory = Path(
             self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="vramtap-xvfb-"))
@@ -122,25 +122,25 @@ class Xvfb:
                 self._cleanup.callback(self._end)
                 self.display = f":{_read_line(announced.fileno())}"
         except BaseException as error:
-            said = self._log.read_text(errors="replace").strip()
+            output = self._log.read_text(errors="replace").strip()
             self._cleanup.close()
             if isinstance(error, TestbedError):
-                raise TestbedError(f"Xvfb did not start: {error}: {said}") from error
+                raise TestbedError(f"Xvfb did not start: {error}: {output}") from error
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End it."""
+        """End the server."""
         self._cleanup.close()
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill the server with SIGKILL."""
         stop(self._process)
 
     def _end(self) -> None:
-        # The server leaves its segment behind, even when it ends in good order.
+        # The server does not remove its segment, even on a normal exit.
         shmid = _SHMID.search(self._log.read_text(errors="replace"))
         stop(self._process, gently_s=10)
         if shmid:
@@ -153,9 +153,9 @@ def _read_line(descriptor: int) -> str:
         selector.register(descriptor, selectors.EVENT_READ)
         while not line.endswith(b"\n"):
             if not selector.select(_START_TIMEOUT_S):
-                raise TestbedError(f"nothing after {_START_TIMEOUT_S} s")
+                raise TestbedError(f"no display number after {_START_TIMEOUT_S} s")
             data = os.read(descriptor, 64)
             if not data:
-                raise TestbedError("it ended")
+                raise TestbedError("the server exited")
             line += data
     return line.decode().strip()

@@ -1,4 +1,4 @@
-"""The real guest does what the tests of the tap rely on."""
+"""Tests of the real guest that other tests use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from support.testbed.errors import TestbedError
-from support.testbed.guest import TABLET, Guest
+from support.testbed.guest import PROMPT, TABLET, Guest
 
 
 def test_boots_into_a_console_with_a_prompt(fresh_guest: Guest) -> None:
@@ -19,18 +19,18 @@ def test_boots_into_a_console_with_a_prompt(fresh_guest: Guest) -> None:
     )
 
 
-def test_run_gives_output_and_status(guest: Guest) -> None:
+def test_run_returns_output_and_checks_status(guest: Guest) -> None:
     assert guest.run("echo one; echo two >&2; printf three") == "one\ntwo\nthree"
     assert guest.run("true") == ""
     with pytest.raises(TestbedError, match="exit status 3: said so"):
         guest.run("echo said so; exit 3")
-    with pytest.raises(TestbedError, match="nothing after 0 s"):
+    with pytest.raises(TestbedError, match="no end after 0 s"):
         guest.run("usleep 300000", timeout_s=0)
-    # What that command still says belongs to nobody, and the next answer is the next command's.
+    # Output of the command that ran into its limit is dropped.
     assert guest.run("echo still here") == "still here\n"
 
 
-def test_stands_still_when_quiet(guest: Guest) -> None:
+def test_screen_does_not_change_after_quiet(guest: Guest) -> None:
     first = guest.screendump_once()
     guest.run("sleep 1")
     np.testing.assert_array_equal(guest.screendump_once(), first)
@@ -79,7 +79,7 @@ def test_scroll_moves_the_picture(guest: Guest) -> None:
     ("width", "height", "bits"),
     [(800, 600, 32), (640, 480, 24), (1280, 720, 16), (800, 600, 15), (640, 480, 8)],
 )
-def test_modes(guest: Guest, width: int, height: int, bits: int) -> None:
+def test_fbtool_sets_the_mode(guest: Guest, width: int, height: int, bits: int) -> None:
     guest.run(f"fbtool mode {width} {height} {bits}")
     guest.run("fbtool palette 1")
     guest.run("fbtool noise 2")
@@ -96,7 +96,7 @@ def test_offset_shows_another_part_of_the_virtual_screen(guest: Guest) -> None:
     np.testing.assert_array_equal(guest.screendump()[:500, :792], whole[100:, 8:])
 
 
-def test_flip_shows_what_was_hidden(guest: Guest) -> None:
+def test_flip_shows_the_hidden_page(guest: Guest) -> None:
     guest.run("fbtool flip 1 3")
     assert "y_offset=768" in guest.run("fbtool info")
     first = guest.screendump()
@@ -106,7 +106,7 @@ def test_flip_shows_what_was_hidden(guest: Guest) -> None:
     assert len(np.unique(first)) == 2
 
 
-def test_random_registers_leave_it_alive(guest: Guest) -> None:
+def test_guest_survives_random_display_registers(guest: Guest) -> None:
     for seed in range(3):
         assert guest.run(f"fbtool random-dispi {seed} 2000").startswith("id=")
     guest.restore()
@@ -131,7 +131,7 @@ def test_show_writes_on_the_console(guest: Guest) -> None:
     assert 16 <= changed.max() < 64
 
 
-def test_typed_keys_reach_the_shell_on_the_screen(guest: Guest) -> None:
+def test_typed_keys_reach_the_console_shell(guest: Guest) -> None:
     guest.run("rm -f /tmp/typed")
     guest.prompt()
     # echo abc >/tmp/typed
@@ -141,6 +141,31 @@ def test_typed_keys_reach_the_shell_on_the_screen(guest: Guest) -> None:
         guest.monitor.execute("send-key", keys=pressed)
     guest.until("test -s /tmp/typed")
     assert guest.run("cat /tmp/typed") == "abc\n"
+
+
+def test_prompt_drops_characters_without_enter(guest: Guest) -> None:
+    guest.prompt()
+    guest.monitor.execute("send-key", keys=[{"type": "qcode", "data": "x"}])
+    guest.await_console(f"{PROMPT}x")
+    guest.prompt()
+    assert f"{PROMPT}x" not in guest.run("cat /dev/vcs1")
+
+
+def test_type_sends_a_line_in_parts_and_then_enter(guest: Guest) -> None:
+    names = {" ": "spc", "\n": "ret"}
+    parts: list[str] = []
+
+    def send(part: str) -> None:
+        parts.append(part)
+        for character in part:
+            key = {"type": "qcode", "data": names.get(character, character)}
+            guest.monitor.execute("send-key", keys=[key])
+
+    guest.type("echo abc defg", send)
+    assert "".join(parts) == "echo abc defg\n"
+    assert max(map(len, parts)) * 4 <= 16
+    # The console has 128 columns: the answer fills a line of its own, before the next prompt.
+    guest.await_console("abc defg".ljust(128) + PROMPT.rstrip())
 
 
 def test_reboots_and_resets(fresh_guest: Guest) -> None:
@@ -164,7 +189,7 @@ def test_pointer_events_arrive() -> None:
         assert sorted(line.split()[0] for line in seen.splitlines()[1:]) == ["abs", "abs"]
 
 
-def test_says_why_qemu_does_not_start() -> None:
+def test_failed_start_reports_the_output_of_qemu() -> None:
     with (
         pytest.raises(TestbedError, match=r"QEMU did not start: .*no-such-device"),
         Guest(("-device", "no-such-device")),
@@ -172,7 +197,7 @@ def test_says_why_qemu_does_not_start() -> None:
         pass
 
 
-def test_says_that_qemu_has_ended(fresh_guest: Guest) -> None:
+def test_command_fails_after_qemu_has_ended(fresh_guest: Guest) -> None:
     fresh_guest.monitor.execute("quit")
     assert fresh_guest.wait_end() == 0
     assert not fresh_guest.running

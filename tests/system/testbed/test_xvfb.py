@@ -1,4 +1,4 @@
-"""The X servers and the X client do what the tests of the tap rely on."""
+"""Tests of the X server and the X client that other tests use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.testbed.xvfb import Framebuffer, Xvfb
 
 @pytest.mark.parametrize("framebuffer", Framebuffer)
 @pytest.mark.parametrize(("depth", "dtype"), [(24, np.uint32), (16, np.uint16), (8, np.uint8)])
-def test_what_is_drawn_is_read_back(
+def test_drawn_pixels_are_read_back(
     framebuffer: Framebuffer, depth: int, dtype: type[np.unsignedinteger]
 ) -> None:
     with Xvfb(framebuffer, 639, 481, depth) as server, XClient(server.display) as client:
@@ -41,7 +41,7 @@ def test_full_intensity_stays_full_at_16_bits() -> None:
         assert np.unique(client.pixels()).tolist() == [0xFFFFFF]
 
 
-def test_keeps_its_pixels_where_it_says() -> None:
+def test_framebuffer_is_in_the_announced_file_or_segment() -> None:
     with Xvfb(Framebuffer.FILE, 64, 64) as server:
         assert server.file.stat().st_size > 64 * 64 * 4
     with Xvfb(Framebuffer.SHMEM, 64, 64) as server:
@@ -52,7 +52,7 @@ def test_keeps_its_pixels_where_it_says() -> None:
     assert "bytes=" not in gone.stdout
 
 
-def test_input_is_seen() -> None:
+def test_client_receives_input() -> None:
     xdotool = program("xdotool", "xdotool")
     with Xvfb() as server, XClient(server.display) as client:
         client.listen()
@@ -70,9 +70,9 @@ def test_input_is_seen() -> None:
         ]
 
 
-def test_says_why_it_does_not_start() -> None:
+def test_failed_start_reports_the_output_of_the_server() -> None:
     with (
-        pytest.raises(TestbedError, match=r"Xvfb did not start: it ended: .*no-such-option"),
+        pytest.raises(TestbedError, match=r"Xvfb did not start: the server exited: .*no-such-option"),
         Xvfb(arguments=("-no-such-option",)),
     ):
         pass

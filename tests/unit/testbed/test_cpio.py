@@ -1,4 +1,4 @@
-"""What the archive writer writes, the cpio tool reads."""
+"""Tests of the cpio writer against the cpio tool."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from support.testbed.cpio import Archive
 from support.testbed.require import program
 
 
-def test_the_cpio_tool_lists_and_unpacks_it() -> None:
+def test_cpio_tool_lists_and_unpacks_the_archive() -> None:
     cpio = program("cpio", "cpio")
     archive = Archive()
     archive.directory("bin")

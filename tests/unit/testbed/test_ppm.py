@@ -1,4 +1,4 @@
-"""Pictures are read exactly, or refused."""
+"""Tests of the PPM reader."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def test_reads_pixels() -> None:
     assert pixels.tolist() == [[0x010203, 0xFF0080]]
 
 
-def test_takes_a_pixel_that_looks_like_a_space() -> None:
+def test_pixel_bytes_may_equal_white_space() -> None:
     assert ppm.parse(b"P6\n# made by hand\n1 1\n255\n\n\n\n").tolist() == [[0x0A0A0A]]
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"P5\n1 1\n255\n\0", b"P6\n1 1\n255\n\0\0", b"P6\n1 1\n65535\n" + bytes(6)]
 )
-def test_refuses_anything_else(data: bytes) -> None:
+def test_rejects_other_formats_and_short_data(data: bytes) -> None:
     with pytest.raises(TestbedError, match="PPM"):
         ppm.parse(data)

@@ -1,4 +1,4 @@
-"""Children of the tests end with them."""
+"""Tests of child processes: they end with the tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from support.testbed.supervise import spawn, stop
 
-_LAB = Path(__file__).resolve().parents[2]
+_TESTS = Path(__file__).resolve().parents[2]
 _PARENT = """
 import subprocess, sys, threading
 from support.testbed.supervise import spawn
@@ -24,10 +24,10 @@ sys.stdin.read()
 """
 
 
-def test_a_child_dies_with_its_parent_and_not_with_the_thread_that_asked_for_it() -> None:
+def test_child_ends_with_its_parent_but_not_with_the_spawning_thread() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", _PARENT],
-        env={**os.environ, "PYTHONPATH": str(_LAB)},
+        env={**os.environ, "PYTHONPATH": str(_TESTS)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as parent:
@@ -41,13 +41,13 @@ def test_a_child_dies_with_its_parent_and_not_with_the_thread_that_asked_for_it(
             os.close(child)
 
 
-def test_stop_reaps_and_may_be_repeated() -> None:
+def test_stop_can_be_repeated() -> None:
     process = spawn(["cat"], stdin=subprocess.PIPE)
     assert stop(process) == -9
     assert stop(process) == -9
 
 
-def test_stop_asks_first() -> None:
+def test_gentle_stop_sends_sigterm_first() -> None:
     process = spawn(
         ["sh", "-c", "trap 'exit 3' TERM; echo READY; read line"],
         stdin=subprocess.PIPE,

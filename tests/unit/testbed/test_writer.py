@@ -1,4 +1,4 @@
-"""The writer writes what it says, and its own dump of its memory is the truth."""
+"""Tests of the writer process and of its memory dump."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.testbed.writer import Writer
 SIZE = 1 << 20
 
 
-def test_writes_into_a_memfd_that_others_see() -> None:
+def test_writes_into_a_shared_memfd() -> None:
     memfd = os.memfd_create("stress")
     try:
         with Writer(SIZE, threads=3, writes=100_001, path=f"/proc/{os.getpid()}/fd/{memfd}") as writer:
@@ -29,7 +29,7 @@ def test_writes_into_a_memfd_that_others_see() -> None:
         os.close(memfd)
 
 
-def test_tells_where_its_anonymous_memory_is() -> None:
+def test_reports_the_address_of_its_anonymous_memory() -> None:
     with Writer(SIZE, threads=1, writes=1000, seed=5) as writer:
         writer.run()
         descriptor = os.open(f"/proc/{writer.pid}/mem", os.O_RDONLY)
@@ -40,7 +40,7 @@ def test_tells_where_its_anonymous_memory_is() -> None:
         np.testing.assert_array_equal(np.frombuffer(seen, np.uint8), writer.memory())
 
 
-def test_the_same_seed_writes_the_same() -> None:
+def test_same_seed_gives_the_same_memory() -> None:
     def written(seed: int) -> bytes:
         with Writer(SIZE, threads=1, writes=5000, seed=seed, pause_every=1000) as writer:
             writer.run()
@@ -50,7 +50,7 @@ def test_the_same_seed_writes_the_same() -> None:
     assert written(7) != written(8)
 
 
-def test_a_second_run_goes_on_where_the_first_ended() -> None:
+def test_second_run_writes_further_values() -> None:
     with Writer(SIZE, threads=1, writes=500, seed=3) as writer:
         writer.run()
         first = writer.memory()
@@ -58,14 +58,14 @@ def test_a_second_run_goes_on_where_the_first_ended() -> None:
         assert (writer.memory() != first).any()
 
 
-def test_visits_one_place_after_the_other() -> None:
+def test_visits_stay_in_a_few_pages() -> None:
     with Writer(SIZE, threads=1, writes=4000, seed=9, visit=1000) as writer:
         writer.run()
         pages = np.unique(np.flatnonzero(writer.memory()) // 4096)
     assert 1 < len(pages) <= 4 * 5, "four places of four pages, and runs of words that cross their ends"
 
 
-def test_writes_steadily_and_keeps_an_account() -> None:
+def test_steady_writes_match_the_record() -> None:
     with Writer(SIZE, threads=3, seed=4, visit=100, rest_us=100) as writer:
         for _ in range(2):
             writer.steady()
@@ -77,7 +77,7 @@ def test_writes_steadily_and_keeps_an_account() -> None:
             np.testing.assert_array_equal(writer.memory(), writer.memory())
 
 
-def test_the_account_shows_what_the_writer_did_not_write() -> None:
+def test_record_shows_foreign_writes() -> None:
     descriptor = os.memfd_create("account")
     try:
         with Writer(
@@ -91,7 +91,7 @@ def test_the_account_shows_what_the_writer_did_not_write() -> None:
         os.close(descriptor)
 
 
-def test_a_writer_that_is_held_does_not_advance() -> None:
+def test_stopped_writer_does_not_advance() -> None:
     with Writer(SIZE, threads=2, visit=10) as writer:
         writer.steady()
         os.kill(writer.pid, signal.SIGSTOP)
@@ -99,6 +99,6 @@ def test_a_writer_that_is_held_does_not_advance() -> None:
             writer.advance(0.1)
 
 
-def test_says_what_it_cannot_map() -> None:
+def test_file_that_cannot_be_mapped_is_an_error() -> None:
     with pytest.raises(TestbedError, match="instead of READY"), Writer(SIZE, path="/proc/version"):
         pass

@@ -1,6 +1,6 @@
 /*
- * Draws on the guest's screen and reprograms it, the way a driver would: pixels through the VGA
- * device's first BAR, geometry through the Bochs display interface (QEMU: docs/specs/standard-vga.rst,
+ * Draws on the guest's screen and sets its mode, as a driver does. Pixels go through the VGA device's first
+ * BAR, the geometry through the Bochs display interface (QEMU: docs/specs/standard-vga.rst,
  * index register at port 0x1CE, data at port 0x1CF).
  */
 #define _GNU_SOURCE
@@ -154,7 +154,7 @@ static struct screen open_screen(void)
     return screen;
 }
 
-/* One store of exactly one pixel; outside of the memory, none. */
+/* Writes one pixel with one store. Ignores pixels outside of the memory. */
 static void put(const struct screen *screen, uint32_t x, uint32_t y, uint32_t color)
 {
     size_t at = screen->offset_bytes + y * screen->stride_bytes + (size_t)x * screen->bytes_per_pixel;
@@ -206,7 +206,7 @@ static void noise(const struct screen *screen)
             put(screen, x, y, next_random());
 }
 
-/* Move the picture up by some rows and paint the rows that come free, as a console does. */
+/* Moves the picture up by some rows and paints the free rows, as a console does. */
 static void scroll(const struct screen *screen, uint32_t rows)
 {
     size_t row_bytes = (size_t)screen->width * screen->bytes_per_pixel;
@@ -253,7 +253,7 @@ static void print_registers(void)
         printf("%s=%u%s", register_names[i], dispi_read(i), i + 1 < DISPI_REGISTERS ? " " : "\n");
 }
 
-/* Two screens of memory, one under the other: paint the hidden one, then show it. */
+/* Uses two screens of memory, one below the other: paints the hidden one, then shows it. */
 static void flip(struct screen *screen, uint32_t times)
 {
     uint16_t height = (uint16_t)screen->height;
@@ -269,7 +269,7 @@ static void flip(struct screen *screen, uint32_t times)
     }
 }
 
-/* What a guest that means harm writes: any register, any value, with values that look real among them. */
+/* Writes random values to random registers, as a hostile guest does. Some values are plausible. */
 static void random_dispi(uint32_t times)
 {
     static const uint16_t likely[] = {
@@ -305,7 +305,7 @@ static void draw_forever(const struct screen *screen, long pause_ms)
     }
 }
 
-/* Print what arrives at /dev/input/event*, until so many EV_KEY, EV_REL and EV_ABS events have come. */
+/* Prints the events of /dev/input/event* until this number of EV_KEY, EV_REL and EV_ABS events. */
 static void print_input(long count)
 {
     struct pollfd devices[32];
