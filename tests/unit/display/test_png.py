@@ -128,7 +128,7 @@ def test_a_failure_keeps_the_old_file_and_leaves_no_temporary_file(
 
 def test_an_unwritable_path_raises_with_the_path_and_errno(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "screen.png"
-    with pytest.raises(KernelError, match=r"write .*missing/screen\.png: ENOENT \(check the directory"):
+    with pytest.raises(KernelError, match=r"write .*missing/screen\.png: ENOENT \(check that the directory"):
         write_png(path, noise(3, 3))
 
 
