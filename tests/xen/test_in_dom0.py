@@ -1,4 +1,4 @@
-"""The tests that run in a real dom0, in their short form; `make test-xen` runs all of them."""
+"""Runs the short tests in a real dom0. `make test-xen` runs the long ones too."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TIMEOUT_S = 600.0
-"""Ten times what it takes: emulation shares the machine with whatever else runs there."""
+"""Ten times the usual duration, because other programs use the machine too."""
 MODULES = ("contract", "testbed", "screen", "two_viewers", "zz_destroyed")
-"""Of dom0's tests; to load one costs an emulated processor half a second."""
+"""Test modules of dom0 with short tests. Loading one costs an emulated processor half a second."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_short_form_passes(parts: list[suite.Part], tmp_path: Path) -> None:
     assert all((tmp_path / part.name / suite.JUNIT).exists() for part in parts)
 
 
-def test_a_host_that_does_not_end_is_ended(parts: list[suite.Part], tmp_path: Path) -> None:
+def test_host_is_stopped_at_its_time_limit(parts: list[suite.Part], tmp_path: Path) -> None:
     with Host(parts[0].program, "true", out=tmp_path) as host:
         assert host.running
         with pytest.raises(TestbedError, match=r"^Xen host: not done after 0 s"):
@@ -61,7 +61,7 @@ def test_a_host_that_does_not_end_is_ended(parts: list[suite.Part], tmp_path: Pa
     assert not host.running
 
 
-def test_a_host_that_does_not_boot_says_so(parts: list[suite.Part], tmp_path: Path) -> None:
+def test_host_that_does_not_boot_reports_qemus_status(parts: list[suite.Part], tmp_path: Path) -> None:
     nothing = tmp_path / "nothing"
     nothing.write_bytes(bytes(4096))
     with (

@@ -1,4 +1,4 @@
-"""What the tests in dom0 share: a guest for each paging mode the hypervisor has, and its screen served."""
+"""Fixtures of the tests in dom0: one guest for each paging mode, and a vramtap that serves its screen."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ TICK_HZ = 1000.0
 
 @cache
 def pagings() -> list[bool]:
-    """Whether hardware-assisted: the kinds that this host is there for; another may run beside it."""
+    """Return the paging modes to test: True is hardware-assisted, False is shadow paging."""
     return [mode == "1" for mode in os.environ[HAP].split()]
 
 
 def pytest_sessionstart() -> None:
-    """Say once, and not for each guest, that the hypervisor lacks what was asked for."""
+    """Fail once for the session, not for each guest, if the hypervisor lacks a paging mode to test."""
     capabilities = next(line for line in xl("info").splitlines() if line.startswith("virt_caps"))
     if False in pagings() and "shadow" not in capabilities.split():
-        raise pytest.UsageError(f"{HAP}={os.environ[HAP]}: this hypervisor has no shadow paging")
+        raise pytest.UsageError(
+            f"{HAP}={os.environ[HAP]}: this hypervisor has no shadow paging (leave out 0)"
+        )
 
 
 def paging_name(hap: bool) -> str:
+    """Return the name of a paging mode for test ids and domain names."""
     return "hap" if hap else "shadow"
 
 
@@ -43,7 +46,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def machine(hap: bool) -> Iterator[BootSectorGuest]:
-    """The guest that most tests share; the device model's own VNC server listens, and nobody looks."""
+    """The guest that most tests share. The device model's own VNC server listens without a client."""
     display = 0 if hap else 1
     with BootSectorGuest(f"boot-{paging_name(hap)}", hap=hap, vnc_display=display) as machine:
         machine.tick(TICK_HZ)
@@ -52,6 +55,6 @@ def machine(hap: bool) -> Iterator[BootSectorGuest]:
 
 @pytest.fixture(scope="session")
 def served(machine: BootSectorGuest) -> Iterator[Served]:
-    """Its screen, served by the program."""
+    """A `vramtap serve` of the shared guest."""
     with Served(f"xen:{machine.name}") as served:
         yield served

@@ -49,7 +49,7 @@ pytestmark = pytest.mark.short
 
 
 def stopped_clock() -> XenTracker:
-    """With a clock that stands: looks for what is in no log come at intervals, and here none comes twice."""
+    """Return a tracker whose clock stands still, so that it never repeats its timed rescans."""
     return XenTracker(clock=lambda: 0.0)
 
 
@@ -65,7 +65,7 @@ def tracked(request: pytest.FixtureRequest, machine: BootSectorGuest) -> Iterato
     assert space.place(machine.domid, machine.lfb_gfn)
 
     def write(offset: int, value: int) -> None:
-        # The guest writes 32 bits at a time.
+        # The guest can only write 32 bits at a time.
         at = offset & ~3
         word = bytearray(machine.read_vram(at, 4))
         word[offset - at] = value
@@ -80,5 +80,5 @@ def tracked(request: pytest.FixtureRequest, machine: BootSectorGuest) -> Iterato
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_random_consumers_have_the_memory(tracked: tuple[Tracker, Memory], data: st.DataObject) -> None:
+def test_random_consumers_match_the_memory(tracked: tuple[Tracker, Memory], data: st.DataObject) -> None:
     consume_at_random(tracked, data)

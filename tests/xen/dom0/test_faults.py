@@ -1,4 +1,4 @@
-"""What can go wrong with the program in dom0: no privilege, libraries that are not there, SIGKILL."""
+"""Failures of vramtap in dom0: missing privilege, missing libraries, SIGKILL."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def small_picture(spare: StagedGuest) -> None:
 
 
 def log_of(spare: StagedGuest) -> DirtyLog:
-    """Of the range that the program has tracked: what is shown."""
+    """Return the log of the shown frame, which is the range that vramtap tracks."""
     return DirtyLog(spare.domid, spare.lfb_gfn, spare.frame_pages)
 
 
 @contextlib.contextmanager
 def hidden(name: str, into: Path) -> Iterator[None]:
-    """A library is not there meanwhile, by any of its names."""
+    """Move all files of a library away inside the `with` block."""
     found = list(LIBRARIES.glob(f"{name}.so*"))
     assert found
     for path in found:
@@ -54,7 +54,7 @@ def hidden(name: str, into: Path) -> Iterator[None]:
             (into / path.name).rename(path)
 
 
-def test_without_privilege_it_says_what_to_do(spare: StagedGuest, tmp_path: Path) -> None:
+def test_missing_privilege_is_reported_with_the_remedy(spare: StagedGuest, tmp_path: Path) -> None:
     url, before = f"xen:{spare.name}", sorted(Path("/var/lib/xen").iterdir())
     for arguments in (("serve", url, *VNC), ("screenshot", url, "-o", str(tmp_path / "a.png"))):
         complaint = run(*arguments, uid=NOBODY).complaint
@@ -72,7 +72,7 @@ def test_without_privilege_it_says_what_to_do(spare: StagedGuest, tmp_path: Path
         ("libxentoollog", "libxentoollog1"),
     ],
 )
-def test_a_library_that_is_missing_is_named(
+def test_missing_library_is_reported_with_its_package(
     spare: StagedGuest, tmp_path: Path, library: str, package: str
 ) -> None:
     with hidden(library, tmp_path):
@@ -81,7 +81,7 @@ def test_a_library_that_is_missing_is_named(
     assert f"(apt install {package}, or your distribution's Xen libraries)" in complaint
 
 
-def test_without_libxenctrl_it_is_exact_all_the_same(spare: StagedGuest, tmp_path: Path) -> None:
+def test_frames_are_exact_without_libxenctrl(spare: StagedGuest, tmp_path: Path) -> None:
     with hidden("libxenctrl", tmp_path), serving(f"xen:{spare.name}", tracker="xen") as served:
         port = served.port()
         with viewer_at(port) as viewer:
@@ -93,7 +93,7 @@ def test_without_libxenctrl_it_is_exact_all_the_same(spare: StagedGuest, tmp_pat
 
 
 def stress(spare: StagedGuest, viewer: Viewer, chance: random.Random) -> None:
-    """Fills of the upper half, keys and motions all along, for a while that is not known before."""
+    """Write random fills to the upper half of the frame and send pointer motions, a random number of times."""
     words = spare.frame_pages * 512
     for at in range(chance.randrange(20, 200)):
         begin = chance.randrange(words)
@@ -102,23 +102,24 @@ def stress(spare: StagedGuest, viewer: Viewer, chance: random.Random) -> None:
             viewer.client.pointer(at, 100 - at % 100)
 
 
-def killed(spare: StagedGuest, seed: int) -> None:
+def kill_during_stress(spare: StagedGuest, seed: int) -> None:
     with serving(f"xen:{spare.name}", tracker="xen") as served, viewer_at(served.port()) as viewer:
         viewer.shows(picture_of(spare))
         with spare.batch():
             stress(spare, viewer, random.Random(seed))
             assert served.kill().status == -signal.SIGKILL
-            # The monitor is free at once, and the guest goes on.
+            # The monitor is free at once, and the guest continues.
             assert "running" in xl("qemu-monitor-command", spare.name, "info status")
             xl("vcpu-set", spare.name, "1")
         spare.check()
 
 
-def killed_then_left(spare: StagedGuest, kills: int) -> None:
+def check_tracking_after_kills(spare: StagedGuest, kills: int) -> None:
+    """Kill vramtap `kills` times; check that Xen still tracks, and that the next vramtap ends that."""
     for seed in range(kills):
-        killed(spare, seed)
+        kill_during_stress(spare, seed)
     with log_of(spare) as log:
-        # Xen goes on tracking what it was asked to,
+        # Xen continues to track the range of the killed vramtap.
         log.ask()
         pages = spare.fill(100 * 4096, 1, 0x424242)
         assert log.ask() == set(pages)
@@ -129,14 +130,14 @@ def killed_then_left(spare: StagedGuest, kills: int) -> None:
                     viewer.shows(picture_of(spare))
             ended = served.interrupt()
         assert (ended.status, ended.errors) == (0, "")
-        # until one that ends in order has it stop: this very range begins anew.
+        # The next vramtap ended the tracking when it exited, so tracking this range starts anew.
         assert log.ask() is None
         log.stop()
 
 
-def test_killed_it_leaves_nothing_but_tracking_which_the_next_ends(spare: StagedGuest) -> None:
-    killed_then_left(spare, 1)
+def test_sigkill_leaves_only_tracking_which_the_next_tap_ends(spare: StagedGuest) -> None:
+    check_tracking_after_kills(spare, 1)
 
 
-def test_killed_again_and_again(spare: StagedGuest) -> None:
-    killed_then_left(spare, KILLS)
+def test_repeated_sigkill_leaves_only_tracking(spare: StagedGuest) -> None:
+    check_tracking_after_kills(spare, KILLS)

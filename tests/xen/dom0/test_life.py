@@ -1,4 +1,4 @@
-"""The life of a domain while it is tapped: not started, paused, rebooted, saved, restored, ended."""
+"""A tap through the lifecycle of its domain: not started, paused, rebooted, saved, restored, ended."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 pytest_plugins = ("xen.dom0.spare",)
 
 LARGE_MIB = 128
-"""As much as one call can tell of, but that is QEMU's range. Of 256 MiB Xen maps nothing (measured)."""
+"""Size of the video RAM. One call can report as much, but that range is QEMU's.
+
+With 256 MiB, Xen maps no video RAM at all (measured).
+"""
 WAIT_S = 60.0
 A_DOWN, A_UP = 0x1E, 0x9E
 """Scan codes of set 1."""
@@ -44,7 +47,7 @@ def connected(port: int) -> RfbClient:
 
 
 def draw(guest: BootSectorGuest, *viewers: Viewer) -> None:
-    """Something anywhere in the frame, and see it everywhere."""
+    """Write at random places of the frame and wait until each viewer shows it."""
     chance = random.Random(guest.domid)
     words = guest.frame_pages * 1024
     with guest.batch():
@@ -53,7 +56,7 @@ def draw(guest: BootSectorGuest, *viewers: Viewer) -> None:
         guest.scatter(0, 50, words, chance.getrandbits(31) | 1)
     for viewer in viewers:
         viewer.shows(picture_of(guest))
-    # A single store, after all is quiet.
+    # A single store after a pause.
     guest.fill(chance.randrange(words) * 4, 1, chance.getrandbits(24))
     for viewer in viewers:
         viewer.shows(picture_of(guest))
@@ -61,7 +64,7 @@ def draw(guest: BootSectorGuest, *viewers: Viewer) -> None:
 
 
 def type_a(guest: BootSectorGuest, viewer: Viewer) -> None:
-    """A key through a viewer arrives in the guest."""
+    """Type an `a` in a viewer and check that it arrives in the guest."""
     before = guest.page.keys
     for down in (True, False):
         viewer.client.key(ord("a"), down=down)
@@ -71,18 +74,18 @@ def type_a(guest: BootSectorGuest, viewer: Viewer) -> None:
 
 
 def free_mib() -> int:
-    """What the hypervisor has to give."""
-    said = dict(line.split(":", 1) for line in xl("info").splitlines() if ":" in line)
-    return int({name.strip(): value for name, value in said.items()}["free_memory"])
+    """Return the hypervisor's free memory, MiB."""
+    info = dict(line.split(":", 1) for line in xl("info").splitlines() if ":" in line)
+    return int({name.strip(): value for name, value in info.items()}["free_memory"])
 
 
-def has_gone_for_good(free_before: int) -> bool | None:
-    """No domain is kept in being by what is still mapped, and its memory is free again."""
+def is_freed(free_before: int) -> bool | None:
+    """Return True when no mapping keeps a destroyed domain, and its memory is free again; else None."""
     return True if "(null)" not in xl("list") and free_mib() >= free_before - 1 else None
 
 
-def test_from_before_it_runs_until_it_is_destroyed(hap: bool) -> None:
-    """With so much video RAM that one call cannot tell of all of it in another range than QEMU's."""
+def test_tap_lasts_from_before_the_first_run_until_destroy(hap: bool) -> None:
+    """Tap a domain with more video RAM than one call can report in a range other than QEMU's."""
     free_before = free_mib()
     guest = StagedGuest(f"large-{hap:d}", hap=hap, videoram_mib=LARGE_MIB, paused=True)
     with (
@@ -96,7 +99,7 @@ def test_from_before_it_runs_until_it_is_destroyed(hap: bool) -> None:
         guest.shrink()
         viewer = stack.enter_context(contextlib.closing(Viewer(client)))
         draw(guest, viewer)
-        whole_is_refused(guest)
+        check_whole_vram_is_refused(guest)
         assert served.errors == ""
         domid = guest.domid
         guest.detach()
@@ -104,10 +107,11 @@ def test_from_before_it_runs_until_it_is_destroyed(hap: bool) -> None:
         ended = served.ended()
         assert (ended.status, ended.errors) == (0, "")
         assert served.report()["ended"] == f"domain {guest.name} (id {domid}) was destroyed"
-        wait_for("the domain's end", lambda: has_gone_for_good(free_before), WAIT_S, 0.5)
+        wait_for("the domain's end", lambda: is_freed(free_before), WAIT_S, 0.5)
 
 
-def whole_is_refused(guest: BootSectorGuest) -> None:
+def check_whole_vram_is_refused(guest: BootSectorGuest) -> None:
+    """Check that the tracker refuses to track all of the video RAM."""
     pages = LARGE_MIB << 8
     space = XenSpace(ForeignMemory(), pages, guest.name, f"whole of {guest.domid}")
     tracker = XenTracker()
@@ -123,11 +127,11 @@ def whole_is_refused(guest: BootSectorGuest) -> None:
         space.close()
 
 
-def test_a_reboot_is_followed(spare: StagedGuest) -> None:
-    """By the one with the hypervisor's log, of which there is one a domain, and by one that compares.
+def test_reboot_is_followed(spare: StagedGuest) -> None:
+    """Two taps follow a reboot: the first uses the hypervisor's log, the second compares.
 
-    The viewers stay connected, but ask for nothing meanwhile: an emulated processor would boot for minutes
-    while two taps look at it.
+    A domain has only one log. The viewers stay connected but request no updates during the reboot: with two
+    taps that scan, an emulated processor takes minutes to boot.
     """
     with serving(f"xen:{spare.domid}", f"xen:{spare.name}") as served, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connected(served.port())) for _ in range(2)]
@@ -150,7 +154,7 @@ def test_a_reboot_is_followed(spare: StagedGuest) -> None:
 
 @dataclass
 class Watched:
-    """The spare guest, served by its name, and a viewer that stays."""
+    """A vramtap that serves the spare guest by its name, and a viewer that stays connected."""
 
     served: Forked
     port: int
@@ -165,7 +169,7 @@ def watched(spare: StagedGuest) -> Iterator[Watched]:
             yield Watched(served, port, viewer)
 
 
-def test_a_paused_domain_is_shown_and_goes_on(spare: StagedGuest, watched: Watched) -> None:
+def test_paused_domain_is_served_and_resumes(spare: StagedGuest, watched: Watched) -> None:
     draw(spare, watched.viewer)
     with spare.batch():
         xl("pause", spare.name)
@@ -179,8 +183,8 @@ def test_a_paused_domain_is_shown_and_goes_on(spare: StagedGuest, watched: Watch
     assert watched.served.errors == ""
 
 
-def test_a_checkpoint_changes_nothing(spare: StagedGuest, watched: Watched, tmp_path: Path) -> None:
-    # Afterwards xl does not restart it any more: its daemon leaves with the suspension.
+def test_tap_survives_a_checkpoint(spare: StagedGuest, watched: Watched, tmp_path: Path) -> None:
+    # xl's daemon exits when the domain is suspended, so xl does not restart this domain from now on.
     draw(spare, watched.viewer)
     xl("save", "-c", spare.name, str(tmp_path / "image"))
     for _ in range(3):
@@ -189,7 +193,7 @@ def test_a_checkpoint_changes_nothing(spare: StagedGuest, watched: Watched, tmp_
     assert watched.served.errors == ""
 
 
-def test_what_is_restored_is_followed(spare: StagedGuest, watched: Watched, tmp_path: Path) -> None:
+def test_restored_domain_is_followed(spare: StagedGuest, watched: Watched, tmp_path: Path) -> None:
     draw(spare, watched.viewer)
     before = picture_of(spare)
     image = str(tmp_path / "image")
@@ -203,7 +207,7 @@ def test_what_is_restored_is_followed(spare: StagedGuest, watched: Watched, tmp_
     assert watched.served.errors == ""
 
 
-def test_what_powers_off_ends_it(hap: bool) -> None:
+def test_power_off_ends_the_tap(hap: bool) -> None:
     with (
         StagedGuest(f"ends-{hap:d}", hap=hap) as guest,
         serving(f"xen:{guest.name}") as served,

@@ -1,4 +1,4 @@
-"""Beside libxl, on the same monitor: its operations succeed while a tap works, and input arrives."""
+"""A tap and libxl use the same monitor: libxl's operations succeed, and input arrives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytest_plugins = ("xen.dom0.spare",)
 WAIT_S = 60.0
 ROUNDS = 5
 SCANCODES = {"h": 0x23, "e": 0x12, "l": 0x26, "o": 0x18}
-"""Of set 1."""
+"""Scan codes of set 1."""
 RELEASED = 0x80
 
 
@@ -33,28 +33,33 @@ def tapped(spare: StagedGuest) -> Iterator[tuple[Forked, Viewer]]:
         yield served, viewer
 
 
-def arrived(spare: StagedGuest, keys: int) -> bool | None:
+def has_keys(spare: StagedGuest, keys: int) -> bool | None:
+    """Return True when the guest has received that many scan codes in total; else None."""
     return spare.page.keys >= keys or None
 
 
 def press(spare: StagedGuest, viewer: Viewer, text: str) -> bytes:
-    """Type, each key once the one before has arrived: a PS/2 keyboard holds 16 bytes.
+    """Type a text. Wait for each key to arrive, because a PS/2 keyboard buffers only 16 bytes.
 
     Returns:
-        What must have come from it.
+        The scan codes that the guest must have received.
     """
     expected = b""
     for letter in text:
         wanted = spare.page.keys + 2
         for down in (True, False):
             viewer.client.key(ord(letter), down=down)
-        wait_for(f"the key {letter}", partial(arrived, spare, wanted), WAIT_S)
+        wait_for(f"the key {letter}", partial(has_keys, spare, wanted), WAIT_S)
         expected += bytes([SCANCODES[letter], SCANCODES[letter] | RELEASED])
     return expected
 
 
 def motions(packets: bytes) -> tuple[int, int]:
-    """How far a PS/2 mouse moved, right and up: packets of buttons and signs, x, y."""
+    """Return how far a PS/2 mouse moved right and up.
+
+    Args:
+        packets: Three bytes each: buttons and signs, x, y.
+    """
     x = y = 0
     for at in range(0, len(packets) // 3 * 3, 3):
         flags, right, up = packets[at : at + 3]
@@ -63,10 +68,10 @@ def motions(packets: bytes) -> tuple[int, int]:
     return x, y
 
 
-def test_keys_and_motions_arrive(spare: StagedGuest, tapped: tuple[Forked, Viewer]) -> None:
+def test_keys_and_pointer_motions_arrive(spare: StagedGuest, tapped: tuple[Forked, Viewer]) -> None:
     served, viewer = tapped
     viewer.shows(picture_of(spare))
-    # Motions that have not been sent yet are merged, and the first one only says where the pointer is.
+    # vramtap merges motions that it has not sent yet. The first one only sets the pointer's position.
     viewer.client.pointer(100, 100)
     expected = press(spare, viewer, "hello")
     assert spare.keys()[-len(expected) :] == expected
@@ -80,7 +85,7 @@ def test_keys_and_motions_arrive(spare: StagedGuest, tapped: tuple[Forked, Viewe
 
 @contextlib.contextmanager
 def typing(spare: StagedGuest, viewer: Viewer) -> Iterator[None]:
-    """Meanwhile keys and motions flow."""
+    """Send keys and pointer motions inside the `with` block."""
     stop, failed = threading.Event(), []
 
     def flow() -> None:
@@ -103,7 +108,7 @@ def typing(spare: StagedGuest, viewer: Viewer) -> Iterator[None]:
     assert not failed, failed
 
 
-def test_what_libxl_does_meanwhile_succeeds(spare: StagedGuest, tapped: tuple[Forked, Viewer]) -> None:
+def test_libxl_commands_succeed_during_a_tap(spare: StagedGuest, tapped: tuple[Forked, Viewer]) -> None:
     served, viewer = tapped
     viewer.shows(picture_of(spare))
     with typing(spare, viewer):

@@ -1,4 +1,4 @@
-"""End to end: what a guest draws in each of its paging modes is what a VNC client of ours shows."""
+"""End to end: vramtap's VNC client shows what the guest draws, in each paging mode of the guest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xen.dom0.driver import BootSectorGuest, Paging
 from xen.dom0.served import Served, picture_of
 
 WIDTH, HEIGHT = 400, 300
-"""Small: an emulated processor takes a second for a frame of 1024 x 768."""
+"""Small, because an emulated processor takes a second for a frame of 1024 x 768."""
 SHORT = (Paging.BITS32_SMALL, Paging.LONG_SMALL)
 PAGINGS = [
     pytest.param(mode, id=mode.name.lower(), marks=[pytest.mark.short] if mode in SHORT else [])
@@ -19,7 +19,7 @@ PAGINGS = [
 
 
 @pytest.fixture(autouse=True)
-def back_to_the_beginning(machine: BootSectorGuest) -> None:
+def initial_mode(machine: BootSectorGuest) -> None:
     machine.paging(Paging.OFF)
     if (machine.width, machine.height, machine.bpp) != (WIDTH, HEIGHT, 32) or machine.scanout:
         machine.set_mode(WIDTH, HEIGHT, 32)
@@ -27,7 +27,7 @@ def back_to_the_beginning(machine: BootSectorGuest) -> None:
 
 
 @pytest.mark.parametrize("paging", PAGINGS)
-def test_what_is_drawn_is_served(machine: BootSectorGuest, served: Served, paging: Paging) -> None:
+def test_random_writes_are_served_exactly(machine: BootSectorGuest, served: Served, paging: Paging) -> None:
     machine.paging(paging)
     chance = random.Random(paging.value)
     with served.viewer() as viewer:
@@ -42,13 +42,13 @@ def test_what_is_drawn_is_served(machine: BootSectorGuest, served: Served, pagin
                 machine.scatter(0, 200, words, chance.getrandbits(31) | 1)
                 machine.rect(chance.randrange(300) * 4, 20, 30, chance.getrandbits(32))
             viewer.shows(picture_of(machine))
-            # A single store, after all is quiet.
+            # A single store after a pause.
             machine.fill(chance.randrange(words) * 4, 1, chance.getrandbits(32))
             viewer.shows(picture_of(machine))
         machine.check()
 
 
-def test_writes_through_a_second_mapping_are_seen(machine: BootSectorGuest, served: Served) -> None:
+def test_writes_through_a_second_mapping_are_served(machine: BootSectorGuest, served: Served) -> None:
     machine.paging(Paging.BITS32_SMALL, alias=True)
     with served.viewer() as viewer:
         viewer.shows(picture_of(machine))
@@ -58,7 +58,7 @@ def test_writes_through_a_second_mapping_are_seen(machine: BootSectorGuest, serv
 
 
 @pytest.mark.short
-def test_what_the_device_model_draws_is_seen(machine: BootSectorGuest, served: Served) -> None:
+def test_device_model_writes_are_served(machine: BootSectorGuest, served: Served) -> None:
     with served.viewer() as viewer:
         viewer.shows(picture_of(machine))
         for value in (0x0000FF, 0x00FF00, 0xFF0000):
@@ -66,7 +66,7 @@ def test_what_the_device_model_draws_is_seen(machine: BootSectorGuest, served: S
             viewer.shows(picture_of(machine))
 
 
-def test_the_geometry_is_followed(machine: BootSectorGuest, served: Served) -> None:
+def test_mode_changes_and_page_flips_are_followed(machine: BootSectorGuest, served: Served) -> None:
     with served.viewer() as viewer:
         viewer.shows(picture_of(machine))
         for width, height in ((800, 600), (640, 480), (1024, 768)):
@@ -83,7 +83,7 @@ def test_the_geometry_is_followed(machine: BootSectorGuest, served: Served) -> N
         viewer.shows(picture_of(machine))
 
 
-def test_a_guest_without_write_protection_is_seen(machine: BootSectorGuest, served: Served) -> None:
+def test_writes_with_cr0_wp_clear_are_served(machine: BootSectorGuest, served: Served) -> None:
     machine.write_protect(False)
     try:
         with served.viewer() as viewer:

@@ -1,4 +1,4 @@
-"""Who shares the hypervisor's one log of a domain: QEMU, a second vramtap, and what loses bits."""
+"""Sharing the hypervisor's only log of a domain with QEMU and with a second vramtap."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ pytest_plugins = ("xen.dom0.spare",)
 ROUNDS, FILLS = 20, 15
 
 
-class RangeOfQemu(XenTracker):
-    """Broken on purpose: asks for the very range that QEMU asks for."""
+class QemuRangeTracker(XenTracker):
+    """A tracker that is broken on purpose: it requests exactly QEMU's range."""
 
     def _choose_range(self, first: int, last: int) -> None:
         super()._choose_range(first, last)
@@ -35,28 +35,31 @@ class RangeOfQemu(XenTracker):
 
 
 def stopped() -> float:
-    """A clock that stands: looks for what is in no log come at intervals, and would hide a loss."""
+    """A clock that stands still. It prevents timed rescans, which would hide a loss."""
     return 0.0
 
 
 @pytest.fixture
 def whole(spare: StagedGuest) -> Iterator[Extent]:
-    """All of the video RAM, which is QEMU's range."""
+    """An extent of all of the video RAM, which is QEMU's range."""
     space = XenSpace(ForeignMemory(), spare.vram_pages, spare.name, f"whole of {spare.domid}")
     assert space.place(spare.domid, spare.lfb_gfn)
     yield Extent(space, 0, spare.vram_pages)
     space.close()
 
 
-def missed(spare: StagedGuest, whole: Extent, tracker: XenTracker, hap: bool, *, at_once: bool) -> int:
-    """Fill beside a client of QEMU's own VNC; returns the written pages that the tracker has not told of.
+def count_missed(spare: StagedGuest, whole: Extent, tracker: XenTracker, hap: bool, *, at_once: bool) -> int:
+    """Write fills while a client of QEMU's own VNC server is connected.
 
     Args:
         spare: The guest.
-        whole: What is tracked.
-        tracker: Not yet armed.
-        hap: Its paging mode.
-        at_once: Ask before QEMU has shown the fills, too.
+        whole: The extent to track.
+        tracker: A tracker that is not started.
+        hap: Whether the guest has hardware-assisted paging.
+        at_once: Collect also before QEMU has shown the fills.
+
+    Returns:
+        The number of written pages that the tracker did not report.
     """
     chance, unseen = random.Random(7), 0
     with viewer_at(5900 + SPARE_DISPLAYS[hap]) as theirs:
@@ -75,23 +78,23 @@ def missed(spare: StagedGuest, whole: Extent, tracker: XenTracker, hap: bool, *,
                 theirs.shows(picture_of(spare))
                 answers.append(tracker.collect())
                 for answer in answers:
-                    told = answer if isinstance(answer, PageRuns) else PageRuns.full(whole.pages)
-                    written -= {page for first, last in told for page in range(first, last)}
+                    dirty = answer if isinstance(answer, PageRuns) else PageRuns.full(whole.pages)
+                    written -= {page for first, last in dirty for page in range(first, last)}
                 unseen += len(written)
         finally:
             tracker.stop()
     return unseen
 
 
-def test_beside_qemu_nothing_is_missed_by_either(spare: StagedGuest, whole: Extent, hap: bool) -> None:
-    assert not missed(spare, whole, XenTracker(clock=stopped), hap, at_once=True)
+def test_tracker_misses_no_write_while_qemu_tracks(spare: StagedGuest, whole: Extent, hap: bool) -> None:
+    assert not count_missed(spare, whole, XenTracker(clock=stopped), hap, at_once=True)
 
 
-def test_the_very_range_of_qemu_would_lose_bits(spare: StagedGuest, whole: Extent, hap: bool) -> None:
-    assert missed(spare, whole, RangeOfQemu(clock=stopped), hap, at_once=False)
+def test_tracking_qemus_own_range_loses_bits(spare: StagedGuest, whole: Extent, hap: bool) -> None:
+    assert count_missed(spare, whole, QemuRangeTracker(clock=stopped), hap, at_once=False)
 
 
-def test_the_second_compares_or_is_refused(machine: BootSectorGuest, served: Served) -> None:
+def test_second_tap_compares_or_is_refused(machine: BootSectorGuest, served: Served) -> None:
     url = f"xen:{machine.name}"
     complaint = run("serve", url, "--vnc", "127.0.0.1:0", "--tracker", "xen").complaint
     assert complaint.endswith("another vramtap holds it (end the other vramtap, or use --tracker compare)")

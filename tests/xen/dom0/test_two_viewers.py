@@ -1,4 +1,4 @@
-"""A client of the device model's own VNC server and one of ours at the same time: neither misses anything."""
+"""A viewer of the device model's VNC server and one of vramtap at the same time: neither misses a fill."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from xen.dom0.driver import BootSectorGuest, Paging
 from xen.dom0.served import Served, picture_of, viewer_at
 
-FILLS, LOOKS = 1000, 20
+FILLS, CHECKS = 1000, 20
 
 
-def fills(machine: BootSectorGuest, served: Served, count: int, looks: int) -> None:
+def fills(machine: BootSectorGuest, served: Served, count: int, checks: int) -> None:
     machine.paging(Paging.OFF)
     machine.set_mode(400, 300, 32)
     chance = random.Random(count)
@@ -22,8 +22,8 @@ def fills(machine: BootSectorGuest, served: Served, count: int, looks: int) -> N
         for viewer in (ours, theirs):
             viewer.shows(picture)
         words = machine.frame_pages * 1024
-        for _ in range(looks):
-            for _ in range(count // looks):
+        for _ in range(checks):
+            for _ in range(count // checks):
                 begin = chance.randrange(words)
                 length = min(words - begin, chance.choice((1, 7, 300, 5000)))
                 machine.fill(begin * 4, length, chance.getrandbits(32))
@@ -31,14 +31,14 @@ def fills(machine: BootSectorGuest, served: Served, count: int, looks: int) -> N
             for viewer in (ours, theirs):
                 viewer.shows(picture)
         machine.check()
-        assert ours.updates > looks
-        assert theirs.updates > looks
+        assert ours.updates > checks
+        assert theirs.updates > checks
 
 
-def test_a_thousand_fills_are_missed_by_neither(machine: BootSectorGuest, served: Served) -> None:
-    fills(machine, served, FILLS, LOOKS)
+def test_neither_viewer_misses_a_thousand_fills(machine: BootSectorGuest, served: Served) -> None:
+    fills(machine, served, FILLS, CHECKS)
 
 
 @pytest.mark.short
-def test_some_fills_are_missed_by_neither(machine: BootSectorGuest, served: Served) -> None:
-    fills(machine, served, FILLS // 10, LOOKS // 5)
+def test_neither_viewer_misses_a_hundred_fills(machine: BootSectorGuest, served: Served) -> None:
+    fills(machine, served, FILLS // 10, CHECKS // 5)

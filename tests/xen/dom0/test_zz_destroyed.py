@@ -1,4 +1,7 @@
-"""The guest that the other tests share, destroyed while it is tapped: last by its name, and so cheap."""
+"""The domain is destroyed while vramtap taps it.
+
+The file's name makes it run last, so that it can destroy the guest that the other tests share.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.short
-def test_a_domain_destroyed_while_tapped_ends_the_program(machine: BootSectorGuest, served: Served) -> None:
+def test_destroyed_domain_ends_the_program(machine: BootSectorGuest, served: Served) -> None:
     with served.viewer() as viewer:
         viewer.shows(picture_of(machine))
         domid = machine.domid
@@ -23,5 +26,5 @@ def test_a_domain_destroyed_while_tapped_ends_the_program(machine: BootSectorGue
         assert served.process.wait(START_S) == 0
     assert served.next("ended")["ended"] == f"domain {machine.name} (id {domid}) was destroyed"
     assert served.errors == ""
-    # Its memory is held for as long as anything of it is mapped.
+    # Xen keeps the domain's memory as long as any of it is mapped.
     wait_for("the domain's end", lambda: "(null)" not in xl("list") or None, START_S, 0.5)

@@ -34,7 +34,7 @@ CONSOLE: Final = "console.log"
 """File beside what dom0 leaves: everything that the serial port said; where the time was up, with what Xen
 says of dom0's registers, its processors and its run queues, and QEMU of the processor's registers."""
 # What dom0's init writes before it runs the command, and where the command's exit status goes.
-_READY: Final = "LAB ready"
+_READY: Final = "TESTBED ready"
 _STATUS: Final = "status"
 # max: AMD's virtualization with nested paging. QEMU 7.2 faults on dom0's return from ring 0 to 3 with SMAP.
 # With a model by name, EPYC, Xen panics in mwait_idle.
