@@ -93,7 +93,7 @@ def test_frames_are_exact_without_libxenctrl(spare: StagedGuest, tmp_path: Path)
 
 
 def stress(spare: StagedGuest, viewer: Viewer, chance: random.Random) -> None:
-    """Write random fills to the upper half of the frame and send pointer motions, a random number of times."""
+    """Write a random number of fills to the upper half of the frame, and send pointer motions."""
     words = spare.frame_pages * 512
     for at in range(chance.randrange(20, 200)):
         begin = chance.randrange(words)
