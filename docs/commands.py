@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 PLACE: Final = "<!-- commands -->"
 """Line of a page that is replaced by the commands."""
+
+_OPTION: Final = re.compile(r"(?<![`\w-])--[a-z][\w-]*")
 
 
 def as_markdown() -> str:
@@ -40,5 +43,12 @@ def _section(command: click.Command, context: click.Context) -> str:
 
 
 def _paragraphs(text: str) -> str:
-    """Drop click's marks: a form feed ends the help, a backspace keeps the lines of a paragraph."""
-    return inspect.cleandoc(text.partition("\f")[0]).replace("\b\n", "")
+    """Return a help text as Markdown. A form feed ends it; a backspace makes its paragraph verbatim."""
+    paragraphs = inspect.cleandoc(text.partition("\f")[0]).split("\n\n")
+    return "\n\n".join(map(_paragraph, paragraphs))
+
+
+def _paragraph(text: str) -> str:
+    if text.startswith("\b\n"):
+        return f"```text\n{inspect.cleandoc(text[2:])}\n```"
+    return _OPTION.sub(r"`\g<0>`", text)

@@ -23,8 +23,6 @@ release = version = version_of("vramtap")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 # `code` in a docstring or in the help of a command is code, as in Markdown.
 default_role = "code"
-# Two hyphens are an option of a command, not a dash.
-smartquotes_action = "q"
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -46,25 +44,41 @@ man_pages = [("reference/cli", "vramtap", "show, record and automate a screen by
 man_show_urls = True
 
 _FENCE = re.compile(r"^(\s*)```(\w*)\s*$")
+_CODE = re.compile(r"(?<![`:])`([^`]+)`(?!`)")
 
 
-def _fences_to_directives(
-    _app: Sphinx, _what: str, _name: str, _obj: object, _options: object, lines: list[str]
+def _markdown_to_rest(
+    _app: Sphinx, what: str, _name: str, _obj: object, _options: object, lines: list[str]
 ) -> None:
-    """Turn Markdown's fenced code blocks in docstrings into reStructuredText."""
+    """Turn the Markdown of a docstring into reStructuredText: code spans and code blocks."""
     out: list[str] = []
     inside = False
-    for line in lines:
-        found = _FENCE.match(line)
-        if found is None:
-            out.append(f"   {line}" if inside and line else line)
+    for number, line in enumerate(lines):
+        fence = _FENCE.match(line)
+        if fence is not None:
+            inside = not inside
+            out += ["", f"{fence[1]}.. code-block:: {fence[2] or 'text'}", ""] if inside else [""]
         elif inside:
-            inside = False
-            out.append("")
+            out.append(f"   {line}" if line else line)
         else:
-            inside = True
-            out += ["", f"{found[1]}.. code-block:: {found[2] or 'text'}", ""]
+            text = _CODE.sub(r"``\1``", line)
+            out.append(f"{text}:" if _introduces_block(lines, number) else text)
+    if what in ("attribute", "property") and out:
+        # Napoleon takes what stands before a colon in an attribute's first line for its type.
+        out[0] = out[0].replace(": ", " -- ", 1)
     lines[:] = out
+
+
+def _introduces_block(lines: list[str], number: int) -> bool:
+    """Whether an indented block follows a line that ends with a colon, after an empty line."""
+    line, after = lines[number], lines[number + 1 : number + 3]
+    if not line.endswith(":") or line.endswith("::") or len(after) < 2 or after[0].strip():
+        return False
+    return _indent(after[1]) > _indent(line)
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _insert_commands(_app: Sphinx, _page: str, source: list[str]) -> None:
@@ -76,5 +90,5 @@ def _insert_commands(_app: Sphinx, _page: str, source: list[str]) -> None:
 def setup(app: Sphinx) -> None:
     """Register the hooks of this file."""
     # Before napoleon, which has the default priority of 500.
-    app.connect("autodoc-process-docstring", _fences_to_directives, priority=100)
+    app.connect("autodoc-process-docstring", _markdown_to_rest, priority=100)
     app.connect("source-read", _insert_commands)
