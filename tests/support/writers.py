@@ -1,15 +1,40 @@
-"""Writers over the kinds of memory that a tracker supports."""
+"""Writers over the kinds of memory that a tracker supports, and a writer whose memory is a screen."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from support.testbed.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+
+WIDTH: Final = 640
+HEIGHT: Final = 480
+SIZE_BYTES: Final = WIDTH * HEIGHT * 4
+
+
+def screen_writer() -> Writer:
+    """Return a writer whose memory is a screen of `WIDTH` by `HEIGHT` pixels."""
+    return Writer(SIZE_BYTES, writes=20_000, seed=5, pause_every=50)
+
+
+def url_of(writer: Writer) -> str:
+    """Return the target URL of the writer's memory."""
+    return f"pid:{writer.pid}?address={writer.address:#x}&mode={WIDTH}x{HEIGHT}"
+
+
+def picture_of(writer: Writer) -> NDArray[np.uint32]:
+    """Return the picture in the writer's memory. Shape `(HEIGHT, WIDTH)`, `0x00RRGGBB`."""
+    pixels = writer.memory()[:SIZE_BYTES].view(np.uint32) & np.uint32(0xFFFFFF)
+    return pixels.reshape(HEIGHT, WIDTH)
 
 
 @contextlib.contextmanager
