@@ -197,13 +197,13 @@ def test_helper_finishes_when_vramtap_is_killed() -> None:
         "    import os; os.close(fetch_userfaultfd(int(sys.argv[1])).fd)\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    with victim("calm") as process, TemporaryFile() as said:
+    with victim("calm") as process, TemporaryFile() as errors:
         before = descriptors(process.pid)
         for milliseconds in range(0, 200, 10):
             with subprocess.Popen(
                 [sys.executable, "-c", code, str(process.pid)],
                 stdout=subprocess.PIPE,
-                stderr=said,
+                stderr=errors,
                 text=True,
                 env=env,
                 start_new_session=True,
@@ -216,8 +216,8 @@ def test_helper_finishes_when_vramtap_is_killed() -> None:
                     os.killpg(asker.pid, signal.SIGKILL)
         os.close(fetch_userfaultfd(process.pid).fd)
         faults, _, _ = verdict_when_alone(process, before)
-        said.seek(0)
-        assert said.read() == b""
+        errors.seek(0)
+        assert errors.read() == b""
     assert faults == 0
 
 

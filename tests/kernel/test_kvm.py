@@ -86,10 +86,10 @@ def test_port_accesses_and_hlt_are_exits() -> None:
         out = it.vcpu.run()
         assert isinstance(out, exits.Io)
         assert (out.port, out.size, out.count, out.outward, bytes(out.data)) == (0x10, 1, 1, True, b"\x05")
-        asked = it.vcpu.run()
-        assert isinstance(asked, exits.Io)
-        assert (asked.port, asked.size, asked.count, asked.outward) == (0x11, 2, 1, False)
-        asked.data[:] = b"\x34\x12"
+        port_read = it.vcpu.run()
+        assert isinstance(port_read, exits.Io)
+        assert (port_read.port, port_read.size, port_read.count, port_read.outward) == (0x11, 2, 1, False)
+        port_read.data[:] = b"\x34\x12"
         it.run_to_halt()
         regs = it.vcpu.regs()
         assert (regs.rax, regs.rip) == (0x1234, CODE + 7)
@@ -134,9 +134,9 @@ def test_registers_are_read_as_set() -> None:
 
 def test_immediate_exit_completes_last_exit() -> None:
     with guest("e511 f4") as it:  # in ax, 0x11; hlt
-        asked = it.vcpu.run()
-        assert isinstance(asked, exits.Io)
-        asked.data[:] = b"\x34\x12"
+        port_read = it.vcpu.run()
+        assert isinstance(port_read, exits.Io)
+        port_read.data[:] = b"\x34\x12"
         it.vcpu.immediate_exit = True
         assert it.vcpu.run() == exits.Interrupted()
         regs = it.vcpu.regs()

@@ -99,7 +99,7 @@ def read_report(text: str, *, trail: bool) -> Report:
     }
     return Report(
         errors=int(errors[1]),
-        complete=not any(said in text for said in _INCOMPLETE),
+        complete=not any(phrase in text for phrase in _INCOMPLETE),
         kind=kind,
         violated=violated[1] if violated else "",
         trail=trail,

@@ -34,7 +34,7 @@ _REMEDY_ABSENT: Final = (
     "load kvm_intel or kvm_amd with virtualization switched on in the firmware; "
     "a container needs the device passed in"
 )
-_REMEDY_GROUP: Final = "add the user to group kvm (usermod -aG kvm USER) and log in anew"
+_REMEDY_GROUP: Final = "add the user to group kvm (usermod -aG kvm USER) and log in again"
 
 
 class _KvmDescriptor(Descriptor):

@@ -68,7 +68,7 @@ being changed (Linux: fs/userfaultfd.c, mm/userfaultfd.c)."""
 _REHEARSE: Final = b"r"
 """The only message that the main process sends to a watchdog."""
 _MESSAGES: Final = 64
-"""Messages read at once; so many threads may have faulted together."""
+"""Most messages read at once; that many threads may have faulted together."""
 _MESSAGE_BYTES: Final = ctypes.sizeof(abi.UffdMsg)
 _FAULT: Final = struct.Struct(f"=B{abi.UffdMsg.flags.offset - 1}xQQQ")
 """Fields: event; flags and address of a fault, or old address, new address and bytes of a move."""

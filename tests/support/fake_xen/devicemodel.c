@@ -10,12 +10,12 @@
 
 #define MOST_FRAMES 32768u
 
-/* The last call through a handle, and counts; `of_all` counts calls for exactly the video RAM, as QEMU makes. */
-static struct asked {
+/* The last call through a handle, and counts; `full_reads` counts calls for exactly the video RAM, as QEMU makes. */
+static struct calls {
     uint64_t first;
     uint32_t domid, frames;
-    uint32_t questions, stops, of_all;
-} asked;
+    uint32_t reads, stops, full_reads;
+} calls;
 
 static int logger;
 
@@ -56,10 +56,10 @@ static int tracked(uint16_t domid, uint64_t first, uint32_t frames, unsigned lon
     if (!domain->hvm)
         return EINVAL;
     if (frames) {
-        asked.questions++;
-        asked.of_all += first == domain->first && frames == domain->pages;
+        calls.reads++;
+        calls.full_reads += first == domain->first && frames == domain->pages;
     } else {
-        asked.stops++;
+        calls.stops++;
     }
     return track(domain, first, frames, (uint8_t *)bitmap);
 }
@@ -69,9 +69,9 @@ int xendevicemodel_track_dirty_vram(
 {
     pthread_mutex_lock(&fake_lock);
     check(handle, DEVICEMODEL);
-    asked.domid = domid;
-    asked.first = first;
-    asked.frames = frames;
+    calls.domid = domid;
+    calls.first = first;
+    calls.frames = frames;
     int result = -1;
     if (!fails(__func__)) {
         int number = tracked(domid, first, frames, bitmap);
@@ -88,14 +88,14 @@ int xendevicemodel_track_dirty_vram(
 
 /* For the tests */
 
-void fake_asked(struct asked *into)
+void fake_log_calls(struct calls *into)
 {
     pthread_mutex_lock(&fake_lock);
-    *into = asked;
+    *into = calls;
     pthread_mutex_unlock(&fake_lock);
 }
 
-void fake_reset_asked(void)
+void fake_reset_log_calls(void)
 {
-    memset(&asked, 0, sizeof asked);
+    memset(&calls, 0, sizeof calls);
 }

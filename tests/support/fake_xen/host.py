@@ -34,21 +34,21 @@ _PREFIXES: Final = {
 _KINDS: Final = ("devicemodel", "foreignmemory", "xenstore", "control")
 
 
-class _Asked(ctypes.Structure):
+class _LogCalls(ctypes.Structure):
     _fields_ = (
         ("first", ctypes.c_uint64),
         ("domid", ctypes.c_uint32),
         ("frames", ctypes.c_uint32),
-        ("questions", ctypes.c_uint32),
+        ("reads", ctypes.c_uint32),
         ("stops", ctypes.c_uint32),
-        ("of_all", ctypes.c_uint32),
+        ("full_reads", ctypes.c_uint32),
     )
     first: int
     domid: int
     frames: int
-    questions: int
+    reads: int
     stops: int
-    of_all: int
+    full_reads: int
 
 
 class _OneLibrary(ctypes.CDLL):
@@ -86,7 +86,7 @@ class FakeXen:
 
     def reset(self) -> None:
         """Remove all domains, calls, mappings and stored values."""
-        for function in ("fake_reset", "fake_reset_asked", "fake_reset_mappings", "fake_reset_store"):
+        for function in ("fake_reset", "fake_reset_log_calls", "fake_reset_mappings", "fake_reset_store"):
             self._library[function]()
 
     # Domains
@@ -140,20 +140,20 @@ class FakeXen:
 
     # The log
 
-    def ask(self, domid: int, first: int, frames: int) -> int:
+    def read_log(self, domid: int, first: int, frames: int) -> int:
         """Let another process read and clear the log; return the errno."""
-        return int(self._library.fake_ask(domid, ctypes.c_uint64(first), frames))
+        return int(self._library.fake_read_log(domid, ctypes.c_uint64(first), frames))
 
     def tracked(self, domid: int) -> bool:
         """Return whether the hypervisor logs its writes."""
         return bool(self._library.fake_tracked(domid))
 
     @property
-    def asked(self) -> _Asked:
-        """The last call of vramtap for a log, and counts; `of_all` counts calls for all of the video RAM."""
-        asked = _Asked()
-        self._library.fake_asked(ctypes.byref(asked))
-        return asked
+    def log_calls(self) -> _LogCalls:
+        """Last call of vramtap for a log, and counts; `full_reads` counts reads of all of the video RAM."""
+        calls = _LogCalls()
+        self._library.fake_log_calls(ctypes.byref(calls))
+        return calls
 
     # Failures and handles
 

@@ -183,7 +183,7 @@ void fake_draw(uint32_t domid, uint32_t page, uint8_t value)
 }
 
 /* Track from another process, for example QEMU; return the errno. */
-int fake_ask(uint32_t domid, uint64_t first, uint32_t frames)
+int fake_read_log(uint32_t domid, uint64_t first, uint32_t frames)
 {
     static uint8_t bitmap[MAX_PAGES / 8 + 1];
     int number = 0;

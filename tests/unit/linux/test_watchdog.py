@@ -47,9 +47,9 @@ class Bench:
         self.signals = Signals.create()
         ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.process = Process()
-        self.guard = Userfaultfd(reader, "nobody")
+        self.guard = Userfaultfd(reader, "test")
         self.link = ours
-        self.asked: list[tuple[int, int, int]] = []
+        self.requests: list[tuple[int, int, int]] = []
         """Requests to the kernel: request, first address, bytes."""
         self.counts: list[tuple[int, int]] = []
         """Counters `begun` and `released` at each request."""
@@ -60,7 +60,7 @@ class Bench:
     def _ioctl(self, fd: int, request: int, argument: bytearray) -> int:
         start, size, mode = watchdog._RANGE.unpack(argument)
         assert mode == 0
-        self.asked.append((request, start, size))
+        self.requests.append((request, start, size))
         self.counts.append((self.signals.begun, self.signals.released))
         if self.refused:
             raise OSError(2, "refused")
@@ -123,7 +123,7 @@ def test_faulting_page_is_lifted_first_then_whole_range(bench: Bench) -> None:
     os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START + 5 * PAGE + 123))
     with bench.standing():
         bench.until_done(1)
-    assert bench.asked == [(LIFT, START + 5 * PAGE, PAGE), WHOLE_RANGE]
+    assert bench.requests == [(LIFT, START + 5 * PAGE, PAGE), WHOLE_RANGE]
     assert bench.dog.where == START + 5 * PAGE
     assert bench.counts == [(1, 0), (1, 1)]
     assert bench.signals.begun == bench.signals.released == bench.signals.done == 1
@@ -148,7 +148,7 @@ def test_all_faulting_pages_are_lifted_before_range(bench: Bench) -> None:
     os.write(bench.writer, b"".join(message(abi.UFFD_EVENT_PAGEFAULT, 3, page) for page in pages))
     with bench.standing():
         bench.until_done(1)
-    assert bench.asked == [*((LIFT, page, PAGE) for page in pages), WHOLE_RANGE]
+    assert bench.requests == [*((LIFT, page, PAGE) for page in pages), WHOLE_RANGE]
 
 
 def test_acknowledged_range_is_not_lifted_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_acknowledged_range_is_not_lifted_again(bench: Bench, monkeypatch: pytes
     os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
     with bench.standing():
         bench.until_done(1)
-    assert bench.asked == [(LIFT, START, PAGE)]
+    assert bench.requests == [(LIFT, START, PAGE)]
 
 
 def test_refused_lift_wakes_writers(bench: Bench) -> None:
@@ -170,7 +170,12 @@ def test_refused_lift_wakes_writers(bench: Bench) -> None:
     os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
     with bench.standing():
         bench.until_done(1)
-    assert bench.asked == [(LIFT, START, PAGE), (WAKE, START, PAGE), WHOLE_RANGE, (WAKE, START, END - START)]
+    assert bench.requests == [
+        (LIFT, START, PAGE),
+        (WAKE, START, PAGE),
+        WHOLE_RANGE,
+        (WAKE, START, END - START),
+    ]
 
 
 def test_moved_memory_is_released_at_new_address(bench: Bench) -> None:
@@ -178,14 +183,14 @@ def test_moved_memory_is_released_at_new_address(bench: Bench) -> None:
     os.write(bench.writer, message(MOVED, START, elsewhere, size))
     with bench.standing():
         bench.until_done(1)
-    assert bench.asked == [(UNREGISTER, elsewhere, size), (WAKE, elsewhere, size), WHOLE_RANGE]
+    assert bench.requests == [(UNREGISTER, elsewhere, size), (WAKE, elsewhere, size), WHOLE_RANGE]
 
 
 def test_unmap_event_only_lifts_range(bench: Bench) -> None:
     os.write(bench.writer, message(UNMAPPED, START, START + PAGE))
     with bench.standing():
         bench.until_done(1)
-    assert bench.asked == [WHOLE_RANGE]
+    assert bench.requests == [WHOLE_RANGE]
     assert bench.dog.where == 0, "no writer was held"
 
 
@@ -200,7 +205,7 @@ def test_fault_read_by_main_process_is_still_counted(bench: Bench, monkeypatch: 
     os.write(bench.writer, message(abi.UFFD_EVENT_PAGEFAULT, 3, START))
     with bench.standing():
         bench.until_done(1)
-    assert bench.asked == [WHOLE_RANGE]
+    assert bench.requests == [WHOLE_RANGE]
 
 
 def test_watchdog_ends_when_socket_is_shut_down(bench: Bench) -> None:
@@ -208,7 +213,7 @@ def test_watchdog_ends_when_socket_is_shut_down(bench: Bench) -> None:
         bench.link.shutdown(socket.SHUT_RDWR)
         thread.join(WAIT_S)
         assert not thread.is_alive()
-    assert bench.asked == []
+    assert bench.requests == []
 
 
 def test_watchdog_ends_when_main_is_killed_with_unread_data(bench: Bench) -> None:
@@ -334,7 +339,7 @@ def test_rehearse_measures_and_repeats_fault_handling(bench: Bench) -> None:
             took_us = bench.dog.rehearse(WAIT_S)
             assert took_us is not None
             assert took_us > 0
-            assert bench.asked == [(LIFT, START, PAGE), WHOLE_RANGE] * number
+            assert bench.requests == [(LIFT, START, PAGE), WHOLE_RANGE] * number
     assert bench.dog.rehearse(LATE_S) is None
 
 
@@ -342,7 +347,7 @@ def test_acknowledge_releases_moved_memory(bench: Bench) -> None:
     elsewhere = END + PAGE
     os.write(bench.writer, message(UNMAPPED, START, START + PAGE) + message(MOVED, START, elsewhere, PAGE))
     bench.dog.acknowledge()
-    assert bench.asked == [(UNREGISTER, elsewhere, PAGE), (WAKE, elsewhere, PAGE)]
+    assert bench.requests == [(UNREGISTER, elsewhere, PAGE), (WAKE, elsewhere, PAGE)]
 
 
 def test_close_kills_watchdog_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,7 +355,7 @@ def test_close_kills_watchdog_that_does_not_end(monkeypatch: pytest.MonkeyPatch)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reader, writer = os.pipe2(os.O_NONBLOCK)
     with subprocess.Popen(["sleep", "inf"]) as process:
-        Watchdog(Userfaultfd(reader, "nobody"), Signals.create(), ours, cast("Any", process)).close()
+        Watchdog(Userfaultfd(reader, "test"), Signals.create(), ours, cast("Any", process)).close()
         assert process.returncode is not None
     theirs.close()
     os.close(writer)

@@ -59,8 +59,8 @@ def test_arguments_are_passed_in_full_width(xen: FakeXen, domid: int, first: int
     xen.create(domid, first=first, pages=frames)
     with DeviceModel() as model:
         ask(model, domid, first, frames)
-        asked = xen.asked
-        assert (asked.domid, asked.first, asked.frames) == (domid, first, frames)
+        calls = xen.log_calls
+        assert (calls.domid, calls.first, calls.frames) == (domid, first, frames)
         assert xen.tracked(domid)
 
 
@@ -68,7 +68,7 @@ def test_arguments_are_passed_in_full_width(xen: FakeXen, domid: int, first: int
 def test_range_too_long_for_one_call_is_refused(xen: FakeXen, frames: int) -> None:
     with DeviceModel() as model, pytest.raises(ValueError, match="one call takes 1 to 32768"):
         model.track_dirty_vram(3, 0, frames, bitmap(1 << 17))
-    assert xen.asked.questions == 0
+    assert xen.log_calls.reads == 0
 
 
 def test_bitmap_that_would_overflow_is_refused(xen: FakeXen) -> None:
@@ -80,7 +80,7 @@ def test_bitmap_that_would_overflow_is_refused(xen: FakeXen) -> None:
         for first in (-1, 1 << 40, 1 << 64):
             with pytest.raises(ValueError, match="frames from"):
                 model.track_dirty_vram(3, first, 1, bitmap())
-    assert xen.asked.questions == 0
+    assert xen.log_calls.reads == 0
 
 
 def test_stop_ends_tracking(xen: FakeXen) -> None:
@@ -91,7 +91,7 @@ def test_stop_ends_tracking(xen: FakeXen) -> None:
         for _ in range(2):
             model.stop_dirty_vram(3)
             assert not xen.tracked(3)
-        assert xen.asked.stops == 2
+        assert xen.log_calls.stops == 2
         xen.write(3, 5)
         assert ask(model) == PageRuns.full(64)
 
@@ -109,14 +109,14 @@ ERRNOS = [
 ]
 
 
-@pytest.mark.parametrize(("number", "kind", "said"), ERRNOS)
+@pytest.mark.parametrize(("number", "kind", "message"), ERRNOS)
 def test_each_errno_maps_to_error_class(
-    xen: FakeXen, number: int, kind: type[VramtapError], said: str
+    xen: FakeXen, number: int, kind: type[VramtapError], message: str
 ) -> None:
     xen.create(3)
     xen.fail("xendevicemodel_track_dirty_vram", number)
     with DeviceModel() as model:
-        with pytest.raises(kind, match=said) as caught:
+        with pytest.raises(kind, match=message) as caught:
             ask(model)
         assert caught.type is kind
         assert "xendevicemodel_track_dirty_vram domain 3 frames 0xf0000-0xf0040" in str(caught.value)

@@ -112,16 +112,16 @@ def test_failed_watch_raises(xen: FakeXen) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "said"),
+    ("number", "message"),
     [
         (errno.ENOENT, "xs_open xenstored: xenstored does not listen .run as root in Xen's dom0"),
         (errno.ECONNREFUSED, "xs_open xenstored: xenstored does not listen .run as root in Xen's dom0"),
         (errno.EACCES, "xs_open: Permission denied .run as root in Xen's dom0"),
     ],
 )
-def test_failed_open_raises(xen: FakeXen, number: int, said: str) -> None:
+def test_failed_open_raises(xen: FakeXen, number: int, message: str) -> None:
     xen.fail("xs_open", number)
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(Refused, match=message):
         Xenstore()
 
 

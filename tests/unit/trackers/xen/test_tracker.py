@@ -49,13 +49,13 @@ def test_qemus_own_range_is_never_tracked(make: Make) -> None:
     domain = make()
     tracker = domain.tracker()
     take_first(tracker)
-    asked = domain.xen.asked
-    assert (asked.first, asked.frames) == (VRAM_FRAME, PAGES + 1)
+    calls = domain.xen.log_calls
+    assert (calls.first, calls.frames) == (VRAM_FRAME, PAGES + 1)
     domain.write(7)
-    domain.xen.ask(DOMID, VRAM_FRAME, PAGES)
+    domain.xen.read_log(DOMID, VRAM_FRAME, PAGES)
     domain.write(9)
     assert tracker.collect() == PageRuns.full(PAGES), "the log was started again, so all pages"
-    assert domain.xen.asked.of_all == 0
+    assert domain.xen.log_calls.full_reads == 0
 
 
 def test_another_callers_range_is_noticed_under_shadow_paging(make: Make) -> None:
@@ -63,7 +63,7 @@ def test_another_callers_range_is_noticed_under_shadow_paging(make: Make) -> Non
     tracker = domain.tracker()
     take_first(tracker)
     domain.write(7)
-    domain.xen.ask(DOMID, VRAM_FRAME, PAGES)
+    domain.xen.read_log(DOMID, VRAM_FRAME, PAGES)
     assert reason(tracker.collect()) is Reason.TAKEN
     domain.write(8)
     assert tracker.collect() == PageRuns.from_pages([8])
@@ -71,7 +71,7 @@ def test_another_callers_range_is_noticed_under_shadow_paging(make: Make) -> Non
 
 def test_range_left_by_a_killed_vramtap_is_stopped_first(make: Make) -> None:
     domain = make(hap=False)
-    domain.xen.ask(DOMID, VRAM_FRAME, PAGES + 1)
+    domain.xen.read_log(DOMID, VRAM_FRAME, PAGES + 1)
     tracker = domain.tracker()
     take_first(tracker)
     assert tracker.shadow
@@ -82,12 +82,12 @@ def test_only_the_window_is_tracked(make: Make, monkeypatch: pytest.MonkeyPatch)
     domain = make()
     tracker = domain.tracker()
     assert reason(tracker.collect((8, 24))) is Reason.FIRST
-    asked = domain.xen.asked
-    assert (asked.first, asked.frames) == (VRAM_FRAME + 8, 16)
+    calls = domain.xen.log_calls
+    assert (calls.first, calls.frames) == (VRAM_FRAME + 8, 16)
     assert tracker.collect((10, 14)) == NO_PAGES
-    assert domain.xen.asked.frames == 16, "the range is short enough to be kept"
+    assert domain.xen.log_calls.frames == 16, "the range is short enough to be kept"
     assert reason(tracker.collect((10, 12))) is Reason.FIRST
-    assert domain.xen.asked.frames == 2
+    assert domain.xen.log_calls.frames == 2
     assert reason(tracker.collect((10, 13))) is Reason.FIRST
 
 
@@ -129,13 +129,13 @@ def test_moved_video_ram_is_followed(make: Make) -> None:
     domain.xen.place(DOMID, 0xE_0000)
     assert domain.space.place(DOMID, 0xE_0000)
     assert reason(tracker.collect()) is Reason.REMAPPED
-    assert domain.xen.asked.first == 0xE_0000
+    assert domain.xen.log_calls.first == 0xE_0000
     domain.write(6)
     assert tracker.collect() == PageRuns.from_pages([6])
     domain.space.unplace()
-    questions = domain.xen.asked.questions
+    reads = domain.xen.log_calls.reads
     assert reason(tracker.collect()) is Reason.UNMAPPED
-    assert domain.xen.asked.questions == questions
+    assert domain.xen.log_calls.reads == reads
     assert domain.space.place(DOMID, 0xE_0000)
     assert reason(tracker.collect()) is Reason.REMAPPED
 
@@ -147,12 +147,12 @@ def test_domain_that_ends_is_read_once_more_and_its_reboot_followed(make: Make) 
     domain.write(3)
     domain.xen.destroy(DOMID)
     assert reason(tracker.collect()) is Reason.UNMAPPED
-    questions = domain.xen.asked.questions
+    reads = domain.xen.log_calls.reads
     assert tracker.collect() == NO_PAGES
-    assert domain.xen.asked.questions == questions, "the domain has ended"
+    assert domain.xen.log_calls.reads == reads, "the domain has ended"
     domain.reboot_after_end()
     assert reason(tracker.collect()) is Reason.REMAPPED
-    assert domain.xen.asked.domid == DOMID + 1
+    assert domain.xen.log_calls.domid == DOMID + 1
     domain.write(3)
     assert tracker.collect() == PageRuns.from_pages([3])
 
@@ -320,15 +320,15 @@ def test_hypervisor_is_polled_no_more_often_than_the_latency_needs(
     tracker = domain.tracker(lambda clock: XenTracker(latency_s=0.5, clock=clock))
     take_first(tracker)
     waker = waiting(tracker, monkeypatch)
-    calls = domain.xen.asked.questions
+    calls = domain.xen.log_calls.reads
     domain.write(3)
     for _ in range(4):
         domain.now_s += 0.1
         assert not waker.poll()
-    assert domain.xen.asked.questions == calls
+    assert domain.xen.log_calls.reads == calls
     domain.now_s += 0.1
     assert waker.poll()
-    assert domain.xen.asked.questions == calls + 1
+    assert domain.xen.log_calls.reads == calls + 1
     assert tracker.collect() == PageRuns.from_pages([3])
 
 

@@ -146,10 +146,10 @@ class Tapped(RuleBasedStateMachine):
         """QEMU tracks all of the video RAM, or another program a range that differs from the tracker's."""
         assert self.domain is not None
         first, last = window
-        asked = self.domain.xen.asked
-        if (VRAM_FRAME + first, last - first) != (asked.first, asked.frames):
-            self.domain.xen.ask(self.domain.domid, VRAM_FRAME + first, last - first)
-            self.others = self.domain.domid, asked.questions
+        calls = self.domain.xen.log_calls
+        if (VRAM_FRAME + first, last - first) != (calls.first, calls.frames):
+            self.domain.xen.read_log(self.domain.domid, VRAM_FRAME + first, last - first)
+            self.others = self.domain.domid, calls.reads
 
     @rule(number=st.sampled_from([errno.EIO, errno.EINVAL, errno.EAGAIN]), skip=st.integers(0, 1))
     def fail_soon(self, number: int, skip: int) -> None:
@@ -293,11 +293,11 @@ class Tapped(RuleBasedStateMachine):
                     domain.now_s += 2 * LATEST_SEEN_S
                 self.collect((0, PAGES), fails=False)
                 assert not self.stale().any()
-            assert domain.xen.asked.of_all == 0, "the tracker used QEMU's range"
+            assert domain.xen.log_calls.full_reads == 0, "the tracker used QEMU's range"
             gaps = np.diff(self.rescans_s)
             assert not gaps.size or gaps.min() >= MIN_INTERVAL_S, gaps
             self.tracker.stop()
-            theirs = (domain.domid, domain.xen.asked.questions) == self.others
+            theirs = (domain.domid, domain.xen.log_calls.reads) == self.others
             assert theirs or not domain.xen.tracked(domain.domid)
         finally:
             self.abandon()
