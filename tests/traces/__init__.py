@@ -1,1 +1,1 @@
-"""Recorded traces that tests and benchmarks replay, and what records them again: `python -m traces`."""
+"""Recorded traces for tests and benchmarks, and their recorders: `python -m traces`."""

@@ -1,4 +1,4 @@
-"""Records the traces beside this file again: all of them, or those named (`workloads/scroll real/xterm`)."""
+"""Record the traces of this directory again: all, or those named (`workloads/scroll real/terminal`)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from vramtap.trace.store import save
 
 
 def main() -> int:
-    """Record what the command line names.
+    """Record the traces that the command line names.
 
     Returns:
-        Exit status: 0, or 2 for a name that there is not.
+        Exit status: 0 done, 2 unknown name.
     """
     recorders = {**workloads.RECORDERS, **real.RECORDERS}
     names = sys.argv[1:] or list(recorders)
     unknown = [name for name in names if name not in recorders]
     if unknown:
-        print(f"traces: {', '.join(unknown)}: not among {', '.join(recorders)}", file=sys.stderr)
+        print(f"traces: {', '.join(unknown)}: not one of {', '.join(recorders)}", file=sys.stderr)
         return 2
     for name in names:
         path = Path(__file__).parent / f"{name}.parquet"
@@ -27,7 +27,8 @@ def main() -> int:
         trace = recorders[name]()
         save(path, trace)
         pages = int(trace.dirty(trace.pages).sum())
-        print(f"{name}: {trace.intervals} looks, {pages} pages, {path.stat().st_size} bytes", flush=True)
+        size = f"{trace.intervals} intervals, {pages} pages written, {path.stat().st_size} bytes"
+        print(f"{name}: {size}", flush=True)
     return 0
 
 

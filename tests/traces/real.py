@@ -1,6 +1,6 @@
-"""Three real guests, a minute each: a terminal in Xvfb, a Debian guest under QEMU, a video in Xvfb.
+"""Recorders of three real guests, a minute each: a terminal in Xvfb, a Debian guest in QEMU, a video in Xvfb.
 
-What their users do is a script with times, as what people do has times: it begins with the recording.
+A script acts as the user of each guest. Its times are relative to the begin of the recording.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ SECONDS: Final = 60
 WIDTH: Final = 1280
 HEIGHT: Final = 800
 _KEY_MS: Final = 120
-"""Between two keys: 100 words of five letters a minute, a quick typist."""
+"""Time between two keys, milliseconds: 100 words of five letters a minute."""
 
 Act = tuple[float, Callable[[], object]]
-"""When, in seconds from the begin, and what."""
+"""Time, seconds since the recording began, and the action."""
 
 
 class Actor:
-    """Does what a script says at the times it says, on a thread of its own, from the first look on.
+    """Runs a script on its own thread, from the first interval on.
 
     Args:
-        script: In order of time.
+        script: Actions in the order of time.
     """
 
     def __init__(self, script: Sequence[Act]) -> None:
@@ -55,22 +55,22 @@ class Actor:
         self._error: Exception | None = None
 
     def begin(self, recording: Recording) -> None:
-        """Told at every look; the first one begins it."""
+        """Start the script at the first interval; called at every interval."""
         if self._thread.ident is None:
             self._thread.start()
 
     def end(self) -> None:
-        """Let it do no more, and say what went wrong.
+        """Stop the script.
 
         Raises:
-            TestbedError: an act failed.
+            TestbedError: An action failed, or the recording never began.
         """
         self._over.set()
         if self._thread.ident is None:
             raise TestbedError("the recording never began")
         self._thread.join()
         if self._error is not None:
-            raise TestbedError(f"an act failed: {self._error}") from self._error
+            raise TestbedError(f"an action failed: {self._error}") from self._error
 
     def _run(self) -> None:
         began_s = time.monotonic()
@@ -104,9 +104,9 @@ def _xdotool(display: str, *words: str) -> Callable[[], object]:
 
 @contextlib.contextmanager
 def _client(argv: Sequence[str | Path], display: str, directory: Path) -> Iterator[None]:
-    """An X client that works in this directory; inside it shows a window."""
+    """Run an X client in a directory until the block ends; wait for its window first."""
     if shutil.which(str(argv[0])) is None or shutil.which("xdotool") is None:
-        raise TestbedError(f"{argv[0]} and xdotool are needed (install the packages of these names)")
+        raise TestbedError(f"{argv[0]} and xdotool are needed; install the packages with these names")
     process = spawn(argv, stderr=subprocess.DEVNULL, env={"DISPLAY": display}, cwd=directory)
     try:
         _xdotool(display, "search", "--sync", "--onlyvisible", "--name", ".")()
@@ -116,7 +116,7 @@ def _client(argv: Sequence[str | Path], display: str, directory: Path) -> Iterat
 
 
 def terminal() -> Trace:
-    """Xterm in Xvfb: lines typed, lists scrolled, an editor's worth of text, and then nobody there."""
+    """Record xterm in Xvfb: typing, scrolling lists, a paragraph of text, and then no input."""
     with Xvfb(width=WIDTH, height=HEIGHT) as server, tempfile.TemporaryDirectory() as directory:
 
         def types(text: str) -> Callable[[], object]:
@@ -168,7 +168,7 @@ def _types(guest: Guest, text: str) -> Callable[[], object]:
 
 
 def guest_console() -> Trace:
-    """A Debian kernel under QEMU from its boot on: its console scrolls, is typed at, and blinks a cursor."""
+    """Record a Debian kernel in QEMU from its boot: its console scrolls, echoes typing, blinks a cursor."""
     guest = Guest()
     guest.start()
     try:
@@ -204,7 +204,7 @@ def _mpv(path: Path, *command: object) -> Callable[[], object]:
 
 
 def video() -> Trace:
-    """Mpv in Xvfb: 640x360 at 30 frames a second, with two pauses."""
+    """Record mpv in Xvfb: 640x360 at 30 frames a second, with two pauses."""
     with Xvfb(width=WIDTH, height=HEIGHT) as server, tempfile.TemporaryDirectory() as directory:
         control = Path(directory) / "control"
         mpv: list[str | Path] = [

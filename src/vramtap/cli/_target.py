@@ -14,8 +14,9 @@ TARGET is one of:
                          memory of a process
   shm:PATH?mode=WxH      file or shared memory
   demo:                  built-in VM
-pid: and shm: also take format=, stride= (bytes) and offset= (bytes). demo:
-takes workload=, seed=, hz=, mode=, frames=, cpu=, log= and image=.
+
+pid: and shm: also take format=, stride= and offset=, in bytes. demo: takes workload=, seed=, hz=, mode=,
+frames=, cpu=, log= and image=.
 
 `vramtap ls` lists the targets on this machine.
 """
