@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -50,5 +51,5 @@ def _paragraphs(text: str) -> str:
 
 def _paragraph(text: str) -> str:
     if text.startswith("\b\n"):
-        return f"```text\n{inspect.cleandoc(text[2:])}\n```"
+        return f"```text\n{textwrap.dedent(text[2:])}\n```"
     return _OPTION.sub(r"`\g<0>`", text)
