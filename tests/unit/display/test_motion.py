@@ -167,7 +167,7 @@ def test_equal_signatures_alone_give_no_wrong_move(monkeypatch: pytest.MonkeyPat
     old, new = console.page(0, 640, 480), console.page(1, 640, 480)
     new[::40] ^= 1
     for distance in (-16, 5, 479, -479):
-        monkeypatch.setattr("vramtap.display.motion._likely_distance", lambda *_, told=distance: told)
+        monkeypatch.setattr("vramtap.display.motion._likely_distance", lambda *_, distance=distance: distance)
         move = found(old, new)
         assert move is None or move.right == distance or move.down == distance
 
