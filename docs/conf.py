@@ -87,8 +87,14 @@ def _insert_commands(_app: Sphinx, _page: str, source: list[str]) -> None:
         source[0] = source[0].replace(commands.PLACE, commands.as_markdown())
 
 
+def _read_commands_again(*_arguments: object) -> list[str]:
+    """Return the pages that depend on the command line, whose sources Sphinx does not know."""
+    return ["reference/cli"]
+
+
 def setup(app: Sphinx) -> None:
     """Register the hooks of this file."""
     # Before napoleon, which has the default priority of 500.
     app.connect("autodoc-process-docstring", _markdown_to_rest, priority=100)
     app.connect("source-read", _insert_commands)
+    app.connect("env-get-outdated", _read_commands_again)
