@@ -1,4 +1,4 @@
-"""The boot-sector guest, driven from dom0: it writes what it is told, and a model says what must be there."""
+"""Driver of the boot-sector guest: dom0 commands each write, and a model predicts the video memory."""
 
 from __future__ import annotations
 
@@ -59,25 +59,25 @@ class Registers:
 
 
 class BootSectorGuest:
-    """An HVM domain that writes its frame buffer when dom0 says so, and never otherwise.
+    """An HVM domain that writes its framebuffer only when dom0 commands it.
 
-    Every writing method returns the pages it wrote, counted from the start of the video memory, and writes
-    the same into `model`. Offsets and strides are bytes into the video memory and multiples of 4.
+    Every method that writes returns the pages it wrote, counted from the start of the video memory. It also
+    writes the same values into `model`. Offsets and strides are bytes and multiples of 4.
 
     Args:
         name: The domain's name.
         hap: Hardware-assisted paging; otherwise shadow paging, if the hypervisor has it.
-        videoram_mib: The size of the video memory.
-        vnc_display: The device model's own VNC server listens at 127.0.0.1, port 5900 and this; None: no
-            server.
-        on_reboot: What `xl` does when the guest resets: `restart` or `destroy`.
-        write_protect: CR0.WP from the start. Without it (as a boot loader runs) Xen's shadow paging misses
-            single writes.
-        disk: The guest's disk; it is not written.
+        videoram_mib: The size of the video memory, MiB.
+        vnc_display: Display number of the device model's own VNC server, which listens on 127.0.0.1, port
+            5900 + this; None for no server.
+        on_reboot: The action of `xl` when the guest resets: `restart` or `destroy`.
+        write_protect: CR0.WP from the start. If it is clear (as in a boot loader), Xen's shadow paging
+            misses single writes.
+        disk: The guest's disk image. It stays unchanged.
 
     Attributes:
         domid: The domain's id.
-        model: What the video memory must hold.
+        model: The expected content of the video memory.
     """
 
     def __init__(
@@ -138,10 +138,10 @@ class BootSectorGuest:
         self._channel = self._vram = None
 
     def attach_rebooted(self) -> None:
-        """After a reset with `on_reboot="restart"`: wait for the domain's successor and drive that.
+        """Wait for the domain's successor after a reset with `on_reboot="restart"`, and drive that.
 
         Raises:
-            DriverError: there is none, or it does not come up.
+            DriverError: No successor appears, or it does not boot.
         """
         former = self.domid
         self.detach()
@@ -161,7 +161,7 @@ class BootSectorGuest:
         self.model = Model(self._vram.read())
         self.write_protect(self._write_protect)
 
-    # What there is.
+    # State of the guest
 
     @property
     def _open(self) -> Channel:
@@ -174,48 +174,48 @@ class BootSectorGuest:
         """The shared page, live.
 
         Raises:
-            DriverError: the domain's memory is not mapped.
+            DriverError: The domain's memory is not mapped.
         """
         return self._open.page
 
     @property
     def lfb_gfn(self) -> int:
-        """The guest frame number of the video memory's first page."""
+        """Guest frame number of the video memory's first page."""
         return self.page.lfb // PAGE
 
     @property
     def vram_pages(self) -> int:
-        """The video memory's pages."""
+        """Number of pages of the video memory."""
         return self._vram_pages
 
     @property
     def width(self) -> int:
-        """The mode's width in pixels."""
+        """Width of the mode, pixels."""
         return self.page.width
 
     @property
     def height(self) -> int:
-        """The mode's height in pixels."""
+        """Height of the mode, pixels."""
         return self.page.height
 
     @property
     def pitch(self) -> int:
-        """Bytes from one row to the next."""
+        """Stride of a row, bytes."""
         return self.page.pitch
 
     @property
     def bpp(self) -> int:
-        """Bits a pixel; 0 in text mode."""
+        """Bits per pixel; 0 in text mode."""
         return self.page.bpp
 
     @property
     def frame_pages(self) -> int:
-        """The pages of one frame at the start of the video memory."""
+        """Number of pages of one frame at the start of the video memory."""
         return -(-self.height * self.pitch // PAGE)
 
     @property
     def scanout(self) -> int:
-        """Where the frame that is shown begins in the video memory, in bytes."""
+        """Offset of the shown frame in the video memory, bytes."""
         page = self.page
         return page.y_offset * page.pitch + page.x_offset * ((page.bpp + 7) // 8)
 
@@ -227,17 +227,25 @@ class BootSectorGuest:
 
     @property
     def mode(self) -> Paging:
-        """How it translates addresses."""
+        """Current paging mode."""
         return Paging(self.page.paging)
 
     def read_vram(self, offset: int = 0, size: int | None = None) -> bytes:
-        """A copy of the video memory, from this process's own mapping."""
+        """Return a copy of the video memory, from this process's own mapping.
+
+        Args:
+            offset: Start, bytes.
+            size: Length, bytes; None: to the end.
+
+        Raises:
+            DriverError: The domain's memory is not mapped.
+        """
         if self._vram is None:
             raise DriverError(f"domain {self.domid} ({self.name}): not attached")
         return self._vram.read(offset, size)
 
     def frame(self) -> npt.NDArray[np.uint8]:
-        """A copy of the shown frame: rows of bytes, as many as its width has, without what pads a row."""
+        """Return a copy of the shown frame: uint8, shape (height, bytes of a row without padding)."""
         page = self.page
         row = page.width * ((page.bpp + 7) // 8)
         start, pitch, height = self.scanout, page.pitch, page.height
@@ -248,19 +256,19 @@ class BootSectorGuest:
         """Compare the whole video memory with the model.
 
         Raises:
-            DriverError: they differ; where, and what is there.
+            DriverError: They differ; the message names the first difference.
         """
         difference = self.model.difference(self.read_vram())
         if difference:
             raise DriverError(f"domain {self.domid} ({self.name}): video memory: {difference}")
 
-    # Commands.
+    # Commands
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
-        """Queue what is commanded inside, and wait for all of it at the end.
+        """Queue the commands given inside the `with` block, and wait for all of them at its end.
 
-        One command at a time costs a tick of the guest's clock (10 ms), because the guest sleeps in between.
+        Outside, each command costs a tick of the guest's clock (10 ms), because the guest sleeps in between.
         """
         self._batching = True
         try:
@@ -270,15 +278,15 @@ class BootSectorGuest:
             self._batching = False
 
     def finish(self, timeout_s: float = COMMAND_TIMEOUT_S) -> None:
-        """Wait until all that was queued is done.
+        """Wait until the guest has done all queued commands.
 
         Raises:
-            DriverError: it is not by then, the guest faulted, or it did not know a command.
+            DriverError: The time is up, the guest faulted, or it did not know a command.
         """
         self._open.finish(timeout_s)
 
     def fill(self, offset: int, dwords: int, value: int, *, alias: bool = False) -> Pages:
-        """Write `dwords` times `value` from `offset`; through the second mapping if `alias`."""
+        """Write `value` to `dwords` dwords from `offset`; through the second mapping if `alias`."""
         self._command(Operation.FILL, offset, dwords, value, 0, ALIAS * alias)
         return self.model.fill(offset, dwords, value)
 
@@ -299,7 +307,7 @@ class BootSectorGuest:
         return self.model.scatter(offset, count, span, seed)
 
     def read(self, offset: int, dwords: int, *, alias: bool = False) -> int:
-        """Let the guest read, and return the sum of what it read, modulo 2**32."""
+        """Let the guest read dwords, and return their sum modulo 2**32."""
         self._command(Operation.READ, offset, dwords, 0, 0, ALIAS * alias)
         self.finish()
         return self.page.result
@@ -313,63 +321,63 @@ class BootSectorGuest:
         self._command(Operation.WRITE_PROTECT, int(on))
 
     def tick(self, hz: float) -> None:
-        """How often the guest wakes to look for commands; 100 at first."""
+        """Set how often a second the guest wakes up to poll for commands; 100 at first."""
         self._command(Operation.TICK, round(PIT_HZ / hz) & 0xFFFF)
 
     def spin(self, on: bool) -> None:
-        """Look for commands without sleeping: at once, but a processor is busy with it."""
+        """Poll for commands without sleeping. Commands start at once, but keep a processor busy."""
         self._command(Operation.SPIN, int(on))
 
     def set_mode(
         self, width: int, height: int, bpp: int, *, virtual_width: int = 0, keep: bool = False
     ) -> None:
-        """Set a linear mode by the DISPI ports; the device model clears the frame unless told to `keep`."""
+        """Set a linear mode through the DISPI ports. The device model clears the frame unless `keep`."""
         self._command(Operation.MODE, width, height, bpp, virtual_width, int(keep))
         self._resync()
 
     def set_offset(self, x: int, y: int) -> None:
-        """Show the part of the virtual screen that begins there: a page flip."""
+        """Show the part of the virtual screen that begins at `x`, `y`, pixels: a page flip."""
         self._command(Operation.OFFSET, x, y)
 
     def text_mode(self) -> None:
-        """Go to the BIOS's mode 3, 80x25 characters; the device model draws those."""
+        """Set the BIOS's mode 3, 80x25 characters, which the device model draws."""
         self._command(Operation.TEXT_MODE)
         self._resync()
 
     def text(self, cell: int, cells: int, character: int, attribute: int = 7, *, step: int = 0) -> None:
-        """Write `cells` characters at 0xB8000 from `cell`; each one `step` further in the character set."""
+        """Write `cells` characters at 0xB8000 from `cell`, each `step` further in the character set."""
         self._command(Operation.TEXT, cell, cells, character | attribute << 8, step)
         self._resync()
 
     def banked(self, offset: int, dwords: int, value: int) -> Pages:
-        """As `fill`, but by the bank window at 0xA0000: the device model writes, on the guest's behalf."""
+        """Like `fill`, but through the bank window at 0xA0000: the device model does the writing."""
         self._command(Operation.BANKED, offset, dwords, value)
         return self.model.fill(offset, dwords, value)
 
     def reset(self) -> None:
-        """Reset by the keyboard controller; nothing is waited for."""
+        """Reset through the keyboard controller, without waiting."""
         self._command(Operation.RESET, wait=False)
 
     def power_off(self) -> None:
-        """Soft-off by ACPI's register; nothing is waited for."""
+        """Power off through ACPI's register (soft-off), without waiting."""
         self._command(Operation.POWER_OFF, wait=False)
 
     def halt(self) -> None:
-        """Stop for ever with interrupts off; nothing is waited for."""
+        """Halt forever with interrupts disabled, without waiting."""
         self._command(Operation.HALT, wait=False)
 
     def triple_fault(self) -> None:
-        """Crash; nothing is waited for."""
+        """Crash by a triple fault, without waiting."""
         self._command(Operation.TRIPLE_FAULT, wait=False)
 
-    # Input.
+    # Input
 
     def keys(self) -> bytes:
-        """The last bytes from the keyboard, oldest first: scan codes of set 1, at most 256."""
+        """Return the last bytes from the keyboard, oldest first: scan codes of set 1, at most 256."""
         return self._open.keys()
 
     def mouse(self) -> bytes:
-        """The last bytes from the PS/2 mouse, oldest first, at most 256."""
+        """Return the last bytes from the PS/2 mouse, oldest first, at most 256."""
         return self._open.mouse()
 
     def _command(self, operation: Operation, *arguments: int, wait: bool = True) -> None:

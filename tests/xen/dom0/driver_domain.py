@@ -1,4 +1,4 @@
-"""Domains by `xl`: created from a template, found by name, waited for, destroyed."""
+"""Domains through `xl`: create them from a template, find them, wait for them, destroy them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 GUESTS: Final = Path(os.environ.get("VRAMTAP_XEN_GUESTS", "/guests"))
-"""Where dom0 holds the disks and initramfs of its guests."""
+"""Directory in dom0 with the disks and initramfs of its guests."""
 TEMPLATES: Final = Path(__file__).resolve().parents[1] / "guest"
 XL_TIMEOUT_S: Final = 90.0
-"""`xl create` takes 3 s in the emulated host; a hang must still end."""
+"""Time limit for `xl`, to end a hang. `xl create` takes 3 s in the emulated host."""
 POLL_S: Final = 0.002
 
 T = TypeVar("T")
@@ -28,10 +28,10 @@ def xl(*arguments: str) -> str:
     """Run `xl`.
 
     Returns:
-        What it wrote to its standard output.
+        Its standard output.
 
     Raises:
-        DriverError: it fails, or takes more than `XL_TIMEOUT_S`.
+        DriverError: `xl` fails, or takes longer than `XL_TIMEOUT_S`.
     """
     command = f"xl {' '.join(arguments)}"
     try:
@@ -39,7 +39,7 @@ def xl(*arguments: str) -> str:
             ["xl", *arguments], capture_output=True, text=True, timeout=XL_TIMEOUT_S, check=False
         )
     except FileNotFoundError as error:
-        raise DriverError(f"{command}: no xl here (this runs in dom0 only)") from error
+        raise DriverError(f"{command}: xl not found (run this in dom0)") from error
     except subprocess.TimeoutExpired as error:
         raise DriverError(f"{command}: not done after {XL_TIMEOUT_S:.0f} s") from error
     if done.returncode:
@@ -53,11 +53,11 @@ def create(template: str, values: Mapping[str, object], *, paused: bool = False)
 
     Args:
         template: The name of a file in tests/xen/guest.
-        values: What stands in its braces; `name` among them.
-        paused: Leave it paused, as `xl unpause` expects it.
+        values: The values for its placeholders, including `name`.
+        paused: Create the domain paused, for `xl unpause`.
 
     Returns:
-        Its id.
+        The domain's id.
 
     Raises:
         DriverError: `xl` fails.
@@ -71,16 +71,16 @@ def create(template: str, values: Mapping[str, object], *, paused: bool = False)
 
 
 def domid_of(name: str) -> int:
-    """The id of the domain of that name.
+    """Return the id of the domain with that name.
 
     Raises:
-        DriverError: there is none.
+        DriverError: No domain has that name.
     """
     return int(xl("domid", name))
 
 
 def find(name: str) -> int | None:
-    """The id of the domain of that name, or None."""
+    """Return the id of the domain with that name, or None."""
     try:
         return domid_of(name)
     except DriverError:
@@ -88,30 +88,30 @@ def find(name: str) -> int | None:
 
 
 def destroy(domid: int) -> None:
-    """Destroy a domain; one that is gone already is fine."""
+    """Destroy a domain if it still exists."""
     if str(domid) in ids():
         xl("destroy", str(domid))
 
 
 def ids() -> set[str]:
-    """The ids of all domains that `xl list` shows, dom0's among them."""
+    """Return the ids of all domains that `xl list` shows, including dom0."""
     return {line[40:].split()[0] for line in xl("list").splitlines()[1:]}
 
 
 def wait_for(what: str, poll: Callable[[], T | None], timeout_s: float, every_s: float = POLL_S) -> T:
     """Poll until there is an answer.
 
-    The boot-sector guest has no way to signal dom0 (it has no event channel), and `xl` is asked, not listened
-    to: polling with a short sleep is all there is.
+    The boot-sector guest has no event channel and cannot signal dom0, and `xl` sends no events. Only polling
+    remains.
 
     Args:
-        what: What is waited for, for the message.
-        poll: Gives the answer, or None while there is none.
-        timeout_s: How long to go on.
+        what: The name of the awaited event, for the message.
+        poll: Returns the answer, or None while there is none.
+        timeout_s: The time limit.
         every_s: The pause between two polls.
 
     Raises:
-        DriverError: there is no answer by then.
+        DriverError: The time is up without an answer.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -119,5 +119,5 @@ def wait_for(what: str, poll: Callable[[], T | None], timeout_s: float, every_s:
         if answer is not None:
             return answer
         if time.monotonic() > deadline:
-            raise DriverError(f"{what}: not after {timeout_s:.0f} s")
+            raise DriverError(f"{what}: did not happen in {timeout_s:.0f} s")
         time.sleep(every_s)

@@ -1,7 +1,7 @@
-"""What goes wrong between dom0's tests and their guests."""
+"""The error of the drivers of dom0's guests."""
 
 from __future__ import annotations
 
 
 class DriverError(Exception):
-    """A guest, `xl` or a Xen library did not do what a test needs: operation, object, what was seen."""
+    """A guest, `xl` or a Xen library failed. The message names operation, object and observation."""

@@ -1,4 +1,4 @@
-"""The hypervisor's log of written frames, asked by the tests: an oracle that shares nothing with vramtap.
+"""The hypervisor's log of written frames, read by the tests without any code of vramtap.
 
 Source: Xen, tools/include/xendevicemodel.h, and xen/arch/x86/mm/hap/hap.c, hap_track_dirty_vram (4.17).
 """
@@ -21,10 +21,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST: Final = PAGE * 8
+"""Most pages in one call."""
 
 
 class DirtyLog:
-    """Asks what was written of one range of frames, until closed."""
+    """The log of one range of frames.
+
+    Args:
+        domid: The domain.
+        first: The first guest frame number.
+        count: The number of frames.
+    """
 
     def __init__(self, domid: int, first: int, count: int) -> None:
         library = ctypes.CDLL("libxendevicemodel.so.1", use_errno=True)
@@ -42,10 +49,11 @@ class DirtyLog:
             raise DriverError(f"xendevicemodel_open: {os.strerror(ctypes.get_errno())}")
 
     def ask(self) -> set[int] | None:
-        """Read and clear it.
+        """Read and clear the log.
 
         Returns:
-            Pages of the range; None if the hypervisor had not been tracking this very range, and begins to.
+            The written pages, counted from the range's start. None if the hypervisor did not track exactly
+            this range; it then starts to.
         """
         domid, first, count = self._range
         bits: NDArray[np.uint8] = np.zeros(MOST // 8, np.uint8)
@@ -58,7 +66,7 @@ class DirtyLog:
         return None if len(written) == count else written
 
     def stop(self) -> None:
-        """Let it track nothing."""
+        """End the hypervisor's tracking of the domain."""
         room = np.zeros(3 * PAGE, np.uint8)
         inside = room.ctypes.data // PAGE * PAGE + PAGE + 8
         if self._track(self._handle, self._range[0], 0, 0, inside):

@@ -1,4 +1,4 @@
-"""The boot-sector guest in other sizes, and in stages: created, started, driven."""
+"""The boot-sector guest with other sizes, created and started in separate steps."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from xen.dom0.driver_domain import GUESTS, TEMPLATES, xl
 _MEMORY: Final = "memory = 64\nmaxmem = 64\n"
 _DISK_END: Final = '" ]\nboot'
 _CD: Final = '", "format=raw, vdev=hdc, access=ro, devtype=cdrom, target=" ]\nboot'
-MIB_BESIDE_VRAM: Final = 16
+MAIN_MEMORY_MIB: Final = 16
+"""Memory of the guest in addition to its video memory."""
 SPARE_DISPLAYS: Final = {True: 2, False: 3}
-"""Of the VNC server of the spare guest's device model, by whether paging is hardware-assisted."""
+"""Display number of the spare guest's own VNC server, by whether paging is hardware-assisted."""
 
 
 class StagedGuest(BootSectorGuest):
@@ -25,10 +26,10 @@ class StagedGuest(BootSectorGuest):
     Args:
         name: The domain's name.
         hap: Hardware-assisted paging; otherwise shadow paging.
-        videoram_mib: The size of the video memory; the driver maps 16 MiB of it at most.
-        vnc_display: As `BootSectorGuest` takes it.
-        paused: Stay paused until `start`.
-        on_reboot: As `BootSectorGuest` takes it.
+        videoram_mib: The size of the video memory, MiB. The driver maps at most 16 MiB of it.
+        vnc_display: See `BootSectorGuest`.
+        paused: Create the domain paused; `start` starts it.
+        on_reboot: See `BootSectorGuest`.
     """
 
     def __init__(
@@ -43,9 +44,9 @@ class StagedGuest(BootSectorGuest):
     ) -> None:
         super().__init__(name, hap=hap, vnc_display=vnc_display, on_reboot=on_reboot)
         self._values["videoram"] = videoram_mib
-        self._memory_mib = videoram_mib + MIB_BESIDE_VRAM
+        self._memory_mib = videoram_mib + MAIN_MEMORY_MIB
         self._paused = paused
-        # QEMU locks a disk that it may write.
+        # QEMU locks a disk that it can write, so each guest needs its own copy.
         self._directory = tempfile.TemporaryDirectory(prefix="staged-guest-")
         self._values["disk"] = shutil.copy2(GUESTS / "boot-sector.img", self._directory.name)
 
@@ -66,15 +67,15 @@ class StagedGuest(BootSectorGuest):
         return self
 
     def destroy(self) -> None:
-        """Unmap everything, then destroy the domain if it is still there, and its disk."""
+        """Unmap everything, destroy the domain if it still exists, and delete its disk."""
         super().destroy()
         self._directory.cleanup()
 
     def start(self) -> None:
-        """Let it run for the first time, and drive it."""
+        """Start a domain that was created paused, and attach to it."""
         xl("unpause", str(self.domid))
         self._attach()
 
     def shrink(self) -> None:
-        """Show a small picture, of the size that the tests of the screen take."""
+        """Set a small mode, the same as in the tests of the screen."""
         self.set_mode(400, 300, 32)

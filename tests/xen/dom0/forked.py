@@ -1,4 +1,4 @@
-"""The program in processes that are forked where it is imported: emulated, importing takes ten seconds."""
+"""vramtap in processes forked from one that has imported it: emulated, the import takes ten seconds."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def _body(arguments: tuple[str, ...], output: Connection, errors: Connection, ui
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run of the program ended.
+    """Result of a run of vramtap.
 
     Args:
-        status: Exit status; negative: the signal.
-        output: What it wrote to standard output.
-        errors: And to standard error.
+        status: The exit status; if negative, the signal.
+        output: The text of standard output.
+        errors: The text of standard error.
     """
 
     status: int
@@ -54,7 +54,7 @@ class Ended:
 
     @property
     def complaint(self) -> str:
-        """The one line of a run that failed, as it has to."""
+        """The single error line. Asserts that the run failed with one line."""
         assert (self.status, self.output) == (1, ""), self
         lines = self.errors.splitlines()
         assert len(lines) == 1, self.errors
@@ -66,8 +66,8 @@ class Forked:
     """`vramtap ARGUMENTS`, running inside the `with` block.
 
     Args:
-        arguments: Of the command line.
-        uid: Whose process it is; None: root's.
+        arguments: The command line after the program's name.
+        uid: User id of the process; None for root.
     """
 
     def __init__(self, *arguments: str, uid: int | None = None) -> None:
@@ -117,11 +117,11 @@ class Forked:
 
     @property
     def errors(self) -> str:
-        """What it wrote to standard error until now."""
+        """What vramtap has written to standard error so far."""
         return "".join(self._said["errors"])
 
     def port(self) -> int:
-        """Where it listens for the next of its targets; with `--json`."""
+        """Wait for the next target that listens and return its port. Needs `--json`."""
         while True:
             line = self._lines.get(timeout=START_S)
             assert line is not None, f"{self._arguments} ended: {self.errors}"
@@ -130,11 +130,11 @@ class Forked:
                 return int(said["vnc"][1])
 
     def report(self) -> dict[str, Any]:
-        """The last line of one that has ended, with `--json`."""
+        """Return the last line of standard output after the end. Needs `--json`."""
         return dict(json.loads(self._said["output"][-1]))
 
     def ended(self) -> Ended:
-        """Wait until it has ended."""
+        """Wait for the end of the run and return its result."""
         self.process.join(START_S)
         status = self.process.exitcode
         assert status is not None, f"{self._arguments}: still running; {self.errors}"
@@ -143,22 +143,22 @@ class Forked:
         return Ended(status, "".join(self._said["output"]), self.errors)
 
     def interrupt(self) -> Ended:
-        """Ctrl-C."""
+        """Send SIGINT and wait for the end."""
         self._signal(signal.SIGINT)
         return self.ended()
 
     def kill(self) -> Ended:
-        """SIGKILL."""
+        """Send SIGKILL and wait for the end."""
         self._signal(signal.SIGKILL)
         return self.ended()
 
 
 def serving(*urls: str, tracker: str = "auto") -> Forked:
-    """`vramtap serve` of targets, each at a port of its own."""
+    """Return a `vramtap serve` of these targets, each on its own port. Enter it with `with`."""
     return Forked("serve", *urls, "--vnc", "127.0.0.1:0", "--tracker", tracker, "--json")
 
 
 def run(*arguments: str, uid: int | None = None) -> Ended:
-    """Run the program until it ends by itself."""
+    """Run vramtap until it ends by itself, and return the result."""
     with Forked(*arguments, uid=uid) as forked:
         return forked.ended()

@@ -1,4 +1,4 @@
-"""The program in dom0: `vramtap serve` as a process of its own, and viewers of what it serves."""
+"""`vramtap serve` as a separate process in dom0, and viewers of VNC servers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from xen.dom0.driver import BootSectorGuest
 
 START_S: Final = 90.0
-"""How long it may take to say where it listens: an emulated processor imports it for ten seconds and more."""
+"""Time limit for starting vramtap, s. An emulated processor needs over ten seconds to import it."""
 SHOW_S: Final = 60.0
-"""How long a picture may take; a hang must still end."""
+"""Time limit for a picture to appear, s. It only has to end a hang."""
 RAW, HEXTILE, ZRLE, DESKTOP_SIZE = 0, 5, 16, -223
 
 
@@ -34,8 +34,11 @@ class Served:
     """`vramtap serve`, running inside the `with` block.
 
     Args:
-        url: Of the target.
-        arguments: Further ones.
+        url: The target.
+        arguments: Further arguments of `serve`.
+
+    Attributes:
+        said: All JSON lines of standard output that `next` has read.
     """
 
     def __init__(self, url: str, *arguments: str) -> None:
@@ -71,7 +74,7 @@ class Served:
         self._end()
 
     def next(self, member: str) -> dict[str, Any]:
-        """The next line that has this member."""
+        """Return the next JSON line of standard output that has this member."""
         while True:
             line = self._lines.get(timeout=START_S)
             assert line is not None, f"{self._command} ended: {self.errors}"
@@ -82,10 +85,11 @@ class Served:
 
     @property
     def errors(self) -> str:
+        """What vramtap has written to standard error so far."""
         return "".join(self._errors)
 
     def interrupt(self) -> int:
-        """Ctrl-C; returns the exit status."""
+        """Send SIGINT and return the exit status."""
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(START_S)
 
@@ -105,12 +109,13 @@ class Served:
 
     @contextlib.contextmanager
     def viewer(self) -> Iterator[Viewer]:
+        """Connect a viewer to this server for the `with` block."""
         with viewer_at(self.port) as viewer:
             yield viewer
 
 
 class Viewer:
-    """A VNC client that takes in whatever comes, in a thread, until it shows what is waited for."""
+    """A VNC client that receives updates in a thread, so that a test can wait for a picture."""
 
     def __init__(self, client: RfbClient) -> None:
         self.client = client
@@ -139,7 +144,14 @@ class Viewer:
                 self._news.notify_all()
 
     def shows(self, picture: NDArray[np.uint32]) -> None:
-        """Wait until its picture is this one, exactly."""
+        """Wait until the viewer shows exactly this picture.
+
+        Args:
+            picture: 0x00RRGGBB, shape (height, width).
+
+        Raises:
+            AssertionError: The viewer failed, or shows another picture when the time is up.
+        """
 
         def same() -> bool:
             seen = self.client.pixels
@@ -152,7 +164,7 @@ class Viewer:
         if not found:
             seen = self.client.pixels & 0xFFFFFF
             if seen.shape != picture.shape:
-                raise AssertionError(f"a picture of {seen.shape} and not {picture.shape}")
+                raise AssertionError(f"the viewer has a picture of {seen.shape}, not {picture.shape}")
             rows, columns = np.nonzero(seen != picture)
             raise AssertionError(
                 f"{len(rows)} pixels differ after {SHOW_S:g} s and {self.updates} updates, the first in row "
@@ -161,6 +173,7 @@ class Viewer:
             )
 
     def close(self) -> None:
+        """Stop the thread and disconnect."""
         self._stop.set()
         self._thread.join()
         self.client.close()
@@ -168,7 +181,7 @@ class Viewer:
 
 @contextlib.contextmanager
 def viewer_at(port: int, encodings: tuple[int, ...] = (RAW, DESKTOP_SIZE)) -> Iterator[Viewer]:
-    """A viewer of any VNC server of this machine."""
+    """Connect a viewer to a VNC server on this machine for the `with` block."""
     client = RfbClient.connect("127.0.0.1", port, encodings=encodings, pixel_format=NATIVE, timeout_s=SHOW_S)
     viewer = Viewer(client)
     try:
@@ -178,6 +191,10 @@ def viewer_at(port: int, encodings: tuple[int, ...] = (RAW, DESKTOP_SIZE)) -> It
 
 
 def picture_of(machine: BootSectorGuest) -> NDArray[np.uint32]:
-    """What a machine shows in a mode of 32 bits a pixel, read through the tests' own mapping."""
+    """Return what a guest shows in a mode of 32 bits per pixel, read through the tests' own mapping.
+
+    Returns:
+        0x00RRGGBB, shape (height, width).
+    """
     frame: NDArray[np.uint32] = np.ascontiguousarray(machine.frame()).view(np.uint32)
     return np.bitwise_and(frame, np.uint32(0xFFFFFF))

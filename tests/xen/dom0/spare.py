@@ -1,6 +1,6 @@
-"""A guest beside the one that is shared: it is paused, saved, rebooted, and its viewers are killed.
+"""A second guest, for tests that pause, save or reboot it or kill its vramtap.
 
-A plugin of pytest, so that several modules can share it: `pytest_plugins`.
+This is a pytest plugin, so that several modules can share the guest through `pytest_plugins`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def spare(hap: bool) -> Iterator[StagedGuest]:
+    """A small guest, which `xl` restarts on a reset."""
     name = f"spare-{'hap' if hap else 'shadow'}"
     with StagedGuest(name, hap=hap, vnc_display=SPARE_DISPLAYS[hap], on_reboot="restart") as guest:
         guest.shrink()
