@@ -1,4 +1,4 @@
-"""Renders what `xen.dom0.bench` measured: `python -m xen.bench_table costs.json... > table.md`."""
+"""Renders the measurements of `xen.dom0.bench`: `python -m xen.bench_table costs.json... > table.md`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMES: Final = {"vramtap": "vramtap", "qemu": "QEMU's VNC", "none": "untapped"}
 
 
 def rendered(figures: Figures) -> str:
-    """All tables, with what has to be known to read them."""
+    """Return all tables with their explanations, as Markdown."""
     parts = ["# What tracking a Xen domain costs", _host(figures["host"])]
     for head, name, render in (
         ("First update after 20 s without a change", "screens", _latency),
@@ -223,7 +223,7 @@ def _neighbour(neighbour: Sequence[Row]) -> str:
 
 
 def merged(starts: Sequence[Figures]) -> Figures:
-    """The parts that were measured in several starts of the host, as one."""
+    """Merge the measurements of several starts of the host."""
     hosts = [start["host"] for start in starts]
     host = {
         **hosts[0],
@@ -236,7 +236,7 @@ def merged(starts: Sequence[Figures]) -> Figures:
 
 
 def main() -> None:
-    """Read the files named, and print."""
+    """Read the files named on the command line, and print the tables."""
     print(rendered(merged([json.loads(Path(name).read_text()) for name in sys.argv[1:]])), end="")
 
 

@@ -1,4 +1,4 @@
-"""A VNC client that notes when a pixel it waits for has come: Raw encoding, always asking."""
+"""A VNC client that records when an expected pixel arrives. It uses Raw and always requests updates."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _FOR_EVER_S: Final = 3600.0
 
 
 class Watching:
-    """Sleeps while nothing comes: what a viewer costs otherwise is no part of what is measured.
+    """A viewer that sleeps between updates, so that its own cost does not distort the measurement.
 
     Args:
-        port: Of a server on this machine.
-        asks: Whether to ask for updates from the start; else it is only connected.
+        port: Port of a server on this machine.
+        asks: Whether to request updates; otherwise the viewer only connects.
     """
 
     def __init__(self, port: int, *, asks: bool = True) -> None:
@@ -29,18 +29,18 @@ class Watching:
         self._closing = False
         self.updates = 0
         self.seen_s = 0.0
-        """When the pixel had come, by the monotonic clock."""
+        """Arrival of the expected pixel, monotonic seconds."""
         self._thread = threading.Thread(target=self._run, daemon=True)
         if asks:
             self._thread.start()
 
     def expect(self, column: int, row: int, colour: int) -> None:
-        """Wait for this pixel from now on."""
+        """Set the pixel to expect from now on."""
         self._seen.clear()
         self._wanted = column, row, colour
 
     def seen(self, timeout_s: float = 0.0) -> bool:
-        """Whether it has come."""
+        """Wait for the expected pixel, and return whether it has arrived."""
         return self._seen.wait(timeout_s)
 
     def _run(self) -> None:
@@ -65,7 +65,7 @@ class Watching:
                 raise
 
     def close(self) -> None:
-        """Hang up."""
+        """Disconnect."""
         self._closing = True
         self._client.socket.shutdown(socket.SHUT_RDWR)
         if self._thread.ident is not None:

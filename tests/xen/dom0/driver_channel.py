@@ -1,4 +1,4 @@
-"""Commands to the boot-sector guest: a queue in the pages it shares with dom0."""
+"""Command queue of the boot-sector guest, in the pages that it shares with dom0."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Channel:
         domid: The domain.
 
     Raises:
-        DriverError: they cannot be mapped, or the guest does not come up.
+        DriverError: The pages cannot be mapped, or the guest does not boot.
     """
 
     def __init__(self, domid: int) -> None:
@@ -48,16 +48,16 @@ class Channel:
             raise
 
     def close(self) -> None:
-        """Unmap them."""
+        """Unmap the shared pages."""
         self._frames.close()
 
     @property
     def page(self) -> SharedPage:
-        """The first of them, live."""
+        """The first shared page, live."""
         return SharedPage.from_address(self._frames.address)
 
     def put(self, operation: Operation, *arguments: int) -> None:
-        """Queue a command, after waiting for room if the guest is that far behind."""
+        """Queue a command. Wait for room first if the queue is full."""
         page = self.page
         number = page.head
         self.wait(f"room for {operation.name}", lambda: number - page.tail & _U32 < QUEUE_LENGTH)
@@ -65,25 +65,25 @@ class Channel:
         command = Command.from_address(place)
         command.operation = operation
         command.arguments[:] = [argument & _U32 for argument in (*arguments, 0, 0, 0, 0, 0)[:5]]
-        # Last: the guest takes the entry as soon as it sees this. x86 keeps the order of stores.
+        # Written last, because the guest then reads the entry at once. x86 keeps the order of stores.
         page.head = number + 1 & _U32
 
     def finish(self, timeout_s: float = COMMAND_TIMEOUT_S) -> None:
-        """Wait until all that was queued is done.
+        """Wait until the guest has done all queued commands.
 
         Raises:
-            DriverError: it is not by then, the guest faulted, or it did not know a command.
+            DriverError: The time is up, the guest faulted, or it did not know a command.
         """
         head = self.page.head
         self.wait(f"command {head}", lambda: self.page.tail == head, timeout_s)
         if self.page.unknown:
-            raise DriverError(f"domain {self._domid}: {self.page.unknown} commands it does not know")
+            raise DriverError(f"domain {self._domid}: {self.page.unknown} unknown commands")
 
     def wait(self, what: str, done: Callable[[], bool], timeout_s: float = COMMAND_TIMEOUT_S) -> None:
-        """Wait for something the guest does.
+        """Poll until `done` returns True.
 
         Raises:
-            DriverError: it does not by then, or the guest faulted; with the guest's state.
+            DriverError: The time is up, or the guest faulted. The message has the guest's state.
         """
         what = f"domain {self._domid}: {what}"
 
@@ -102,12 +102,12 @@ class Channel:
             raise DriverError(f"{error} ({state})") from error
 
     def keys(self) -> bytes:
-        """The last bytes from the keyboard, oldest first, at most 256."""
+        """Return the last bytes from the keyboard, oldest first, at most 256."""
         page = self.page
         return _ring(bytes(page.key_ring), page.keys)
 
     def mouse(self) -> bytes:
-        """The last bytes from the mouse, oldest first, at most 256."""
+        """Return the last bytes from the mouse, oldest first, at most 256."""
         page = self.page
         return _ring(bytes(page.mouse_ring), page.mouse)
 

@@ -1,4 +1,4 @@
-"""A Linux guest driven from dom0: Debian's kernel on vesafb, a shell on its screen and its serial line."""
+"""Driver of the Linux guest: Debian's kernel on vesafb, with shells on its screen and serial line."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ BOOT_TIMEOUT_S: Final = 240.0
 COMMAND_TIMEOUT_S: Final = 100.0
 KERNEL_LINE: Final = (
     "console=tty0 quiet loglevel=3 vt.global_cursor_default=0 consoleblank=0 "
-    # With ACPI the HPET is the clock, and every look at it an exit: 22 s to the shell under nested emulation,
-    # and not 6 s. Without it and PCI, screen, keyboard and serial line are where they are on every PC.
+    # With ACPI the clock is the HPET, and each read of it causes an exit: 22 s to the shell under nested
+    # emulation, not 6 s. Screen, keyboard and serial line work without ACPI and PCI.
     "acpi=off pci=off noapic nolapic_timer xen_nopv "
-    # Nothing else the boot need be spent on: calibration, self-tests, mitigations.
+    # Skip calibration, self-tests and mitigations, to boot faster.
     "tsc=reliable no_timer_check nokaslr nopti mitigations=off audit=0 apparmor=0 cryptomgr.notests "
     "nowatchdog rcupdate.rcu_expedited=1"
 )
@@ -43,14 +43,14 @@ _MOST_ANSWERED: Final = 1 << 20
 class LinuxGuest:
     """An HVM domain with Debian's kernel, and the init of the QEMU testbed's guest.
 
-    It stands on the BIOS's text screen until `boot`. From then on its first terminal shows a shell that obeys
-    the keyboard; its serial line has one that obeys `run`.
+    It waits on the BIOS's text screen until `boot`. Then its first terminal shows a shell for the keyboard,
+    and its serial line has a shell for `run`.
 
     Args:
         name: The domain's name.
         hap: Hardware-assisted paging; otherwise shadow paging.
-        memory_mib: Its memory.
-        vnc_display: As `BootSectorGuest` takes it.
+        memory_mib: The size of its memory, MiB.
+        vnc_display: See `BootSectorGuest`.
         extra: More words for the kernel's command line.
 
     Attributes:
@@ -103,17 +103,17 @@ class LinuxGuest:
         self.destroy()
 
     def boot(self) -> None:
-        """Go on to Linux, and wait until its serial line's shell is there.
+        """Boot Linux, and wait for the shell on its serial line.
 
         Raises:
-            DriverError: it is not in time.
+            DriverError: The time is up.
         """
         self._loaded.boot(GUESTS / "linux.kernel", GUESTS / "linux.cpio", self._command_line)
         self._until(b"READY\n", BOOT_TIMEOUT_S)
         self._vram = ForeignFrames(self.domid, self._loaded.lfb // PAGE, self._frame_pages + _TEXT_PAGES)
 
     def destroy(self) -> None:
-        """Unmap its memory, then destroy the domain if it is still there."""
+        """Unmap the guest's memory, then destroy the domain if it still exists."""
         if self._loader is not None:
             self._loader.close()
             self._loader = None
@@ -136,17 +136,17 @@ class LinuxGuest:
 
     @property
     def width(self) -> int:
-        """Of the mode that Linux runs in, in pixels."""
+        """Width of the screen, pixels of 32 bits."""
         return self._loaded.width
 
     @property
     def height(self) -> int:
-        """In pixels, of 32 bits each."""
+        """Height of the screen, pixels."""
         return self._loaded.height
 
     @property
     def pitch(self) -> int:
-        """Bytes from one row to the next."""
+        """Stride of a row, bytes."""
         return self._loaded.pitch
 
     @property
@@ -154,33 +154,33 @@ class LinuxGuest:
         return -(-self.height * self.pitch // PAGE)
 
     def read_vram(self, offset: int = 0, size: int | None = None) -> bytes:
-        """A copy of the frame's memory, from this process's own mapping."""
+        """Return a copy of the frame's memory, from this process's own mapping."""
         if self._vram is None:
             raise DriverError(f"domain {self.domid} ({self.name}): not attached")
         return self._vram.read(offset, size)
 
     def picture(self) -> npt.NDArray[np.uint32]:
-        """What its screen shows: 0x00RRGGBB, shape (height, width), from this process's own mapping."""
+        """Return the screen from this process's own mapping: 0x00RRGGBB, shape (height, width)."""
         frame = self.read_vram(0, self.height * self.pitch)
         rows = np.frombuffer(frame, np.uint32).reshape(self.height, self.pitch // 4)
         return np.bitwise_and(rows[:, : self.width], np.uint32(0xFFFFFF))
 
     def text(self) -> list[str]:
-        """The first terminal's rows, as Linux itself has them (vcs(4)); as wide as the screen."""
-        # By video memory that is not shown: on the serial line each byte is an exit to the device model.
+        """Return the rows of the first terminal, as wide as the screen, read from Linux (vcs(4))."""
+        # Through video memory that is not shown: each byte on the serial line is an exit to the device model.
         self.run(f"dd if=/dev/vcs1 of=/dev/fb0 bs={PAGE} seek={self._frame_pages} 2>/dev/null")
         columns, rows = self.width // FONT_COLUMNS, self.height // FONT_ROWS
         said = self.read_vram(self._frame_pages * PAGE, columns * rows).decode("latin-1")
         return [said[at : at + columns] for at in range(0, len(said), columns)]
 
     def run(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
-        """Run a shell command by the serial line.
+        """Run a shell command through the serial line.
 
         Returns:
-            What it wrote, standard error included.
+            Its output, including standard error.
 
         Raises:
-            DriverError: it fails, or there is no answer in time.
+            DriverError: The command fails, or the time is up.
         """
         if self._serial is None:
             raise DriverError(f"domain {self.domid} ({self.name}): not running")
@@ -198,7 +198,7 @@ class LinuxGuest:
         return text
 
     def _until(self, mark: bytes, timeout_s: float) -> bytes:
-        """What came before `mark`; the mark is dropped."""
+        """Receive up to `mark`, and return what came before it."""
         serial = self._serial
         assert serial is not None
         deadline = time.monotonic() + timeout_s
@@ -210,7 +210,7 @@ class LinuxGuest:
                 tail = self._received[-200:].decode(errors="replace")
                 raise DriverError(
                     f"domain {self.domid} ({self.name}): {mark!r} did not come in {timeout_s:.0f} s; "
-                    f"the last it said: {tail!r}"
+                    f"the last output: {tail!r}"
                 ) from None
             if not more:
                 raise DriverError(f"domain {self.domid} ({self.name}): its serial line has ended")

@@ -1,4 +1,4 @@
-"""Puts a Linux kernel into a guest's memory, where guest/linux.S enters it: what a boot loader does.
+"""Boot loader in dom0: writes a Linux kernel into a guest's memory, where guest/linux.S enters it.
 
 Sources: kernel 6.1, Documentation/x86/boot.rst and zero-page.rst, include/uapi/linux/screen_info.h; VBE 3.0
 (ModeInfoBlock); Intel SDM volume 3, 4.5 (page tables).
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BOOT_TIMEOUT_S: Final = 90.0
-# Places in the guest's memory, as linux.S has them.
+# Addresses in the guest's memory, the same as in linux.S.
 _SHARED: Final = 0x10000
 _PML4, _PDPT, _PD, _BOOT_PARAMS, _COMMAND_LINE, _LOW_END = range(0x11000, 0x17000, PAGE)
 _KERNEL: Final = 0x1000000
 _INITRAMFS: Final = 0x5800000
-"""Behind the kernel, whose memory ends below 75 MiB."""
+"""After the kernel, whose memory ends below 75 MiB."""
 # The shared page.
 _MAGIC: Final = 0x314C4C58
 _GO, _E820_ENTRIES, _MODE_INFO, _E820 = 0x04, 0x08, 0x100, 0x400
@@ -50,13 +50,13 @@ class Loader:
         vram_bytes: The size of its video memory.
 
     Attributes:
-        lfb: The physical address of the linear frame buffer.
-        width: Of the mode that the kernel will find, in pixels.
-        height: In pixels.
-        pitch: In bytes.
+        lfb: The physical address of the linear framebuffer.
+        width: Width of the mode at the kernel's start, pixels.
+        height: Height of that mode, pixels.
+        pitch: Stride of a row, bytes.
 
     Raises:
-        DriverError: its memory cannot be mapped, or it does not come up.
+        DriverError: The guest's memory cannot be mapped, or the boot sector does not start.
     """
 
     def __init__(self, domid: int, vram_bytes: int) -> None:
@@ -80,19 +80,19 @@ class Loader:
         self._bpp, self._channels = info[0x19], info[0x1F:0x27]
 
     def close(self) -> None:
-        """Unmap its memory and leave it alone."""
+        """Unmap the guest's memory. The guest continues."""
         self._frames.close()
 
     def boot(self, kernel: Path, initramfs: Path, command_line: str) -> None:
-        """Have it enter the kernel.
+        """Let the boot sector enter the kernel.
 
         Args:
-            kernel: What `linux_kernel` in guest/build.py made.
+            kernel: The file from `linux_kernel` in guest/build.py.
             initramfs: An archive for the kernel.
             command_line: The kernel's.
 
         Raises:
-            DriverError: the guest's memory cannot be mapped.
+            DriverError: The guest's memory cannot be mapped.
         """
         with kernel.open("rb") as image:
             header = image.read(PAGE)
@@ -107,12 +107,12 @@ class Loader:
             self._write(place, struct.pack(f"<{len(entries)}Q", *entries))
         self._write(_BOOT_PARAMS, self._boot_params(header, initramfs.stat().st_size))
         self._write(_COMMAND_LINE, command_line.encode() + b"\0")
-        # Last: it goes on as soon as it sees this. x86 keeps the order of stores.
+        # Written last, because the boot sector then continues at once. x86 keeps the order of stores.
         self._write(_SHARED + _GO, struct.pack("<I", 1))
 
     def _boot_params(self, header: bytes, initramfs_bytes: int) -> bytes:
         params = bytearray(header)
-        # struct screen_info: what vesafb needs to know.
+        # struct screen_info, for vesafb.
         params[0x0F] = _VIDEO_TYPE_VLFB
         struct.pack_into(
             "<3H2I", params, 0x12, self.width, self.height, self._bpp, self.lfb, self._vram_bytes // _LFB_UNIT
@@ -131,7 +131,7 @@ class Loader:
         return bytes(params)
 
     def _copy(self, path: Path, skip: int, to: int) -> None:
-        """A file's content into the guest's memory, some of it at a time."""
+        """Copy a file into the guest's memory, in parts."""
         with path.open("rb") as source:
             source.seek(skip)
             while part := source.read(_AT_MOST_COPIED):

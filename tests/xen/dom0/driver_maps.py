@@ -1,6 +1,6 @@
-"""A domain's frames mapped for the tests, by their own use of libxenforeignmemory.
+"""Maps a domain's frames for the tests.
 
-An oracle must not be the code under test: nothing here comes from vramtap.
+A reference must not use the code under test, so this module calls libxenforeignmemory itself.
 
 Source: Xen, tools/include/xenforeignmemory.h (4.17).
 """
@@ -44,11 +44,11 @@ class ForeignFrames:
     Args:
         domid: The domain.
         first: The first guest frame number.
-        count: How many.
+        count: The number of frames.
         writable: Whether this process may write them.
 
     Raises:
-        DriverError: the library or the hypervisor refuses, or any single frame cannot be mapped.
+        DriverError: The library or the hypervisor refuses, or a single frame cannot be mapped.
     """
 
     def __init__(self, domid: int, first: int, count: int, *, writable: bool = False) -> None:
@@ -69,7 +69,7 @@ class ForeignFrames:
             number = ctypes.get_errno()
             self.close()
             raise DriverError(f"xenforeignmemory_map {self._what}: {os.strerror(number)}")
-        # Touching a frame that is not there is SIGBUS, which no test survives to report.
+        # Access to a missing frame raises SIGBUS, which would kill the test without a report.
         failed = Counter(errno.errorcode.get(-error, str(error)) for error in errors if error)
         if failed:
             self.close()
@@ -77,20 +77,20 @@ class ForeignFrames:
 
     @property
     def address(self) -> int:
-        """Where they are mapped.
+        """Address of the mapping in this process.
 
         Raises:
-            DriverError: after `close`.
+            DriverError: The mapping is closed.
         """
         if self._address is None:
             raise DriverError(f"{self._what}: no longer mapped")
         return self._address
 
     def read(self, offset: int = 0, size: int | None = None) -> bytes:
-        """A copy of `size` bytes from `offset`; of all to the end without a size.
+        """Return a copy of `size` bytes from `offset`; without a size, all bytes to the end.
 
         Raises:
-            DriverError: the range is not inside the mapping, or it is closed.
+            DriverError: The range is not inside the mapping, or the mapping is closed.
         """
         whole = self._count * PAGE
         size = whole - offset if size is None else size
@@ -99,7 +99,7 @@ class ForeignFrames:
         return ctypes.string_at(self.address + offset, size)
 
     def close(self) -> None:
-        """Unmap; a destroyed domain stays in Xen's list until its last frame is unmapped."""
+        """Unmap the frames. A destroyed domain stays in Xen's list until its last frame is unmapped."""
         address, self._address = self._address, None
         if address:
             self._library.xenforeignmemory_unmap(self._handle, address, self._count)

@@ -1,4 +1,4 @@
-"""What the video memory must hold after each of the guest's writes, and which pages each wrote."""
+"""Model of the video memory: its expected content, and the pages that each write dirties."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Pages = frozenset[int]
 
 
 def xorshift32(state: int) -> Iterator[int]:
-    """The guest's random numbers after `state` (Marsaglia 2003, shifts 13, 17, 5)."""
+    """Yield the guest's random numbers after `state` (Marsaglia 2003, shifts 13, 17, 5)."""
     while True:
         state ^= state << 13 & 0xFFFFFFFF
         state ^= state >> 17
@@ -27,7 +27,7 @@ def xorshift32(state: int) -> Iterator[int]:
 
 
 class Model:
-    """A copy of the video memory that is written as the guest writes the original.
+    """A copy of the video memory that repeats the guest's writes.
 
     Offsets and strides are in bytes and multiples of 4.
 
@@ -39,30 +39,30 @@ class Model:
         self.dwords: npt.NDArray[np.uint32] = np.frombuffer(content, dtype="<u4").copy()
 
     def resync(self, content: bytes) -> None:
-        """Take what is there: after what the guest did not write itself, such as a change of mode."""
+        """Replace the content, after a change that the guest did not write itself, such as a new mode."""
         self.dwords = np.frombuffer(content, dtype="<u4").copy()
 
     def fill(self, offset: int, dwords: int, value: int) -> Pages:
-        """`dwords` times `value` from `offset`."""
+        """Write `value` to `dwords` dwords from `offset`."""
         first = offset // 4
         self.dwords[first : first + dwords] = value
         return _pages(first, first + dwords)
 
     def strided(self, offset: int, count: int, value: int, stride: int) -> Pages:
-        """`count` single dwords, `stride` apart."""
+        """Write `count` single dwords, `stride` apart."""
         places = offset // 4 + np.arange(count) * (stride // 4)
         self.dwords[places] = value
         return _pages_of(places)
 
     def rect(self, offset: int, width: int, height: int, value: int, pitch: int) -> Pages:
-        """A rectangle of `width` dwords and `height` rows, `pitch` apart."""
+        """Write a rectangle of `width` dwords and `height` rows, `pitch` apart."""
         rows = offset // 4 + np.arange(height) * (pitch // 4)
         places = (rows[:, None] + np.arange(width)).ravel()
         self.dwords[places] = value
         return _pages_of(places)
 
     def scatter(self, offset: int, count: int, span: int, seed: int) -> Pages:
-        """`count` random dwords, each at the place in `span` dwords that it says itself."""
+        """Write `count` random dwords. Each value also determines its place in `span` dwords."""
         places = np.empty(count, np.int64)
         for index, state in zip(range(count), xorshift32(seed), strict=False):
             place = places[index] = offset // 4 + (state * span >> 32)
@@ -70,16 +70,16 @@ class Model:
         return _pages_of(places)
 
     def sum(self, offset: int, dwords: int) -> int:
-        """What the guest's reading of them answers: their sum modulo 2**32."""
+        """Return the sum of the dwords modulo 2**32, which is the guest's answer to a read."""
         first = offset // 4
         return int(self.dwords[first : first + dwords].sum(dtype=np.uint64)) & 0xFFFFFFFF
 
     def difference(self, content: bytes, offset: int = 0) -> str | None:
-        """Where the memory is otherwise than here, in words; None if it is not.
+        """Describe where the memory differs from the model; None if it does not.
 
         Args:
-            content: What was read of it.
-            offset: From where, in bytes.
+            content: The bytes read from the memory.
+            offset: Their offset in the memory, bytes.
         """
         seen = np.frombuffer(content, dtype="<u4")
         wanted = self.dwords[offset // 4 : offset // 4 + len(seen)]

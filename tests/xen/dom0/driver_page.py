@@ -1,4 +1,4 @@
-"""The pages that the boot-sector guest shares with dom0: the same facts as tests/xen/guest/layout.S."""
+"""The pages that the boot-sector guest shares with dom0. The layout is that of tests/xen/guest/layout.S."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ QUEUE_OFFSET: Final = 0x1000
 QUEUE_LENGTH: Final = 512
 RING_BYTES: Final = 256
 ALIAS: Final = 1
-"""In a write's last argument: through the second mapping of the frame buffer."""
+"""Flag in the last argument of a write: write through the second mapping of the framebuffer."""
 
 
 class Operation(enum.IntEnum):
-    """What the guest can be told to do; the arguments are described at `BootSectorGuest`'s methods."""
+    """Commands of the guest. The methods of `BootSectorGuest` describe the arguments."""
 
     FILL = 1
     STRIDED = 2
@@ -40,7 +40,7 @@ class Operation(enum.IntEnum):
 
 
 class Paging(enum.IntEnum):
-    """How the guest translates addresses; `SMALL`: the frame buffer by 4 KiB pages."""
+    """Paging modes of the guest. `SMALL` maps the framebuffer by 4 KiB pages."""
 
     OFF = 0
     BITS32_LARGE = 1
@@ -55,7 +55,7 @@ _U32 = ctypes.c_uint32
 
 
 class SharedPage(ctypes.LittleEndianStructure):
-    """Its first page; see layout.S for what each field holds."""
+    """The first shared page; layout.S describes the fields."""
 
     _fields_ = (
         ("magic", _U32), ("lfb", _U32), ("width", _U32), ("height", _U32),
@@ -105,7 +105,7 @@ class Command(ctypes.LittleEndianStructure):
     arguments: ctypes.Array[ctypes.c_uint32]
 
 
-# What would silently go wrong if a field were added: the places that layout.S names as numbers.
+# layout.S names these offsets as numbers, so an added field must not move them.
 _PLACES: Final = {"head": 0x30, "paging": 0x38, "faulted": 0x4C, "key_ring": 0x100, "mouse_ring": 0x200}
 assert all(getattr(SharedPage, name).offset == place for name, place in _PLACES.items())
 assert ctypes.sizeof(Command) * QUEUE_LENGTH == (SHARED_PAGES - 1) * 4096

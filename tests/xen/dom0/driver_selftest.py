@@ -1,4 +1,4 @@
-"""Does the boot-sector guest do what its driver says? Each command once, the video memory compared after it.
+"""Self-test of the boot-sector guest: runs each command once and compares the video memory with the model.
 
 In dom0, `python3 -m xen.dom0.driver_selftest [HAP]`; HAP is 1 (the default) or 0.
 """
@@ -22,13 +22,13 @@ def writes(guest: BootSectorGuest, *, mode: Paging, alias: bool) -> None:
     """Write and read in one paging mode.
 
     Raises:
-        DriverError: the processor is not in that mode, or the video memory is not as the model says.
+        DriverError: The processor is not in that mode, or the video memory differs from the model.
     """
     guest.paging(mode, alias=alias)
     seen = guest.registers
     wanted = (mode is not Paging.OFF, mode >= Paging.PAE_LARGE, mode >= Paging.LONG_LARGE)
     if (seen.paging, seen.pae, seen.long_mode) != wanted:
-        raise DriverError(f"{mode.name}: the processor is elsewhere: {seen}")
+        raise DriverError(f"{mode.name}: the processor is in another mode: {seen}")
     base = mode * 7 * _ROW
     guest.fill(base + 40 * _ROW, 3000, 0xFF000 + mode, alias=alias)
     guest.strided(base + 80 * _ROW, 30, 0xFF0000 + mode, 3 * _ROW + 4, alias=alias)
@@ -42,7 +42,7 @@ def writes(guest: BootSectorGuest, *, mode: Paging, alias: bool) -> None:
 
 
 def queue(guest: BootSectorGuest) -> None:
-    """More commands than the queue has room for, without waiting between them."""
+    """Send more commands than the queue can hold, without waiting between them."""
     with guest.batch():
         for number in range(700):
             guest.rect(4 * number + _ROW * number, 20, 10, number)
@@ -50,7 +50,7 @@ def queue(guest: BootSectorGuest) -> None:
 
 
 def video(guest: BootSectorGuest) -> None:
-    """Modes, a page flip, text, and the bank window."""
+    """Test modes, a page flip, text, and the bank window."""
     guest.set_mode(800, 600, 32)
     _same("mode", (guest.width, guest.height, guest.bpp, guest.pitch), (800, 600, 32, 3200))
     guest.set_mode(640, 480, 16, virtual_width=1024, keep=True)
@@ -62,7 +62,7 @@ def video(guest: BootSectorGuest) -> None:
     _same("text", (guest.width, guest.height, guest.bpp), (80, 25, 0))
     before = guest.read_vram(0, 1 << 18)
     guest.text(80, 26, ord("A"), step=1)
-    # Xen passes writes of the VGA window on in a buffer that the device model empties in its own time.
+    # Xen buffers writes to the VGA window, and the device model reads the buffer later.
     driver_domain.wait_for("text", lambda: True if guest.read_vram(0, 1 << 18) != before else None, 10)
     guest.set_mode(1024, 768, 32)
     guest.banked(0x2FFF0 * 4, 40_000, 0x55AA55)
@@ -70,7 +70,7 @@ def video(guest: BootSectorGuest) -> None:
 
 
 def write_protect(guest: BootSectorGuest) -> None:
-    """CR0.WP, both ways."""
+    """Clear and set CR0.WP."""
     for on in (False, True):
         guest.write_protect(on)
         _same("CR0.WP", guest.registers.write_protect, on)
@@ -79,7 +79,7 @@ def write_protect(guest: BootSectorGuest) -> None:
 
 
 def clock(guest: BootSectorGuest) -> None:
-    """Another tick, and none waited for."""
+    """Test another tick, and polling without sleeping."""
     guest.tick(1000)
     guest.fill(0, 1, 1)
     guest.tick(100)
@@ -90,7 +90,7 @@ def clock(guest: BootSectorGuest) -> None:
 
 
 def steps() -> Iterator[tuple[str, Callable[[BootSectorGuest], None]]]:
-    """All of it, by name."""
+    """Yield all steps with their names."""
     for mode in Paging:
         for alias in (False, True)[: 1 if mode is Paging.OFF else 2]:
             name = f"{mode.name}{' alias' if alias else ''}"
@@ -112,7 +112,7 @@ def _same(what: str, seen: object, wanted: object) -> None:
 
 
 def main(hap: str = "1") -> int:
-    """Run all steps on a new guest; the exit status says how many failed."""
+    """Run all steps on a new guest, and return the number of failed steps."""
     failed = 0
     with BootSectorGuest("selftest", hap=hap == "1") as guest:
         for name, step in steps():

@@ -1,4 +1,4 @@
-"""Runs the Xen testbed: the tests in dom0, or a command or a shell there; see tests/xen/README.md."""
+"""Runs tests, a command or a shell in the dom0 of the Xen testbed; see tests/xen/README.md."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _TIMEOUT_S: Final = 300.0
 
 
 def main() -> int:
-    """Run what the command line says.
+    """Run the command line.
 
     Returns:
-        The command's exit status (of several hosts the first that is not 0); 1 if the testbed failed.
+        The command's exit status, or the first one of several hosts that is not 0. 1 if the testbed failed.
     """
     parser = argparse.ArgumentParser(
         prog="python -m xen.testbed",
@@ -28,10 +28,10 @@ def main() -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--hypervisor", choices=("current", "shadow", "both"), default="current")
-    parser.add_argument("--hap", choices=("0", "1", "10"), help="paging modes that the tests try")
+    parser.add_argument("--hap", choices=("0", "1", "10"), help="paging modes to test")
     parser.add_argument("--run", metavar="COMMAND", help="a shell command for dom0 instead of the tests")
     parser.add_argument("--shell", action="store_true", help="a shell in dom0 on this terminal")
-    parser.add_argument("--out", type=Path, help="a directory for what dom0 leaves in /out, kept")
+    parser.add_argument("--out", type=Path, help="keep dom0's /out in this directory")
     parser.add_argument("--timeout", type=float, default=_TIMEOUT_S, metavar="SECONDS")
     arguments, for_pytest = parser.parse_known_args()
     try:

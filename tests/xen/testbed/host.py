@@ -1,9 +1,9 @@
-"""Boots a Xen host in emulated QEMU, runs one command in its dom0, and brings back what that leaves.
+"""Boots a Xen host in emulated QEMU, runs one command in its dom0, and collects its output.
 
-Two ways lead out of dom0. Its console is Xen's serial port: text, live, and good for nothing that has to be
-complete, since the hypervisor writes there too. Files go through a 9p share of a directory of ours: 3 MB take
-0.2 s, while Xen traps every byte to a serial line of dom0's, and a disk image would have to be taken apart.
-The exit status is such a file. That there will be no more is QEMU's end: dom0 powers off after the command.
+dom0 has two outputs. Its console is Xen's serial port: live text, but not reliably complete, because the
+hypervisor writes there too. Files go through a 9p share of a host directory, at 3 MB in 0.2 s. A serial line
+of dom0 would be slow, because Xen traps each byte, and a disk image would need unpacking. The exit status is
+such a file. After the command dom0 powers off, and QEMU's end shows that the output is complete.
 """
 
 from __future__ import annotations
@@ -31,26 +31,29 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 CONSOLE: Final = "console.log"
-"""File beside what dom0 leaves: everything that the serial port said; where the time was up, with what Xen
-says of dom0's registers, its processors and its run queues, and QEMU of the processor's registers."""
-# What dom0's init writes before it runs the command, and where the command's exit status goes.
+"""File in `/out` with all output of the serial port.
+
+If the time was up, it ends with dom0's registers, processors and run queues (from Xen), and the processor's
+registers (from QEMU).
+"""
+# The line that dom0's init writes before the command, and the file with the command's exit status.
 _READY: Final = "TESTBED ready"
 _STATUS: Final = "status"
 # max: AMD's virtualization with nested paging. QEMU 7.2 faults on dom0's return from ring 0 to 3 with SMAP.
 # With a model by name, EPYC, Xen panics in mwait_idle.
 _CPU: Final = "max,-smap"
-# With the lazy FPU that Xen takes by default on this CPU, dom0's vector registers are lost now and then while
-# a guest runs.
+# By default Xen uses the lazy FPU on this CPU. dom0's vector registers are then sometimes lost while a guest
+# runs.
 _XEN: Final = (
     "com1=115200,8n1 console=com1 loglvl=warning guest_loglvl=warning "
     "dom0_mem=1400M,max:1400M spec-ctrl=eager-fpu"
 )
 _DOM0: Final = "console=hvc0 quiet loglevel=4"
 _MEMORY_MB: Final = 2560
-# Keys for Xen (xen/common/keyhandler.c), which gets them because of conswitch: 0 asks for dom0's registers, d
-# for every processor's, r for the run queues. One without a meaning is an interrupt all the same: an emulated
-# timer's seems to get lost now and then, and while nothing else interrupts a guest that computes, dom0 stands
-# still.
+# Keys for Xen (xen/common/keyhandler.c), which receives them because of conswitch: 0 prints dom0's registers,
+# d those of each processor, r the run queues. A key without a meaning still causes an interrupt. An emulated
+# timer's interrupt sometimes seems to get lost. Then nothing interrupts a guest that computes, and dom0 does
+# not run until a key comes.
 _KEYS_FOR_XEN: Final = "conswitch=ax"
 _KICK: Final = b"~"
 _KICK_S: Final = 0.25
@@ -61,13 +64,13 @@ _MOST_AT_ONCE: Final = 1 << 16
 
 
 class Host:
-    """A Xen host that boots inside the `with` block and is gone at its end, whatever happens.
+    """A Xen host that runs inside the `with` block.
 
     Args:
         hypervisor: The program that QEMU boots.
         command: A shell script for dom0, run in its directory `/vramtap` when Xen's services are up.
-        out: An existing directory that dom0 sees as `/out`; the console's text is left there too.
-        keys_for: Who gets what is typed on the console: Xen, which `follow` needs, or dom0.
+        out: An existing directory that dom0 sees as `/out`. The console's log goes there too.
+        keys_for: The receiver of the console's keys: Xen (`follow` needs that) or dom0.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class Host:
         """Build what is missing and start QEMU.
 
         Raises:
-            TestbedError: it cannot be built or started.
+            TestbedError: A part cannot be built, or QEMU does not start.
         """
         try:
             self._start()
@@ -99,30 +102,30 @@ class Host:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Kill it and remove everything."""
+        """Kill QEMU and remove all temporary files."""
         self._cleanup.close()
 
     @property
     def running(self) -> bool:
-        """Whether QEMU's process is there."""
+        """Whether QEMU's process is running."""
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """End QEMU at once, from any thread: whoever follows it is told. Harmless when it has ended."""
+        """End QEMU at once, from any thread. `follow` then returns or raises. No effect after the end."""
         stop(self._process)
 
     def follow(self, timeout_s: float, on_line: Callable[[str], None]) -> int:
         """Wait until the command has ended.
 
         Args:
-            timeout_s: How long all of it may take, from now.
-            on_line: Told each line of the command's output as it comes.
+            timeout_s: The time limit, from now.
+            on_line: Called with each line of the command's output.
 
         Returns:
             The command's exit status.
 
         Raises:
-            TestbedError: dom0 did not come up, or the time is up; with the console's last lines.
+            TestbedError: dom0 did not boot, or the time is up. The message has the console's last lines.
         """
         console = _Console(on_line)
         deadline = time.monotonic() + timeout_s
@@ -158,7 +161,7 @@ class Host:
         """Connect this process's terminal with the console until QEMU ends.
 
         Raises:
-            TestbedError: standard input is no terminal.
+            TestbedError: Standard input is not a terminal.
         """
         if not sys.stdin.isatty():
             raise TestbedError("a shell in dom0 needs a terminal (--run takes a command)")
@@ -181,19 +184,19 @@ class Host:
                 termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
 
     def _send(self, keys: bytes) -> None:
-        """Type them; who has ended takes none, and `_receive` says so."""
+        """Send keys to the console. If QEMU has ended, ignore that: `_receive` reports it."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._line.sendall(keys)
 
     def _receive(self) -> bytes:
-        """What the console says next; nothing: QEMU has ended, be it with keys that it had not taken."""
+        """Return the console's next output, or nothing if QEMU has ended, even with unread keys."""
         try:
             return self._line.recv(_MOST_AT_ONCE)
         except ConnectionResetError:
             return b""
 
     def _registers(self) -> str:
-        """Those of the emulated processor: where Xen does not answer, it stands there."""
+        """Return the registers of the emulated processor, which help if Xen does not answer."""
         try:
             self._monitor.greet()
             return self._monitor.human("info registers")
@@ -204,7 +207,7 @@ class Host:
         name = self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="vramtap-xen-"))
         directory = Path(name)
         layers.write(self._command, directory)
-        # Relative names: QEMU takes its list of boot modules apart at commas and spaces.
+        # Relative names, because QEMU splits its list of boot modules at commas and spaces.
         (directory / "xen").symlink_to(self._hypervisor)
         (directory / "out").symlink_to(self._out)
         (self._out / _STATUS).unlink(missing_ok=True)
@@ -237,7 +240,7 @@ class Host:
 
 
 class _Console:
-    """Takes the serial port's bytes apart: the command's lines as they come, the last lines for an error."""
+    """Splits the serial port's bytes into the command's lines, and keeps the last lines for an error."""
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
@@ -260,5 +263,5 @@ class _Console:
 
 
 def _seen(line: bytes) -> str:
-    """What a terminal would show of a line; the consoles on the way add carriage returns of their own."""
+    """Return a line as a terminal shows it. The consoles on the way add carriage returns."""
     return line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace")

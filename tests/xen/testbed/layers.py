@@ -1,7 +1,7 @@
-"""Puts dom0's initramfs together: layers that change at different rates, one archive after the other.
+"""Builds dom0's initramfs from archives that change at different rates.
 
-Debian's packages (built once), the dependencies (once per change of pyproject.toml), the program (on every
-change of `src`), and what is packed for every boot: the tests, the guests, the command.
+The layers are Debian's packages (built once), the dependencies (after a change of pyproject.toml), the
+program (after a change of `src`), and the tests, guests and command (built for each boot).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _INIT: Final = _TESTS / "xen" / "dom0" / "init"
 
 
 def prepare() -> tuple[Debian, list[Path]]:
-    """Build what is missing in the cache.
+    """Build the layers that are missing in the cache.
 
     Raises:
-        TestbedError: a part cannot be built.
+        TestbedError: A part cannot be built.
     """
     base = debian()
     _guests(base)
@@ -33,14 +33,14 @@ def prepare() -> tuple[Debian, list[Path]]:
 
 
 def write(command: str, into: Path) -> None:
-    """Write `vmlinuz` and `initrd`, with what Xen boots.
+    """Write dom0's `vmlinuz` and `initrd`.
 
     Args:
         command: A shell script for dom0, run in its directory `/vramtap` when Xen's services are up.
-        into: A directory.
+        into: The directory to write to.
 
     Raises:
-        TestbedError: a part cannot be built.
+        TestbedError: A part cannot be built.
     """
     base, layers = prepare()
     (into / "vmlinuz").symlink_to(base.kernel)
@@ -52,7 +52,7 @@ def write(command: str, into: Path) -> None:
 
 
 def _guests(base: Debian) -> dict[str, Path]:
-    """What dom0 finds in /guests."""
+    """Return the files of /guests in dom0, by name."""
     return {
         "boot-sector.img": boot_sector_disk(),
         "linux.img": linux_disk(),

@@ -1,4 +1,4 @@
-"""Runs the tests of dom0 on one hypervisor or on several side by side: a host keeps one core busy."""
+"""Runs dom0's tests on one hypervisor, or on several in parallel. Each host keeps one core busy."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 JUNIT: Final = "junit.xml"
-"""File that the tests leave in their `/out`."""
+"""Name of the tests' report in `/out`."""
 _PYTEST: Final = ("python3", "-m", "pytest", "-p", "no:cacheprovider", f"--junit-xml=/out/{JUNIT}")
 # pytest rewrites the modules of every plugin that announces itself, which leaves their bytecode unused: with
 # hypothesis that takes an emulated CPU ten seconds. Plugins that are named are spared.
 _PLUGINS: Final = ("-p", "pytest_asyncio.plugin", "-p", "_hypothesis_pytestplugin")
-# A test that hangs says where well before the testbed is ended.
+# A hanging test prints its stacks well before the testbed's time limit.
 _HANGS_S: Final = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one host runs.
+    """One host to run.
 
     Args:
-        name: Of its hypervisor: `current` or `shadow`.
+        name: The name of its hypervisor: `current` or `shadow`.
         program: The hypervisor.
         hap: Paging modes for guests: hardware-assisted (1), by shadow page tables (0).
     """
@@ -43,12 +43,12 @@ class Part:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a part.
+    """Result of a part.
 
     Args:
         status: The command's exit status.
-        lines: All that it wrote.
-        error: What went wrong with the testbed itself; the status means nothing then.
+        lines: The lines of its output.
+        error: The failure of the testbed itself. The status is then meaningless.
     """
 
     status: int = -1
@@ -57,11 +57,11 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether anything went wrong."""
+        """Whether the command or the testbed failed."""
         return self.error is not None or self.status != 0
 
     def report(self) -> str:
-        """What a reader needs of it: from the first failure on; else the end."""
+        """Return the output from the first failure on; without one, its end."""
         starts = [
             number
             for number, line in enumerate(self.lines)
@@ -72,17 +72,17 @@ class Outcome:
 
 
 def parts(which: str, hap: Sequence[int] | None = None) -> tuple[list[Part], str]:
-    """The hosts to run, built as far as it takes to know them.
+    """Return the hosts to run. Build the hypervisors that this needs.
 
     Args:
         which: `current`, `shadow` or `both`.
-        hap: Paging modes, where the default is not meant: all that the hypervisor can do, but each once.
+        hap: Paging modes. The default is all modes of the hypervisors, each once.
 
     Returns:
-        They, and what is left out because it cannot be had (empty: nothing).
+        The hosts, and a line about a part that is left out because it is not available, or ''.
 
     Raises:
-        TestbedError: apt cannot fetch a hypervisor; of both, the current one.
+        TestbedError: apt cannot fetch the hypervisor; for `both`, the current one.
     """
     found: list[Part] = []
     left_out = ""
@@ -99,10 +99,10 @@ def parts(which: str, hap: Sequence[int] | None = None) -> tuple[list[Part], str
 
 
 def tests(arguments: Sequence[str]) -> str:
-    """The command that runs dom0's tests.
+    """Return the command that runs dom0's tests.
 
     Args:
-        arguments: Further ones for pytest; if one is a path, it stands for the tests.
+        arguments: Further arguments for pytest. A path among them replaces the default `tests/xen/dom0`.
     """
     paths = [] if any(each.startswith("tests/") for each in arguments) else ["tests/xen/dom0"]
     options = (*_PLUGINS, "-o", f"faulthandler_timeout={_HANGS_S}")
@@ -112,20 +112,20 @@ def tests(arguments: Sequence[str]) -> str:
 def run(
     chosen: Sequence[Part], command: str, *, out: Path, timeout_s: float, on_line: Callable[[str, str], None]
 ) -> Mapping[str, Outcome]:
-    """Run a command in the dom0 of each part, all at the same time.
+    """Run a command in the dom0 of each part, in parallel.
 
     Args:
         chosen: The parts.
         command: A shell script.
-        out: Gets a directory for each part, by its name: that dom0's `/out`.
-        timeout_s: For all of it, from when everything is built.
-        on_line: Told each line of output as it comes, after the part's name; from several threads.
+        out: The directory that gets a directory for each part, by its name: that dom0's `/out`.
+        timeout_s: The time limit for all parts, from the end of the builds.
+        on_line: Called with the part's name and each line of output, from several threads.
 
     Returns:
-        What became of each, by its name.
+        The result of each part, by its name.
 
     Raises:
-        TestbedError: something cannot be built.
+        TestbedError: A part cannot be built.
     """
     outcomes = {part.name: Outcome() for part in chosen}
 
@@ -155,7 +155,7 @@ def run(
             for future in futures:
                 future.result()
         except BaseException:
-            # Ctrl-C, above all: the threads wait for their hosts, and this block for the threads.
+            # Mainly for Ctrl-C: this block waits for the threads, and the threads wait for their hosts.
             for host in started:
                 host.stop()
             raise
