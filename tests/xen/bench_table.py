@@ -114,7 +114,7 @@ def _questions(screens: Sequence[Row]) -> str:
             _paging(row), row["screen"], _server(row),
             f"{counted['calls'] / seconds:.1f}", f"{call_ms / seconds:.1f}",
             f"{call_ms / max(1, counted['calls']):.2f}", f"{counted['questions'] / seconds:.1f}",
-            f"{60 * counted['looks'] / seconds:.0f}", f"{60 * counted['everything'] / seconds:.0f}",
+            f"{60 * counted['scans'] / seconds:.0f}", f"{60 * counted['full_scans'] / seconds:.0f}",
             f"{60 * counted['sessions'] / seconds:.0f}", f"{60 * counted['cpu_states'] / seconds:.0f}",
         ])  # fmt: skip
     head = [

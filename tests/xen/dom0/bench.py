@@ -1,7 +1,6 @@
-"""Measures in dom0 what following an HVM domain costs, beside QEMU's own VNC; `python3 -m xen.dom0.bench`.
+"""Measures in dom0 the cost of vramtap and of QEMU's own VNC server; `python3 -m xen.dom0.bench`.
 
-Everything in one start of one emulated host, both paging modes side by side. To be rendered by
-`xen.bench_table`.
+One start of one emulated host measures both paging modes in parallel. `xen.bench_table` renders the results.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ SMALL, LARGE = (400, 300), (1024, 768)
 PARTS: Final = ("calls", "pace", "neighbour", "busy", "small", "large")
 CALLS, SHOTS = 200, 15
 LATEST_S: Final = 10.0
-"""A shot not seen by then is lost."""
+"""Time after which an unseen shot counts as lost, s."""
 NEIGHBOUR_S: Final = (21.0, 7.0)
-"""How long QEMU's questions are counted: still, and otherwise."""
+"""Time for which QEMU's calls are counted: with a still screen, and otherwise, s."""
 BUSY_S: Final = (5.0, 1.0)
-"""How long a film takes, and full speed."""
+"""Duration of a film, and of filling at full speed, s."""
 SLOW_MS: Final = 500
-"""A latency that is asked for, beside the default."""
+"""The `--latency` to measure in addition to the default."""
 
 
 def speed_ms() -> float:
-    """A fixed piece of work, of Python's own: what the emulated processor gives this process now."""
+    """Time a fixed piece of work in Python, to show the current speed of the emulated processor, ms."""
     began = time.perf_counter()
     sum(number * number for number in range(50_000))
     return (time.perf_counter() - began) * 1000
 
 
 def shots(stations: Sequence[Station], rounds: int) -> None:
-    """Have every station's guest draw now and then, one at a time, after `IDLE_S` without a change."""
+    """Let each station's guest draw `rounds` times, one after the other, after `IDLE_S` without a change."""
     chance = random.Random(rounds)
     order = chance.sample(stations, len(stations))
     slot_s = IDLE_S / len(stations)
@@ -61,7 +60,7 @@ def shots(stations: Sequence[Station], rounds: int) -> None:
 
 
 def _wait_until(moment_s: float, stations: Sequence[Station]) -> None:
-    """Sleep; note meanwhile where idling begins."""
+    """Sleep until then, and record the start of each station's idle time."""
     while (left_s := moment_s - time.monotonic()) > 0:
         for station in stations:
             if not station.noted and time.monotonic() - station.shot_s >= UNSETTLED_S:
@@ -70,12 +69,12 @@ def _wait_until(moment_s: float, stations: Sequence[Station]) -> None:
 
 
 class Bench:
-    """The parts, and what they have found.
+    """The parts of the benchmark and their results.
 
     Args:
-        pagings: Whether hardware-assisted: the modes to measure.
-        calls: Questions of a kind.
-        shots: Of each station.
+        pagings: The paging modes to measure; True is hardware-assisted.
+        calls: Number of calls of each kind.
+        shots: Number of shots of each station.
     """
 
     def __init__(self, pagings: Sequence[bool], calls: int, shots: int) -> None:
@@ -86,7 +85,7 @@ class Bench:
         }
 
     def domain(self, hap: bool, number: int) -> Domain:
-        """That of the mode and number, created when first wanted: each idle one costs the others time."""
+        """Return a domain by mode and number. Create it when first used, because idle domains cost time."""
         of_mode = [domain for domain in self._domains if domain.hap == hap]
         while len(of_mode) <= number:
             of_mode.append(Domain(len(self._domains), hap=hap))
@@ -94,7 +93,7 @@ class Bench:
         return of_mode[number]
 
     def close(self) -> None:
-        """Destroy what was created."""
+        """Destroy all domains of the benchmark."""
         for domain in self._domains:
             domain.close()
 
@@ -133,9 +132,9 @@ class Bench:
 
 
 def main() -> None:
-    """Measure, and write what was found, after each part."""
+    """Measure, and write the results after each part."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, required=True, help="where to")
+    parser.add_argument("--json", type=Path, required=True, help="the file to write")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--shots", type=int, default=SHOTS)
     parser.add_argument("--calls", type=int, default=CALLS)

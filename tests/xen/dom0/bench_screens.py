@@ -1,4 +1,4 @@
-"""What serving a screen costs and how late it is: stations, each one domain, one server and one viewer."""
+"""Cost and latency of serving a screen, measured at stations of one domain, one server and one viewer."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     import random
 
 IDLE_S: Final = 20.0
-"""Without a change, before each shot."""
+"""Time without a change before each shot, s."""
 UNSETTLED_S: Final = 5.0
-"""After a shot, until idling is measured."""
+"""Time from a shot to the start of the idle measurement, s."""
 TICK_HZ: Final = 25
-"""Of guests that wait: each tick is an exit to an emulated hypervisor."""
+"""Tick of waiting guests. It is low because each tick is an exit to an emulated hypervisor."""
 DOTS: Final = 64
-"""Pixels of a shot."""
+"""Width of a shot, pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One station.
+    """Configuration of one station.
 
     Args:
         hap: Paging mode of its domain.
         size: Columns and rows of its screen.
         server: `qemu`, or `vramtap`.
-        latency_ms: That vramtap is given; 0: its default.
+        latency_ms: vramtap's `--latency`; 0 for its default.
     """
 
     hap: bool
@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def row(self) -> dict[str, Any]:
-        """For the table."""
+        """The columns for the table."""
         width, height = self.size
         return {
             "hap": self.hap,
@@ -61,24 +61,24 @@ class Domain:
     """A domain of the boot-sector guest.
 
     Args:
-        number: No other domain has it.
-        hap: Paging mode.
+        number: A number that no other domain has.
+        hap: Whether paging is hardware-assisted.
     """
 
     def __init__(self, number: int, *, hap: bool) -> None:
         self.hap = hap
         self.vnc_port = 5900 + number
-        """Where QEMU's own VNC listens."""
+        """Port of QEMU's own VNC server."""
         disk = Path(f"/tmp/bench-{number}.img")
         shutil.copy(GUESTS / "boot-sector.img", disk)
         self.machine = BootSectorGuest(f"bench-{number}", hap=hap, vnc_display=number, disk=disk)
         self.machine.__enter__()
-        # The sooner the better for who boots next.
+        # Set at once, because a high tick slows down the boot of the next domain.
         self.machine.tick(TICK_HZ)
         path = f"/local/domain/{self.machine.domid}/image/device-model-pid"
         done = subprocess.run(["xenstore-read", path], capture_output=True, text=True, check=True)
         self.model_pid = int(done.stdout)
-        """QEMU's."""
+        """Process id of the domain's QEMU."""
 
     def close(self) -> None:
         """Destroy it."""
@@ -86,11 +86,11 @@ class Domain:
 
 
 class Station:
-    """A domain that nobody else serves, a server of its screen, and a viewer of that, until stopped.
+    """A domain without another server, a server of its screen, and its viewer.
 
     Args:
-        plan: Of what kind.
-        domain: Of the plan's paging mode.
+        plan: The configuration.
+        domain: A domain of the plan's paging mode.
     """
 
     def __init__(self, plan: Plan, domain: Domain) -> None:
@@ -102,7 +102,7 @@ class Station:
         self.used, self.model_used = NOTHING, NOTHING
         self.counted: Counter[str] = Counter()
         self.stats: dict[str, Any] = {}
-        """What vramtap said of itself at last."""
+        """The last statistics of vramtap."""
         self._domain = domain
         self._before: tuple[Usage, Usage, dict[str, float]] | None = None
         self._pending: tuple[float, float] | None = None
@@ -118,18 +118,18 @@ class Station:
 
     @property
     def server_pid(self) -> int:
-        """Of its server."""
+        """Process id of the server."""
         return self._server.pid if self._server is not None else self._domain.model_pid
 
     # Shots
 
     @property
     def noted(self) -> bool:
-        """Whether idling is being measured."""
+        """Whether the idle measurement has started."""
         return self._before is not None
 
     def note(self) -> None:
-        """Idling is measured from here on, until the next shot."""
+        """Start the idle measurement, which lasts until the next shot."""
         counts = self._server.counts() if self._server is not None else {}
         self._before = Usage.of(self.server_pid), Usage.of(self._domain.model_pid), counts
 
@@ -145,7 +145,7 @@ class Station:
                 self.counted[name] += count - counts[name]  # type: ignore[assignment]
 
     def shoot(self, chance: random.Random) -> None:
-        """Have the guest draw a line; `gather` says when it was seen."""
+        """Let the guest draw a line; `gather` records when the viewer saw it."""
         self._noted()
         machine = self.machine
         row = chance.randrange(machine.height)
@@ -158,7 +158,7 @@ class Station:
         self._pending = asked_s, self.shot_s
 
     def gather(self, timeout_s: float = 0.0) -> None:
-        """Note when the last shot was seen."""
+        """Record when the viewer saw the last shot."""
         if self._pending is None:
             return
         asked_s, drawn_s = self._pending
@@ -170,7 +170,7 @@ class Station:
             self.lost += 1
 
     def stop(self) -> None:
-        """No viewer and no server any more."""
+        """Stop the viewer and the server."""
         self._viewer.close()
         if self._server is not None:
             self._server.close()
@@ -178,7 +178,7 @@ class Station:
 
     @property
     def row(self) -> dict[str, Any]:
-        """All that was measured of shots and of what was between them."""
+        """All measurements of the shots and of the idle time between them."""
         return {
             **self.plan.row,
             "ms": self.shots_ms,

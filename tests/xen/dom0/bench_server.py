@@ -1,8 +1,7 @@
-"""`vramtap serve` in a process of its own that counts what it asks of the hypervisor and the device model.
+"""`vramtap serve` in a separate process that counts its calls to the hypervisor and the device model.
 
-The processes are forked from one that has imported everything: to import it again takes an emulated processor
-eight seconds each time. What they do from then on is what the program does; counting costs some microseconds
-a question.
+The processes are forked from one that has imported everything, because each import takes an emulated
+processor eight seconds. They then behave like the program. Counting costs some microseconds per call.
 """
 
 from __future__ import annotations
@@ -25,10 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
 
-COUNTED: Final = ("calls", "call_s", "looks", "everything", "sessions", "questions", "cpu_states", "switches")
-"""Questions to the hypervisor, and seconds they took; looks of the tap, and those told to look at everything;
-sessions with QEMU's monitor; questions whether the device model ran; questions for CR0; voluntary context
-switches of the process, of threads that have ended too."""
+COUNTED: Final = ("calls", "call_s", "scans", "full_scans", "sessions", "questions", "cpu_states", "switches")
+"""Counters, in this order:
+
+- calls to the hypervisor, and the seconds they took;
+- scans of the tap, and those of all pages;
+- sessions with QEMU's monitor;
+- reads of the device model's CPU clock;
+- reads of CR0;
+- voluntary context switches of the process, including threads that have ended.
+"""
 START_S: Final = 120.0
 
 _spawn = multiprocessing.get_context("forkserver")
@@ -47,8 +52,8 @@ class Counted:
     """`vramtap serve`, running inside the `with` block.
 
     Args:
-        url: Of the target.
-        arguments: Further ones.
+        url: The target.
+        arguments: Further arguments of `serve`.
     """
 
     def __init__(self, url: str, *arguments: str) -> None:
@@ -75,7 +80,7 @@ class Counted:
 
     @cached_property
     def port(self) -> int:
-        """Where it listens, once it does."""
+        """Port of the server. Waits until it listens."""
         line = self._lines.get(timeout=START_S)
         assert line is not None, f"vramtap serve ended with {self._process.exitcode}"
         return int(json.loads(line)["vnc"][1])
@@ -86,11 +91,11 @@ class Counted:
         return self._process.pid
 
     def counts(self) -> dict[str, float]:
-        """Totals until now; the switches as of the last question."""
+        """Return the totals so far. The switches are as of the last call to the hypervisor."""
         return dict(zip(COUNTED, self._counts, strict=True))
 
     def close(self) -> None:
-        """Ctrl-C, and what it said of itself at last."""
+        """Send SIGINT, wait for the end, and read the last statistics."""
         if self._process.is_alive():
             os.kill(self.pid, signal.SIGINT)
         self._process.join(START_S)
@@ -102,10 +107,10 @@ class Counted:
 
 
 def _serve(command: list[str], counts: ctypes.Array[ctypes.c_double], said: Connection) -> None:
-    """The child: count, and be the program."""
+    """Run the program in the child process, with the counters."""
     os.dup2(said.fileno(), 1)
     said.close()
-    # The helper of multiprocessing has Ctrl-C ignored, which its children inherit.
+    # The fork server of multiprocessing ignores SIGINT, and its children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _count(counts)
     from vramtap.cli import main
@@ -129,7 +134,7 @@ def _count(counts: ctypes.Array[ctypes.c_double]) -> None:
         original, index = getattr(owner, method), place[count]
 
         @functools.wraps(original)
-        def wrapped(*args: Any, **named: Any) -> Any:  # noqa: ANN401 - whatever it is
+        def wrapped(*args: Any, **named: Any) -> Any:  # noqa: ANN401 - any method's result
             counts[index] += 1
             began = time.perf_counter()
             answer = original(*args, **named)
@@ -143,11 +148,11 @@ def _count(counts: ctypes.Array[ctypes.c_double]) -> None:
         counts[place["call_s"]] += took_s
         counts[place["switches"]] = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
-    def looked(answer: object, _: float) -> None:
-        counts[place["everything"]] += isinstance(answer, AllDirty)
+    def scanned(answer: object, _: float) -> None:
+        counts[place["full_scans"]] += isinstance(answer, AllDirty)
 
     counting(DeviceModel, "track_dirty_vram", "calls", called)
-    counting(XenTracker, "collect", "looks", looked)
+    counting(XenTracker, "collect", "scans", scanned)
     counting(SchedstatProbe, "read", "questions", None)
     counting(Control, "heeds_write_protection", "cpu_states", None)
     counting(LibxlMonitor, "_begin_session", "sessions", None)
