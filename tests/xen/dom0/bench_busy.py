@@ -1,4 +1,4 @@
-"""What serving costs while the guest draws: a film, and a guest that fills its screen as fast as it can."""
+"""Cost of serving while the guest draws: a film, and fills of the screen at full speed."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ BUSY_TICK_HZ: Final = 1000
 VIDEO_HZ: Final = 25
 FILL_ROUNDS: Final = 3
 _AHEAD: Final = 100
-"""Commands that a busy guest has waiting."""
+"""Number of commands kept in the queue of a busy guest."""
 _U32: Final = 0xFFFFFFFF
 
 Rows = dict[str, list[dict[str, Any]]]
 
 
 def busy(domain: Domain, size: tuple[int, int], video_s: float, fills_s: float) -> Rows:
-    """A film and full speed, with nobody, somebody who is only connected, and somebody who looks.
+    """Measure a film and full speed, without a viewer, with a silent one, and with an active one.
 
     Args:
-        domain: Nobody serves it.
+        domain: A domain without a server.
         size: Columns and rows of its screen.
-        video_s: How long a film is shown.
-        fills_s: How long it goes at full speed, each time.
+        video_s: Duration of the film, s.
+        fills_s: Duration of each run at full speed, s.
     """
     machine = domain.machine
     machine.set_mode(*size, 32)
@@ -67,7 +67,7 @@ def busy(domain: Domain, size: tuple[int, int], video_s: float, fills_s: float) 
 
 
 def _video(domain: Domain, server: Counted | None, viewer: Watching | None, seconds: float) -> dict[str, Any]:
-    """A third of the screen filled so many times a second."""
+    """Measure while a third of the screen is filled `VIDEO_HZ` times a second."""
     machine = domain.machine
     dwords = machine.height // 3 * machine.pitch // 4
 
@@ -96,13 +96,13 @@ def _video(domain: Domain, server: Counted | None, viewer: Watching | None, seco
 
 
 def _fills(machine: BootSectorGuest, seconds: float) -> float:
-    """How often the guest fills its whole screen, a second, when it does nothing else."""
+    """Return how often a second the guest fills its whole screen at full speed."""
     dwords = machine.height * machine.pitch // 4
     machine.spin(True)
     page = machine.page
     began, count, turn = time.monotonic(), page.tail, 0
     while time.monotonic() < began + seconds:
-        # Never idle, and not long to wait for at the end.
+        # Enough commands to keep the guest busy, but few enough for a short wait at the end.
         while page.head - page.tail & _U32 < _AHEAD:
             turn += 1
             _put_fill(machine, dwords, turn)
@@ -114,6 +114,6 @@ def _fills(machine: BootSectorGuest, seconds: float) -> float:
 
 
 def _put_fill(machine: BootSectorGuest, dwords: int, value: int) -> None:
-    """As `machine.fill`, without the model of what must be there, which costs more than the guest's work."""
+    """Like `machine.fill`, but without updating the model, which costs more than the guest's work."""
     put: Callable[..., None] = machine._open.put
     put(Operation.FILL, 0, dwords, value & 0xFFFFFF, 0, 0)

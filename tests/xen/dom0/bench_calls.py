@@ -1,4 +1,4 @@
-"""What a question to the hypervisor costs, asked by itself through `vramtap.xen.DeviceModel`."""
+"""Cost of one call to the hypervisor, made directly through `vramtap.xen.DeviceModel`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from xen.dom0.driver import BootSectorGuest
 
 PAGES: Final = (75, 768, 4096)
-"""320x240 and 1024x768 of 32 bits a pixel, and all of 16 MiB."""
+"""Pages of 320x240 and 1024x768 at 32 bits per pixel, and of all 16 MiB."""
 BEGINNINGS: Final = 50
 EXPENSIVE: Final = 60
-"""Shots at most where the guest must write each of 4,096 pages before each: it faults at every one."""
+"""Most shots where the guest writes all 4,096 pages before each shot, because it faults at every page."""
 PACE_HZ: Final = 60
 SPUN_S: Final = 1.5
 SPUN_ROUNDS: Final = 2
@@ -27,7 +27,7 @@ _PAGE: Final = 4096
 
 
 class _Log:
-    """The log of one domain, asked by hand."""
+    """The log of one domain, read without a tracker."""
 
     def __init__(self, machine: BootSectorGuest) -> None:
         self.model = DeviceModel()
@@ -35,7 +35,7 @@ class _Log:
         self.bitmap = np.zeros(_PAGE, dtype=np.uint8)
 
     def ask(self, pages: int, first: int = 0) -> float:
-        """Ask once; returns the milliseconds it took."""
+        """Make one call and return its duration, ms."""
         bits = self.bitmap[: (pages + 7) // 8]
         bits[:] = 0
         began = time.perf_counter()
@@ -51,7 +51,7 @@ class _Log:
 
 
 def costs(machine: BootSectorGuest, hap: bool, shots: int) -> list[dict[str, Any]]:
-    """Milliseconds a call, by the number of pages and by what was written before it."""
+    """Measure calls by the number of pages and by the writes before them, ms."""
     rows: list[dict[str, Any]] = []
     log = _Log(machine)
     machine.spin(True)
@@ -93,7 +93,7 @@ def costs(machine: BootSectorGuest, hap: bool, shots: int) -> list[dict[str, Any
 
 
 def pace(machine: BootSectorGuest, hap: bool) -> list[dict[str, Any]]:
-    """Rounds a second of the guest's idle loop while dom0 sleeps, wakes, or asks, sixty times a second."""
+    """Measure the guest's idle loop, rounds a second, while dom0 sleeps, wakes up or calls."""
     log = _Log(machine)
     machine.spin(True)
     rows: dict[str, list[float]] = {"nothing": [], "wakes": []}
@@ -125,16 +125,16 @@ def pace(machine: BootSectorGuest, hap: bool) -> list[dict[str, Any]]:
 def neighbour(
     machine: BootSectorGuest, hap: bool, port: int, idle_s: float, busy_s: float
 ) -> list[dict[str, Any]]:
-    """How often QEMU itself asks, with a client of its own VNC.
+    """Measure how often QEMU itself makes the call, with a client of its own VNC server.
 
-    Xen keeps one range a domain: when QEMU has asked for its own, our next question begins anew, and says so.
-    One page is asked about here, oftener than QEMU asks.
+    Xen keeps one range per domain. After a call of QEMU for its range, the next call here starts tracking
+    anew, and its answer shows that. The calls here are for one page, and more frequent than QEMU's.
     """
     log = _Log(machine)
     rows = []
 
     def begun() -> bool:
-        """Whether another has asked since; the page asked about is never written."""
+        """Return whether QEMU has made a call since the last one here. No guest writes the page."""
         log.ask(1, 4000)
         return not log.told or bool(log.bitmap[0])
 
