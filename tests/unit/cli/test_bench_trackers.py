@@ -27,7 +27,7 @@ def test_each_tracker_is_measured_on_each_workload() -> None:
         (workload, tracker) for workload in ("caret", "video-full") for tracker in trackers
     ]
     for cost in found:
-        assert cost.scans >= 2 * 2
+        assert cost.scans >= 2, "fewer than one scan in each of two turns"
         assert 0 < cost.collect_us <= cost.scan_us
         assert cost.frames_per_s > 0
         assert cost.untracked_per_s > 0
