@@ -187,3 +187,5 @@ async def test_machine_of_the_caller_can_be_tapped() -> None:
         async with asyncio.timeout(60), vramtap.open(machine) as tap:
             while tap.screen.width != 320:
                 await tap.refresh()
+            assert tap.screen.pixels.shape == (200, 320)
+        assert machine.ended is None, "leaving the tap does not end the caller's machine"

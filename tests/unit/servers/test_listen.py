@@ -82,3 +82,5 @@ def test_limit_unsent_ignores_sockets_that_are_not_tcp() -> None:
     one, other = socket.socketpair()
     with one, other:
         limit_unsent(one)
+        one.sendall(b"still usable")
+        assert other.recv(100) == b"still usable"

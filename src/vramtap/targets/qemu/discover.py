@@ -98,6 +98,7 @@ def _visible_path(pid: int, path: str) -> str | None:
 
     A path in QEMU's arguments starts at QEMU's working directory and root, which differ in a container.
     """
+    # A lookup that fails, for lack of rights or because QEMU ended, means that vramtap cannot see the socket.
     with contextlib.suppress(OSError):
         path = os.path.join(os.readlink(f"/proc/{pid}/cwd"), path)
     for visible in (path, f"/proc/{pid}/root{path}"):

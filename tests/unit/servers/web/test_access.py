@@ -156,5 +156,10 @@ async def test_close_does_nothing_on_a_stopped_server() -> None:
     server = WebServer([SyntheticTap()], serve=echo)
     await server.close()
     await server.start()
-    await server.close()
-    await server.close()
+    async with aiohttp.ClientSession() as client:
+        async with client.get(server.urls[0]) as answer:
+            assert answer.status == 200, "a close before the start does not keep the server from starting"
+        await server.close()
+        await server.close()
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await client.get(server.urls[0])
